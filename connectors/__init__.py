@@ -1,0 +1,1 @@
+"""Connectors: bytes to batches and back, files and topics."""

@@ -1,0 +1,1 @@
+"""The engine: learners, metrics, drift, replay, journal and snapshots, in plain Python."""

@@ -1,0 +1,331 @@
+"""What travels through the engine: events in batches, predictions, rejected input, alarms.
+
+Batches travel, events don't: an `EventBatch` holds columns, and per-event objects are made only
+where a learner needs them.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "TASKS",
+    "Alarm",
+    "Event",
+    "EventBatch",
+    "Feature",
+    "Features",
+    "FloatArray",
+    "IntArray",
+    "Label",
+    "Origin",
+    "Prediction",
+    "Predictions",
+    "Rejected",
+    "Task",
+]
+
+Label: TypeAlias = bool | int | float | str
+Feature: TypeAlias = bool | int | float | str
+Features: TypeAlias = dict[str, Feature]
+Origin: TypeAlias = tuple[str, int, int]
+"""(topic, partition, offset); for files (path, 0, line number)."""
+Task: TypeAlias = Literal["binary", "multiclass", "regression"]
+TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression")
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+IntArray: TypeAlias = npt.NDArray[np.int64]
+
+_EXACT_INT = 2**53
+
+
+class Event(msgspec.Struct, gc=False, kw_only=True):
+    """One event. `y` None: no label (yet), so it is predicted but not learned."""
+
+    x: Features
+    y: Label | None = None
+    id: str | None = None
+    ts: float | None = None
+    key: str | None = None
+    weight: float = 1.0
+    source: str | None = None
+    group: dict[str, str] | None = None
+
+
+class Prediction(msgspec.Struct, gc=False):
+    """What was predicted for one event, before it was learned.
+
+    `y_pred` is None while the learner has seen no label. `y_proba` maps each label, as a string,
+    to its probability; None where the learner gives none.
+    """
+
+    id: str
+    model: str
+    version: int
+    role: str
+    y_pred: Label | None
+    y_proba: dict[str, float] | None
+    ts: float | None
+    origin: Origin
+
+
+class Rejected(msgspec.Struct, gc=False):
+    """Input that was not learned: a value, not an exception. `path` is where in the event."""
+
+    origin: Origin
+    reason: str
+    path: str
+    raw: str
+    ts: float | None = None
+
+
+class Alarm(msgspec.Struct, gc=False):
+    """A detector's word that the stream has changed at `position` (events learned so far)."""
+
+    kind: str
+    detector: str
+    feature: str | None
+    value: float
+    threshold: float
+    position: int
+    ts: float | None = None
+
+
+class Predictions(msgspec.Struct, gc=False):
+    """The predictions for a batch, in its order, before they are dressed for an output.
+
+    `values` holds a label (or a number, for regression) per event, None where the learner has
+    none. `probas` holds a mapping from label to probability per event, or is None.
+    """
+
+    values: list[Label | None]
+    probas: list[dict[Label, float]] | None = None
+
+
+class EventBatch:
+    """An ordered batch of events from one input partition, as columns.
+
+    Parameters
+    ----------
+    x
+        Features as one dict per event. Or None, where `array` and `names` are given.
+    labels
+        One label per event, None for an event without one.
+    offsets
+        (n,) int64, the events' positions in their partition. Default: 0, 1, 2, …
+    partition, index
+        The input partition: topic or file, and the number of the partition in it.
+    ids
+        Ids, None where an event brought none; an id is then made from the origin when asked for.
+    times
+        Event times in seconds, None where unknown.
+    weights
+        Sample weights; None: all 1.
+    sources, groups, keys
+        Who sent the event, its groups for bias metrics, its entity; None: not given at all.
+    array, names
+        (n, d) float64 features and their d names; NaN is a missing value.
+    """
+
+    __slots__ = (
+        "_array",
+        "_dicts",
+        "_ids",
+        "_names",
+        "groups",
+        "index",
+        "keys",
+        "labels",
+        "offsets",
+        "partition",
+        "sources",
+        "times",
+        "weights",
+    )
+
+    def __init__(
+        self,
+        x: list[Features] | None,
+        labels: list[Label | None],
+        *,
+        offsets: IntArray | None = None,
+        partition: str = "memory",
+        index: int = 0,
+        ids: list[str | None] | None = None,
+        times: list[float | None] | None = None,
+        weights: list[float] | None = None,
+        sources: list[str | None] | None = None,
+        groups: list[dict[str, str] | None] | None = None,
+        keys: list[str | None] | None = None,
+        array: FloatArray | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        if (x is None) == (array is None) or (array is None) != (names is None):
+            raise ValueError("a batch has either dicts, or an array with the names of its columns")
+        n = len(labels)
+        columns: dict[str, Any] = {
+            "x": x, "array": array, "offsets": offsets, "ids": ids, "times": times,
+            "weights": weights, "sources": sources, "groups": groups, "keys": keys,
+        }  # fmt: skip
+        for name, column in columns.items():
+            if column is not None and len(column) != n:
+                raise ValueError(f"{name} has {len(column)} entries for {n} labels")
+        if array is not None and names is not None and array.shape != (n, len(names)):
+            raise ValueError(f"array is {array.shape}, expected {(n, len(names))}")
+        self._dicts = x
+        self._array = array
+        self._names = tuple(names) if names is not None else None
+        self._ids = ids
+        self.labels = labels
+        self.offsets = np.arange(n, dtype=np.int64) if offsets is None else offsets
+        self.partition = partition
+        self.index = index
+        self.times = times
+        self.weights = weights
+        self.sources = sources
+        self.groups = groups
+        self.keys = keys
+
+    @classmethod
+    def from_events(
+        cls,
+        events: Iterable[Event],
+        *,
+        offsets: IntArray | None = None,
+        partition: str = "memory",
+        index: int = 0,
+    ) -> "EventBatch":
+        """Build a batch of columns from single events."""
+        events = list(events)
+
+        def column(values: list[Any]) -> list[Any] | None:
+            return None if values.count(None) == len(values) else values
+
+        weights = [e.weight for e in events]
+        return cls(
+            [e.x for e in events],
+            [e.y for e in events],
+            offsets=offsets,
+            partition=partition,
+            index=index,
+            ids=column([e.id for e in events]),
+            times=column([e.ts for e in events]),
+            weights=None if weights.count(1.0) == len(weights) else weights,
+            sources=column([e.source for e in events]),
+            groups=column([e.group for e in events]),
+            keys=column([e.key for e in events]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        span = f"{self.offsets[0]}..{self.offsets[-1]}" if len(self) else "empty"
+        return f"EventBatch({self.partition}-{self.index}, {len(self)} events, {span})"
+
+    @property
+    def ids(self) -> list[str]:
+        """An id per event: the one it brought, else its origin."""
+        stem = f"{self.partition}-{self.index}-" if self.index >= 0 else f"{self.partition}-"
+        if self._ids is None:
+            return [f"{stem}{offset}" for offset in self.offsets.tolist()]
+        if None not in self._ids:
+            return self._ids  # type: ignore[return-value]
+        offsets = self.offsets.tolist()
+        return [f"{stem}{offsets[i]}" if v is None else v for i, v in enumerate(self._ids)]
+
+    @property
+    def origins(self) -> list[Origin]:
+        """Where each event came from."""
+        index = max(self.index, 0)
+        return [(self.partition, index, offset) for offset in self.offsets.tolist()]
+
+    def time(self, i: int) -> float | None:
+        """Time of event `i` in seconds, None where unknown."""
+        return None if self.times is None else self.times[i]
+
+    def weight(self, i: int) -> float:
+        """Sample weight of event `i`."""
+        return 1.0 if self.weights is None else self.weights[i]
+
+    def dicts(self) -> list[Features]:
+        """Return one dict of features per event: those decoded, or floats from the array."""
+        if self._dicts is None:
+            assert self._array is not None
+            assert self._names is not None
+            names = self._names
+            self._dicts = [
+                {k: v for k, v in zip(names, row, strict=True) if v == v}  # noqa: PLR0124 NaN is missing
+                for row in self._array.tolist()
+            ]
+        return self._dicts
+
+    def array(self, names: Sequence[str]) -> FloatArray:
+        """Return features as an (n, d) float64 array with the columns `names`; NaN is missing.
+
+        Raises
+        ------
+        TypeError
+            If a value would change by becoming a float: a string, or an integer beyond 2**53.
+        """
+        names = tuple(names)
+        if self._array is not None and names == self._names:
+            return self._array
+        columns = set(names)
+        out = np.full((len(self), len(names)), np.nan)
+        for i, x in enumerate(self.dicts()):
+            for name, value in x.items():
+                if name not in columns:
+                    raise TypeError(f"{self.origins[i]}: feature {name!r} has no column")
+                if isinstance(value, str) or abs(value) > _EXACT_INT and isinstance(value, int):
+                    raise TypeError(
+                        f"{self.origins[i]}: feature {name!r} = {value!r} would change as a float"
+                    )
+            out[i] = [x.get(name, np.nan) for name in names]
+        return out
+
+    def __getitem__(self, part: slice) -> "EventBatch":
+        """Return the events of a slice, as a batch."""
+        return self.take(range(len(self))[part])
+
+    def take(self, rows: Sequence[int]) -> "EventBatch":
+        """Return the events at `rows`, in that order, as a batch."""
+
+        def pick(column: list[Any] | None) -> list[Any] | None:
+            return None if column is None else [column[i] for i in rows]
+
+        index = np.asarray(rows, dtype=np.int64)
+        labels = pick(self.labels)
+        assert labels is not None
+        return EventBatch(
+            pick(self._dicts) if self._array is None else None,
+            labels,
+            offsets=self.offsets[index],
+            partition=self.partition,
+            index=self.index,
+            ids=pick(self._ids),
+            times=pick(self.times),
+            weights=pick(self.weights),
+            sources=pick(self.sources),
+            groups=pick(self.groups),
+            keys=pick(self.keys),
+            array=None if self._array is None else self._array[index],
+            names=self._names,
+        )
+
+    def __iter__(self) -> Iterator[Event]:
+        """Yield the events one by one, for people rather than for speed."""
+        ids = self.ids
+        for i, x in enumerate(self.dicts()):
+            yield Event(
+                x=x,
+                y=self.labels[i],
+                id=ids[i],
+                ts=self.time(i),
+                key=None if self.keys is None else self.keys[i],
+                weight=self.weight(i),
+                source=None if self.sources is None else self.sources[i],
+                group=None if self.groups is None else self.groups[i],
+            )

@@ -1,0 +1,1 @@
+"""Flows: settings, the dataflow, the command line."""
