@@ -57,8 +57,8 @@ class Event(msgspec.Struct, gc=False, kw_only=True):
 class Prediction(msgspec.Struct, gc=False):
     """What was predicted for one event, before it was learned.
 
-    `y_pred` is None while the learner has seen no label. `y_proba` maps each label, as a string,
-    to its probability; None where the learner gives none.
+    `y_pred` is None while the learner has seen no label. `y_proba` maps each label (on
+    the wire: as a string) to its probability; None where the learner gives none.
     """
 
     id: str
@@ -66,7 +66,7 @@ class Prediction(msgspec.Struct, gc=False):
     version: int
     role: str
     y_pred: Label | None
-    y_proba: dict[str, float] | None
+    y_proba: dict[Any, float] | None
     ts: float | None
     origin: Origin
 
@@ -279,7 +279,7 @@ class EventBatch:
             for name, value in x.items():
                 if name not in columns:
                     raise TypeError(f"{self.origins[i]}: feature {name!r} has no column")
-                if isinstance(value, str) or abs(value) > _EXACT_INT and isinstance(value, int):
+                if isinstance(value, str) or (isinstance(value, int) and abs(value) > _EXACT_INT):
                     raise TypeError(
                         f"{self.origins[i]}: feature {name!r} = {value!r} would change as a float"
                     )

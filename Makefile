@@ -1,0 +1,48 @@
+# Two commands do all the set-up: `make demo` and `make test`. Both make .venv themselves.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
+	if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; \
+	then command -v $$p; break; fi; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+JOBS ?= 2
+MYPYPATH := src
+
+.PHONY: demo test test-slow check bench bench-full clean
+
+demo: $(VENV)/.core
+	$(BIN)/midstream demo
+
+test: $(VENV)/.dev
+	$(BIN)/pytest -n $(JOBS) --dist worksteal
+
+test-slow: $(VENV)/.dev
+	$(BIN)/pytest -m slow
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/run.py
+
+bench-full: $(VENV)/.dev
+	$(BIN)/python benchmarks/run.py --full
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Midstream needs Python 3.11 or 3.12; found neither (set PYTHON=/path/to/it)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 12) or sys.exit("Midstream needs Python 3.11 or 3.12; $(PYTHON) is %d.%d" % v)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.core

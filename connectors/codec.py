@@ -1,0 +1,123 @@
+"""Bytes to batches and back: the decoder of an input, and what goes into the outputs."""
+
+from itertools import repeat
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from midstream.connectors.bytestream import InputError
+from midstream.connectors.csv_codec import CsvDecoder
+from midstream.connectors.fields import Decoded, FieldMap
+from midstream.connectors.json_codec import JsonDecoder
+from midstream.connectors.records import Block, CsvOptions
+from midstream.engine.events import (
+    Alarm,
+    EventBatch,
+    Prediction,
+    Predictions,
+    Rejected,
+    Task,
+)
+
+__all__ = [
+    "CsvDecoder",
+    "Decoded",
+    "Decoder",
+    "FieldMap",
+    "JsonDecoder",
+    "encode_alarms",
+    "encode_predictions",
+    "encode_rejected",
+    "make_decoder",
+]
+
+
+class Decoder(Protocol):
+    """Turns blocks of records into batches of events."""
+
+    def decode(self, block: Block) -> Decoded:
+        """Return the events of a block and what was rejected."""
+
+
+def make_decoder(task: Task, fields: FieldMap | None, csv: CsvOptions | None = None) -> Decoder:
+    """Return the decoder for an input partition.
+
+    Parameters
+    ----------
+    task
+        What labels have to be.
+    fields
+        Which fields mean what; None: events in our own form.
+    csv
+        Header and delimiter of a CSV file; None: JSON Lines.
+
+    Raises
+    ------
+    InputError
+        If the file is CSV and does not have what `fields` names, or `fields` is None.
+    """
+    if csv is None:
+        return JsonDecoder(task, fields)
+    if fields is None:
+        raise InputError("CSV needs [input.fields]: which column is the label?")
+    return CsvDecoder(csv.header, task, fields, csv.delimiter)
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy scalar, which a model may give, as a plain one."""
+    return value.item()
+
+
+def _name(label: Any) -> str:
+    """Return a label as a string, spelled as in JSON."""
+    if isinstance(label, np.generic):
+        label = label.item()
+    return str(label).lower() if isinstance(label, bool) else str(label)
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_plain)
+
+
+def encode_predictions(
+    batch: EventBatch, predictions: Predictions, *, model: str, version: int, role: str
+) -> bytes:
+    """Return predictions as JSON Lines, one for each event of the batch, in its order.
+
+    A number that is not finite, which JSON cannot write, becomes null.
+    """
+    n = len(batch)
+    if predictions.probas is None:
+        probas: Any = repeat(None, n)
+    else:
+        probas = [
+            {
+                # Told by identity: 1 and True are equal, and both are labels.
+                ("true" if k is True else "false" if k is False else _name(k)): v
+                for k, v in proba.items()
+            }
+            or None
+            for proba in predictions.probas
+        ]
+    rows = zip(
+        batch.ids,
+        repeat(model),
+        repeat(version),
+        repeat(role),
+        predictions.values,
+        probas,
+        repeat(None) if batch.times is None else batch.times,
+        batch.origins,
+        strict=False,
+    )
+    return _encoder.encode_lines([Prediction(*row) for row in rows])
+
+
+def encode_rejected(rejected: list[Rejected]) -> bytes:
+    """Return rejected input as JSON Lines, in order."""
+    return _encoder.encode_lines(rejected)
+
+
+def encode_alarms(alarms: list[Alarm]) -> bytes:
+    """Return alarms as JSON Lines, in order. A number that is not finite becomes null."""
+    return _encoder.encode_lines(alarms)

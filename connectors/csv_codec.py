@@ -1,0 +1,185 @@
+"""CSV to batches."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from midstream.connectors.bytestream import InputError
+from midstream.connectors.fields import (
+    Columns,
+    Decoded,
+    Faults,
+    FieldMap,
+    assemble,
+    oversize,
+    reject,
+)
+from midstream.connectors.records import Block
+from midstream.connectors.values import role_columns, typed_cells
+from midstream.engine.events import IntArray, Rejected, Task
+
+__all__ = ["CsvDecoder"]
+
+
+class CsvDecoder:
+    """Decodes blocks of CSV records.
+
+    An event depends on its record alone, never on the block that it came in. A cell that is empty
+    is a missing feature; see `FieldMap` for what columns mean.
+
+    Parameters
+    ----------
+    header
+        Names of the columns.
+    task
+        What labels have to be.
+    fields
+        Which columns mean what.
+    delimiter
+        What separates cells.
+
+    Raises
+    ------
+    InputError
+        If a column that `fields` names is not in the header, or no column is a feature.
+    """
+
+    def __init__(
+        self, header: Sequence[str], task: Task, fields: FieldMap, delimiter: str = ","
+    ) -> None:
+        self._task = task
+        self._fields = fields
+        self._delimiter = delimiter
+        self._width = len(header)
+        self._place = {name: i for i, name in enumerate(header)}
+        wanted = [*fields.roles, *(fields.features or ()), *fields.exclude, *fields.types]
+        absent = [name for name in dict.fromkeys(wanted) if name not in self._place]
+        if absent:
+            raise InputError(
+                f"not in the CSV header: {', '.join(map(repr, absent))}; "
+                f"it has {', '.join(map(repr, header))}"
+            )
+        if fields.features is None:
+            taken = {*fields.roles, *fields.exclude}
+            self._features = [name for name in header if name not in taken]
+        else:
+            wanted_features = set(fields.features)
+            self._features = [name for name in header if name in wanted_features]
+        if not self._features:
+            raise InputError("no column of the CSV file is a feature")
+
+    def decode(self, block: Block) -> Decoded:
+        """Return the events of a block and what was rejected."""
+        if block.oversize:
+            return oversize(block)
+        rejected: list[Rejected] = []
+        rows = self._plain_rows(block.data)
+        if rows is not None:
+            numbers = np.arange(block.first, block.first + len(rows), dtype=np.int64)
+        else:
+            rows, numbers = self._rows(block, rejected)
+        faults: Faults = {}
+        columns = self._columns(list(zip(*rows, strict=True)), faults)
+        return assemble(
+            block,
+            columns,
+            numbers,
+            faults=faults,
+            rejected=rejected,
+            records=lambda: dict(_records(block)),
+        )
+
+    def _plain_rows(self, data: bytes) -> list[list[str]] | None:
+        """Split records without quotes; None if there is anything to look at more closely."""
+        if b'"' in data or b"\0" in data or self._width == 1:
+            return None
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            return None
+        lines = text.split("\n")
+        if not lines[-1]:
+            lines.pop()
+        if "\r" in text:
+            lines = [line.removesuffix("\r") for line in lines]
+        delimiter = self._delimiter
+        rows = [line.split(delimiter) for line in lines]
+        return rows if set(map(len, rows)) == {self._width} else None
+
+    def _rows(self, block: Block, rejected: list[Rejected]) -> tuple[list[list[str]], IntArray]:
+        """Split records one by one; those that can't be split are rejected."""
+        rows, numbers = [], []
+        separator = self._delimiter.encode()
+        for number, record in _records(block):
+            if not record or (record.isspace() and separator not in record):
+                continue
+            row = self._row(record)
+            if isinstance(row, str):
+                rejected.append(reject(block.partition, number, row, "", record))
+            else:
+                rows.append(row)
+                numbers.append(number)
+        return rows, np.array(numbers, dtype=np.int64)
+
+    def _row(self, record: bytes) -> list[str] | str:
+        """Return the cells of a record, or the reason why it is rejected."""
+        try:
+            text = record.decode().removesuffix("\r")
+        except UnicodeDecodeError as error:
+            return f"invalid UTF-8 at byte {error.start + 1}"
+        if "\0" in text:
+            return "NUL byte in the record"
+        if '"' not in text:
+            row = text.split(self._delimiter)
+        elif text.count('"') % 2:
+            return "a quote is never closed"
+        else:
+            try:
+                row = next(csv.reader([text], delimiter=self._delimiter, strict=True))
+            except csv.Error as error:
+                return f"invalid CSV: {error}"
+        if len(row) != self._width:
+            return f"expected {self._width} columns, found {len(row)}"
+        return row
+
+    def _columns(self, cells: list[tuple[str, ...]], faults: Faults) -> Columns:
+        fields, place = self._fields, self._place
+        n = len(cells[0]) if cells else 0
+        cells = cells or [()] * self._width
+        raw: dict[str, list[Any]] = {name: list(cells[place[name]]) for name in fields.roles}
+        if (name := fields.label) is not None:
+            raw[name] = typed_cells(raw[name], fields.types.get(name), name, faults)
+        if (name := fields.weight) is not None:
+            raw[name] = typed_cells(raw[name], "number", name, faults)
+        columns = role_columns(fields, self._task, raw, n, faults)
+        names = self._features
+        values = [
+            typed_cells(cells[place[name]], fields.types.get(name), name, faults) for name in names
+        ]
+        if any(None in column for column in values):
+            columns.x = [
+                {k: v for k, v in zip(names, row, strict=True) if v is not None}
+                for row in zip(*values, strict=True)
+            ]
+        else:
+            columns.x = [dict(zip(names, row)) for row in zip(*values)]  # noqa: B905 100 ns a row
+        return columns
+
+
+def _records(block: Block) -> Iterator[tuple[int, bytes]]:
+    """Yield each record, without its newline, with the number of its first line."""
+    lines = block.data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    record: list[bytes] = []
+    odd = 0
+    for number, line in enumerate(lines, block.first):
+        record.append(line)
+        odd ^= line.count(b'"') % 2
+        if not odd:
+            yield number - len(record) + 1, b"\n".join(record)
+            record = []
+    if record:
+        yield block.first + len(lines) - len(record), b"\n".join(record)

@@ -1,0 +1,157 @@
+"""Which fields of a record mean what, and how columns of them become a batch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+import numpy as np
+
+from midstream.connectors.records import Block
+from midstream.engine.events import EventBatch, Features, IntArray, Label, Rejected
+
+__all__ = [
+    "Columns",
+    "Decoded",
+    "Fault",
+    "Faults",
+    "FieldMap",
+    "Kind",
+    "assemble",
+    "oversize",
+    "reject",
+]
+
+Fault: TypeAlias = tuple[str, str]
+"""(reason, path) of an event that is rejected."""
+Faults: TypeAlias = dict[int, Fault]
+"""The first fault of each event that has one, by its place in the columns."""
+Kind: TypeAlias = Literal["number", "string", "bool"]
+
+_RAW = 1024
+
+
+class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which fields of flat JSON, or columns of CSV, mean what: ``[input.fields]`` of a config.
+
+    Attributes
+    ----------
+    id
+        Identifies the event: a string or an integer. Without one the origin is the id.
+    label
+        What is to be predicted. None: no event has a label. The field has to be there; null or
+        empty is an event without a label.
+    time
+        Seconds, or ISO 8601 (UTC where it names no zone).
+    key, source
+        The event's entity, and who sent it.
+    weight
+        Its sample weight, at least 0; 1 where it is missing.
+    group
+        Fields that become its groups.
+    features
+        The fields that are features. None: all others, but for `exclude`.
+    exclude
+        Fields that are not read.
+    types
+        Fields read as "number", "string" (which keeps leading zeros) or "bool", however they look.
+    """
+
+    id: str | None = None
+    label: str | None = None
+    time: str | None = None
+    key: str | None = None
+    weight: str | None = None
+    source: str | None = None
+    group: list[str] = []
+    features: list[str] | None = None
+    exclude: list[str] = []
+    types: dict[str, Kind] = {}
+
+    def __post_init__(self) -> None:
+        if self.features is not None and not self.features:
+            raise ValueError("features is empty; leave it out to take every field")
+        if self.features is not None and self.exclude:
+            raise ValueError("give either features or exclude, not both")
+        if self.label is not None and self.label in (self.features or ()):
+            raise ValueError(f"the label {self.label!r} cannot be a feature")
+        if clash := sorted(set(self.exclude) & set(self.roles)):
+            raise ValueError(f"excluded and used at once: {', '.join(map(repr, clash))}")
+
+    @property
+    def roles(self) -> list[str]:
+        """The fields with a meaning of their own, each once."""
+        named = (self.label, self.id, self.time, self.weight, self.key, self.source)
+        return list(dict.fromkeys([name for name in named if name is not None] + self.group))
+
+
+class Decoded(NamedTuple):
+    """The events of a block, in order, and what was rejected, in order."""
+
+    batch: EventBatch
+    rejected: list[Rejected]
+
+
+@dataclass(slots=True)
+class Columns:
+    """Columns of final values, as `EventBatch` takes them."""
+
+    x: list[Features]
+    labels: list[Label | None]
+    ids: list[Any] | None = None
+    times: list[Any] | None = None
+    weights: list[Any] | None = None
+    keys: list[Any] | None = None
+    sources: list[Any] | None = None
+    groups: list[Any] | None = None
+
+
+def assemble(
+    block: Block,
+    columns: Columns,
+    numbers: IntArray,
+    *,
+    faults: Faults,
+    rejected: list[Rejected],
+    records: Callable[[], Mapping[int, bytes]],
+) -> Decoded:
+    """Build the batch of the events without a fault.
+
+    Parameters
+    ----------
+    numbers
+        Each event's line.
+    rejected
+        What was rejected before it had columns.
+    records
+        Gives the bytes of the record that begins in each line; called if there is a fault.
+    """
+    for i in [i for i, x in enumerate(columns.x) if not x] if not all(columns.x) else ():
+        faults.setdefault(i, ("no features", ""))
+    fields = {name: getattr(columns, name) for name in Columns.__slots__}
+    if faults:
+        texts = records()
+        for i, (reason, path) in faults.items():
+            line = int(numbers[i])
+            rejected.append(reject(block.partition, line, reason, path, texts[line]))
+        rejected.sort(key=lambda r: r.origin[2])
+        keep = [i for i in range(len(numbers)) if i not in faults]
+        numbers = numbers[keep]
+        fields = {k: None if v is None else [v[i] for i in keep] for k, v in fields.items()}
+    batch = EventBatch(**fields, offsets=numbers, partition=block.partition, index=-1)
+    return Decoded(batch, rejected)
+
+
+def reject(partition: str, line: int, reason: str, path: str, record: bytes) -> Rejected:
+    """Return the rejection of one record, with at most 1,024 characters of it."""
+    raw = record[: 4 * _RAW].decode("utf-8", "backslashreplace").rstrip("\r\n")[:_RAW]
+    return Rejected((partition, 0, line), reason, path, raw)
+
+
+def oversize(block: Block) -> Decoded:
+    """Return the rejection of a record that was too long to be read."""
+    reason = f"record of {block.oversize:,} bytes; the limit is {block.limit:,}"
+    batch = EventBatch(
+        [], [], offsets=np.zeros(0, dtype=np.int64), partition=block.partition, index=-1
+    )
+    return Decoded(batch, [reject(block.partition, block.first, reason, "", block.data)])

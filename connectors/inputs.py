@@ -1,0 +1,266 @@
+"""The input of one shard: its files, in one order, with a cursor in each.
+
+Guarantee: what `read` gives, `replay` of the same ranges gives again, byte for byte, or an error
+says which file was changed in between.
+"""
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from midstream.connectors.files import (
+    Block,
+    CsvOptions,
+    FilePartition,
+    Format,
+    InputError,
+    Position,
+    StdinPartition,
+    discover,
+)
+from midstream.engine.journal import Range
+from midstream.engine.shard import Cursor
+
+__all__ = ["FileInput", "Work"]
+
+_MAX_OPEN = 32
+
+
+class Work(NamedTuple):
+    """A block of input with its place in the journal; `final` ends a replayed range."""
+
+    block: Block
+    span: Range
+    final: bool = True
+
+
+class _File:
+    """One file of the input: where we are in it, and the open partition if it is open."""
+
+    def __init__(self, name: str, path: Path, format_: Format) -> None:
+        self.name = name
+        self.path = path
+        self.format = format_
+        self.cursor = Cursor()
+        self.partition: FilePartition | StdinPartition | None = None
+        self.exhausted_at = -1  # its size when nothing more was in it
+
+    @property
+    def is_stdin(self) -> bool:
+        return self.name == "-"
+
+    def size(self) -> int:
+        return self.path.stat().st_size
+
+
+class FileInput:
+    """The files that one shard reads.
+
+    Parameters
+    ----------
+    path, root
+        A file, folder, glob or "-", relative to `root`.
+    part
+        Only the file of this name (where every file is a shard of its own).
+    format_
+        "jsonl", "csv", or "auto": told by each file's name or content.
+    order
+        "name": one file after another, in natural order; "fair": a block of each in turn.
+    until_eof
+        The end of the files is the end of the input; otherwise they are followed as they grow.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        root: Path,
+        *,
+        part: str | None = None,
+        format_: Format = "auto",
+        order: Literal["name", "fair"] = "name",
+        until_eof: bool = False,
+        max_record_bytes: int = 2**20,
+    ) -> None:
+        self._path = path
+        self._root = root
+        self._part = part
+        self._format = format_
+        self._fair = order == "fair"
+        self._until_eof = until_eof
+        self._max_record_bytes = max_record_bytes
+        self._files: dict[str, _File] = {}
+        self._turn = 0
+        self.rescan()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the files, in natural order."""
+        return list(self._files)
+
+    def rescan(self) -> list[str]:
+        """Look for files that are new; return their names."""
+        found = discover(self._path, self._root)
+        new = []
+        files: dict[str, _File] = {}
+        for name, path, format_ in found:
+            if self._part is not None and name != self._part:
+                continue
+            chosen = format_ if self._format == "auto" else self._format
+            if name not in self._files:
+                new.append(name)
+            files[name] = self._files.get(name) or _File(name, path, chosen)
+        for name, file in self._files.items():
+            files.setdefault(name, file)  # gone from the folder, perhaps still to be read again
+        self._files = files
+        return new
+
+    def seek(self, cursors: Mapping[str, Cursor]) -> None:
+        """Go to the cursors of a resumed shard.
+
+        Raises
+        ------
+        InputError
+            If one is of a file that is not there any more and would have to be read again.
+        """
+        for name, cursor in cursors.items():
+            if name in self._files:
+                self._files[name].cursor = cursor
+
+    def seek_end(self) -> list[Work]:
+        """Go to the end of every file that is there now (start = "latest").
+
+        Returns an empty range for each, by which the journal knows where the partition begins.
+        """
+        begun = []
+        for file in self._files.values():
+            if file.is_stdin:
+                continue
+            partition = self._opened(file)
+            while (block := partition.read(final=False)) is not None:
+                file.cursor = Cursor(block.stop, block.first + block.lines, 0)
+            at = file.cursor
+            span = Range(file.name, at.offset, at.offset, at.line, at.crc)
+            begun.append(Work(_nothing(span), span))
+        return begun
+
+    def read(self, max_bytes: int) -> Work | None:
+        """Return the next block, or None if there is nothing (more) now; never blocks."""
+        files = list(self._files.values())
+        turn = self._turn if self._fair else 0
+        for i in range(len(files)):
+            file = files[(turn + i) % len(files)]
+            if file.exhausted_at >= 0 and (
+                (self._until_eof and not file.is_stdin) or file.size() == file.exhausted_at
+            ):
+                continue
+            work = self._read(file, max_bytes, until=None)
+            if work is not None:
+                self._turn = (turn + i + 1) % len(files)
+                return work
+        return None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more can come, after `read` gave None: never so while files are followed.
+
+        Standard input ends where it is closed.
+        """
+        return all(
+            _at_end(file.partition) if file.is_stdin else self._until_eof and file.exhausted_at >= 0
+            for file in self._files.values()
+        )
+
+    def replay(self, span: Range, max_bytes: int) -> Work:
+        """Read a range of the journal again, a block a call, until one is `final`.
+
+        Raises
+        ------
+        InputError
+            If the input is gone or was changed since it was learned.
+        """
+        file = self._files.get(span.partition)
+        if file is None:
+            raise InputError(f"{span.partition}: is gone, and has to be read again after a crash")
+        if file.is_stdin:
+            raise InputError(
+                "standard input cannot be read again after a crash; begin anew with --fresh, or "
+                "give the input as a file"
+            )
+        if span.start == span.stop:
+            file.cursor = Cursor(span.start, span.line, span.crc)
+            return Work(_nothing(span), span)
+        work = self._read(file, max_bytes, until=span.stop)
+        if work is None:
+            raise InputError(
+                f"{span.partition}: ends at byte {file.cursor.offset}, but bytes up to {span.stop} "
+                "were learned from it; it was cut or replaced"
+            )
+        if work.span.stop < span.stop:
+            return work._replace(final=False)
+        if (work.span.line, work.span.crc) != (span.line, span.crc):
+            raise InputError(
+                f"{span.partition}: bytes {span.start} to {span.stop} are not what was learned "
+                "from it; the file was changed"
+            )
+        return work
+
+    def csv_options(self, name: str) -> CsvOptions | None:
+        """Header and delimiter of a CSV file; None for JSON Lines."""
+        return self._opened(self._files[name]).csv_options
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._files.values():
+            self._shut(file)
+
+    def _read(self, file: _File, max_bytes: int, until: int | None) -> Work | None:
+        partition = self._opened(file)
+        size = -1 if file.is_stdin else file.size()
+        block = partition.read(max_bytes, final=self._until_eof or until is not None, until=until)
+        if block is None:
+            if until is None and not file.is_stdin:
+                file.exhausted_at = size
+                self._shut(file)
+            return None
+        crc = zlib.crc32(block.data, file.cursor.crc)
+        if block.oversize:
+            crc = zlib.crc32(b"%d" % block.oversize, crc)
+        line = block.first + block.lines
+        file.cursor = Cursor(block.stop, line, crc)
+        return Work(block, Range(file.name, block.start, block.stop, line, crc))
+
+    def _opened(self, file: _File) -> FilePartition | StdinPartition:
+        if file.partition is None:
+            if sum(f.partition is not None for f in self._files.values()) >= _MAX_OPEN:
+                for other in self._files.values():
+                    self._shut(other)
+            position = Position(file.cursor.offset, file.cursor.line)
+            if file.is_stdin:
+                file.partition = StdinPartition(
+                    format=file.format,
+                    position=position,
+                    max_record_bytes=self._max_record_bytes,
+                )
+            else:
+                file.partition = FilePartition(
+                    file.path,
+                    file.name,
+                    format=file.format,
+                    position=position,
+                    max_record_bytes=self._max_record_bytes,
+                )
+        return file.partition
+
+    def _shut(self, file: _File) -> None:
+        if file.partition is not None and not file.is_stdin:
+            file.partition.close()
+            file.partition = None
+
+
+def _nothing(span: Range) -> Block:
+    return Block(span.partition, b"", first=span.line, lines=0, start=span.start, stop=span.stop)
+
+
+def _at_end(partition: FilePartition | StdinPartition | None) -> bool:
+    return isinstance(partition, StdinPartition) and partition.at_end

@@ -1,0 +1,316 @@
+"""JSON Lines to batches.
+
+Blocks are decoded whole, at the speed of one call. Where anything is off, the block is decoded
+line by line, so a block never accepts what a line alone would not:
+
+- There are as many values as lines, and nowhere does a value follow another on the same line:
+  then each line has exactly one value.
+- As many keys were decoded as the text has: then none occurs twice. Each key has one colon of its
+  own, and other colons can only be more, so equal counts are a proof. Where text has colons too,
+  those after a quote are counted, and where these don't settle it, the keys themselves.
+"""
+
+import re
+from typing import Annotated, Any, Protocol, TypeAlias, TypeVar
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, UnsetType
+
+from midstream.connectors.diagnosis import MAX_DEPTH, diagnose, key_count, too_deep
+from midstream.connectors.fields import (
+    Columns,
+    Decoded,
+    Fault,
+    Faults,
+    FieldMap,
+    Kind,
+    assemble,
+    oversize,
+    reject,
+)
+from midstream.connectors.records import Block
+from midstream.connectors.values import (
+    BadValueError,
+    Int64,
+    fits,
+    forced,
+    forced_column,
+    label_column,
+    role_columns,
+    type_name,
+)
+from midstream.engine.events import IntArray, Rejected, Task
+
+__all__ = ["JsonDecoder"]
+
+_Scalar: TypeAlias = bool | Int64 | float | str | None
+_TWO_ON_A_LINE = re.compile(rb"\}[ \t\r]*+\{")
+# UnicodeDecodeError is a ValueError and none of msgspec's; so is an integer of 5,000 digits.
+_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
+_Raw = TypeVar("_Raw")
+
+
+class _WireEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """An event in our own form; UNSET where a field is absent, so that keys can be counted."""
+
+    x: dict[str, _Scalar]
+    y: _Scalar | UnsetType = UNSET
+    id: str | UnsetType | None = UNSET
+    ts: float | UnsetType | None = UNSET
+    key: str | UnsetType | None = UNSET
+    weight: Annotated[float, msgspec.Meta(ge=0)] | UnsetType | None = UNSET
+    source: str | UnsetType | None = UNSET
+    group: dict[str, str] | UnsetType | None = UNSET
+
+
+class _Form(Protocol[_Raw]):
+    """How lines become rows, and rows become columns: our own form, or flat objects."""
+
+    def rows(self, data: bytes) -> list[Any]:
+        """Decode a block. Raises one of `_ERRORS` if anything is wrong in it."""
+
+    def split(self, rows: list[Any]) -> tuple[_Raw, int]:
+        """Return the rows as raw columns, and how many keys they have, all levels together."""
+
+    def row(self, line: bytes) -> Any:
+        """Decode one line: a row, or the fault for which it is rejected."""
+
+    def columns(self, raw: _Raw, faults: Faults, *, nulls: bool) -> Columns:
+        """Return final columns. `nulls`: there may be a null."""
+
+
+class JsonDecoder:
+    """Decodes blocks of JSON Lines.
+
+    An event depends on its line alone, never on the block that it came in. Blank lines are no
+    events. What is not exactly an event is rejected, with the reason and the place.
+
+    Parameters
+    ----------
+    task
+        What labels have to be.
+    fields
+        Which fields of a flat object mean what. None: events in our own form.
+    """
+
+    def __init__(self, task: Task, fields: FieldMap | None = None) -> None:
+        self._form: _Form[Any] = _OwnForm(task) if fields is None else _FlatForm(task, fields)
+
+    def decode(self, block: Block) -> Decoded:
+        """Return the events of a block and what was rejected."""
+        if block.oversize:
+            return oversize(block)
+        data, first = block.data, block.first
+        rejected: list[Rejected] = []
+        raw, n = self._whole(data)
+        if raw is not None:
+            numbers = np.arange(first, first + n, dtype=np.int64)
+        else:
+            rows, numbers = self._one_by_one(block, rejected)
+            raw, _ = self._form.split(rows)
+        faults: Faults = {}
+        columns = self._form.columns(raw, faults, nulls=b"null" in data)
+        return assemble(
+            block,
+            columns,
+            numbers,
+            faults=faults,
+            rejected=rejected,
+            records=lambda: dict(enumerate(data.split(b"\n"), first)),
+        )
+
+    def _whole(self, data: bytes) -> tuple[Any | None, int]:
+        """Decode a block as one: raw columns and how many; None if it has to go line by line."""
+        try:
+            rows = self._form.rows(data)
+        except _ERRORS:
+            return None, 0
+        letters = np.frombuffer(data, dtype=np.uint8)
+        lines = np.count_nonzero(letters == ord("\n")) + (not data.endswith(b"\n"))
+        if len(rows) != lines or _TWO_ON_A_LINE.search(data):
+            return None, 0
+        raw, keys = self._form.split(rows)
+        colons = np.flatnonzero(letters == ord(":"))
+        if len(colons) != keys:
+            before = letters[colons - 1]
+            quoted = np.count_nonzero(before == ord('"'))
+            if (quoted != keys or before.min() <= ord(" ")) and key_count(data) != keys:
+                return None, 0
+        return raw, len(rows)
+
+    def _one_by_one(self, block: Block, rejected: list[Rejected]) -> tuple[list[Any], IntArray]:
+        rows, numbers = [], []
+        for number, line in enumerate(block.data.split(b"\n"), block.first):
+            if not line or line.isspace():
+                continue
+            row = self._form.row(line)
+            if isinstance(row, tuple):
+                rejected.append(reject(block.partition, number, row[0], row[1], line))
+            else:
+                rows.append(row)
+                numbers.append(number)
+        return rows, np.array(numbers, dtype=np.int64)
+
+
+class _OwnForm:
+    """``{"id", "x", "y", "ts", "key", "weight", "source", "group"}``; only x has to be there."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        decoder = msgspec.json.Decoder(_WireEvent)
+        self.rows = decoder.decode_lines
+        self._decode = decoder.decode
+
+    def split(self, rows: list[_WireEvent]) -> tuple[dict[str, list[Any] | None], int]:
+        n = len(rows)
+        x = [e.x for e in rows]
+        keys = n + sum(map(len, x))
+        raw: dict[str, list[Any] | None] = {"x": x}
+        columns: list[tuple[str, list[Any]]] = [
+            ("y", [e.y for e in rows]),
+            ("id", [e.id for e in rows]),
+            ("ts", [e.ts for e in rows]),
+            ("key", [e.key for e in rows]),
+            ("weight", [e.weight for e in rows]),
+            ("source", [e.source for e in rows]),
+            ("group", [e.group for e in rows]),
+        ]
+        for name, column in columns:
+            absent = column.count(UNSET)
+            keys += n - absent
+            if 0 < absent < n:
+                raw[name] = [None if value is UNSET else value for value in column]
+            else:
+                raw[name] = None if absent else column
+        keys += sum(map(len, filter(None, raw["group"] or ())))
+        return raw, keys
+
+    def row(self, line: bytes) -> _WireEvent | Fault:
+        try:
+            event = self._decode(line)
+        except _ERRORS as error:
+            return diagnose(line, error, own=True)
+        optional = (event.y, event.id, event.ts, event.key, event.weight, event.source, event.group)
+        keys = len(event.x) + 8 - optional.count(UNSET) + (len(event.group) if event.group else 0)
+        return event if _has_keys(line, keys) else diagnose(line, None, own=True)
+
+    def columns(self, raw: dict[str, list[Any] | None], faults: Faults, *, nulls: bool) -> Columns:
+        x, y, weights = raw["x"], raw["y"], raw["weight"]
+        assert x is not None
+        if nulls:
+            x = [_without_nulls(features) for features in x]
+        if weights is not None and None in weights:
+            weights = [1.0 if weight is None else weight for weight in weights]
+        return Columns(
+            x=x,
+            labels=[None] * len(x)
+            if y is None
+            else label_column(y, self._task, "$.y", faults, own=True),
+            ids=raw["id"],
+            times=raw["ts"],
+            weights=weights,
+            keys=raw["key"],
+            sources=raw["source"],
+            groups=raw["group"],
+        )
+
+
+class _FlatForm:
+    """Objects of scalars, whose fields mean what a `FieldMap` says."""
+
+    def __init__(self, task: Task, fields: FieldMap) -> None:
+        self._task = task
+        self._fields = fields
+        self._wanted = None if fields.features is None else frozenset(fields.features)
+        self._unread = {*fields.exclude, *fields.roles} - {fields.label}
+        decoder = msgspec.json.Decoder(dict[str, _Scalar])
+        self.rows = decoder.decode_lines
+        self._decode = decoder.decode
+        self._decode_any = msgspec.json.Decoder(dict[str, Any]).decode
+
+    def split(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+        return rows, sum(map(len, rows))
+
+    def row(self, line: bytes) -> dict[str, Any] | Fault:
+        try:
+            row: dict[str, Any] = self._decode(line)
+        except _ERRORS:
+            return self._unusual_row(line)
+        return row if _has_keys(line, len(row)) else diagnose(line, None, own=False)
+
+    def _unusual_row(self, line: bytes) -> dict[str, Any] | Fault:
+        """Decode a line that has other values than scalars, which is fine in a field not read."""
+        if too_deep(line):
+            return f"nested more than {MAX_DEPTH} levels deep", ""
+        try:
+            row = self._decode_any(line)
+        except _ERRORS as error:
+            return diagnose(line, error, own=False)
+        if not _has_keys(line, _keys(row)):
+            return diagnose(line, None, own=False)
+        for name, value in row.items():
+            if name != self._fields.label and (
+                name in self._unread if self._wanted is None else name not in self._wanted
+            ):
+                continue
+            if isinstance(value, list | dict):
+                return f"expected number, string, bool or null, got {type_name(value)}", name[:100]
+            if type(value) is int and not fits(value) and self._fields.types.get(name) != "string":
+                return "integer does not fit in 64 bits; perhaps its type is string", name[:100]
+        return row
+
+    def columns(self, rows: list[dict[str, Any]], faults: Faults, *, nulls: bool) -> Columns:
+        fields, wanted = self._fields, self._wanted
+        if wanted is None:
+            raw = {name: [row.pop(name, UNSET) for row in rows] for name in fields.roles}
+            for name in fields.exclude:
+                for row in rows:
+                    row.pop(name, None)
+        else:
+            raw = {name: [row.get(name, UNSET) for row in rows] for name in fields.roles}
+            rows = [{k: v for k, v in row.items() if k in wanted} for row in rows]
+        if nulls:
+            rows = [_without_nulls(row) for row in rows]
+        if fields.label is not None and fields.label in fields.types:
+            kind, name = fields.types[fields.label], fields.label
+            raw[name] = forced_column(raw[name], kind, name, faults)
+        columns = role_columns(fields, self._task, raw, len(rows), faults)
+        for name, kind in fields.types.items():
+            _force(rows, name, kind, faults)
+        columns.x = rows
+        return columns
+
+
+def _has_keys(line: bytes, n: int) -> bool:
+    """Whether a line of valid JSON has just `n` keys, where at least `n` are known."""
+    return line.count(b":") == n or key_count(line) == n
+
+
+def _without_nulls(features: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is null: a missing feature has no key."""
+    if None in features.values():
+        return {k: v for k, v in features.items() if v is not None}
+    return features
+
+
+def _keys(value: object) -> int:
+    """Return how many keys a document has, all levels together."""
+    if isinstance(value, dict):
+        return len(value) + sum(map(_keys, value.values()))
+    return sum(map(_keys, value)) if isinstance(value, list) else 0
+
+
+def _force(rows: list[dict[str, Any]], name: str, kind: Kind, faults: Faults) -> None:
+    """Read a feature as the type that the config gives it."""
+    for i, row in enumerate(rows):
+        if name in row:
+            try:
+                value = forced(row[name], kind)
+            except BadValueError as error:
+                faults.setdefault(i, (str(error), name))
+                continue
+            if value is None:
+                del row[name]
+            else:
+                row[name] = value

@@ -1,0 +1,318 @@
+"""Cuts a stream of bytes into blocks of whole records, JSON Lines or CSV."""
+
+import csv
+import re
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
+
+from midstream.connectors.bytestream import ByteStream, InputError
+
+__all__ = ["Block", "CsvOptions", "Format", "Partition", "Position"]
+
+Format: TypeAlias = Literal["jsonl", "csv", "auto"]
+"""JSON Lines or CSV; "auto": told by the first character, "{" is JSON Lines."""
+
+_BOM = b"\xef\xbb\xbf"
+_HEAD = 1024
+_SCAN = 1024 * 1024
+_DELIMITERS = ",;\t"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    r"""Whole records of one input partition, not yet decoded.
+
+    Attributes
+    ----------
+    partition
+        Name of the file relative to the input's root; "-" is standard input.
+    data
+        The records, each ended by a newline, except possibly the last of the file.
+    first
+        Line number of the first line, from 1.
+    lines
+        How many lines, as an editor counts them, the block spans.
+    start, stop
+        Its bytes in the uncompressed file.
+    oversize
+        Above 0: this is one record that is too long, `oversize` bytes without its newline, and
+        `data` has only its first 1,024 bytes.
+    limit
+        Of an oversize record: the length that was allowed.
+    """
+
+    partition: str
+    data: bytes
+    first: int
+    lines: int
+    start: int
+    stop: int
+    oversize: int = 0
+    limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The next byte (of the uncompressed file) and the next line to read."""
+
+    byte: int = 0
+    line: int = 1
+
+
+class CsvOptions(NamedTuple):
+    """What a decoder has to know of a CSV file: its columns, and what separates them."""
+
+    header: list[str]
+    delimiter: str = ","
+
+
+class Partition:
+    """Cuts a stream of bytes into blocks of whole records.
+
+    Where a record ends depends on its bytes alone, never on how reads or blocks were cut. In CSV
+    it ends at a newline after an even number of quotes; if there is none within
+    `max_record_bytes`, the quote was a stray one: the first line is a (bad) record of its own.
+    """
+
+    replayable = True
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        name: str,
+        *,
+        format: Format,  # noqa: A002 the word in the config
+        position: Position,
+        max_record_bytes: int,
+    ) -> None:
+        if max_record_bytes < 1:
+            raise ValueError(f"max_record_bytes must be at least 1, got {max_record_bytes}")
+        self.name = name
+        self.format = format
+        self.header: list[str] = []
+        self.delimiter = ","
+        self._stream = stream
+        self._limit = max_record_bytes
+        # A file is opened at its start, and its header read, before it goes on at a position;
+        # a stream that is only counted (standard input) is at the position from the start.
+        self._target = position
+        self._line = position.line if stream.offset == position.byte else 1
+        self._past_bom = False
+        self._begun = False
+        self._at_end = False
+        # An over-long record that is being skipped: its start, its first bytes, its length so far.
+        self._long: tuple[int, bytes, int] | None = None
+
+    @property
+    def position(self) -> Position:
+        """Where the next block starts."""
+        if not self._begun:
+            return self._target
+        return Position(self._stream.offset if self._long is None else self._long[0], self._line)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether everything was read and nothing can follow.
+
+        After `read` gave None: True for a file if it was `final`, for a pipe if it was closed.
+        """
+        return self._at_end
+
+    @property
+    def csv_options(self) -> CsvOptions | None:
+        """What a decoder has to know of a CSV file; None for JSON Lines."""
+        return CsvOptions(self.header, self.delimiter) if self.format == "csv" else None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+    def read(
+        self, max_bytes: int = 256 * 1024, *, final: bool, until: int | None = None
+    ) -> Block | None:
+        """Return the next block of whole records; None if none is complete. Never blocks.
+
+        Parameters
+        ----------
+        max_bytes
+            Length to aim at. A longer record comes alone.
+        final
+            The end of the file ends its last record. Otherwise a line waits for its newline.
+        until
+            Never read past this byte: the end of a range that is read again, and of a record.
+
+        Raises
+        ------
+        InputError
+            If the file can not be read any further: it was truncated, replaced, or an archive is
+            damaged, and everything before the damage has been delivered.
+        """
+        self._stream.growing = not final
+        if not self._begin():
+            self._nothing(final=final, until=until)
+            return None
+        if self._long is not None:
+            return self._skip_long(final=final, until=until)
+        start = self._stream.offset
+        room = self._limit + 1 if until is None else min(self._limit + 1, until - start)
+        if room <= 0:
+            return None
+        data = self._stream.peek(min(max(max_bytes, 1), room))
+        if end := self._last_end(data):
+            return self._block(data[:end])
+        data = self._stream.peek(room)
+        if end := self._first_end(data):
+            return self._block(data[:end])
+        if len(data) > self._limit:
+            newline = data.find(b"\n")
+            if newline < 0:
+                self._long = (start, data[:_HEAD], 0)
+                return self._skip_long(final=final, until=until)
+            return self._block(data[: newline + 1])
+        if data and (start + len(data) == until or self._stream.ended):
+            newline = data.find(b"\n")
+            stray = newline >= 0 and data.count(b'"') % 2
+            return self._block(data[: newline + 1] if stray else data)
+        self._nothing(final=final, until=until)
+        return None
+
+    def _last_end(self, data: bytes) -> int:
+        """Return where the last whole record in `data` ends, 0 if there is none."""
+        end = data.rfind(b"\n") + 1
+        if self.format == "jsonl" or b'"' not in data:
+            return end
+        odd = data.count(b'"', 0, end) % 2
+        while odd and end:
+            before = data.rfind(b"\n", 0, end - 1) + 1
+            odd ^= data.count(b'"', before, end) % 2
+            end = before
+        return end
+
+    def _first_end(self, data: bytes) -> int:
+        """Return where the first whole record in `data` ends, 0 if there is none."""
+        start = odd = 0
+        while end := data.find(b"\n", start) + 1:
+            odd ^= self.format == "csv" and data.count(b'"', start, end) % 2
+            if not odd:
+                return end
+            start = end
+        return 0
+
+    def _block(self, data: bytes) -> Block:
+        start, first = self._stream.offset, self._line
+        lines = data.count(b"\n") + (not data.endswith(b"\n"))
+        self._stream.skip(len(data))
+        self._line += lines
+        return Block(self.name, data, first, lines, start, start + len(data))
+
+    def _skip_long(self, *, final: bool, until: int | None) -> Block | None:
+        """Move past a record that is too long, holding no more of it than one step."""
+        assert self._long is not None
+        start, head, length = self._long
+        stream = self._stream
+        while True:
+            room = _SCAN if until is None else min(_SCAN, until - stream.offset)
+            data = stream.peek(room)
+            newline = data.find(b"\n")
+            step = len(data) if newline < 0 else newline
+            stream.skip(step)
+            length += step
+            self._long = (start, head, length)
+            if newline >= 0:
+                stream.skip(1)
+                break
+            if stream.offset == until or (not data and stream.ended):
+                break
+            if not data:
+                self._nothing(final=final, until=until)
+                return None
+        self._long = None
+        self._line += 1
+        return Block(self.name, head, self._line - 1, 1, start, stream.offset, length, self._limit)
+
+    def _nothing(self, *, final: bool, until: int | None) -> None:
+        """Say why there is no block, where that is an error or the end."""
+        self._at_end = self._stream.ended
+        self._stream.check()
+        if until is not None and self._at_end:
+            raise InputError(self._stream.too_short(self._stream.offset, until))
+        if not final:
+            self._stream.check_same_file()
+
+    def _begin(self) -> bool:
+        """Get past what precedes the first record; False if that has not all been written yet."""
+        if self._begun:
+            return True
+        stream, target = self._stream, self._target
+        if not self._past_head():
+            if target.byte > stream.offset:
+                stream.check()
+                raise InputError(stream.too_short(stream.offset, target.byte))
+            return False
+        if target.byte > stream.offset:
+            stream.seek(target.byte)
+            self._line = target.line
+        self._begun = True
+        return True
+
+    def _past_head(self) -> bool:
+        """Get past a byte order mark and a CSV header."""
+        stream = self._stream
+        if not self._past_bom:
+            mark = stream.peek(len(_BOM))
+            if len(mark) < len(_BOM) and _BOM.startswith(mark) and not stream.ended:
+                return False
+            if mark == _BOM:
+                stream.skip(len(_BOM))
+            self._past_bom = True
+        if self.format == "auto" and not self._tell_format():
+            return False
+        return self.format != "csv" or bool(self.header) or self._read_header()
+
+    def _tell_format(self) -> bool:
+        data = self._stream.peek(_HEAD)
+        first = data.lstrip()[:1]
+        if not first and len(data) < _HEAD and not self._stream.ended:
+            return False
+        self.format = "csv" if first and first != b"{" else "jsonl"
+        return True
+
+    def _read_header(self) -> bool:
+        """Take the first record that is not blank as the header."""
+        stream = self._stream
+        while True:
+            data = stream.peek(self._limit + 1)
+            end = self._first_end(data)
+            if not end:
+                if len(data) > self._limit:
+                    raise InputError(
+                        f"{self.name}: no end of the CSV header within {self._limit:,} bytes"
+                    )
+                if not stream.ended:
+                    return False
+                end = len(data)
+            record = data[:end]
+            if record.strip():
+                self._parse_header(record)
+            self._line += record.count(b"\n")
+            stream.skip(end)
+            if self.header or not record:
+                return True  # a file that ends before its header has no events either
+
+    def _parse_header(self, record: bytes) -> None:
+        try:
+            text = record.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.name}: CSV header is not UTF-8: {error}") from None
+        bare = re.sub(r'"[^"]*"', "", text)
+        self.delimiter = max(_DELIMITERS, key=bare.count)
+        try:
+            names = next(csv.reader([text], delimiter=self.delimiter, strict=True))
+        except (csv.Error, StopIteration) as error:
+            raise InputError(f"{self.name}: CSV header cannot be read: {error}") from None
+        header = [name.strip() for name in names]
+        double = sorted({name for name in header if header.count(name) > 1})
+        if double:
+            columns = ", ".join(map(repr, double))
+            raise InputError(f"{self.name}: columns that occur twice in the CSV header: {columns}")
+        self.header = header

@@ -1,0 +1,283 @@
+"""The journal: what a shard applied, in one order, committed in one piece with its outputs.
+
+State is the fold of the journal over the initial state. A record is one commit: the entries
+applied since the last one, and the lengths that the output files have with what they caused.
+Outputs are written and made durable first, then the record; at recovery the outputs are cut to
+the lengths of the last whole record. So a record and its outputs are there together or not at all.
+"""
+
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+
+from midstream.engine.storage import Storage
+
+__all__ = [
+    "Entry",
+    "Exclude",
+    "FileJournal",
+    "Journal",
+    "JournalError",
+    "Range",
+    "Record",
+]
+
+
+class JournalError(RuntimeError):
+    """A journal that cannot be used as it is; the message says where and why."""
+
+
+class Range(msgspec.Struct, frozen=True, tag="range", tag_field="entry"):
+    """Input that was applied: all of a partition from `start` up to `stop`.
+
+    For files, `start` and `stop` are byte positions, `line` is the number of the line at `stop`.
+    `crc` is the CRC-32 of the partition from its beginning to `stop`, by which a change of the
+    input under us is noticed when it is read again; 0 where there is none.
+    """
+
+    partition: str
+    start: int
+    stop: int
+    line: int = 0
+    crc: int = 0
+
+
+class Exclude(msgspec.Struct, frozen=True, tag="exclude", tag_field="entry"):
+    """From here on, the event at `line` of a partition is skipped: the learner raised on it."""
+
+    partition: str
+    line: int
+    reason: str
+
+
+Entry: TypeAlias = Range | Exclude
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One commit. `lengths` are those of the output files, `about` says what the state is of."""
+
+    seq: int
+    entries: list[Entry]
+    lengths: dict[str, int] = {}
+    generation: int = 0
+    about: dict[str, Any] | None = None
+
+
+class Journal(Protocol):
+    """What a shard asks of a journal: one on files is here, one on Kafka commits a transaction."""
+
+    first: int
+    """`seq` of the oldest record that is still there."""
+    end: int
+    """`seq` of the next record."""
+
+    def recover(self) -> list[Record]:
+        """Shut out earlier writers, drop what was not committed, return what was, in order."""
+
+    def write(self, output: str, data: bytes) -> None:
+        """Add to an output; part of the next commit."""
+
+    def commit(self, entries: Sequence[Entry], about: Mapping[str, Any] | None = None) -> int:
+        """Commit entries and what was written since the last commit, in one piece; return `end`."""
+
+    def trim(self, seq: int) -> None:
+        """Forget records before `seq`, as far as that is cheap."""
+
+
+class FileJournal:
+    """A journal in a folder of its own, with outputs that are files in another.
+
+    Guarantee: after a crash at any moment, a record and the outputs that it caused are there
+    together or not at all, provided that `sync` of the storage keeps its word.
+
+    Parameters
+    ----------
+    storage
+        Where the journal's segments are; other files in it are left alone.
+    outputs
+        Where the outputs are; None: there are none.
+    names
+        Names of the outputs, to find what they hold before the first record.
+    segment_bytes
+        Size at which a new segment is begun. Trimming removes whole segments.
+    """
+
+    _NAME = re.compile(r"journal-(\d{16})\.log\Z")
+
+    def __init__(
+        self,
+        storage: Storage,
+        outputs: Storage | None = None,
+        *,
+        names: Sequence[str] = (),
+        segment_bytes: int = 4 * 2**20,
+    ) -> None:
+        self._storage = storage
+        self._outputs = outputs
+        self._names = names
+        self._segment_bytes = segment_bytes
+        self._segment: str | None = None
+        self._segment_length = 0
+        self._unnamed = False  # whether the segment's name may not be durable yet
+        self._dirty: set[str] = set()  # outputs written to since the last commit
+        self._named: set[str] = set()  # outputs whose names are durable
+        self._failed: str | None = "it was not recovered"
+        self.first = 0
+        self.end = 0
+        self.lengths: dict[str, int] = {}
+        self.lost_outputs: list[str] = []
+        """Outputs with committed content that were gone at recovery, and are begun anew."""
+
+    def recover(self) -> list[Record]:
+        """Read the journal, cut what a crash left half written, return the records in order.
+
+        Raises
+        ------
+        JournalError
+            If the journal is damaged before its end, or an output is shorter than what was
+            committed to it.
+        """
+        segments = self._segments()
+        records: list[Record] = []
+        for name in segments:
+            data = self._storage.read(name)
+            whole = self._parse(name, data, records)
+            if whole < len(data):
+                if name != segments[-1]:
+                    raise JournalError(f"{name} is damaged at byte {whole}; later segments exist")
+                self._storage.truncate(name, whole)
+            self._segment, self._segment_length = name, whole
+        if self._segment is not None:
+            # The crash may have come between writing the last record and making it, or its
+            # segment's name, durable: what is built on it from now on must not outlive it.
+            self._storage.sync(self._segment)
+            self._storage.sync_folder()
+        self.first = records[0].seq if records else 0
+        self.end = records[-1].seq + 1 if records else 0
+        if records:
+            self.lengths = dict(records[-1].lengths)
+        elif self._outputs is not None:  # what the outputs hold already is not ours to cut
+            self.lengths = {n: self._outputs.length(n) or 0 for n in self._names}
+        self._named = set()  # an output may have been made just before the crash
+        self._cut_outputs()
+        self._failed = None
+        return records
+
+    def _parse(self, name: str, data: bytes, records: list[Record]) -> int:
+        """Append the whole records of a segment; return how many bytes they take."""
+        whole = 0
+        damaged: int | None = None
+        for line in data.splitlines(keepends=True):
+            record = _decode(line)
+            if record is None:
+                if damaged is None:
+                    damaged = whole
+                continue
+            if damaged is not None:
+                raise JournalError(
+                    f"{name} is damaged at byte {damaged}: a whole record ({record.seq}) follows"
+                )
+            if records and record.seq != records[-1].seq + 1:
+                raise JournalError(
+                    f"{name}: record {record.seq} follows record {records[-1].seq}; some are gone"
+                )
+            records.append(record)
+            whole += len(line)
+        return whole
+
+    def _cut_outputs(self) -> None:
+        self.lost_outputs = []
+        if self._outputs is None:
+            return
+        for name, committed in self.lengths.items():
+            length = self._outputs.length(name)
+            if length is None:
+                if committed:
+                    self.lost_outputs.append(name)
+                self.lengths[name] = 0
+            elif length < committed:
+                raise JournalError(
+                    f"{name} has {length} bytes, but {committed} were committed to it: it was cut "
+                    "by somebody else; put it back, or move it away to begin a new one"
+                )
+            elif length > committed:
+                self._outputs.truncate(name, committed)
+                self._outputs.sync(name)
+
+    def write(self, output: str, data: bytes) -> None:
+        """Add to an output; part of the next commit."""
+        if not data:
+            return
+        assert self._outputs is not None, "a journal without outputs"
+        self._guard()
+        self._dirty.add(output)
+        self._outputs.append(output, data)
+        self.lengths[output] = self.lengths.get(output, 0) + len(data)
+        self._failed = None
+
+    def commit(self, entries: Sequence[Entry], about: Mapping[str, Any] | None = None) -> int:
+        """Commit entries and what was written since the last commit, in one piece; return `end`."""
+        self._guard()
+        if self._outputs is not None and self._dirty:
+            for name in sorted(self._dirty):
+                self._outputs.sync(name)
+            if not self._dirty <= self._named:
+                self._outputs.sync_folder()
+                self._named |= self._dirty
+            self._dirty = set()
+        if self._segment is None or self._segment_length >= self._segment_bytes:
+            self._segment, self._segment_length = f"journal-{self.end:016d}.log", 0
+            self._unnamed = True
+        record = Record(
+            self.end, list(entries), dict(self.lengths), about=dict(about) if about else None
+        )
+        line = _encode(record)
+        self._storage.append(self._segment, line)
+        self._storage.sync(self._segment)
+        if self._unnamed:
+            self._storage.sync_folder()
+            self._unnamed = False
+        self._segment_length += len(line)
+        self.end += 1
+        self._failed = None
+        return self.end
+
+    def trim(self, seq: int) -> None:
+        """Remove the segments that hold only records before `seq`."""
+        segments = self._segments()
+        for name, following in pairwise(segments):
+            if self._start(following) > seq:
+                break
+            self._storage.remove(name)
+            self.first = self._start(following)
+
+    def _guard(self) -> None:
+        """After a failed write nobody knows what is on the disk; only recovery finds out."""
+        if self._failed:
+            raise JournalError(f"the journal cannot be written to: {self._failed}")
+        self._failed = "an earlier write failed"
+
+    def _segments(self) -> list[str]:
+        return [name for name in self._storage.names() if self._NAME.match(name)]
+
+    def _start(self, name: str) -> int:
+        match = self._NAME.match(name)
+        assert match is not None
+        return int(match.group(1))
+
+
+def _encode(record: Record) -> bytes:
+    body = msgspec.json.encode(record)
+    return b"%08x %b\n" % (zlib.crc32(body), body)
+
+
+def _decode(line: bytes) -> Record | None:
+    """Return the record on a line; None if the line is not whole."""
+    body = line[9:-1]
+    if line[-1:] != b"\n" or line[:9] != b"%08x " % zlib.crc32(body):
+        return None
+    return msgspec.json.decode(body, type=Record)

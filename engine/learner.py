@@ -1,0 +1,353 @@
+"""Learners: one operation on an ordered batch, predict then learn, event by event."""
+
+import hashlib
+import inspect
+import platform
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import river
+from river import base
+
+from midstream.engine import encoding
+from midstream.engine.events import TASKS, EventBatch, Features, Label, Predictions, Task
+
+__all__ = [
+    "LEARNERS",
+    "Learner",
+    "LearnerError",
+    "RiverLearner",
+    "UnseededError",
+    "as_learner",
+    "definition_changes",
+    "load_learner",
+]
+
+
+class LearnerError(RuntimeError):
+    """A learner raised on the event at `row` of a batch; it may be half updated by it."""
+
+    def __init__(self, row: int, cause: Exception) -> None:
+        super().__init__(f"{type(cause).__name__}: {cause}")
+        self.row = row
+        self.cause = cause
+
+
+class UnseededError(ValueError):
+    """A learner draws random numbers from a generator without a seed: no run could be repeated."""
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """What the engine asks of a learner. `midstream.engine.checks` tests that it is kept.
+
+    The result of a stream never depends on how it was cut into batches; predicting leaves later
+    predictions unchanged; a learner built from another's state is that learner, bit for bit.
+    """
+
+    kind: ClassVar[str]
+    needs: Literal["dicts", "columns"]
+    task: Task
+    takes_weights: bool
+
+    def predict_learn(self, batch: EventBatch) -> Predictions:
+        """Predict each event, then learn it if it has a label, in order.
+
+        Raises
+        ------
+        LearnerError
+            If it cannot; it may then be half updated and is not to be used any more.
+        """
+
+    def predict(self, batch: EventBatch) -> Predictions:
+        """Predict only."""
+
+    def learn(self, batch: EventBatch) -> None:
+        """Learn only."""
+
+    def state(self) -> bytes:
+        """Everything that its next result depends on; equal learners give equal bytes."""
+
+    def definition(self) -> dict[str, Any]:
+        """What it is, without what it has learned, with library versions: plain JSON values."""
+
+
+def as_learner(model: Any, task: Task | None = None, modules: Collection[str] = ()) -> Learner:
+    """Return `model` as a `Learner`: as it is, or a River estimator wrapped.
+
+    Parameters
+    ----------
+    modules
+        Modules besides River whose classes and functions the model's state may hold.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    ValueError
+        If it is a learner for another task.
+    UnseededError
+        If it is a River estimator with an unset seed.
+    """
+    if isinstance(model, base.Estimator):
+        return RiverLearner(model, task, modules=modules)
+    if isinstance(model, Learner) and not isinstance(model, type):
+        if task is not None and model.task != task:
+            raise ValueError(f"the learner's task is {model.task}, not {task}")
+        return model
+    found = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+    raise TypeError(f"expected a River estimator or a Learner, got {found}")
+
+
+def load_learner(kind: str, state: bytes, *, task: Task, modules: Collection[str] = ()) -> Learner:
+    """Build the learner that `state` was taken from.
+
+    Raises
+    ------
+    ValueError
+        If this version has no such kind of learner.
+    """
+    if kind not in LEARNERS:
+        known = ", ".join(LEARNERS)
+        raise ValueError(f"unknown kind of learner {kind!r}; this version has: {known}")
+    return LEARNERS[kind](state, task=task, modules=modules)
+
+
+def definition_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say what differs between two definitions, a line each; empty if nothing does."""
+    lines = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if before == after:
+            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += [f"{key}.{line}" for line in definition_changes(before, after)]
+        else:
+            lines.append(f"{key}: was {before!r}, is {after!r}")
+    return lines
+
+
+class RiverLearner:
+    """Any River classifier, regressor or pipeline of them.
+
+    Parameters
+    ----------
+    model
+        The estimator. It belongs to the learner from now on.
+    task
+        Default: "regression" for a regressor, "binary" for a classifier.
+    modules
+        Modules besides River whose classes and functions the state may hold.
+
+    Raises
+    ------
+    TypeError
+        If the model is neither a classifier nor a regressor, or not one for the task.
+    UnseededError
+        If a seed is not set somewhere in the model.
+    """
+
+    kind: ClassVar[str] = "river"
+    needs: Literal["dicts", "columns"] = "dicts"
+
+    def __init__(
+        self, model: base.Estimator, task: Task | None = None, *, modules: Collection[str] = ()
+    ) -> None:
+        classifier = isinstance(_last_step(model), base.Classifier)
+        if not classifier and not isinstance(_last_step(model), base.Regressor):
+            raise TypeError(f"{_name(model)} is neither a classifier nor a regressor")
+        self.task: Task = task or ("binary" if classifier else "regression")
+        if self.task not in TASKS:
+            raise ValueError(f"task must be one of {', '.join(TASKS)}, found {task!r}")
+        if classifier == (self.task == "regression"):
+            wanted = "a classifier" if self.task != "regression" else "a regressor"
+            raise TypeError(f"task {self.task} needs {wanted}, and {_name(model)} is none")
+        if self.task == "multiclass" and not model._multiclass:
+            raise TypeError(f"task multiclass, but {_name(model)} knows two classes only")
+        unseeded = _unseeded(model)
+        if unseeded:
+            raise UnseededError(
+                f"{unseeded[0]} has no seed, so no run could be repeated; set seed=... in it"
+            )
+        self.model = model
+        self.modules = tuple(modules)
+        self._definition = _describe(model)
+        self._bind()
+
+    def _bind(self) -> None:
+        last = _last_step(self.model)  # a pipeline takes any argument and drops what no step knows
+        parameters = inspect.signature(last.learn_one).parameters
+        self.takes_weights = "w" in parameters or any(
+            p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
+        )
+        # Some classifiers (one-versus-one, output codes, voting) have no probabilities.
+        self._has_probas = (
+            isinstance(last, base.Classifier)
+            and type(last).predict_proba_one is not base.Classifier.predict_proba_one
+        )
+
+    def predict_learn(self, batch: EventBatch) -> Predictions:
+        """Predict each event, then learn it if it has a label, in order."""
+        return self._run(batch, learn=True)
+
+    def predict(self, batch: EventBatch) -> Predictions:
+        """Predict only."""
+        return self._run(batch, learn=False)
+
+    def learn(self, batch: EventBatch) -> None:
+        """Learn the labelled events, in order."""
+        row = 0
+        try:
+            for row, x in enumerate(batch.dicts()):
+                y = batch.labels[row]
+                if y is not None:
+                    self._learn_one(batch, row, x.copy(), y)
+        except Exception as cause:
+            raise LearnerError(row, cause) from cause
+
+    def _learn_one(self, batch: EventBatch, row: int, x: Features, y: Label) -> None:
+        weight = batch.weight(row)
+        if weight == 1.0:
+            self.model.learn_one(x, y)
+        elif weight > 0.0:
+            self.model.learn_one(x, y, w=weight)
+
+    def _run(self, batch: EventBatch, *, learn: bool) -> Predictions:
+        labels = batch.labels if learn else [None] * len(batch)
+        dicts = batch.dicts()
+        learn_one: Callable[..., None] = self.model.learn_one
+        row = 0
+        try:
+            if self._has_probas:
+                predict_proba_one = self.model.predict_proba_one
+                probas: list[dict[Label, float]] = []
+                for row, (given, y) in enumerate(zip(dicts, labels, strict=True)):
+                    # Copies: some learners keep the dict they are given (nearest neighbours), and
+                    # some hand out one that they go on using.
+                    x = given.copy()
+                    probas.append(dict(predict_proba_one(x)))
+                    if y is None:
+                        continue
+                    if batch.weights is None:
+                        learn_one(x, y)
+                    else:
+                        self._learn_one(batch, row, x, y)
+                return Predictions(_most_probable(probas), probas)
+            predict_one = self.model.predict_one
+            values: list[Label | None] = []
+            for row, (given, y) in enumerate(zip(dicts, labels, strict=True)):
+                x = given.copy()
+                values.append(predict_one(x))
+                if y is not None:
+                    self._learn_one(batch, row, x, y)
+        except Exception as cause:
+            raise LearnerError(row, cause) from cause
+        return Predictions([v.item() if isinstance(v, np.generic) else v for v in values])
+
+    def state(self) -> bytes:
+        """Everything that its next result depends on; equal learners give equal bytes."""
+        return encoding.encode(
+            {"model": self.model, "definition": self._definition}, modules=self.modules
+        )
+
+    @classmethod
+    def from_state(
+        cls, data: bytes, *, task: Task, modules: Collection[str] = ()
+    ) -> "RiverLearner":
+        """Build the learner that `data` was taken from.
+
+        Raises
+        ------
+        EncodingError
+            If the data is damaged or holds what is not allowed to be loaded.
+        """
+        state = encoding.decode(data, modules=modules)
+        new = cls.__new__(cls)
+        new.model = state["model"]
+        new.task = task
+        new.modules = tuple(modules)
+        new._definition = state["definition"]
+        new._bind()
+        return new
+
+    def definition(self) -> dict[str, Any]:
+        """What it is, without what it has learned, with library versions."""
+        return {
+            "kind": self.kind,
+            "task": self.task,
+            "model": self._definition,
+            "river": ".".join(river.__version__.split(".")[:2]),
+            "python": ".".join(platform.python_version_tuple()[:2]),
+        }
+
+
+LEARNERS: dict[str, Callable[..., Learner]] = {RiverLearner.kind: RiverLearner.from_state}
+"""What builds a learner of each kind from its state: `f(state, task=…, modules=…)`."""
+
+
+def _most_probable(probas: list[dict[Label, float]]) -> list[Label | None]:
+    """Return the most probable label of each, the first of equal ones; None where there is none."""
+    try:  # two labels everywhere: the common case, at a third of the cost
+        return [b if p[b] > p[a] else a for p in probas for a, b in (p,)]
+    except ValueError:
+        return [max(p, key=p.__getitem__) if p else None for p in probas]
+
+
+def _name(model: base.Estimator) -> str:
+    return type(model).__name__
+
+
+def _last_step(model: base.Estimator) -> Any:
+    return getattr(model, "_last_step", model)
+
+
+def _describe(value: Any) -> Any:
+    """Describe a model's parameters as plain JSON values, functions by a hash of their code."""
+    if isinstance(value, base.Base):
+        return {
+            "class": f"{type(value).__module__}.{type(value).__qualname__}",
+            **{name: _describe(p) for name, p in _parameters(value).items()},
+        }
+    if isinstance(value, bool | int | float | str | None):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): _describe(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_describe(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted(str(_describe(v)) for v in value)
+    code = getattr(value, "__code__", None)
+    if code is not None:
+        text = repr((code.co_code, code.co_names, [c for c in code.co_consts if _plain(c)]))
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return f"{value.__module__}.{value.__qualname__} (code {digest})"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str | bytes | None)
+
+
+def _parameters(model: base.Base) -> dict[str, Any]:
+    """Return the constructor's arguments as they are on the model now."""
+    steps = getattr(model, "steps", None) or getattr(model, "transformers", None)
+    if isinstance(steps, Mapping):  # pipelines and unions
+        return dict(steps)
+    names = inspect.signature(type(model)).parameters
+    return {n: getattr(model, n) for n in names if hasattr(model, n)}
+
+
+def _unseeded(value: Any) -> list[str]:
+    """Name the estimators within whose seed is not set."""
+    if isinstance(value, base.Base):
+        parameters = _parameters(value)
+        unset = "seed" in parameters and parameters["seed"] is None
+        found = [type(value).__name__] if unset else []
+        return found + [name for p in parameters.values() for name in _unseeded(p)]
+    if isinstance(value, Mapping):
+        return [name for v in value.values() for name in _unseeded(v)]
+    if isinstance(value, list | tuple):
+        return [name for v in value for name in _unseeded(v)]
+    return []

@@ -1,0 +1,642 @@
+"""Test-then-train metrics: over the whole stream, faded, and over a window.
+
+Each event is predicted before it is learned, and what was predicted is scored here. Whatever
+accumulates does so one event after the other in compiled kernels, so that neither results nor
+state depend on how the stream was cut into batches, to the last bit.
+
+Classification is kept as three counts per class (labels, predictions, hits): accuracy, balanced
+accuracy, macro F1, F1 and kappa follow from them at report time, and memory grows with the number
+of classes, not with its square. Windowed values are computed anew from a ring buffer at report
+time, so they cannot drift.
+"""
+
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from midstream.engine.events import TASKS, FloatArray, IntArray, Label, Task
+
+__all__ = ["METRICS", "Prequential"]
+
+METRICS: dict[Task, tuple[str, ...]] = {
+    "binary": (
+        "accuracy", "balanced_accuracy", "log_loss", "roc_auc", "f1", "macro_f1", "kappa",
+        "kappa_temporal",
+    ),
+    "multiclass": (
+        "accuracy", "balanced_accuracy", "log_loss", "macro_f1", "kappa", "kappa_temporal",
+    ),
+    "regression": ("mae", "rmse", "r2"),
+}  # fmt: skip
+"""The metrics of each task, in the order in which they are reported."""
+
+_SCHEMA = 1
+_VIEWS = ("", ".fading", ".window")
+_Proba: TypeAlias = Mapping[Label, float] | None
+_Views: TypeAlias = dict[str, dict[str, float]]  # view -> metric -> value
+
+_NO_PROBA = -math.inf  # the learner gave no probabilities for this event
+_NOT_A_KEY = math.inf  # it gave some, but none for the label that came
+_PROBA_MIN, _PROBA_MAX = 1e-15, 1 - 1e-15  # River's clamp
+_FADING_MIN = 0.001  # so that a weight cannot overflow between two rescalings
+_RESCALE = 2.0**64  # a power of two: rescaling rounds nothing
+_GONE = 1e-9  # a class whose faded count is below this part of an event has left the fading view
+
+_LABEL_TOTALS = np.dtype([
+    ("scored", "i8"),
+    ("last", "i8"),  # code of the last label; -1: none yet
+    ("pairs", "i8"),  # scored events that had a label before them: what no-change can predict
+    ("same", "i8"),  # ... and whose label equals it
+    ("weight", "f8"),  # what the newest event adds to the faded counts
+    ("faded_pairs", "f8"),
+    ("faded_same", "f8"),
+])  # fmt: skip
+_PROBA_TOTALS = np.dtype([
+    ("scored", "i8"),
+    ("mean", "f8"),
+    ("faded", "f8"),
+    ("faded_count", "f8"),
+])  # fmt: skip
+_NUMBER_TOTALS = np.dtype([
+    ("scored", "i8"),
+    ("labels", "i8"),
+    ("last", "f8"),
+    ("pairs", "i8"),
+    ("no_change", "f8"),  # running mean of the no-change predictor's absolute error
+    ("mae", "f8"),
+    ("mse", "f8"),
+    ("residual", "f8"),  # sum of squared errors
+    ("label_mean", "f8"),
+    ("label_squares", "f8"),  # sum of squared deviations of the labels from their mean
+    ("faded_count", "f8"),
+    ("faded_absolute", "f8"),
+    ("faded_residual", "f8"),
+    ("faded_label_mean", "f8"),
+    ("faded_label_squares", "f8"),
+])  # fmt: skip
+
+
+# Means are River's, operation by operation: mean += (1 / n) * (x - mean). No fastmath, which
+# would let the compiler reorder them.
+@njit(cache=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+def _score_labels(  # kernels take arrays, not objects
+    truths: IntArray,
+    guesses: IntArray,
+    fading: float,
+    totals: npt.NDArray[np.void],
+    counts: IntArray,
+    faded: FloatArray,
+    ring: npt.NDArray[np.int32],
+    losses: FloatArray,
+) -> None:
+    t = totals[0]
+    for i in range(truths.size):
+        truth, guess = truths[i], guesses[i]
+        if truth < 0:
+            continue
+        if guess >= 0:
+            hit = truth == guess
+            losses[i] = 0.0 if hit else 1.0
+            counts[0, truth] += 1
+            counts[1, guess] += 1
+            counts[2, truth] += hit
+            # Old counts do not shrink: new events weigh more. O(1), however many classes.
+            t.weight /= fading
+            while t.weight > _RESCALE:
+                t.weight /= _RESCALE
+                faded /= _RESCALE
+            faded[0, truth] += t.weight
+            faded[1, guess] += t.weight
+            faded[2, truth] += t.weight * hit
+            slot = t.scored % ring.shape[1]
+            ring[0, slot] = truth
+            ring[1, slot] = guess
+            ring[2, slot] = -1
+            t.faded_pairs *= fading
+            t.faded_same *= fading
+            if t.last >= 0:
+                same = truth == t.last
+                t.pairs += 1
+                t.same += same
+                t.faded_pairs += 1.0
+                t.faded_same += same
+                ring[2, slot] = same
+            t.scored += 1
+        t.last = truth
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+def _score_probas(  # kernels take arrays, not objects
+    truths: IntArray,
+    probas: FloatArray,
+    binary: bool,
+    fading: float,
+    totals: npt.NDArray[np.void],
+    ring: FloatArray,
+) -> None:
+    t = totals[0]
+    for i in range(truths.size):
+        if truths[i] < 0 or probas[i] == _NO_PROBA:
+            continue
+        p = max(min(probas[i], _PROBA_MAX), _PROBA_MIN)  # in this order NaN stays NaN, as in River
+        if binary and truths[i] == 0:
+            p = 1.0 - p
+        loss = 0.0 if probas[i] == _NOT_A_KEY else -math.log(p)
+        slot = t.scored % ring.shape[1]
+        ring[0, slot] = loss
+        if binary:
+            ring[1, slot] = probas[i]
+            ring[2, slot] = truths[i]
+        t.scored += 1
+        t.mean += (1.0 / t.scored) * (loss - t.mean)
+        t.faded = t.faded * fading + loss
+        t.faded_count = t.faded_count * fading + 1.0
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+def _score_numbers(  # kernels take arrays, not objects
+    truths: FloatArray,
+    guesses: FloatArray,
+    given: npt.NDArray[np.int8],
+    fading: float,
+    totals: npt.NDArray[np.void],
+    ring: FloatArray,
+    losses: FloatArray,
+) -> None:
+    t = totals[0]
+    for i in range(truths.size):
+        if given[i] == 0:
+            continue
+        y = truths[i]
+        if given[i] == 2:
+            error = y - guesses[i]
+            losses[i] = abs(error)
+            slot = t.scored % ring.shape[1]
+            ring[0, slot] = y
+            ring[1, slot] = guesses[i]
+            t.scored += 1
+            w = 1.0 / t.scored
+            t.mae += w * (abs(error) - t.mae)
+            t.mse += w * (error * error - t.mse)
+            t.residual += error * error
+            deviation = y - t.label_mean
+            t.label_mean += w * deviation
+            t.label_squares += deviation * (y - t.label_mean)
+            t.faded_count = t.faded_count * fading + 1.0
+            t.faded_absolute = t.faded_absolute * fading + abs(error)
+            t.faded_residual = t.faded_residual * fading + error * error
+            deviation = y - t.faded_label_mean
+            t.faded_label_mean += (1.0 / t.faded_count) * deviation
+            t.faded_label_squares = t.faded_label_squares * fading + deviation * (
+                y - t.faded_label_mean
+            )
+            if t.labels > 0:
+                t.pairs += 1
+                t.no_change += (1.0 / t.pairs) * (abs(y - t.last) - t.no_change)
+        t.labels += 1
+        t.last = y
+
+
+class Prequential:
+    """Scores predictions in the order of the stream.
+
+    Parameters
+    ----------
+    task
+        binary, multiclass or regression.
+    metrics
+        Names of metrics, see Notes. Default: all of the task (`METRICS`). Probabilities are read
+        only where `log_loss` or `roc_auc` is among them.
+    window
+        Number of scored events in the windowed values; for `log_loss` and `roc_auc`, of events with
+        probabilities.
+    fading
+        Factor by which an event's weight falls with each later one, in [0.001, 1]; the faded
+        values remember about ``1 / (1 - fading)`` events. [1]_
+
+    Raises
+    ------
+    ValueError
+        If the task or a metric is unknown, a metric is not of the task, or `window` or `fading`
+        is out of range.
+
+    Notes
+    -----
+    Cumulative values are River's, its conventions included: probabilities are clamped to
+    [1e-15, 1 - 1e-15], and where a denominator is zero the value is 0. Before the first scored
+    event all values are nan.
+
+    - ``accuracy``, ``balanced_accuracy`` (mean recall of the classes that had labels),
+      ``macro_f1`` (mean over the classes that were labels or predictions), ``kappa`` [2]_.
+    - ``f1`` (binary): of the positive class, True.
+    - ``log_loss``, in nats: River's LogLoss (binary) and CrossEntropy (multiclass). It has a count
+      of its own: every labelled event with probabilities. As in CrossEntropy, a label to which
+      the learner gave no probability at all, not even 0, costs 0.
+    - ``roc_auc`` (binary): exact over the window, ties counted half [3]_; there is no cumulative
+      or faded one. nan while the window has one class only, or a score that is nan.
+    - ``kappa_temporal``: how much of the no-change classifier's errors are avoided [4]_; nan where
+      it makes none.
+    - ``mae`` and ``rmse`` in units of the label, ``r2``. Faded variance as in [5]_.
+
+    Binary labels are True and False, or 1 and 0. Labels of more classes are told apart as keys of
+    a dict: 1, 1.0 and True are one class, named by the first that came. In the fading view a class
+    has gone once its count is below 1e-9 of an event.
+
+    References
+    ----------
+    .. [1] Gama, Sebastião, Rodrigues (2013). On evaluating stream learning algorithms. Machine
+       Learning 90, 317-346.
+    .. [2] Cohen (1960). A coefficient of agreement for nominal scales. Educational and
+       Psychological Measurement 20(1), 37-46.
+    .. [3] Fawcett (2006). An introduction to ROC analysis. Pattern Recognition Letters 27, 861-874.
+       Section 7.
+    .. [4] Žliobaitė, Bifet, Read, Pfahringer, Holmes (2015). Evaluation methods and decision theory
+       for classification of streaming data with temporal dependence. Machine Learning 98, 455-482.
+    .. [5] West (1979). Updating mean and variance estimates: an improved method. Communications of
+       the ACM 22(9), 532-535.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        metrics: Sequence[str] | None = None,
+        *,
+        window: int = 1000,
+        fading: float = 0.999,
+    ) -> None:
+        if task not in TASKS:
+            raise ValueError(f"unknown task {task!r}; one of {', '.join(TASKS)}")
+        if window < 1:
+            raise ValueError(f"window must be at least 1 event, got {window}")
+        if not _FADING_MIN <= fading <= 1:
+            raise ValueError(f"fading must be from {_FADING_MIN} to 1, got {fading}")
+        self.task: Task = task
+        self.metrics = METRICS[task] if metrics is None else tuple(dict.fromkeys(metrics))
+        for name in self.metrics:
+            if name not in METRICS[task]:
+                allowed = ", ".join(METRICS[task])
+                raise ValueError(f"no metric {name!r} for {task}; allowed: {allowed}")
+        self.window = window
+        self.fading = float(fading)
+        self._reads_probas = not {"log_loss", "roc_auc"}.isdisjoint(self.metrics)
+        self._tally: _Classes | _Numbers = (
+            _Numbers(window, self.fading)
+            if task == "regression"
+            else _Classes(task == "binary", window, self.fading)
+        )
+
+    @property
+    def scored(self) -> int:
+        """Number of scored events: those with a label and a predicted value."""
+        return int(self._tally.totals["scored"][0])
+
+    @property
+    def no_change(self) -> float:
+        """What predicting the last label would score: accuracy, or mean absolute error.
+
+        Over the scored events that had a label before them, so that it compares with the
+        learner's own; nan before the first of them.
+        """
+        return self._tally.no_change()
+
+    def update(
+        self,
+        labels: Sequence[Label | None],
+        values: Sequence[Label | None],
+        probas: Sequence[_Proba] | None = None,
+    ) -> FloatArray:
+        """Score a batch, in order.
+
+        Parameters
+        ----------
+        labels
+            n labels; None: no label.
+        values
+            n predicted labels or numbers; None: no prediction.
+        probas
+            n mappings from label to probability, empty or None where there is none; or None.
+
+        Returns
+        -------
+        numpy.ndarray
+            (n,) float64, one loss per event: 0 or 1 (wrong) for classification, the absolute error
+            for regression; nan for an event that is not scored, having no label or no prediction.
+
+        Raises
+        ------
+        ValueError
+            If the columns differ in length, or a binary label is none of True, False, 1 and 0.
+            Nothing has been scored then.
+        TypeError
+            If a label cannot be the key of a dict, or for regression is not a number. Likewise.
+        """
+        n = len(labels)
+        if len(values) != n or (probas is not None and len(probas) != n):
+            found = "no" if probas is None else len(probas)
+            raise ValueError(f"{n} labels, {len(values)} values, {found} probas: not one batch")
+        return self._tally.update(labels, values, probas if self._reads_probas else None)
+
+    def report(self) -> dict[str, float]:
+        """Return the present values: ``name``, ``name.fading`` and ``name.window`` of each metric.
+
+        ``roc_auc`` is one value, that of the window. Undefined values are nan. Costs time in
+        proportion to the window and the number of classes.
+        """
+        views = self._tally.views()
+        out: dict[str, float] = {}
+        for name in self.metrics:
+            if name == "roc_auc":
+                out[name] = views[".window"][name]
+            else:
+                out |= {name + view: float(views[view][name]) for view in _VIEWS}
+        return out
+
+    def __str__(self) -> str:
+        report = self.report()
+        lines = [
+            f"{self.task}, {self.scored:,} events scored, no-change {self.no_change:.6f}",
+            f"{'':<18}{'all':>12}{'fading':>12}{'window':>12}",
+        ]
+        for name in self.metrics:
+            values = [report.get(name + view) for view in _VIEWS]
+            if name == "roc_auc":
+                values.reverse()  # its only value is the window's
+            cells = ["" if value is None else f"{value:.6f}" for value in values]
+            lines.append(f"{name:<18}" + "".join(f"{cell:>12}" for cell in cells))
+        return "\n".join(lines)
+
+    def definition(self) -> dict[str, Any]:
+        """Return what is measured, without what has been: plain JSON values."""
+        return {
+            "task": self.task,
+            "metrics": list(self.metrics),
+            "window": self.window,
+            "fading": self.fading,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that affects later results, as plain values and arrays, copied out."""
+        return {"schema": _SCHEMA, **self.definition(), **self._tally.state()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Prequential":
+        """Build what `state` describes; it continues exactly as the original would have.
+
+        Raises
+        ------
+        ValueError
+            If the state's schema is not the one that this version reads.
+        """
+        if state.get("schema") != _SCHEMA:
+            raise ValueError(
+                f"metrics state has schema {state.get('schema')!r}, this version reads {_SCHEMA}"
+            )
+        new = cls(state["task"], state["metrics"], window=state["window"], fading=state["fading"])
+        new._tally.load(state)
+        return new
+
+
+class _Classes:
+    """Counts per class, and the losses of probabilities."""
+
+    def __init__(self, binary: bool, window: int, fading: float) -> None:
+        self.binary = binary
+        self.fading = fading
+        self.codes: dict[Label | None, int] = {None: -1}
+        if binary:
+            self.codes |= {False: 0, True: 1}
+        self.totals = np.zeros(1, _LABEL_TOTALS)
+        self.totals["last"] = -1
+        self.totals["weight"] = 1.0
+        # Rows: labels, predictions, hits. Columns: classes, and room for more.
+        self.counts = np.zeros((3, 2), np.int64)
+        self.faded = np.zeros((3, 2))
+        # Rows: label, prediction, whether no-change was right (-1: nothing before it).
+        self.ring = np.zeros((3, window), np.int32)
+        self.proba_totals = np.zeros(1, _PROBA_TOTALS)
+        # Rows: loss, probability of True, label; the latter two for the AUC only.
+        self.proba_ring = np.zeros((3 if binary else 1, window))
+
+    @property
+    def k(self) -> int:
+        """Number of classes seen."""
+        return len(self.codes) - 1
+
+    def update(
+        self,
+        labels: Sequence[Label | None],
+        values: Sequence[Label | None],
+        probas: Sequence[_Proba] | None,
+    ) -> FloatArray:
+        n = len(labels)
+        p: list[float] | None = None
+        if probas is not None and self.binary:
+            p = [row.get(True, 0.0) if row else _NO_PROBA for row in probas]
+        elif probas is not None:
+            p = [
+                row.get(y, _NOT_A_KEY) if row else _NO_PROBA  # type: ignore[arg-type]  # None is no key
+                for row, y in zip(probas, labels, strict=True)
+            ]
+        scores = None if p is None else np.fromiter(p, np.float64, n)
+        try:
+            truths, guesses = self._encode(labels), self._encode(values)
+        except KeyError:
+            self._add_classes(labels, values)
+            truths, guesses = self._encode(labels), self._encode(values)
+        losses = np.full(n, np.nan)
+        _score_labels(
+            truths, guesses, self.fading, self.totals, self.counts, self.faded, self.ring, losses
+        )
+        if scores is not None:
+            _score_probas(
+                truths, scores, self.binary, self.fading, self.proba_totals, self.proba_ring
+            )
+        return losses
+
+    def _encode(self, column: Sequence[Label | None]) -> IntArray:
+        return np.fromiter(map(self.codes.__getitem__, column), np.int64, len(column))
+
+    def _add_classes(self, labels: Sequence[Label | None], values: Sequence[Label | None]) -> None:
+        # Event by event, label before prediction: the codes must not depend on the cuts.
+        pairs = zip(labels, values, strict=True)
+        fresh = dict.fromkeys(c for pair in pairs for c in pair if c not in self.codes)
+        if self.binary:
+            raise ValueError(
+                f"a binary label is True, False, 1 or 0, got {', '.join(map(repr, fresh))}"
+            )
+        for c in fresh:
+            self.codes[c] = self.k
+        self._reserve(self.k)
+
+    def _reserve(self, k: int) -> None:
+        if k > self.counts.shape[1]:
+            more = ((0, 0), (0, max(k, 2 * self.counts.shape[1]) - self.counts.shape[1]))
+            self.counts = np.pad(self.counts, more)
+            self.faded = np.pad(self.faded, more)
+
+    def no_change(self) -> float:
+        return _ratio(self.totals["same"][0], self.totals["pairs"][0])
+
+    def views(self) -> _Views:
+        t, p = self.totals[0], self.proba_totals[0]
+        everything = self._of_counts(self.counts[:, : self.k], self.no_change())
+        everything["log_loss"] = float(p["mean"]) if p["scored"] else math.nan
+        faded = self._of_counts(
+            self.faded[:, : self.k] / t["weight"], _ratio(t["faded_same"], t["faded_pairs"]), _GONE
+        )
+        faded["log_loss"] = _ratio(p["faded"], p["faded_count"])
+        truths, guesses, same = self.ring[:, : t["scored"]]
+        hits = truths[truths == guesses]
+        counts = [np.bincount(codes, minlength=self.k) for codes in (truths, guesses, hits)]
+        window = self._of_counts(np.stack(counts), _ratio((same == 1).sum(), (same >= 0).sum()))
+        recent = self.proba_ring[:, : p["scored"]]
+        window["log_loss"] = _ratio(recent[0].sum(), recent.shape[1])
+        if self.binary:
+            window["roc_auc"] = _roc_auc(recent[1], recent[2] == 1)
+        return {"": everything, ".fading": faded, ".window": window}
+
+    def _of_counts(
+        self, counts: npt.NDArray[Any], no_change: float, least: float = 0.0
+    ) -> dict[str, float]:
+        """Metrics from the (3, k) labels, predictions and hits; up to `least` counts as none."""
+        present = (counts[0] > least) | (counts[1] > least)
+        if not present.any():
+            return dict.fromkeys(METRICS["binary"], math.nan)
+        true, pred, hit = counts[:, present]  # (3, k) -> 3 x (classes present,)
+        n = true.sum()
+        accuracy = hit.sum() / n
+        chance = ((true / n) * (pred / n)).sum()
+        recall = hit[true > least] / true[true > least]
+        f1 = 2 * hit / (true + pred)
+        return {
+            "accuracy": accuracy,
+            "balanced_accuracy": recall.mean(),
+            "macro_f1": f1.mean(),
+            "f1": f1[-1] if self.binary and present[1] else 0.0,  # True has the last code
+            "kappa": (accuracy - chance) / (1 - chance) if abs(1 - chance) > least else 0.0,
+            "kappa_temporal": (
+                (accuracy - no_change) / (1 - no_change) if 1 - no_change > least else math.nan
+            ),
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "classes": [c for c in self.codes if c is not None],
+            "totals": _plain(self.totals),
+            "counts": self.counts[:, : self.k].copy(),
+            "faded": self.faded[:, : self.k].copy(),
+            "ring": self.ring.copy(),
+            "proba_totals": _plain(self.proba_totals),
+            "proba_ring": self.proba_ring.copy(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.codes = {None: -1} | {c: code for code, c in enumerate(state["classes"])}
+        self._reserve(self.k)
+        self.counts[:, : self.k] = state["counts"]
+        self.faded[:, : self.k] = state["faded"]
+        self.ring[:] = state["ring"]
+        _fill(self.totals, state["totals"])
+        _fill(self.proba_totals, state["proba_totals"])
+        self.proba_ring[:] = state["proba_ring"]
+
+
+class _Numbers:
+    """Errors of predicted numbers."""
+
+    def __init__(self, window: int, fading: float) -> None:
+        self.fading = fading
+        self.totals = np.zeros(1, _NUMBER_TOTALS)
+        self.ring = np.zeros((2, window))  # rows: label, prediction
+
+    def update(
+        self,
+        labels: Sequence[Label | None],
+        values: Sequence[Label | None],
+        probas: Sequence[_Proba] | None,  # noqa: ARG002  # numbers have none
+    ) -> FloatArray:
+        n = len(labels)
+        try:
+            truths, guesses = _floats(labels), _floats(values)
+            given = np.full(n, 2, np.int8)
+        except TypeError:  # None is among them, or what is no number and raises once more
+            truths = _floats([math.nan if y is None else y for y in labels])
+            guesses = _floats([math.nan if v is None else v for v in values])
+            pairs = zip(labels, values, strict=True)
+            given = np.array([0 if y is None else 1 + (v is not None) for y, v in pairs], np.int8)
+        losses = np.full(n, np.nan)
+        _score_numbers(truths, guesses, given, self.fading, self.totals, self.ring, losses)
+        return losses
+
+    def no_change(self) -> float:
+        t = self.totals[0]
+        return float(t["no_change"]) if t["pairs"] else math.nan
+
+    def views(self) -> _Views:
+        t = self.totals[0]
+        n = int(t["scored"])
+        if n == 0:
+            return {v: dict.fromkeys(METRICS["regression"], math.nan) for v in _VIEWS}
+        y, guesses = self.ring[:, :n]
+        with np.errstate(over="ignore", invalid="ignore"):  # a diverged learner: inf and nan
+            errors = y - guesses
+            y = y - y[0]  # so that labels that are all equal have a variance of exactly 0
+            everything = t["mae"], t["mse"], t["residual"], t["label_squares"]
+            faded = (
+                t["faded_absolute"] / t["faded_count"],
+                t["faded_residual"] / t["faded_count"],
+                t["faded_residual"],
+                t["faded_label_squares"],
+            )
+            squared = errors**2
+            spread = ((y - y.mean()) ** 2).sum()
+            window = np.abs(errors).mean(), squared.mean(), squared.sum(), spread
+            return {
+                view: {
+                    "mae": mae,
+                    "rmse": math.sqrt(mse),
+                    "r2": 1 - residual / squares if squares else 0.0,
+                }
+                for view, (mae, mse, residual, squares) in zip(
+                    _VIEWS, (everything, faded, window), strict=True
+                )
+            }
+
+    def state(self) -> dict[str, Any]:
+        return {"totals": _plain(self.totals), "ring": self.ring.copy()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        _fill(self.totals, state["totals"])
+        self.ring[:] = state["ring"]
+
+
+def _floats(column: Sequence[Label | None]) -> FloatArray:
+    # Unlike NumPy, array takes neither None nor strings for numbers.
+    return np.array(array("d", column))  # type: ignore[type-var]  # it raises for others
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part) / float(whole) if whole else math.nan
+
+
+def _roc_auc(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> float:
+    """Share of (positive, negative) pairs in the right order, ties half: an exact integer ratio."""
+    if np.isnan(scores).any():
+        return math.nan
+    high, low = scores[positive], np.sort(scores[~positive])
+    below = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")
+    return _ratio(below.sum(), 2 * high.size * low.size)
+
+
+def _plain(totals: npt.NDArray[np.void]) -> dict[str, int | float]:
+    return dict(zip(totals.dtype.names or (), totals[0].item(), strict=True))
+
+
+def _fill(totals: npt.NDArray[np.void], plain: Mapping[str, int | float]) -> None:
+    for name, value in plain.items():
+        totals[name] = value

@@ -1,0 +1,347 @@
+"""A shard: the unit of order, ownership and recovery. Trainer, journal and snapshots together.
+
+State is the fold of the journal. To resume: take the newest snapshot at or below the journal's
+end, apply the rest of the journal with outputs suppressed, go live.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import msgspec
+
+from midstream.engine.events import Alarm, EventBatch, Origin, Predictions, Rejected
+from midstream.engine.journal import Entry, Exclude, Journal, Range
+from midstream.engine.learner import LearnerError, definition_changes
+from midstream.engine.snapshot import Snapshot, SnapshotFolder
+from midstream.engine.trainer import Trainer, digest
+
+__all__ = ["Cursor", "EventError", "Outcome", "ResumeError", "Shard"]
+
+
+class ResumeError(RuntimeError):
+    """The saved state cannot be gone on from; the message says why and what can be done."""
+
+
+class EventError(RuntimeError):
+    """The learner raised on one event, whose origin this names."""
+
+    def __init__(self, origin: Origin, features: str, cause: Exception) -> None:
+        partition, _, line = origin
+        super().__init__(f"the learner raised on {partition}:{line}: {cause}")
+        self.origin = origin
+        self.features = features
+        self.cause = cause
+
+
+class Cursor(msgspec.Struct, frozen=True, array_like=True):
+    """Where reading of a partition goes on: as `stop`, `line` and `crc` of `Range`."""
+
+    offset: int = 0
+    line: int = 1
+    crc: int = 0
+
+
+class Outcome(msgspec.Struct):
+    """What applying one batch gave, on its way to the outputs.
+
+    `live` is False while the journal is replayed: nothing is to be written then. `snapshot` holds
+    the state after this batch where one is due.
+    """
+
+    span: Range
+    batch: EventBatch
+    predictions: Predictions
+    rejected: list[Rejected]
+    alarms: list[Alarm]
+    live: bool
+    snapshot: Snapshot | None = None
+
+
+class Shard:
+    """Trainer, journal and snapshots of one shard. Use `Shard.open`.
+
+    `step` applies a batch and returns an `Outcome`; `publish` takes the outcomes in the same
+    order, with what they put out, and commits from time to time. They may be called from two
+    places of a dataflow, but from one thread.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        trainer: Trainer,
+        journal: Journal,
+        snapshots: SnapshotFolder,
+        about: dict[str, Any],
+        *,
+        snapshot_events: int = 100_000,
+        snapshot_seconds: float = 30.0,
+        commit_seconds: float = 0.1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.trainer = trainer
+        self.cursors: dict[str, Cursor] = {}
+        self.fresh = True
+        """Whether nothing had been saved before."""
+        self.notes: list[str] = []
+        """What `open` found and an operator should know, a sentence each."""
+        self._journal = journal
+        self._snapshots = snapshots
+        self._about = about
+        self._snapshot_events = snapshot_events
+        self._snapshot_seconds = snapshot_seconds
+        self._commit_seconds = commit_seconds
+        self._clock = clock
+        self._excluded: set[tuple[str, int]] = set()
+        self._replay: deque[Entry] = deque()
+        self._replay_left = 0  # ranges handed out by next_range and not yet applied whole
+        self._pending: list[Entry] = []
+        self._committed_at = clock()
+        self._snapshot_at = clock()
+        self._snapshot_seen = trainer.seen
+        self._snapshot_end = -1
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        make: Callable[[], Trainer],
+        journal: Journal,
+        snapshots: SnapshotFolder,
+        *,
+        decoding: Mapping[str, Any] | None = None,
+        modules: Collection[str] = (),
+        **policy: Any,
+    ) -> "Shard":
+        """Resume from what is saved, or begin anew where nothing is.
+
+        Parameters
+        ----------
+        make
+            Makes a new trainer.
+        decoding
+            What determines how bytes become events; it must not change while input is to be
+            read again.
+        modules
+            Modules besides River whose classes and functions a snapshot may hold.
+        policy
+            snapshot_events, snapshot_seconds, commit_seconds, clock.
+
+        Raises
+        ------
+        ResumeError
+            If the definition has changed since the state was saved, or state is missing.
+        JournalError
+            If the journal is damaged.
+        """
+        records = journal.recover()
+        fresh = make()
+        about = {"definition": fresh.definition(), "decoding": dict(decoding or {})}
+        if not records:
+            leftover = snapshots.usable(0)
+            if leftover and leftover != [0]:
+                raise ResumeError(f"shard {name} has snapshots but no journal")
+            journal.commit([], about=about)
+            return cls(name, fresh, journal, snapshots, about, **policy)
+
+        notes = []
+        saved, trainer, seq = records[0].about, fresh, journal.first
+        header: dict[str, Any] = {}
+        for position in snapshots.usable(journal.end):
+            if position < journal.first:
+                continue
+            try:
+                snapshot = snapshots.read(position)
+                _same_definition(snapshot.header["definition"], about["definition"])
+                trainer = Trainer.from_state(snapshot.parts, modules)
+            except ValueError as error:  # damaged, or of another schema
+                notes.append(f"{error}; an older one is used")
+                continue
+            header, seq, saved = snapshot.header, position, snapshot.header
+            break
+        else:
+            if journal.first > 0 or saved is None:
+                raise ResumeError(
+                    f"shard {name}: no snapshot can be used, and the journal begins at record "
+                    f"{journal.first}, not at 0" + "".join(f"; {note}" for note in notes)
+                )
+            _same_definition(saved["definition"], about["definition"])
+        entries = [e for record in records if record.seq >= seq for e in record.entries]
+        assert saved is not None
+        changed = definition_changes(saved["decoding"], about["decoding"])
+        if changed and any(isinstance(entry, Range) for entry in entries):
+            raise ResumeError(
+                "the config reads the input otherwise than when it was learned, and a part of it "
+                f"has to be read again after a crash ({'; '.join(changed)}); run once with the old "
+                "config until it stops by itself, or begin anew with --fresh"
+            )
+        shard = cls(name, trainer, journal, snapshots, about, **policy)
+        shard.fresh = False
+        shard.notes = notes
+        shard.cursors = {p: Cursor(*c) for p, c in header.get("cursors", {}).items()}
+        shard._excluded = {(p, line) for p, line in header.get("excluded", [])}
+        shard._replay = deque(entries)
+        shard._snapshot_end = seq if not changed else -1
+        if changed:  # so that the next resume compares with what is now in force
+            shard._write_snapshot(shard._snapshot())
+        return shard
+
+    @property
+    def replaying(self) -> bool:
+        """Whether some of the journal is still to be applied."""
+        return bool(self._replay) or self._replay_left > 0
+
+    def next_range(self) -> Range | None:
+        """Return the next range of input to read again, or None when the journal is at its end."""
+        while self._replay:
+            entry = self._replay.popleft()
+            if isinstance(entry, Range):
+                self._replay_left += 1
+                return entry
+            self._excluded.add((entry.partition, entry.line))
+        return None
+
+    def step(
+        self, span: Range, batch: EventBatch, rejected: list[Rejected], *, final: bool = True
+    ) -> Outcome:
+        """Apply one batch: the events of `span`, and what of it was rejected.
+
+        Parameters
+        ----------
+        final
+            While replaying: whether `span` ends a range that `next_range` gave.
+
+        Raises
+        ------
+        EventError
+            If the learner raises. The shard is then to be opened anew, after `exclude` if the
+            event is to be skipped.
+        ValueError
+            If `span` does not begin where the partition was left.
+        """
+        cursor = self.cursors.get(span.partition)
+        if cursor is not None and span.start != cursor.offset:
+            raise ValueError(
+                f"{span.partition}: got input from {span.start} on, expected {cursor.offset}"
+            )
+        live = not self.replaying
+        if self._excluded:
+            batch = self._without_excluded(batch, span)
+        batch, refused = self.trainer.admit(batch)
+        try:
+            result = self.trainer.step(batch)
+        except LearnerError as error:
+            event = next(iter(batch[error.row : error.row + 1]))
+            features = msgspec.json.encode(event.x).decode()[:1024]
+            raise EventError(batch.origins[error.row], features, error.cause) from error
+        self.cursors[span.partition] = Cursor(span.stop, span.line, span.crc)
+        if not live and final:
+            self._replay_left -= 1
+        outcome = Outcome(span, batch, result.predictions, rejected + refused, result.alarms, live)
+        if live and self._snapshot_due():
+            outcome.snapshot = self._snapshot()
+        return outcome
+
+    def publish(self, outcome: Outcome, outputs: Mapping[str, bytes]) -> None:
+        """Take what a batch put out; commit if it is time to, or a snapshot is due."""
+        if not outcome.live:
+            return
+        for name, data in outputs.items():
+            self._journal.write(name, data)
+        self._append(outcome.span)
+        if outcome.snapshot is not None:
+            self.commit()
+            self._write_snapshot(outcome.snapshot)
+        else:
+            self.tick()
+
+    def tick(self) -> None:
+        """Commit if it is time to."""
+        if self._clock() - self._committed_at >= self._commit_seconds:
+            self.commit()
+
+    def commit(self) -> None:
+        """Commit what was published, if anything was."""
+        if self._pending:
+            self._journal.commit(self._pending)
+            self._pending = []
+        self._committed_at = self._clock()
+
+    def exclude(self, error: EventError, outputs: Mapping[str, bytes]) -> None:
+        """Journal that the event the learner raised on is skipped from now on.
+
+        The trainer may be half updated: open the shard anew afterwards.
+        """
+        self.commit()
+        for name, data in outputs.items():
+            self._journal.write(name, data)
+        partition, _, line = error.origin
+        self._journal.commit([Exclude(partition, line, str(error.cause))])
+
+    def close(self) -> None:
+        """Commit, and write a snapshot if the newest one is not of this state."""
+        self.commit()
+        if not self.replaying and self._snapshot_end != self._journal.end:
+            self._write_snapshot(self._snapshot())
+
+    def _append(self, span: Range) -> None:
+        """Add a range to what is to be committed, joined with the last where they touch."""
+        last = self._pending[-1] if self._pending else None
+        if isinstance(last, Range) and last.partition == span.partition and last.stop == span.start:
+            self._pending[-1] = Range(span.partition, last.start, span.stop, span.line, span.crc)
+        else:
+            self._pending.append(span)
+
+    def _without_excluded(self, batch: EventBatch, span: Range) -> EventBatch:
+        keep = [
+            i
+            for i, line in enumerate(batch.offsets.tolist())
+            if (batch.partition, line) not in self._excluded
+        ]
+        self._excluded = {
+            (partition, line)
+            for partition, line in self._excluded
+            if partition != span.partition or line >= span.line
+        }
+        return batch if len(keep) == len(batch) else batch.take(keep)
+
+    def _snapshot_due(self) -> bool:
+        return (
+            self.trainer.seen - self._snapshot_seen >= self._snapshot_events
+            or self._clock() - self._snapshot_at >= self._snapshot_seconds
+        )
+
+    def _snapshot(self) -> Snapshot:
+        parts = self.trainer.state()
+        header = {
+            **self._about,
+            "shard": self.name,
+            "cursors": {p: [c.offset, c.line, c.crc] for p, c in self.cursors.items()},
+            "excluded": sorted(self._excluded),
+            "digest": digest(parts),
+            "seen": self.trainer.seen,
+            "learned": self.trainer.learned,
+            "created": time.time(),
+        }
+        self._snapshot_at = self._clock()
+        self._snapshot_seen = self.trainer.seen
+        return Snapshot(header, parts)
+
+    def _write_snapshot(self, snapshot: Snapshot) -> None:
+        """Write a snapshot of the state at the journal's end, which must be committed."""
+        snapshot.header["seq"] = self._journal.end
+        oldest = self._snapshots.write(self._journal.end, snapshot)
+        self._snapshot_end = self._journal.end
+        self._journal.trim(oldest)
+
+
+def _same_definition(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    changed = definition_changes(old, new)
+    if changed:
+        raise ResumeError(
+            "the state was saved by another learner; what differs: "
+            + "; ".join(changed)
+            + "; put the old definition back, or begin anew with --fresh"
+        )

@@ -1,0 +1,261 @@
+"""The Trainer: everything that affects the next result of one model, in one place."""
+
+import hashlib
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from midstream.engine import encoding
+from midstream.engine.drift import DriftMonitor
+from midstream.engine.events import (
+    Alarm,
+    Event,
+    EventBatch,
+    Features,
+    FloatArray,
+    Label,
+    Prediction,
+    Predictions,
+    Rejected,
+    Task,
+)
+from midstream.engine.learner import Learner, as_learner, load_learner
+from midstream.engine.prequential import Prequential
+from midstream.engine.replay import Reservoir
+from midstream.engine.snapshot import Snapshot, pack, unpack
+from midstream.engine.storage import LocalStorage, replace
+
+__all__ = ["Step", "Trainer"]
+
+
+class Step(msgspec.Struct):
+    """What a batch gave: predictions and (n,) losses in its order, and alarms."""
+
+    predictions: Predictions
+    losses: FloatArray
+    alarms: list[Alarm]
+
+
+class Trainer:
+    """Predicts, scores, then learns, event by event, and watches how that goes.
+
+    The result never depends on how the stream was cut into batches.
+
+    Parameters
+    ----------
+    model
+        A River classifier, regressor or pipeline, or any `Learner`.
+    task
+        "binary", "multiclass" or "regression". Default: what the model is for.
+    metrics
+        Names of prequential metrics; default: all that fit the task.
+    window, fading
+        Events in the sliding window and fading factor of the metrics.
+    drift
+        Names of drift detectors over the loss, or a mapping from name to options.
+    direction
+        "up": alarms only where the loss has risen; "both": where it has changed.
+    replay
+        Capacity of the reservoir of past events, or a `Reservoir`.
+    modules
+        Modules besides River whose classes and functions the model's state may hold.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model does not fit the task, has an unset seed, or an argument is out of range.
+    """
+
+    SCHEMA = 1
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        task: Task | None = None,
+        metrics: Sequence[str] | None = None,
+        window: int = 1_000,
+        fading: float = 0.999,
+        drift: Sequence[str] | Mapping[str, Mapping[str, Any]] = ("adwin",),
+        direction: Literal["up", "both"] = "up",
+        replay: int | Reservoir = 1_000,
+        modules: Collection[str] = (),
+    ) -> None:
+        self.learner: Learner = as_learner(model, task, modules)
+        self.task: Task = self.learner.task
+        self.prequential = Prequential(self.task, metrics, window=window, fading=fading)
+        self.drift = DriftMonitor(drift, direction=direction)
+        self.replay = replay if isinstance(replay, Reservoir) else Reservoir(replay)
+        self.seen = 0
+        self.learned = 0
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The prequential metrics so far, by name."""
+        return self.prequential.report()
+
+    def admit(self, batch: EventBatch) -> tuple[EventBatch, list[Rejected]]:
+        """Take out of a batch what the learner cannot learn as asked."""
+        if batch.weights is None or self.learner.takes_weights:
+            return batch, []
+        bad = {i for i, weight in enumerate(batch.weights) if weight != 1.0}
+        if not bad:
+            return batch, []
+        reason = "weight is given, but this learner takes no sample weights"
+        origins = batch.origins
+        rejected = [
+            Rejected(origins[i], f"{reason} (found {batch.weight(i)})", "$.weight", "")
+            for i in sorted(bad)
+        ]
+        return batch.take([i for i in range(len(batch)) if i not in bad]), rejected
+
+    def step(self, batch: EventBatch) -> Step:
+        """Predict, score and learn each event of a batch, in order.
+
+        Raises
+        ------
+        LearnerError
+            If the learner raises; the trainer is then not to be used any more.
+        """
+        predictions = self.learner.predict_learn(batch)
+        losses = self.prequential.update(batch.labels, predictions.values, predictions.probas)
+        alarms = self.drift.update(losses, self.seen, batch.times)
+        self.replay.add(batch)
+        self.seen += len(batch)
+        self.learned += len(batch) - batch.labels.count(None)
+        return Step(predictions, losses, alarms)
+
+    def step_one(self, x: Features, y: Label | None = None, **fields: Any) -> Prediction:
+        """Predict, score and learn one event; without `y`, predict only.
+
+        Parameters
+        ----------
+        x
+            Features by name. The dict is copied.
+        y
+            The label.
+        fields
+            Further fields of `Event`: id, ts, weight, source, group, key.
+
+        Raises
+        ------
+        ValueError
+            If a number is NaN or infinite: no learner would recover from it.
+        """
+        for name, value in x.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"feature {name!r} is {value}; leave a missing feature out")
+        if isinstance(y, float) and not math.isfinite(y):
+            raise ValueError(f"the label is {y}")
+        event = Event(x=dict(x), y=y, **fields)
+        batch = EventBatch.from_events([event])
+        batch.offsets += self.seen
+        batch, rejected = self.admit(batch)
+        if rejected:
+            raise ValueError(rejected[0].reason)
+        predictions = self.step(batch).predictions
+        return Prediction(
+            id=batch.ids[0],
+            model=type(self.learner).__name__,
+            version=0,
+            role="champion",
+            y_pred=predictions.values[0],
+            y_proba=None if predictions.probas is None else dict(predictions.probas[0]),
+            ts=event.ts,
+            origin=batch.origins[0],
+        )
+
+    def predict(self, batch: EventBatch) -> Predictions:
+        """Predict only."""
+        return self.learner.predict(batch)
+
+    def definition(self) -> dict[str, Any]:
+        """What the trainer is, without what it has learned: plain JSON values."""
+        return {
+            "learner": self.learner.definition(),
+            "metrics": self.prequential.definition(),
+            "drift": self.drift.definition(),
+            "replay": self.replay.definition(),
+        }
+
+    def state(self) -> dict[str, bytes]:
+        """Everything that the next result depends on, as named parts, copied out."""
+        about = {
+            "schema": self.SCHEMA,
+            "task": self.task,
+            "kind": self.learner.kind,
+            "seen": self.seen,
+            "learned": self.learned,
+        }
+        return {
+            "trainer": encoding.encode(about),
+            "learner": self.learner.state(),
+            "metrics": encoding.encode(self.prequential.state()),
+            "drift": self.drift.state(),
+            "replay": encoding.encode(self.replay.state()),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, bytes], modules: Collection[str] = ()) -> "Trainer":
+        """Build the trainer that `state` was taken from.
+
+        Parameters
+        ----------
+        modules
+            Modules besides River whose classes and functions may be loaded.
+
+        Raises
+        ------
+        ValueError
+            If the state is of another schema, damaged, or holds what may not be loaded.
+        """
+        about = encoding.decode(state["trainer"])
+        if about["schema"] != cls.SCHEMA:
+            raise ValueError(
+                f"trainer state has schema {about['schema']}, this version reads {cls.SCHEMA}"
+            )
+        new = cls.__new__(cls)
+        new.task = about["task"]
+        new.seen = about["seen"]
+        new.learned = about["learned"]
+        new.learner = load_learner(about["kind"], state["learner"], task=new.task, modules=modules)
+        new.prequential = Prequential.from_state(encoding.decode(state["metrics"]))
+        new.drift = DriftMonitor.from_state(state["drift"])
+        new.replay = Reservoir.from_state(encoding.decode(state["replay"]))
+        return new
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the state: equal only if every value is, bit for bit."""
+        return digest(self.state())
+
+    def save(self, path: str | Path) -> None:
+        """Write the state to a file; a crash leaves the old file or the new one, whole."""
+        path = Path(path)
+        storage = LocalStorage(path.parent)
+        header = {"definition": self.definition(), "digest": self.digest()}
+        replace(storage, path.name, pack(Snapshot(header, self.state())))
+        storage.close()
+
+    @classmethod
+    def load(cls, path: str | Path, modules: Collection[str] = ()) -> "Trainer":
+        """Read a trainer that `save` wrote. Nothing in the file is executed.
+
+        Raises
+        ------
+        SnapshotError, EncodingError
+            If the file is damaged, or holds what may not be loaded.
+        """
+        path = Path(path)
+        return cls.from_state(unpack(path.read_bytes(), path.name).parts, modules)
+
+
+def digest(state: Mapping[str, bytes]) -> str:
+    """SHA-256 (hex) over the named parts of a state."""
+    total = hashlib.sha256()
+    for name in sorted(state):
+        total.update(f"{name} {len(state[name])}\n".encode())
+        total.update(state[name])
+    return total.hexdigest()

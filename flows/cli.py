@@ -1,0 +1,201 @@
+"""The command line: each command parses, calls the library, and turns its errors into one line."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+import midstream
+from midstream.flows import logs
+
+__all__ = ["main"]
+
+FAILED = 1
+WRONG_USAGE = 2
+
+
+def main() -> None:
+    """Run the command line; the hash seed is fixed first, since some learners depend on it."""
+    if "PYTHONHASHSEED" not in os.environ:
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 ourselves again
+    cli()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(midstream.__version__, prog_name="midstream")
+@click.option("--log-json", is_flag=True, help="Log as JSON instead of key=value.")
+def cli(*, log_json: bool) -> None:
+    """Learn from streams: predict, score, then learn, event by event, exactly once.
+
+    Exit codes: 0 done, 1 failed while running, 2 wrong usage or config.
+    """
+    logs.configure(as_json=log_json)
+
+
+CONFIG = click.argument("config", type=click.Path(path_type=Path))
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
+
+
+def _fail(message: object, code: int) -> NoReturn:
+    click.echo(f"midstream: {message}", err=True)
+    sys.exit(code)
+
+
+@contextmanager
+def _one_line_errors(*, running: bool) -> Iterator[None]:
+    """Turn what may go wrong into one line on standard error, and an exit code."""
+    from midstream.connectors.files import InputError
+    from midstream.engine.journal import JournalError
+    from midstream.engine.learner import LearnerError
+    from midstream.engine.shard import EventError, ResumeError
+    from midstream.flows.online import RunError
+    from midstream.flows.settings import ConfigError
+
+    try:
+        yield
+    except ConfigError as error:
+        _fail(error, WRONG_USAGE)
+    except InputError as error:
+        _fail(error, FAILED if running else WRONG_USAGE)
+    except (RunError, JournalError, ResumeError, EventError, LearnerError, OSError) as error:
+        _fail(error, FAILED)
+
+
+@cli.command()
+@CONFIG
+@click.option("--until-eof", is_flag=True, help="Stop at the end of the input.")
+@click.option("--fresh", is_flag=True, help="Archive the saved state and its outputs; begin anew.")
+@JSON
+def run(config: Path, *, until_eof: bool, fresh: bool, as_json: bool) -> None:
+    """Learn from the input that CONFIG names, resuming where the last run ended.
+
+    Follows growing files until SIGTERM or SIGINT, which drain, snapshot and exit 0.
+    """
+    from midstream.flows import online
+    from midstream.flows.settings import load
+
+    with _one_line_errors(running=False):
+        settings = load(config)
+        online.preflight(settings)
+    with _one_line_errors(running=True):
+        summary = online.run(settings, until_eof=until_eof, fresh=fresh)
+    _print_summary(summary, settings.name, as_json=as_json)
+
+
+@cli.command()
+@CONFIG
+@click.option("--input", "path", help="File, folder, glob or -; default: the config's input.")
+@JSON
+def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
+    """Evaluate the learner of CONFIG prequentially over the input, once; nothing is written."""
+    from midstream.flows import online
+    from midstream.flows.settings import load
+
+    with _one_line_errors(running=False):
+        settings = load(config)
+        if path is not None:
+            path = path if path == "-" else str(Path(path).absolute())
+            settings = msgspec.structs.replace(
+                settings, input=msgspec.structs.replace(settings.input, path=path)
+            )
+        online.preflight(settings)
+    with _one_line_errors(running=True):
+        summary, _ = online.evaluate(settings)
+    _print_summary(summary, settings.name, as_json=as_json)
+
+
+@cli.command()
+@CONFIG
+@click.option("--sample", default=1_000, show_default=True, help="Events to try.")
+@JSON
+def check(config: Path, sample: int, *, as_json: bool) -> None:
+    """Say what is wrong with CONFIG, its input and its learner; nothing is written."""
+    from midstream.flows.inspect import inspect
+    from midstream.flows.settings import load
+
+    with _one_line_errors(running=False):
+        settings = load(config)
+        report = inspect(settings, sample)
+    if as_json:
+        _print_json(report)
+    else:
+        console = Console(highlight=False, soft_wrap=True)
+        for finding in report.findings:
+            style, mark = ("green", "ok  ") if finding.ok else ("red", "FAIL")
+            console.print(f"[{style}]{mark}[/] {finding.what}: ", end="")
+            console.print(finding.detail, markup=False)
+    sys.exit(0 if report.ok else FAILED)
+
+
+@cli.command()
+@click.option(
+    "--from",
+    "data",
+    type=click.Path(path_type=Path),
+    help="JSON Lines or CSV file that the config is to fit.",
+)
+@click.option("--force", is_flag=True, help="Overwrite what is there.")
+@click.argument("folder", default=".", type=click.Path(file_okay=False, path_type=Path))
+def init(folder: Path, data: Path | None, *, force: bool) -> None:
+    """Write a commented midstream.toml and a starter models.py into FOLDER."""
+    from midstream.flows.starter import write_starter
+
+    with _one_line_errors(running=False):
+        starter = write_starter(folder, data, force=force)
+    for line in starter.report():
+        click.echo(line)
+
+
+@cli.command()
+@click.option("--quick", is_flag=True, help="Fewer events: done in some seconds.")
+@click.option(
+    "--report",
+    default="report.html",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where the report is written; it opens offline.",
+)
+@JSON
+def demo(report: Path, *, quick: bool, as_json: bool) -> None:
+    """Learn from real data sets and a drifting stream, live, and write a report."""
+    from midstream.flows.demo import run_demo
+
+    with _one_line_errors(running=True):
+        result = run_demo(report, quick=quick, live=not as_json)
+    if as_json:
+        _print_json(result)
+
+
+def _print_json(value: Any) -> None:
+    """Print one JSON object; a number that is undefined is null."""
+    click.echo(msgspec.json.encode(value).decode())
+
+
+def _print_summary(summary: Any, name: str, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(summary)
+        return
+    table = Table(title=name, show_header=False, title_justify="left")
+    rows: list[tuple[str, str]] = [
+        (field, f"{getattr(summary, field):,}")
+        for field in ("events", "learned", "rejected", "predictions", "alarms")
+    ]
+    rows.append(("seconds", f"{summary.seconds:.2f}"))
+    rows.append(("events per second", f"{summary.events_per_second:,.0f}"))
+    rows += [(metric, f"{value:.6g}") for metric, value in summary.metrics.items()]
+    rows += [(f"digest of shard {shard}", value[:16]) for shard, value in summary.digest.items()]
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    main()

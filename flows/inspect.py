@@ -1,0 +1,131 @@
+"""What `midstream check` finds: the config, its input and its learner, tried on a sample."""
+
+import os
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from midstream.connectors.files import InputError
+from midstream.engine.encoding import EncodingError
+from midstream.engine.learner import LearnerError
+from midstream.engine.trainer import Trainer
+from midstream.flows import online
+from midstream.flows.settings import ConfigError, Settings, model_modules
+
+__all__ = ["Finding", "Report", "inspect"]
+
+
+class Finding(msgspec.Struct):
+    """One thing that was looked at."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+class Report(msgspec.Struct):
+    """All that was looked at; `ok` if nothing is wrong."""
+
+    ok: bool = True
+    findings: list[Finding] = []
+
+    def add(self, what: str, detail: str, *, ok: bool = True) -> None:
+        """Add a finding."""
+        self.findings.append(Finding(what, ok, detail))
+        self.ok = self.ok and ok
+
+
+def inspect(settings: Settings, sample: int) -> Report:
+    """Try a config on the first `sample` events of its input, with a throw-away trainer."""
+    report = Report(findings=[])
+    report.add("config", str(settings.file))
+    trainer = None
+    try:
+        trainer = online.make_trainer(settings)
+    except ConfigError as error:
+        report.add("learner", str(error), ok=False)
+    else:
+        takes = "takes" if trainer.learner.takes_weights else "takes no"
+        report.add("learner", f"{settings.model.learner} for {trainer.task}; {takes} weights")
+    try:
+        _try_input(settings, trainer, sample, report)
+    except InputError as error:
+        report.add("input", str(error), ok=False)
+    _try_folder("state", settings.state_path, report)
+    if settings.output.predictions or settings.output.rejected or settings.output.alarms:
+        _try_folder("output", settings.output_path, report)
+    return report
+
+
+def _try_input(settings: Settings, trainer: Trainer | None, sample: int, report: Report) -> None:
+    if settings.input_path == "-":
+        report.add("input", "standard input; not looked at")
+        return
+    reader = online.Reader(settings, until_eof=True)
+    names = reader.files.names
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    shards = 1 if settings.input.shards == 1 else len(names)
+    report.add("input", f"{len(names)} file{'s' * (len(names) != 1)} ({shown}), {shards} shard(s)")
+    accepted = unlabelled = 0
+    rejected = []
+    try:
+        for _, decoded in reader:
+            room = sample - accepted
+            batch = decoded.batch[:room]
+            rejected += decoded.rejected
+            accepted += len(batch)
+            unlabelled += batch.labels.count(None)
+            if trainer is not None:
+                batch, refused = trainer.admit(batch)
+                rejected += refused
+                try:
+                    trainer.step(batch)
+                except LearnerError as error:
+                    origin = batch.origins[error.row]
+                    report.add(
+                        "learning", f"the learner raised on {origin[0]}:{origin[2]}: {error}",
+                        ok=False,
+                    )  # fmt: skip
+                    trainer = None
+            if accepted >= sample:
+                break
+    finally:
+        reader.files.close()
+    if accepted + len(rejected) == 0:
+        report.add("events", "there are none in the input", ok=False)
+        return
+    report.add(
+        "events",
+        f"{accepted} accepted ({unlabelled} without a label), {len(rejected)} rejected",
+        ok=accepted > 0,
+    )
+    for example in islice(rejected, 3):
+        partition, _, line = example.origin
+        at = f" at {example.path}" if example.path else ""
+        report.add("rejected", f"{partition}:{line}{at}: {example.reason}", ok=accepted > 0)
+    if trainer is None:
+        return
+    name, value = next(iter(trainer.metrics.items()), ("metrics", float("nan")))
+    report.add("learning", f"{trainer.learned} events, {name} {value:.4g}")
+    try:
+        state = trainer.state()
+        same = Trainer.from_state(state, model_modules(settings)).digest() == trainer.digest()
+    except EncodingError as error:
+        report.add("state", str(error), ok=False)
+    else:
+        size = sum(map(len, state.values()))
+        found = "equal" if same else "with another digest: the learner cannot be saved exactly"
+        report.add("state", f"{size:,} bytes, read back {found}", ok=same)
+
+
+def _try_folder(what: str, path: Path, report: Report) -> None:
+    nearest = path
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        report.add(f"{what} folder", f"{path}: {nearest} is no folder", ok=False)
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        report.add(f"{what} folder", f"{path}: no right to write", ok=False)
+    else:
+        report.add(f"{what} folder", f"{path}{'' if path.exists() else ' (will be made)'}")

@@ -1,0 +1,69 @@
+"""Logs for operators: one event a line, on standard error, as key=value or JSON."""
+
+import logging
+import re
+import sys
+import time
+from typing import Any, TextIO
+
+import msgspec
+
+__all__ = ["Log", "configure", "log"]
+
+_PLAIN = re.compile(r"[\w.+:/@%,-]+\Z")
+
+
+class Log:
+    """Logs events by name, with fields: `log.info("snapshot", shard="000", seq=7)`."""
+
+    def __init__(self, name: str = "midstream") -> None:
+        self._logger = logging.getLogger(name)
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Log what an operator may want to know."""
+        self._logger.info(event, extra={"fields": fields})
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Log what an operator should know."""
+        self._logger.warning(event, extra={"fields": fields})
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Log what stops the work."""
+        self._logger.error(event, extra={"fields": fields})
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of an event."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        fields = {
+            "time": f"{stamp}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if self._json:
+            return msgspec.json.encode(fields, enc_hook=str).decode()
+        return " ".join(f"{k}={_text(v)}" for k, v in fields.items())
+
+
+def _text(value: Any) -> str:
+    text = str(value)
+    return text if _PLAIN.match(text) else msgspec.json.encode(text).decode()
+
+
+def configure(stream: TextIO | None = None, *, as_json: bool = False) -> None:
+    """Send the events to `stream` (standard error)."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_Formatter(as_json=as_json))
+    logger = logging.getLogger("midstream")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+log = Log()

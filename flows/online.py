@@ -1,0 +1,637 @@
+"""The dataflow: source, decode, learn, output; one row of rooms, a shard never leaves its worker.
+
+Bytewax schedules, distributes and connects; durability is ours (`midstream.engine.shard`). An
+exception raised inside a step would reach the operator as a panic of the runtime, so the steps
+keep it (`Run.failure`), let what is in flight pass unused, and `run` raises it at the end.
+"""
+
+import fcntl
+import gc
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import bytewax.operators as op
+import msgspec
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from bytewax.run import cli_main
+
+from midstream.connectors.codec import (
+    Decoded,
+    Decoder,
+    encode_alarms,
+    encode_predictions,
+    encode_rejected,
+    make_decoder,
+)
+from midstream.connectors.files import discover
+from midstream.connectors.inputs import FileInput, Work
+from midstream.engine.encoding import EncodingError
+from midstream.engine.events import Origin, Rejected
+from midstream.engine.journal import FileJournal
+from midstream.engine.learner import LearnerError
+from midstream.engine.replay import Reservoir
+from midstream.engine.shard import EventError, Outcome, Shard
+from midstream.engine.snapshot import SnapshotFolder
+from midstream.engine.storage import LocalStorage
+from midstream.engine.trainer import Trainer
+from midstream.flows.logs import log
+from midstream.flows.settings import ConfigError, Settings, make_model, model_modules
+
+__all__ = ["Reader", "RunError", "Summary", "evaluate", "make_trainer", "preflight", "run"]
+
+_BLOCK_BYTES = 256 * 1024
+_BLOCK_SECONDS = 0.1  # a batch that takes much longer would delay commits, signals and reports
+_IDLE = timedelta(milliseconds=50)
+_RESCAN_SECONDS = 5.0
+_REPORT_SECONDS = 10.0
+
+
+class RunError(RuntimeError):
+    """A run that cannot begin or go on; one line for the operator."""
+
+
+class Summary(msgspec.Struct):
+    """What a run did. Counts are of this run; metrics are over all that the model has seen."""
+
+    events: int = 0
+    learned: int = 0
+    rejected: int = 0
+    predictions: int = 0
+    alarms: int = 0
+    seconds: float = 0.0
+    events_per_second: float = 0.0
+    metrics: dict[str, float] = {}
+    digest: dict[str, str] = {}
+
+
+class _Item(NamedTuple):
+    """What flows from the source: work, or a tick (no work), or the end."""
+
+    work: Work | None = None
+    end: bool = False
+
+
+def make_trainer(settings: Settings) -> Trainer:
+    """Return a new trainer with the learner and all else that the config names.
+
+    Raises
+    ------
+    ConfigError
+        If the learner cannot be made, does not fit the task, or has an unset seed.
+    """
+    replay = settings.replay
+    try:
+        return Trainer(
+            make_model(settings),
+            task=settings.model.task,
+            metrics=settings.metrics.names,
+            window=settings.metrics.window,
+            fading=settings.metrics.fading,
+            drift=settings.drift.options(),
+            direction=settings.drift.direction,
+            replay=Reservoir(replay.capacity, max_bytes=replay.max_bytes, seed=replay.seed),
+            modules=model_modules(settings),
+        )
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{settings.file}: model.learner: {error}") from error
+
+
+class Reader:
+    """The input of a shard, decoded: iterate over (work, decoded) until nothing more is there.
+
+    Parameters
+    ----------
+    part
+        Only the file of this name; None: all of them.
+    """
+
+    def __init__(self, settings: Settings, *, until_eof: bool, part: str | None = None) -> None:
+        self._settings = settings
+        self._decoders: dict[str, Decoder] = {}  # one each: a CSV file has a header of its own
+        self.files = FileInput(
+            settings.input.path or "",
+            settings.root,
+            part=part,
+            format_=settings.input.format,
+            order=settings.input.order,
+            until_eof=until_eof,
+            max_record_bytes=settings.input.max_record_bytes,
+        )
+
+    def decode(self, work: Work) -> Decoded:
+        """Decode a block into a batch and what of it is rejected."""
+        name = work.block.partition
+        if name not in self._decoders:
+            self._decoders[name] = make_decoder(
+                self._settings.model.task, self._settings.input.fields, self.files.csv_options(name)
+            )
+        return self._decoders[name].decode(work.block)
+
+    def __iter__(self) -> Iterator[tuple[Work, Decoded]]:
+        while True:
+            work = self.files.read(_BLOCK_BYTES)
+            if work is not None:
+                yield work, self.decode(work)
+            elif self.files.ended:
+                return
+            else:
+                time.sleep(_IDLE.total_seconds())
+
+
+def preflight(settings: Settings) -> None:
+    """Raise what can be known to be wrong before anything is opened for writing.
+
+    Raises
+    ------
+    ConfigError, InputError
+        If the learner cannot be made or not be saved, or the input is not there.
+    """
+    try:
+        make_trainer(settings).state()
+    except EncodingError as error:
+        raise ConfigError(f"{settings.file}: model.learner: {error}") from error
+    if settings.input_path != "-":
+        discover(settings.input.path or "", settings.root)
+
+
+class _Room:
+    """One shard in the run: its input, decoders, trainer, journal, snapshots and outputs."""
+
+    def __init__(self, run: "_Run", name: str, part: str | None) -> None:
+        settings = run.settings
+        self.run = run
+        self.name = name
+        self.reader = Reader(settings, until_eof=run.until_eof, part=part)
+        self.files = self.reader.files
+        self.block_bytes = 16 * 1024  # how much is read at once; adapts to the learner's speed
+        self.suffix = "" if run.single else f"-{name}"
+        folder = settings.state_path / "shards" / name
+        self._folder = LocalStorage(folder)
+        self._outputs = LocalStorage(settings.output_path) if self.output_names() else None
+        self.journal = FileJournal(self._folder, self._outputs, names=self.output_names())
+        self.shard = Shard.open(
+            name,
+            lambda: make_trainer(settings),
+            self.journal,
+            SnapshotFolder(self._folder, settings.state.keep),
+            decoding=settings.decoding(),
+            modules=model_modules(settings),
+            snapshot_events=settings.state.snapshot_events,
+            snapshot_seconds=settings.state.snapshot_seconds,
+            commit_seconds=settings.state.commit_seconds,
+        )
+        for note in self.shard.notes:
+            log.warning("snapshot_unusable", shard=name, reason=note)
+        for output in self.journal.lost_outputs:
+            log.warning("output_gone", shard=name, output=output, action="a new one is begun")
+        self.files.seek(self.shard.cursors)
+        self._begun: list[Work] = []
+        if settings.input.start == "latest" and self.shard.fresh:
+            self._begun = self.files.seek_end()
+        self._range = self.shard.next_range()
+        if self._range is not None:
+            log.info("replay_begins", shard=name, seen=self.shard.trainer.seen)
+        self._rescanned_at = time.monotonic()
+
+    def output_names(self) -> list[str]:
+        """Names of the output files that this shard writes."""
+        output = self.run.settings.output
+        kinds = [k for k in ("predictions", "rejected", "alarms") if getattr(output, k)]
+        return [f"{kind}{self.suffix}.jsonl" for kind in kinds]
+
+    def next(self) -> Work | None:
+        """Return the next block to apply: of the journal first, then what is new."""
+        if self._range is not None:
+            work = self.files.replay(self._range, _BLOCK_BYTES)
+            if work.final:
+                self._range = self.shard.next_range()
+                if self._range is None:
+                    log.info("replay_ends", shard=self.name)
+            return work
+        if self._begun:
+            return self._begun.pop()
+        found = self.files.read(self.block_bytes)
+        if found is None and not self.run.until_eof:
+            now = time.monotonic()
+            if now - self._rescanned_at >= _RESCAN_SECONDS:
+                self._rescanned_at = now
+                for name in self.files.rescan():
+                    log.info("input_found", shard=self.name, input=name)
+        return found
+
+    @property
+    def ended(self) -> bool:
+        """Whether all input has been read and no more will come."""
+        return self._range is None and self.files.ended
+
+    def learn(self, work: Work, decoded: Decoded) -> Outcome:
+        """Apply a block; adapt how much is read at once to how long it took."""
+        begun = time.perf_counter()
+        outcome = self.shard.step(work.span, decoded.batch, decoded.rejected, final=work.final)
+        taken = time.perf_counter() - begun
+        size = len(work.block.data)
+        if size:
+            fitting = size * _BLOCK_SECONDS / max(taken, 1e-6)
+            self.block_bytes = int(min(max(fitting, 1024), 2 * self.block_bytes, _BLOCK_BYTES))
+        return outcome
+
+    def publish(self, outcome: Outcome) -> None:
+        """Encode what a batch put out, and hand it to the shard to be committed."""
+        if not outcome.live:
+            return
+        settings, count = self.run.settings, self.run.summary
+        data = {}
+        if settings.output.predictions:
+            data["predictions"] = encode_predictions(
+                outcome.batch,
+                outcome.predictions,
+                model=settings.name,
+                version=0,
+                role="champion",
+            )
+            count.predictions += len(outcome.batch)
+        if settings.output.rejected:
+            data["rejected"] = encode_rejected(outcome.rejected)
+        if settings.output.alarms:
+            data["alarms"] = encode_alarms(outcome.alarms)
+        self.shard.publish(outcome, {f"{k}{self.suffix}.jsonl": v for k, v in data.items()})
+        count.events += len(outcome.batch)
+        count.learned += len(outcome.batch) - outcome.batch.labels.count(None)
+        count.rejected += len(outcome.rejected)
+        count.alarms += len(outcome.alarms)
+        for alarm in outcome.alarms:
+            log.warning(
+                "drift", shard=self.name, detector=alarm.detector, position=alarm.position,
+                value=round(alarm.value, 6),
+            )  # fmt: skip
+        if outcome.snapshot is not None:
+            log.info("snapshot", shard=self.name, seen=outcome.snapshot.header["seen"])
+
+    def exclude(self, error: EventError) -> None:
+        """Send the event that the learner raised on to `rejected`, and skip it from now on."""
+        rejected = Rejected(error.origin, f"the learner raised: {error.cause}", "", error.features)
+        wanted = self.run.settings.output.rejected
+        data = {f"rejected{self.suffix}.jsonl": encode_rejected([rejected])} if wanted else {}
+        self.shard.exclude(error, data)
+        self.run.summary.rejected += 1
+
+    def close(self) -> None:
+        """Close files; what is not committed is left to the next resume."""
+        self.files.close()
+        self._folder.close()
+        if self._outputs is not None:
+            self._outputs.close()
+
+
+class _Run:
+    """What the steps of one execution of the dataflow share."""
+
+    def __init__(self, settings: Settings, summary: Summary, *, until_eof: bool) -> None:
+        self.settings = settings
+        self.summary = summary
+        self.until_eof = until_eof
+        self.stopping = False
+        self.failure: Exception | None = None
+        self.rooms: dict[str, _Room] = {}
+        self.single = settings.input.shards == 1
+        self._reported = (time.monotonic(), 0)
+
+    def open(self) -> None:
+        """Open every shard: resume its state, find its input."""
+        parts: list[str | None] = [None]
+        if not self.single:
+            parts = list(Reader(self.settings, until_eof=self.until_eof).files.names)
+        width = max(3, len(str(len(parts) - 1)))
+        for i, part in enumerate(parts):
+            name = f"{i:0{width}d}"
+            self.rooms[name] = _Room(self, name, part)
+
+    def close(self) -> None:
+        """Close every shard's files."""
+        for room in self.rooms.values():
+            room.close()
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Keep an exception, so that it does not become a panic of the runtime."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 raised again at the end of the run
+            if self.failure is None:
+                self.failure = error
+
+    def next_items(self, room: _Room) -> list[tuple[str, _Item]]:
+        """Return what the source of a shard emits now."""
+        items = []
+        with self.guard():
+            work = room.next()
+            if work is not None:
+                items = [(room.name, _Item(work))]
+            elif room.ended:
+                items = [(room.name, _Item(end=True))]
+            else:
+                items = [(room.name, _Item())]
+        return items
+
+    def decode(
+        self, items: Iterable[tuple[str, _Item]]
+    ) -> list[tuple[str, tuple[_Item, Decoded | None]]]:
+        """Decode blocks into batches; the rest passes."""
+        out: list[tuple[str, tuple[_Item, Decoded | None]]] = []
+        for name, item in items:
+            with self.guard():
+                if self.failure is None:
+                    work = item.work
+                    decoded = self.rooms[name].reader.decode(work) if work else None
+                    out.append((name, (item, decoded)))
+        return out
+
+    def learn(
+        self, items: Iterable[tuple[str, tuple[_Item, Decoded | None]]]
+    ) -> list[tuple[str, tuple[_Item, Outcome | None]]]:
+        """Apply batches to their shards; the rest passes."""
+        out: list[tuple[str, tuple[_Item, Outcome | None]]] = []
+        for name, (item, decoded) in items:
+            with self.guard():
+                if self.failure is None:
+                    outcome = None
+                    if item.work is not None and decoded is not None:
+                        outcome = self.rooms[name].learn(item.work, decoded)
+                    out.append((name, (item, outcome)))
+        return out
+
+    def output(self, items: Iterable[tuple[_Item, Outcome | None]], room: _Room) -> None:
+        """Commit what came out of a shard."""
+        for item, outcome in items:
+            with self.guard():
+                if outcome is not None:
+                    room.publish(outcome)
+                elif item.end:
+                    room.shard.close()
+                else:
+                    room.shard.tick()
+        self.report()
+
+    def report(self) -> None:
+        """Log progress from time to time."""
+        then, events = self._reported
+        now = time.monotonic()
+        if now - then < _REPORT_SECONDS:
+            return
+        count = self.summary.events
+        self._reported = (now, count)
+        fields: dict[str, Any] = {}
+        for room in self.rooms.values():
+            for name, value in list(room.shard.trainer.metrics.items())[:1]:
+                fields[f"{name}{room.suffix}"] = round(value, 4)
+        rate = round((count - events) / (now - then))
+        log.info("progress", events=count, events_per_second=rate, **fields)
+
+
+class _Source(FixedPartitionedSource[tuple[str, _Item], None]):
+    """A Bytewax partition for each shard. It is never resumed by Bytewax: the journal is."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+
+    def list_parts(self) -> list[str]:
+        return list(self._run.rooms)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_SourcePart":  # noqa: ARG002
+        return _SourcePart(self._run, self._run.rooms[for_part])
+
+
+class _SourcePart(StatefulSourcePartition[tuple[str, _Item], None]):
+    def __init__(self, run: _Run, room: _Room) -> None:
+        self._run = run
+        self._room = room
+        self._ended = False
+        self._awake: datetime | None = None
+
+    def next_batch(self) -> list[tuple[str, _Item]]:
+        if self._ended or self._run.failure is not None:
+            raise StopIteration
+        if self._run.stopping:
+            self._ended = True
+            return [(self._room.name, _Item(end=True))]
+        items = self._run.next_items(self._room)
+        idle = not items or items[0][1].work is None
+        self._ended = bool(items) and items[0][1].end
+        self._awake = datetime.now(UTC) + _IDLE if idle and not self._ended else None
+        return items
+
+    def next_awake(self) -> datetime | None:
+        return self._awake
+
+    def snapshot(self) -> None:
+        return None
+
+
+class _Sink(FixedPartitionedSink[tuple[_Item, Outcome | None], None]):
+    """The outputs: the same parts as the source, so that a shard stays on its worker."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+
+    def list_parts(self) -> list[str]:
+        return list(self._run.rooms)
+
+    def part_fn(self, item_key: str) -> int:
+        return int(item_key)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_SinkPart":  # noqa: ARG002
+        return _SinkPart(self._run, self._run.rooms[for_part])
+
+
+class _SinkPart(StatefulSinkPartition[tuple[_Item, Outcome | None], None]):
+    def __init__(self, run: _Run, room: _Room) -> None:
+        self._run = run
+        self._room = room
+
+    def write_batch(self, values: list[tuple[_Item, Outcome | None]]) -> None:
+        self._run.output(values, self._room)
+
+    def snapshot(self) -> None:
+        return None
+
+
+def _dataflow(run: _Run) -> Dataflow:
+    flow = Dataflow(run.settings.name)
+    items = op.input("source", flow, _Source(run))
+    decoded = op.flat_map_batch("decode", items, run.decode)
+    learned = op.flat_map_batch("learn", decoded, run.learn)
+    op.output("output", learned, _Sink(run))
+    return flow
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Let SIGTERM and SIGINT ask for a stop: drain, snapshot, exit 0."""
+
+    def handle(number: int, _: FrameType | None) -> None:
+        log.info("stopping", signal=signal.Signals(number).name)
+        stop()
+
+    old = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the state folder: two runs on one would write into each other's journal."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            raise RunError(f"{folder}: another run holds this state (process {holder})") from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _archive(settings: Settings) -> None:
+    """Move old state, and the outputs that belong to it, out of the way."""
+    shards = settings.state_path / "shards"
+    outputs = _outputs_present(settings)
+    if not shards.exists() and not outputs:
+        return
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    archive = settings.state_path / f"archived-{stamp}"
+    archive.mkdir(parents=True)
+    if shards.exists():
+        shards.rename(archive / "shards")
+    for path in outputs:
+        path.rename(archive / path.name)
+    log.info("archived", folder=str(archive))
+
+
+def _outputs_present(settings: Settings) -> list[Path]:
+    folder = settings.output_path
+    if not folder.is_dir():
+        return []
+    kinds = ("predictions", "rejected", "alarms")
+    return sorted(p for kind in kinds for p in folder.glob(f"{kind}*.jsonl"))
+
+
+def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> Summary:
+    """Run the dataflow until a signal, or until the end of the input.
+
+    Parameters
+    ----------
+    until_eof
+        The end of the files is the end of the run; otherwise they are followed as they grow.
+    fresh
+        Archive the old state and its outputs, and begin anew.
+
+    Raises
+    ------
+    RunError, ConfigError, InputError, JournalError, ResumeError, EventError, OSError
+        If the run cannot begin or go on; what was committed stays.
+    """
+    summary = Summary()
+    begun = time.perf_counter()
+    stop = {"asked": False}
+    excluded: set[Origin] = set()
+    with _locked(settings.state_path):
+        if fresh:
+            _archive(settings)
+        elif not (settings.state_path / "shards").exists():
+            present = _outputs_present(settings)
+            if present:
+                raise RunError(
+                    f"{present[0]} exists, but there is no saved state that it belongs to; move it "
+                    "away, or use --fresh, which archives it"
+                )
+        while True:
+            current = _Run(settings, summary, until_eof=until_eof)
+
+            def ask(current: _Run = current) -> None:
+                stop["asked"] = True
+                current.stopping = True
+
+            with _signals(ask):
+                try:
+                    current.stopping = stop["asked"]
+                    current.open()
+                    log.info("running", name=settings.name, shards=len(current.rooms))
+                    gc.collect()
+                    gc.freeze()  # models and modules are long-lived: not worth looking at again
+                    cli_main(_dataflow(current))  # type: ignore[no-untyped-call]
+                    failure = current.failure
+                    if (
+                        isinstance(failure, EventError)
+                        and settings.model.on_error == "reject"
+                        and failure.origin not in excluded
+                    ):
+                        excluded.add(failure.origin)
+                        # The learner may be half updated: resume without that event.
+                        log.warning("event_rejected", origin=failure.origin, reason=str(failure))
+                        _room_of(current, failure).exclude(failure)
+                        continue
+                    if failure is not None:
+                        raise failure
+                    break
+                finally:
+                    current.close()
+                    gc.unfreeze()
+    summary.seconds = time.perf_counter() - begun
+    summary.events_per_second = summary.events / summary.seconds
+    for name, room in current.rooms.items():
+        prefix = "" if current.single else f"{name}."
+        summary.metrics |= {prefix + k: v for k, v in room.shard.trainer.metrics.items()}
+        summary.digest[name] = room.shard.trainer.digest()
+    return summary
+
+
+def _room_of(current: _Run, error: EventError) -> _Room:
+    partition = error.origin[0]
+    return next(room for room in current.rooms.values() if partition in room.files.names)
+
+
+def evaluate(
+    settings: Settings, *, progress: Callable[[Summary], None] | None = None
+) -> tuple[Summary, Trainer]:
+    """Run the same Trainer over the input once, without journal, snapshots or outputs."""
+    trainer = make_trainer(settings)
+    reader = Reader(settings, until_eof=True)
+    summary = Summary()
+    begun = time.perf_counter()
+    for _, decoded in reader:
+        batch, refused = trainer.admit(decoded.batch)
+        try:
+            result = trainer.step(batch)
+        except LearnerError as error:
+            raise EventError(batch.origins[error.row], "", error.cause) from error
+        summary.events += len(batch)
+        summary.learned += len(batch) - batch.labels.count(None)
+        summary.rejected += len(decoded.rejected) + len(refused)
+        summary.predictions += len(batch)
+        summary.alarms += len(result.alarms)
+        if progress is not None:
+            progress(summary)
+    reader.files.close()
+    summary.seconds = time.perf_counter() - begun
+    summary.events_per_second = summary.events / max(summary.seconds, 1e-9)
+    summary.metrics = trainer.metrics
+    summary.digest = {"000": trainer.digest()}
+    return summary, trainer

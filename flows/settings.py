@@ -1,0 +1,307 @@
+"""Settings: what a config says, typed and checked."""
+
+import datetime as dt
+import fnmatch
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from midstream.connectors.codec import FieldMap
+from midstream.engine.events import Task
+from midstream.flows.factory import make_model, model_modules
+from midstream.flows.tables import ConfigError, Reader, masked
+
+__all__ = [
+    "ConfigError",
+    "Drift",
+    "Input",
+    "Metrics",
+    "Model",
+    "Output",
+    "Replay",
+    "Settings",
+    "State",
+    "load",
+    "make_model",
+    "model_modules",
+]
+
+_NAME = r"^[A-Za-z0-9._-]+\Z"
+_FACTORY = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z"
+_WORDS = {
+    _NAME: "a name of letters, digits, '.', '_' and '-'",
+    _FACTORY: "'module:factory', as in 'models:make'",
+}
+Text: TypeAlias = Annotated[str, Meta(min_length=1)]
+Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=1e9)]
+Scalar: TypeAlias = str | bool | int | float
+
+_NO_KAFKA = "topics need Kafka, which this version does not read or write yet"
+_SECRET = re.compile(r"password|secret|token|key", re.IGNORECASE)
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What learns."""
+
+    learner: Annotated[str, Meta(pattern=_FACTORY)]
+    task: Task
+    on_error: Literal["stop", "reject"] = "stop"
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where events come from. A `start` that is a number is in seconds since 1970."""
+
+    topic: Text | None = None
+    path: Text | None = None
+    start: Literal["earliest", "latest"] | float = "earliest"
+    format: Literal["auto", "jsonl", "csv"] = "auto"
+    shards: Literal[1, "partition"] = 1
+    order: Literal["name", "fair"] = "name"
+    max_record_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 2**20
+    fields: FieldMap | None = None
+
+
+class Output(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where predictions, rejected input and alarms go. True: to a file in the folder `path`."""
+
+    path: Text = "out"
+    predictions: bool | str = True
+    rejected: bool | str = True
+    alarms: bool | str = True
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where journal and snapshots are, and when they are written."""
+
+    path: Text = "state"
+    snapshot_events: Count = 100_000
+    snapshot_seconds: Seconds = 30.0
+    keep: Count = 3
+    commit_seconds: Seconds = 0.5
+
+
+class Metrics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How quality is measured. `names` None: by all metrics of the task."""
+
+    names: tuple[str, ...] | None = None
+    window: Annotated[int, Meta(ge=1, le=10_000_000)] = 1_000
+    fading: Annotated[float, Meta(ge=0.001, lt=1)] = 0.999
+
+
+class Drift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which detectors watch the loss, and with which of River's options."""
+
+    detectors: tuple[Literal["adwin", "page_hinkley"], ...] = ("adwin",)
+    direction: Literal["up", "both"] = "up"
+    adwin: dict[str, int | float] = {}
+    page_hinkley: dict[str, int | float] = {}
+
+    def options(self) -> dict[str, dict[str, int | float]]:
+        """Return the options of each chosen detector."""
+        return {name: dict(getattr(self, name)) for name in self.detectors}
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of the past is kept."""
+
+    capacity: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 1_000
+    max_bytes: Annotated[int, Meta(ge=0, le=2**40)] = 16 * 2**20
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A config, checked. `file` is where it was read; values at `hidden` keys are not shown."""
+
+    file: Path
+    hidden: frozenset[str] = frozenset()
+    name: Annotated[str, Meta(pattern=_NAME)]
+    model: Model
+    input: Input
+    output: Output = Output()
+    state: State = State()
+    metrics: Metrics = Metrics()
+    drift: Drift = Drift()
+    replay: Replay = Replay()
+    kafka: dict[str, Scalar] = {}
+
+    def __repr__(self) -> str:
+        return masked(self, self.hidden)
+
+    @property
+    def root(self) -> Path:
+        """The config's folder, which relative paths are relative to."""
+        return self.file.parent
+
+    @property
+    def input_path(self) -> str:
+        """The input as an absolute path or pattern; "-" is standard input."""
+        path = self.input.path
+        assert path is not None, "input.topic is refused so far"
+        return path if path == "-" else str(self.root / path)
+
+    @property
+    def output_path(self) -> Path:
+        """The folder of the outputs."""
+        return self.root / self.output.path
+
+    @property
+    def state_path(self) -> Path:
+        """The folder of journal, snapshots and registry."""
+        return self.root / self.state.path
+
+    def decoding(self) -> dict[str, Any]:
+        """Return what determines how bytes become events, as plain JSON values."""
+        return {
+            "fields": msgspec.to_builtins(self.input.fields),
+            "format": self.input.format,
+            "task": self.model.task,
+            "max_record_bytes": self.input.max_record_bytes,
+        }
+
+
+def load(path: str | Path) -> Settings:
+    """Read a config.
+
+    ``${VAR}`` and ``${VAR:-default}`` in a string are taken from the environment, the default also
+    where the variable is empty; ``$${`` stands for ``${``. Numbers and truth values may be given
+    so, too. What came from there is shown as three stars, and so are Kafka's secrets.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or says what is not allowed.
+    """
+    file = Path(path)
+    reader = Reader(file, _WORDS)
+    raw = reader.read()
+    if "name" not in raw and not re.match(_NAME, file.stem):
+        raise reader.error("name", f"missing, and {file.stem!r} is none; needed: {_WORDS[_NAME]}")
+    raw.setdefault("name", file.stem)
+    source, output, kafka = raw.get("input"), raw.get("output"), raw.get("kafka")
+    if isinstance(source, dict) and "start" in source:
+        source["start"] = _start(source["start"], reader)
+    if isinstance(output, dict):  # text from the environment, where text may be a topic
+        for key in reader.hidden:
+            section, _, name = key.partition(".")
+            if section != "output" or name == "path":
+                continue
+            if output.get(name) in ("true", "false"):
+                output[name] = output[name] == "true"
+    if isinstance(kafka, dict):
+        raw["kafka"] = dict(_flat(kafka))
+        secret = [key for key in raw["kafka"] if _SECRET.search(key)]
+        reader.hidden.update({f"kafka.{key}": str(raw["kafka"][key]) for key in secret})
+    # The file itself is not resolved: it may be a link, with its data beside the link.
+    place = file.parent.resolve() / file.name
+    settings = reader.table(Settings, raw, file=place, hidden=frozenset(reader.hidden))
+    _check(settings, reader)
+    return settings
+
+
+def _start(value: object, reader: Reader) -> str | float:
+    """Return a word as it is, a time as seconds since 1970: UTC where it has no zone."""
+    if value in ("earliest", "latest"):
+        return str(value)
+    moment: Any = value
+    try:
+        if isinstance(moment, str) and not re.fullmatch(r"[\d.]+", moment):
+            moment = dt.datetime.fromisoformat(moment)
+        elif isinstance(moment, dt.date) and not isinstance(moment, dt.datetime):
+            moment = dt.datetime.combine(moment, dt.time())
+        if isinstance(moment, dt.datetime):
+            return moment.replace(tzinfo=moment.tzinfo or dt.UTC).timestamp()
+        if not isinstance(moment, bool) and math.isfinite(seconds := float(moment)):
+            return seconds
+    except (TypeError, ValueError, OverflowError):
+        pass
+    words = "'earliest' | 'latest' | a time, as ISO 8601 or in seconds since 1970"
+    raise reader.refusal("input.start", value, words, ["earliest", "latest"])
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the keys of nested tables: `bootstrap.servers` without quotes is one, to TOML."""
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _check(settings: Settings, reader: Reader) -> None:
+    """Check what the types do not tell.
+
+    Raises
+    ------
+    ConfigError
+        If something contradicts something else, or is not there in this version.
+    """
+    source = settings.input
+    if (source.topic is None) == (source.path is None):
+        found = "neither" if source.path is None else "both"
+        raise reader.error(
+            "input", f"found {found} of topic and path; allowed: exactly one of them"
+        )
+    if source.topic is not None:
+        raise reader.error("input.topic", f"{_NO_KAFKA}; use input.path")
+    if isinstance(source.start, float):
+        words = "'earliest' | 'latest': a file has no index by time"
+        raise reader.refusal("input.start", source.start, words, ["earliest", "latest"])
+    for output in ("predictions", "rejected", "alarms"):
+        if isinstance(getattr(settings.output, output), str):
+            raise reader.error(f"output.{output}", f"{_NO_KAFKA}; use output.path")
+    if source.fields is not None and source.fields.label is None:
+        raise reader.error(
+            "input.fields.label", "missing; needed: the name of the field to predict"
+        )
+    if _reads_outputs(settings):
+        raise reader.error("input.path", "takes in what is written to output.path; choose another")
+    if settings.metrics.names is not None:
+        from midstream.engine.prequential import METRICS  # numba: slow to import
+
+        allowed = METRICS[settings.model.task]
+        for i, name in enumerate(settings.metrics.names):
+            if name not in allowed:
+                raise reader.refusal(f"metrics.names[{i}]", name, " | ".join(allowed), allowed)
+    if len(set(settings.drift.detectors)) < len(settings.drift.detectors):
+        raise reader.error("drift.detectors", "found a detector twice; allowed: each once")
+    _check_options("drift.adwin", settings.drift.adwin, reader)
+    _check_options("drift.page_hinkley", settings.drift.page_hinkley, reader)
+
+
+def _reads_outputs(settings: Settings) -> bool:
+    """Whether the input includes an output: a stream that would feed itself for ever."""
+    folder, pattern = settings.output_path, settings.input_path
+    if pattern == "-":
+        return False
+    outputs = [folder / f"{name}.jsonl" for name in ("predictions", "rejected", "alarms")]
+    return Path(pattern) == folder or any(
+        file.match(pattern) or ("**" in pattern and fnmatch.fnmatch(str(file), pattern))
+        for file in outputs
+    )
+
+
+def _check_options(at: str, options: Mapping[str, int | float], reader: Reader) -> None:
+    """Check options of a detector against those that River's has."""
+    if not options:
+        return
+    from midstream.engine.drift import drift_options
+
+    detector = at.rpartition(".")[2]
+    # What is no number (`mode`) follows from `direction`.
+    known = {k: v for k, v in drift_options(detector).items() if isinstance(v, int | float)}
+    for key, value in options.items():
+        if key not in known:
+            raise reader.unknown(at, key, known)
+        if isinstance(known[key], int):
+            if not isinstance(value, int) or not 1 <= value < 2**31:
+                raise reader.refusal(f"{at}.{key}", value, f"a whole number from 1 to {2**31 - 1}")
+        else:
+            top = 1 if key == "alpha" or (detector, key) == ("adwin", "delta") else 1e9
+            if not 0 < value <= top:
+                raise reader.refusal(f"{at}.{key}", value, f"a number > 0 and <= {top:g}")

@@ -1,0 +1,351 @@
+"""What the first records of a file look like, and what their fields seem to mean."""
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from midstream.connectors.codec import FieldMap, make_decoder
+from midstream.connectors.fields import Faults, Kind
+from midstream.connectors.files import Block, FilePartition, InputError, discover
+from midstream.connectors.records import CsvOptions
+from midstream.connectors.values import fits, typed_cells
+from midstream.engine.events import Task
+
+__all__ = ["Survey", "survey"]
+
+_RECORDS = 1_000
+_BYTES = 16 * 2**20
+_CLASSES = 20  # a number with more values is a quantity
+_ENTITIES = 50  # identifiers with more values are no features: branches may be, customers not
+
+_LABELS = (  # the first pattern that a field matches decides
+    "label|target|y|class|outcome",
+    "(.*_)?(label|target|class|outcome)",
+    "(.*_)?(fraud|churn|spam|phishing|default|conversion|click|failure|anomaly|attack)",
+    "(.*_)?(churned|defaulted|converted|clicked|purchased|survived|failed|readmitted)",
+)
+_TRUTH = "(is|has|was|will)_.*"
+_ID = "(.*_)?(id|uuid|guid)|index|unnamed_0|"
+_TIME = "(.*_)?(time|timestamp|ts|datetime|date|at)"
+_AS_TEXT = re.compile(r"0[0-9]+|\+[0-9]{6,}")  # leading zeros, telephone numbers
+
+
+class Survey(msgspec.Struct, kw_only=True):
+    """What a file seems to hold.
+
+    Attributes
+    ----------
+    what
+        The kind of records: "CSV", "flat JSON", "events".
+    records
+        How many records it is judged by.
+    fields
+        What the fields of flat records mean; None: the records are events in our own form.
+    label, label_is_guess
+        What is to be predicted, and whether more than its name had to decide.
+    numbers, texts
+        Features that are numbers or truth values, and those that are text; some may be both.
+    left_out
+        What the model should not see, and why.
+    notes
+        What else is worth knowing, a sentence each.
+    """
+
+    path: Path
+    what: str
+    records: int = 0
+    task: Task = "binary"
+    fields: FieldMap | None = None
+    label: str = "y"
+    label_is_guess: bool = False
+    numbers: list[str] = []
+    texts: list[str] = []
+    left_out: dict[str, str] = {}
+    notes: list[str] = []
+
+
+class _Column:
+    """The values of one field, without those that are missing."""
+
+    def __init__(self, name: str, values: Sequence[Any], *, forced: Kind | None = None) -> None:
+        self.name = name
+        self.values = values
+        self.forced = forced
+        """The type that the config has to give it."""
+        self.types = set(map(type, values))
+        self.is_nested = bool(self.types & {list, dict})
+        self.distinct = 0 if self.is_nested else len(set(values))
+        words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+        self._words = re.sub(r"[^a-z0-9]+", "_", words).strip("_")
+
+    def is_called(self, pattern: str) -> bool:
+        return re.fullmatch(pattern, self._words) is not None
+
+    @property
+    def is_id(self) -> bool:
+        return self.is_called(_ID) and self.types <= {str, int}
+
+    @property
+    def is_free_text(self) -> bool:
+        """Whether most values are another one each, so that there is no end of them."""
+        many = len(self.values) >= 20 and 2 * self.distinct > len(self.values)
+        return self.types == {str} and many
+
+    @property
+    def is_binary(self) -> bool:
+        return self.types <= {bool, int, float} and set(self.values) <= {0, 1}
+
+    @property
+    def is_iso(self) -> bool:
+        return self.types == {str} and all(map(_is_iso, self.values))
+
+    def is_epoch(self, per_second: int = 1) -> bool:
+        """Whether it is a time since 1970, between the years 1973 and 5138."""
+        if not self.types or not self.types <= {int, float}:
+            return False
+        return all(1e8 * per_second <= value < 1e11 * per_second for value in self.values)
+
+    @property
+    def task(self) -> Task:
+        """The task, if this is the label."""
+        if self.is_binary:
+            return "binary"
+        few = self.distinct <= min(_CLASSES, len(self.values) / 5)
+        if self.types <= {int, float} and not (few and self.types == {int}):
+            return "regression"
+        return "multiclass"
+
+
+def survey(path: Path) -> Survey:
+    """Look at the first records of a file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or holds nothing that could be learned from.
+    """
+    name = str(path)
+    if path.is_dir():
+        raise InputError(f"{name}: is a folder; give one of its files")
+    partition = FilePartition(path, name, format=discover(name, Path())[0][2])
+    try:
+        blocks = _blocks(partition)
+    finally:
+        partition.close()
+    if csv_options := partition.csv_options:
+        found = Survey(path=path, what="CSV")
+        columns = _csv_columns(name, csv_options, blocks)
+        _judge_fields(found, columns)
+    else:
+        rows = _json_rows(name, blocks)
+        if 2 * sum(isinstance(row.get("x"), dict) for row in rows) > len(rows):
+            found = Survey(path=path, what="events")
+            _judge_events(found, rows)
+        else:
+            found = Survey(path=path, what="flat JSON")
+            _judge_fields(found, _columns(rows))
+    if not found.numbers and not found.texts:
+        left_out = "".join(f"; {field!r} {why}" for field, why in found.left_out.items())
+        raise InputError(f"{name}: found no feature to predict {found.label!r} from{left_out}")
+    decoder = make_decoder(found.task, found.fields, csv_options)
+    decoded = [decoder.decode(block) for block in blocks]
+    rejected = [r for d in decoded for r in d.rejected]
+    accepted = sum(len(d.batch) for d in decoded)
+    found.records = accepted + len(rejected)
+    if rejected:
+        first = rejected[0]
+        where = ["line", str(first.origin[2]), first.path]
+        why = f"{' '.join(filter(None, where))}: {first.reason}"
+        if not accepted:
+            raise InputError(f"{name}: none of its records could be learned; {why}")
+        many = f"{len(rejected):,} of {found.records:,} records would be rejected"
+        found.notes.append(f"{many}; {why}")
+    return found
+
+
+def _blocks(partition: FilePartition) -> list[Block]:
+    """Return the first records, whole."""
+    blocks: list[Block] = []
+    lines = size = 0
+    while lines < _RECORDS and size < _BYTES:
+        try:
+            block = partition.read(2**16, final=True)
+        except InputError:
+            if not blocks:
+                raise
+            break  # a damaged archive: what is before the damage will do
+        if block is None:
+            break
+        try:
+            # Of a record that is too long there is only the beginning, cut anywhere.
+            binary = "\0" in block.data.decode(errors="ignore" if block.oversize else "strict")
+        except UnicodeDecodeError as e:
+            line = block.first + block.data.count(b"\n", 0, e.start)
+            raise InputError(f"{partition.name}: not UTF-8 text in line {line}") from None
+        if binary:
+            raise InputError(f"{partition.name}: is binary; JSON Lines or CSV is needed")
+        blocks.append(block)
+        lines += block.lines
+        size += len(block.data)
+    if not any(block.data.strip() for block in blocks):
+        what = "has a header but no records" if partition.header else "is empty"
+        raise InputError(f"{partition.name}: {what}")
+    return blocks
+
+
+def _csv_columns(name: str, options: CsvOptions, blocks: list[Block]) -> list[_Column]:
+    header = options.header
+    text = "".join(block.data.decode() for block in blocks if not block.oversize)
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=options.delimiter))
+    except csv.Error as e:
+        raise InputError(f"{name}: cannot be read as CSV: {e}") from None
+    whole = [row for row in rows if len(row) == len(header)]
+    columns = []
+    for i, column in enumerate(header):
+        cells = [cell for row in whole if (cell := row[i].strip())]
+        faults: Faults = {}
+        values = typed_cells(cells, None, column, faults)
+        too_large = any("64 bits" in reason for reason, _ in faults.values())
+        if too_large or any(map(_AS_TEXT.fullmatch, cells)):
+            columns.append(_Column(column, cells, forced="string"))
+        else:
+            columns.append(_Column(column, [v for v in values if v is not None]))
+    return columns
+
+
+def _json_rows(name: str, blocks: list[Block]) -> list[dict[str, Any]]:
+    rows = []
+    for line in (line for block in blocks for line in block.data.splitlines()):
+        try:
+            row = msgspec.json.decode(line)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    if not rows:
+        raise InputError(f"{name}: no line is a JSON object; JSON Lines has one object a line")
+    return rows
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[_Column]:
+    columns = []
+    for name in dict.fromkeys(key for row in rows for key in row):
+        values = [v for row in rows if (v := row.get(name)) is not None]
+        if any(type(v) is int and not fits(v) for v in values):
+            columns.append(_Column(name, list(map(str, values)), forced="string"))
+        else:
+            columns.append(_Column(name, values))
+    return columns
+
+
+def _judge_events(found: Survey, rows: list[dict[str, Any]]) -> None:
+    """Judge events in our own form."""
+    features = [row["x"] for row in rows if isinstance(row.get("x"), dict)]
+    (label,) = _columns([{"y": row.get("y")} for row in rows])
+    _judge_features(found, _columns(features))
+    _judge_label(found, label)
+
+
+def _judge_fields(found: Survey, columns: list[_Column]) -> None:
+    """Judge flat records."""
+    n = max(len(column.values) for column in columns)
+    ids = [c for c in columns if c.is_id and len(c.values) == c.distinct == n]
+    identifier = _first(ids, "id|uuid|guid")
+    times = [c for c in columns if c.is_called(_TIME) and (c.is_iso or c.is_epoch())]
+    time = _first(times, "time|timestamp|ts|datetime")
+    rest = [c for c in columns if c is not identifier and c is not time]
+    label = _label(found, rest)
+    features = [c for c in rest if c is not label]
+    types = _judge_features(found, features)
+    _judge_label(found, label)
+    if label.forced or (found.task == "multiclass" and float in label.types):
+        types[label.name] = "string"
+    found.fields = FieldMap(
+        label=label.name,
+        id=None if identifier is None else identifier.name,
+        time=None if time is None else time.name,
+        exclude=list(found.left_out),
+        types=types,
+    )
+
+
+def _first(columns: list[_Column], best: str) -> _Column | None:
+    """Return the first column that has one of the best names, else the first."""
+    named = [c for c in columns if c.is_called(best)]
+    return next(iter(named + columns), None)
+
+
+def _label(found: Survey, columns: list[_Column]) -> _Column:
+    """Choose what is to be predicted: by its name, else the last field that may be it."""
+    able = [c for c in columns if c.values and not c.is_nested and not c.is_free_text]
+    for pattern in _LABELS:
+        if named := [c for c in able if c.is_called(pattern)]:
+            found.label_is_guess = len(named) > 1
+            return named[-1]
+    found.label_is_guess = True
+    truths = [c for c in able if c.is_called(_TRUTH) and c.is_binary]
+    likely = [c for c in able if not (c.is_id or c.is_iso or c.is_called(_TIME))]
+    if not truths and not likely:
+        names = ", ".join(repr(c.name) for c in columns)
+        raise InputError(f"{found.path}: found nothing to predict among its fields: {names}")
+    return (truths or likely)[-1]
+
+
+def _judge_label(found: Survey, label: _Column) -> None:
+    found.label = label.name
+    found.task = label.task
+    if not label.values:
+        found.label_is_guess = True
+        found.notes.append(f"no record has a label {label.name!r}, so the task is a guess")
+    elif label.distinct == 1 and found.task != "regression":
+        found.notes.append(f"the label {label.name!r} has one value only in these records")
+    elif found.task == "multiclass" and label.distinct == 2:
+        found.notes.append(
+            f"the label {label.name!r} has two values, but not true/false or 0/1: two classes"
+        )
+
+
+def _judge_features(found: Survey, columns: list[_Column]) -> dict[str, Kind]:
+    """Sort features by type; return those whose type a config has to give."""
+    types: dict[str, Kind] = {}
+    for c in columns:
+        reason = _reason_against(c)
+        is_name = c.is_id and c.types == {int}
+        if c.forced or (is_name and not reason):
+            types[c.name] = "string"
+        if reason:
+            found.left_out[c.name] = reason
+            continue
+        if c.types & {str} or is_name:
+            found.texts.append(c.name)
+        if c.types - {str} and not is_name:
+            found.numbers.append(c.name)
+    return types
+
+
+def _reason_against(c: _Column) -> str | None:
+    """Say why a field should be no feature, if it should not."""
+    if c.is_nested:
+        return "is not a single value"
+    if c.is_id and c.distinct > min(_ENTITIES, len(c.values) / 2):
+        return "identifies something"
+    if c.is_iso or (c.is_called(_TIME) and (c.is_epoch() or c.is_epoch(1000))):
+        return "is a time, always new"
+    if c.is_free_text:
+        return "is another text nearly every time"
+    return None
+
+
+def _is_iso(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

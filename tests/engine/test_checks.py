@@ -1,0 +1,143 @@
+"""The public contract: good learners pass, and each way of breaking it is caught."""
+
+import random
+from typing import Any, ClassVar
+
+import pytest
+from zoo import ZOO, events
+
+from midstream import check_learner
+from midstream.engine import encoding
+from midstream.engine.checks import CHECKS, CheckError
+from midstream.engine.events import Predictions
+from midstream.engine.learner import LEARNERS
+
+SLOW = {"SRP", "ARF", "Leveraging", "ADWINBoost"}
+DRAWS_WHEN_ASKED = {"KNN"}  # SWINN begins each search at a point that it draws
+NAMES = sorted(n for n in ZOO if n not in DRAWS_WHEN_ASKED and not any(part in n for part in SLOW))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rivers_models_keep_the_contract(name):
+    """Each model of the zoo passes every check."""
+    task, make = ZOO[name]
+    passed = list(check_learner(make, list(events(task, 300)), task=task))
+    assert [p.name for p in passed] == [check.__name__ for check in CHECKS]
+
+
+def test_a_search_that_draws_its_first_point_is_caught():
+    """A nearest-neighbour graph (SWINN) answers the same question otherwise when asked twice."""
+    task, make = ZOO["KNN"]
+    with pytest.raises(CheckError, match=r"predicting_changes_nothing|prediction_comes_before"):
+        list(check_learner(make, list(events(task, 300)), task=task))
+
+
+class Honest:
+    """The mean of the labels so far; the base of the cheats below."""
+
+    kind: ClassVar[str] = "honest"
+    needs = "dicts"
+    task = "regression"
+    takes_weights = False
+
+    def __init__(self) -> None:
+        self.n, self.total = 0, 0.0
+
+    def predict_learn(self, batch) -> Predictions:
+        values = []
+        for i in range(len(batch)):
+            values += self.predict(batch[i : i + 1]).values
+            self.learn(batch[i : i + 1])
+        return Predictions(values)
+
+    def predict(self, batch) -> Predictions:
+        return Predictions([self.total / self.n if self.n else 0.0] * len(batch))
+
+    def learn(self, batch) -> None:
+        for y in batch.labels:
+            if y is not None:
+                self.n, self.total = self.n + 1, self.total + y
+
+    def state(self) -> bytes:
+        return encoding.encode(vars(self))
+
+    def definition(self) -> dict[str, Any]:
+        return {"kind": self.kind}
+
+    @classmethod
+    def load(cls, state, **_):
+        new = cls()
+        vars(new).update(encoding.decode(state))
+        return new
+
+
+class PredictsAfterLearning(Honest):
+    def predict_learn(self, batch):
+        self.learn(batch)
+        return self.predict(batch)
+
+
+class ChangesWhenAsked(Honest):
+    def predict(self, batch):
+        self.total += 0.001 * len(batch)
+        return super().predict(batch)
+
+
+class ForgetsSomething(Honest):
+    def state(self):
+        return encoding.encode({"n": self.n})
+
+
+class DrawsUnseeded(Honest):
+    def predict(self, batch):
+        return Predictions([random.random() for _ in range(len(batch))])
+
+
+class Hoards(Honest):
+    def __init__(self):
+        super().__init__()
+        self.past: list = []
+
+    def learn(self, batch):
+        super().learn(batch)
+        self.past += [list(x.values()) * 50 for x in batch.dicts()] * 4
+
+
+class KeepsInput(Honest):
+    def __init__(self):
+        super().__init__()
+        self.last: dict = {}
+
+    def learn(self, batch):
+        super().learn(batch)
+        for self.last in batch.dicts():
+            pass
+
+    def predict(self, batch):
+        return Predictions([float(sum(self.last.values()))] * len(batch))
+
+
+@pytest.mark.parametrize(
+    ("cheat", "check"),
+    [
+        (PredictsAfterLearning, "result_is_independent_of_the_cuts"),
+        (ChangesWhenAsked, "predicting_changes_nothing|prediction_comes_before"),
+        (ForgetsSomething, "state_round_trip"),
+        (DrawsUnseeded, "result_is_independent_of_the_cuts"),
+        (Hoards, "memory_is_bounded"),
+        (KeepsInput, "input_is_not_aliased"),
+    ],
+)
+def test_a_broken_learner_is_caught_by_name(cheat, check, monkeypatch):
+    """Each way of breaking the contract fails the check that is there for it."""
+    monkeypatch.setitem(LEARNERS, "honest", cheat.load)
+    data = [({"a": float(i % 7), "b": float(i % 3)}, float(i % 5)) for i in range(600)]
+    with pytest.raises(CheckError, match=check):
+        list(check_learner(cheat, data))
+
+
+def test_the_honest_one_passes(monkeypatch):
+    """The base that the cheats share keeps the contract, so the cheats are caught for a reason."""
+    monkeypatch.setitem(LEARNERS, "honest", Honest.load)
+    data = [({"a": float(i % 7), "b": float(i % 3)}, float(i % 5)) for i in range(600)]
+    assert len(list(check_learner(Honest, data))) == len(CHECKS)

@@ -1,0 +1,147 @@
+"""The Trainer: predict, score, learn; save and load; refuse what would harm."""
+
+import pytest
+from river import datasets, dummy, forest, linear_model, naive_bayes, preprocessing
+from zoo import events
+
+from midstream import EventBatch, Reservoir, Trainer
+from midstream.engine.encoding import EncodingError
+from midstream.engine.events import Event
+from midstream.engine.learner import LearnerError, UnseededError
+from midstream.engine.snapshot import SnapshotError
+
+
+def logistic():
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression()
+
+
+def test_the_prediction_is_made_before_the_event_is_learned():
+    """The first prediction knows nothing; a memory of the last label is one event behind."""
+    trainer = Trainer(dummy.NoChangeClassifier(), task="multiclass")
+    predicted = [trainer.step_one({"a": 1}, y).y_pred for y in ("red", "blue", "blue")]
+    assert predicted == [None, "red", "blue"]
+
+
+def test_single_events_give_what_batches_give():
+    """`step_one` is `step` on a batch of one."""
+    data = list(events("binary", 300))
+    one, many = Trainer(logistic(), replay=0), Trainer(logistic(), replay=0)
+    for x, y in data:
+        one.step_one(x, y)
+    many.step(EventBatch([dict(x) for x, _ in data], [y for _, y in data]))
+    assert one.metrics == many.metrics
+    assert one.digest() == many.digest()
+
+
+def test_an_event_without_label_changes_nothing_but_the_count():
+    """A prediction request is answered, not learned, not scored, not kept."""
+    trainer = Trainer(logistic())
+    trainer.step_one({"a": 1.0}, True)
+    before = trainer.learner.state()
+    prediction = trainer.step_one({"a": 5.0})
+    assert prediction.y_pred is not None
+    assert trainer.learner.state() == before
+    assert (trainer.seen, trainer.learned, trainer.prequential.scored) == (2, 1, 1)
+    assert len(trainer.replay) == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_feature_or_label_that_is_not_finite_is_refused(value):
+    """One infinity would make a linear model NaN for ever."""
+    trainer = Trainer(linear_model.LinearRegression())
+    with pytest.raises(ValueError, match="'a'"):
+        trainer.step_one({"a": value}, 1.0)
+    with pytest.raises(ValueError, match="label"):
+        trainer.step_one({"a": 1.0}, value)
+    assert trainer.seen == 0
+
+
+def test_a_saved_trainer_goes_on_as_the_original(tmp_path):
+    """After a load, predictions, metrics and digest stay equal."""
+    data = list(datasets.Phishing())
+    trainer = Trainer(logistic(), drift=["adwin", "page_hinkley"], replay=Reservoir(40, seed=2))
+    for x, y in data[:600]:
+        trainer.step_one(x, y)
+    trainer.save(tmp_path / "t.midstream")
+    loaded = Trainer.load(tmp_path / "t.midstream")
+    assert loaded.digest() == trainer.digest()
+    for x, y in data[600:]:
+        assert loaded.step_one(x, y) == trainer.step_one(x, y)
+    assert loaded.metrics == trainer.metrics
+    assert loaded.digest() == trainer.digest()
+
+
+def test_a_damaged_file_is_refused_by_name(tmp_path):
+    """A flipped bit is found before anything is decoded."""
+    path = tmp_path / "t.midstream"
+    Trainer(logistic()).save(path)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SnapshotError, match=r"t\.midstream"):
+        Trainer.load(path)
+
+
+def test_a_learner_with_an_unset_seed_is_refused_by_name():
+    """Nobody could repeat such a run, wherever in the model the seed is missing."""
+    with pytest.raises(UnseededError, match="ARFClassifier has no seed"):
+        Trainer(preprocessing.StandardScaler() | forest.ARFClassifier())
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "message"),
+    [
+        (linear_model.LinearRegression(), "binary", "needs a classifier"),
+        (linear_model.LogisticRegression(), "regression", "needs a regressor"),
+        (linear_model.LogisticRegression(), "multiclass", "two classes only"),
+        (preprocessing.StandardScaler(), None, "neither a classifier nor a regressor"),
+        (linear_model.LogisticRegression, None, "the class LogisticRegression"),
+        (42, None, "got int"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_with_the_reason(model, task, message):
+    """What is given, what is needed: in one line."""
+    with pytest.raises(TypeError, match=message):
+        Trainer(model, task=task)
+
+
+def test_a_step_that_cannot_be_saved_is_named():
+    """A lambda in a pipeline works until it is to be saved; the message says where it is."""
+    from river import compose
+
+    trainer = Trainer(compose.FuncTransformer(lambda x: x) | logistic())
+    with pytest.raises(EncodingError, match="lambda"):
+        trainer.state()
+
+
+def test_a_learner_that_raises_names_the_row():
+    """The row of the event that the learner could not take is in the error."""
+    trainer = Trainer(logistic())
+    batch = EventBatch.from_events([Event(x={"a": 1.0}, y=True), Event(x={"a": "text"}, y=True)])
+    with pytest.raises(LearnerError) as caught:
+        trainer.step(batch)
+    assert caught.value.row == 1
+
+
+def test_weights_reach_a_learner_that_takes_them_and_are_rejected_by_one_that_does_not():
+    """A weight is never silently dropped."""
+    heavy, light = Trainer(logistic()), Trainer(logistic())
+    heavy.step_one({"a": 1.0}, True, weight=5.0)
+    light.step_one({"a": 1.0}, True)
+    assert heavy.learner.state() != light.learner.state()
+    batch = EventBatch([{"a": 1.0}, {"a": 2.0}], [True, False], weights=[2.0, 1.0])
+    taken, rejected = Trainer(naive_bayes.GaussianNB()).admit(batch)
+    assert len(taken) == 1
+    assert "takes no sample weights" in rejected[0].reason
+
+
+def test_the_state_is_copied_out_never_shared():
+    """A state taken earlier is not changed by what is learned later."""
+    trainer = Trainer(logistic())
+    trainer.step_one({"a": 1.0}, True)
+    state = trainer.state()
+    copy = dict(state)
+    for i in range(50):
+        trainer.step_one({"a": float(i)}, i % 2 == 0)
+    assert state == copy
+    assert Trainer.from_state(state).learned == 1

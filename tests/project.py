@@ -1,0 +1,89 @@
+"""A small project on disk: config, model, events; and the command line run on it as a process."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+MODEL = """
+from river import linear_model, preprocessing
+
+def make():
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression()
+"""
+
+
+def events(n: int, seed: int = 1, features: int = 5):
+    """Return n events of a noisy linear concept, in the wire form."""
+    rng = random.Random(seed)
+    weights = [rng.uniform(-1, 1) for _ in range(features)]
+    made = []
+    for i in range(n):
+        values = [round(rng.gauss(0, 1), 4) for _ in range(features)]
+        score = sum(w * v for w, v in zip(weights, values, strict=True)) + rng.gauss(0, 0.3)
+        made.append(
+            {"id": f"e{i}", "x": {f"f{j}": v for j, v in enumerate(values)}, "y": score > 0}
+        )
+    return made
+
+
+class Project:
+    """A folder with a config; `run` starts `midstream run` in it as a process of its own."""
+
+    def __init__(self, folder: Path, *, model: str = MODEL, config: str = "", task: str = "binary"):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "models.py").write_text(model)
+        self.config = folder / "config.toml"
+        extra = config if "[input]" in config else '[input]\npath = "events.jsonl"\n' + config
+        self.config.write_text(f'[model]\nlearner = "models:make"\ntask = "{task}"\n{extra}')
+
+    def write(self, lines, name: str = "events.jsonl") -> Path:
+        path = self.folder / name
+        with path.open("w") as file:
+            for line in lines:
+                file.write((line if isinstance(line, str) else json.dumps(line)) + "\n")
+        return path
+
+    def start(self, *arguments: str, **popen) -> subprocess.Popen:
+        command = [sys.executable, "-m", "midstream.flows.cli", *arguments]
+        env = dict(os.environ, PYTHONHASHSEED="0")
+        popen = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **popen}
+        return subprocess.Popen(command, cwd=self.folder, env=env, **popen)
+
+    def call(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess:
+        process = self.start(*arguments, stdin=subprocess.PIPE if stdin else subprocess.DEVNULL)
+        out, err = process.communicate(stdin, timeout=300)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def run(self, *arguments: str, stdin: str | None = None) -> dict:
+        """Run to the end of the input; return the closing summary."""
+        done = self.call("run", "config.toml", "--until-eof", "--json", *arguments, stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def output(self, kind: str) -> list[dict]:
+        path = self.folder / "out" / f"{kind}.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for(condition, seconds: float = 60.0, what: str = "it"):
+    """Wait until a condition holds; fail after `seconds`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+def stop(process: subprocess.Popen, number: int = signal.SIGTERM) -> tuple[int, str, str]:
+    """Send a signal and wait for the end."""
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
