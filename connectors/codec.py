@@ -1,6 +1,6 @@
 """Bytes to batches and back: the decoder of an input, and what goes into the outputs."""
 
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any, Protocol
 
 import msgspec
@@ -14,6 +14,7 @@ from midstream.connectors.records import Block, CsvOptions
 from midstream.engine.events import (
     Alarm,
     EventBatch,
+    Label,
     Prediction,
     Predictions,
     Rejected,
@@ -76,6 +77,21 @@ def _name(label: Any) -> str:
     return str(label).lower() if isinstance(label, bool) else str(label)
 
 
+def _named(probas: list[dict[Label, float]]) -> list[dict[str, float] | None]:
+    """Return probabilities by the names of their labels; None where there are none."""
+    # Both truth values everywhere is the common case. Kinds are told, since 1 equals True.
+    if set(map(type, chain.from_iterable(probas))) == {bool} and set(map(len, probas)) == {2}:
+        return [{"false": p[False], "true": p[True]} for p in probas]
+    return [
+        {
+            ("true" if k is True else "false" if k is False else _name(k)): v
+            for k, v in proba.items()
+        }
+        or None
+        for proba in probas
+    ]
+
+
 _encoder = msgspec.json.Encoder(enc_hook=_plain)
 
 
@@ -90,15 +106,7 @@ def encode_predictions(
     if predictions.probas is None:
         probas: Any = repeat(None, n)
     else:
-        probas = [
-            {
-                # Told by identity: 1 and True are equal, and both are labels.
-                ("true" if k is True else "false" if k is False else _name(k)): v
-                for k, v in proba.items()
-            }
-            or None
-            for proba in predictions.probas
-        ]
+        probas = _named(predictions.probas)
     rows = zip(
         batch.ids,
         repeat(model),

@@ -126,13 +126,17 @@ class JsonDecoder:
             rows = self._form.rows(data)
         except _ERRORS:
             return None, 0
-        letters = np.frombuffer(data, dtype=np.uint8)
-        lines = np.count_nonzero(letters == ord("\n")) + (not data.endswith(b"\n"))
-        if len(rows) != lines or _TWO_ON_A_LINE.search(data):
+        lines = data.count(b"\n") + (not data.endswith(b"\n"))
+        if len(rows) != lines:
+            return None, 0
+        # Within a value no `{` can follow a `}` without a comma. So where every newline stands
+        # between the two, each ends a value, and as many values as lines leave one to a line.
+        if data.count(b"}\n{") != lines - 1 and _TWO_ON_A_LINE.search(data):
             return None, 0
         raw, keys = self._form.split(rows)
-        colons = np.flatnonzero(letters == ord(":"))
-        if len(colons) != keys:
+        letters = np.frombuffer(data, dtype=np.uint8)
+        if np.count_nonzero(letters == ord(":")) != keys:
+            colons = np.flatnonzero(letters == ord(":"))
             before = letters[colons - 1]
             quoted = np.count_nonzero(before == ord('"'))
             if (quoted != keys or before.min() <= ord(" ")) and key_count(data) != keys:

@@ -218,6 +218,7 @@ class RiverLearner:
         labels = batch.labels if learn else [None] * len(batch)
         dicts = batch.dicts()
         learn_one: Callable[..., None] = self.model.learn_one
+        unweighted = batch.weights is None
         row = 0
         try:
             if self._has_probas:
@@ -230,7 +231,7 @@ class RiverLearner:
                     probas.append(dict(predict_proba_one(x)))
                     if y is None:
                         continue
-                    if batch.weights is None:
+                    if unweighted:
                         learn_one(x, y)
                     else:
                         self._learn_one(batch, row, x, y)

@@ -1,5 +1,6 @@
 """Replay buffers: what of the past is kept, as a uniform sample of it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,10 @@ class Reservoir:
 
     def add(self, batch: EventBatch) -> None:
         """Offer the labelled events of a batch, in order."""
-        rows = [i for i, y in enumerate(batch.labels) if y is not None]
+        labels = batch.labels
+        rows: Sequence[int] = range(len(labels))
+        if None in labels:
+            rows = [i for i, y in enumerate(labels) if y is not None]
         first = self.seen
         self.seen += len(rows)
         if not rows or not self._limit:
