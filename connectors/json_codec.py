@@ -11,6 +11,7 @@ line by line, so a block never accepts what a line alone would not:
 """
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -45,6 +46,7 @@ from midstream.engine.events import IntArray, Rejected, Task
 __all__ = ["JsonDecoder"]
 
 _Scalar: TypeAlias = bool | Int64 | float | str | None
+_NEWLINE = ord("\n")
 _TWO_ON_A_LINE = re.compile(rb"\}[ \t\r]*+\{")
 # UnicodeDecodeError is a ValueError and none of msgspec's; so is an integer of 5,000 digits.
 _ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -64,13 +66,22 @@ class _WireEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     group: dict[str, str] | UnsetType | None = UNSET
 
 
+class _WireEventWithoutNulls(_WireEvent, gc=False, forbid_unknown_fields=True):
+    """The same where no feature is null."""
+
+    x: dict[str, bool | Int64 | float | str]  # type: ignore[assignment]
+
+
 class _Form(Protocol[_Raw]):
     """How lines become rows, and rows become columns: our own form, or flat objects."""
 
-    def rows(self, data: bytes) -> list[Any]:
-        """Decode a block. Raises one of `_ERRORS` if anything is wrong in it."""
+    def rows(self, data: bytes) -> tuple[Sequence[Any], bool]:
+        """Decode a block: its rows, and whether there may be a null in their features.
 
-    def split(self, rows: list[Any]) -> tuple[_Raw, int]:
+        Raises one of `_ERRORS` if anything is wrong in it.
+        """
+
+    def split(self, rows: Sequence[Any]) -> tuple[_Raw, int]:
         """Return the rows as raw columns, and how many keys they have, all levels together."""
 
     def row(self, line: bytes) -> Any:
@@ -103,14 +114,14 @@ class JsonDecoder:
             return oversize(block)
         data, first = block.data, block.first
         rejected: list[Rejected] = []
-        raw, n = self._whole(data)
+        raw, n, nulls = self._whole(data)
         if raw is not None:
             numbers = np.arange(first, first + n, dtype=np.int64)
         else:
             rows, numbers = self._one_by_one(block, rejected)
             raw, _ = self._form.split(rows)
         faults: Faults = {}
-        columns = self._form.columns(raw, faults, nulls=b"null" in data)
+        columns = self._form.columns(raw, faults, nulls=nulls)
         return assemble(
             block,
             columns,
@@ -120,28 +131,35 @@ class JsonDecoder:
             records=lambda: dict(enumerate(data.split(b"\n"), first)),
         )
 
-    def _whole(self, data: bytes) -> tuple[Any | None, int]:
-        """Decode a block as one: raw columns and how many; None if it has to go line by line."""
+    def _whole(self, data: bytes) -> tuple[Any | None, int, bool]:
+        """Decode a block as one: raw columns, how many, and whether there may be nulls.
+
+        None for the columns if the block has to go line by line.
+        """
+        line_by_line = None, 0, True
         try:
-            rows = self._form.rows(data)
+            rows, nulls = self._form.rows(data)
         except _ERRORS:
-            return None, 0
-        lines = data.count(b"\n") + (not data.endswith(b"\n"))
-        if len(rows) != lines:
-            return None, 0
-        # Within a value no `{` can follow a `}` without a comma. So where every newline stands
-        # between the two, each ends a value, and as many values as lines leave one to a line.
-        if data.count(b"}\n{") != lines - 1 and _TWO_ON_A_LINE.search(data):
-            return None, 0
-        raw, keys = self._form.split(rows)
+            return line_by_line
         letters = np.frombuffer(data, dtype=np.uint8)
+        newlines = np.count_nonzero(letters == _NEWLINE)
+        if len(rows) != newlines + (not data.endswith(b"\n")):
+            return line_by_line
+        # Cheap: every newline is behind a `}`, and nothing else is that might part two values.
+        behind = letters[1:][letters[:-1] == ord("}")]
+        if (
+            np.count_nonzero(behind == _NEWLINE) != newlines
+            or np.count_nonzero((behind <= ord(" ")) | (behind == ord("{"))) != newlines
+        ) and _TWO_ON_A_LINE.search(data):
+            return line_by_line
+        raw, keys = self._form.split(rows)
         if np.count_nonzero(letters == ord(":")) != keys:
             colons = np.flatnonzero(letters == ord(":"))
             before = letters[colons - 1]
             quoted = np.count_nonzero(before == ord('"'))
             if (quoted != keys or before.min() <= ord(" ")) and key_count(data) != keys:
-                return None, 0
-        return raw, len(rows)
+                return line_by_line
+        return raw, len(rows), nulls
 
     def _one_by_one(self, block: Block, rejected: list[Rejected]) -> tuple[list[Any], IntArray]:
         rows, numbers = [], []
@@ -163,10 +181,21 @@ class _OwnForm:
     def __init__(self, task: Task) -> None:
         self._task = task
         decoder = msgspec.json.Decoder(_WireEvent)
-        self.rows = decoder.decode_lines
+        self._lines = decoder.decode_lines
         self._decode = decoder.decode
+        # Most streams have no nulls, and proving that there are none costs nothing while decoding.
+        self._lines_without_nulls = msgspec.json.Decoder(_WireEventWithoutNulls).decode_lines
+        self._expect_nulls = False
 
-    def split(self, rows: list[_WireEvent]) -> tuple[dict[str, list[Any] | None], int]:
+    def rows(self, data: bytes) -> tuple[Sequence[_WireEvent], bool]:
+        if not self._expect_nulls:
+            try:
+                return self._lines_without_nulls(data), False
+            except _ERRORS:
+                self._expect_nulls = b"null" in data
+        return self._lines(data), True
+
+    def split(self, rows: Sequence[_WireEvent]) -> tuple[dict[str, list[Any] | None], int]:
         n = len(rows)
         x = [e.x for e in rows]
         keys = n + sum(map(len, x))
@@ -229,12 +258,15 @@ class _FlatForm:
         self._wanted = None if fields.features is None else frozenset(fields.features)
         self._unread = {*fields.exclude, *fields.roles} - {fields.label}
         decoder = msgspec.json.Decoder(dict[str, _Scalar])
-        self.rows = decoder.decode_lines
+        self._lines = decoder.decode_lines
         self._decode = decoder.decode
         self._decode_any = msgspec.json.Decoder(dict[str, Any]).decode
 
-    def split(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-        return rows, sum(map(len, rows))
+    def rows(self, data: bytes) -> tuple[list[dict[str, Any]], bool]:
+        return self._lines(data), b"null" in data
+
+    def split(self, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+        return list(rows), sum(map(len, rows))
 
     def row(self, line: bytes) -> dict[str, Any] | Fault:
         try:

@@ -75,6 +75,7 @@ class Shard:
         snapshots: SnapshotFolder,
         about: dict[str, Any],
         *,
+        modules: Collection[str] = (),
         snapshot_events: int = 100_000,
         snapshot_seconds: float = 30.0,
         commit_seconds: float = 0.1,
@@ -90,6 +91,7 @@ class Shard:
         self._journal = journal
         self._snapshots = snapshots
         self._about = about
+        self._modules = modules
         self._snapshot_events = snapshot_events
         self._snapshot_seconds = snapshot_seconds
         self._commit_seconds = commit_seconds
@@ -144,7 +146,7 @@ class Shard:
             if leftover and leftover != [0]:
                 raise ResumeError(f"shard {name} has snapshots but no journal")
             journal.commit([], about=about)
-            return cls(name, fresh, journal, snapshots, about, **policy)
+            return cls(name, fresh, journal, snapshots, about, modules=modules, **policy)
 
         notes = []
         saved, trainer, seq = records[0].about, fresh, journal.first
@@ -177,7 +179,7 @@ class Shard:
                 f"has to be read again after a crash ({'; '.join(changed)}); run once with the old "
                 "config until it stops by itself, or begin anew with --fresh"
             )
-        shard = cls(name, trainer, journal, snapshots, about, **policy)
+        shard = cls(name, trainer, journal, snapshots, about, modules=modules, **policy)
         shard.fresh = False
         shard.notes = notes
         shard.cursors = {p: Cursor(*c) for p, c in header.get("cursors", {}).items()}
@@ -315,6 +317,9 @@ class Shard:
 
     def _snapshot(self) -> Snapshot:
         parts = self.trainer.state()
+        # Go on with what the snapshot gives back: so each is proven readable, a resumed run goes
+        # on exactly as this one, and CPython is faster with objects whose `__dict__` nobody took.
+        self.trainer = Trainer.from_state(parts, self._modules)
         header = {
             **self._about,
             "shard": self.name,

@@ -1,5 +1,6 @@
 """Instances of classes, without calling the class."""
 
+import inspect
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +21,9 @@ class Plain(Kind):
         self._cls = cls
         self._slots = slots_of(cls)
         self._has_dict = cls.__dictoffset__ != 0
+        self._described = frozenset(  # names that setting would send through a property or a slot
+            key for key in dir(cls) if inspect.isdatadescriptor(inspect.getattr_static(cls, key))
+        )
         self._setstate: Callable[..., None] | None = getattr(cls, "__setstate__", None)
         self.late = self._setstate is not None
 
@@ -43,6 +47,11 @@ class Plain(Kind):
             self._setstate(value, dict(state))
         elif self._slots:
             self._apply(value, dict(state))
+        elif self._described.isdisjoint(names):
+            # One by one: CPython then keeps the attributes in the object, where methods find them
+            # faster than in a dict of its own, which `__dict__` would make.
+            for key, item in state:
+                object.__setattr__(value, key, item)
         else:
             value.__dict__.update(state)
 
@@ -73,7 +82,8 @@ class Distribution(Plain):
 
     def fill(self, value: Any, names: Names, row: list[Any]) -> None:
         super().fill(value, names, row)
-        value.__dict__.setdefault("_rng", self._generator)
+        if "_rng" not in names:
+            object.__setattr__(value, "_rng", self._generator)
 
 
 class Stateful(Plain):
