@@ -1,6 +1,6 @@
 """Bytes to batches and back: the decoder of an input, and what goes into the outputs."""
 
-from itertools import chain, repeat
+from itertools import repeat
 from typing import Any, Protocol
 
 import msgspec
@@ -77,10 +77,9 @@ def _name(label: Any) -> str:
     return str(label).lower() if isinstance(label, bool) else str(label)
 
 
-def _named(probas: list[dict[Label, float]]) -> list[dict[str, float] | None]:
+def _named(probas: list[dict[Label, float]], task: Task) -> list[dict[str, float] | None]:
     """Return probabilities by the names of their labels; None where there are none."""
-    # Both truth values everywhere is the common case. Kinds are told, since 1 equals True.
-    if set(map(type, chain.from_iterable(probas))) == {bool} and set(map(len, probas)) == {2}:
+    if task == "binary" and set(map(len, probas)) == {2}:  # the common case
         return [{"false": p[False], "true": p[True]} for p in probas]
     return [
         {
@@ -96,7 +95,13 @@ _encoder = msgspec.json.Encoder(enc_hook=_plain)
 
 
 def encode_predictions(
-    batch: EventBatch, predictions: Predictions, *, model: str, version: int, role: str
+    batch: EventBatch,
+    predictions: Predictions,
+    *,
+    task: Task,
+    model: str,
+    version: int,
+    role: str,
 ) -> bytes:
     """Return predictions as JSON Lines, one for each event of the batch, in its order.
 
@@ -106,19 +111,19 @@ def encode_predictions(
     if predictions.probas is None:
         probas: Any = repeat(None, n)
     else:
-        probas = _named(predictions.probas)
-    rows = zip(
+        probas = _named(predictions.probas, task)
+    rows = map(
+        Prediction,
         batch.ids,
-        repeat(model),
+        repeat(model, n),
         repeat(version),
         repeat(role),
         predictions.values,
         probas,
         repeat(None) if batch.times is None else batch.times,
         batch.origins,
-        strict=False,
     )
-    return _encoder.encode_lines([Prediction(*row) for row in rows])
+    return _encoder.encode_lines(list(rows))
 
 
 def encode_rejected(rejected: list[Rejected]) -> bytes:

@@ -4,6 +4,8 @@ Guarantee: what `read` gives, `replay` of the same ranges gives again, byte for 
 says which file was changed in between.
 """
 
+import gzip
+import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,9 +24,19 @@ from midstream.connectors.files import (
 from midstream.engine.journal import Range
 from midstream.engine.shard import Cursor
 
-__all__ = ["FileInput", "Work"]
+__all__ = ["FileInput", "Work", "normal_path"]
 
 _MAX_OPEN = 32
+_HEAD = 512  # bytes at the beginning of a file by which it is known again
+
+
+def normal_path(path: str, root: Path) -> str:
+    """Return a path or pattern in one spelling, relative to `root` where it is inside."""
+    if path == "-":
+        return path
+    normal = os.path.normpath(root / path)
+    inside = os.path.relpath(normal, root)
+    return normal if inside.startswith("..") else inside
 
 
 class Work(NamedTuple):
@@ -45,13 +57,26 @@ class _File:
         self.cursor = Cursor()
         self.partition: FilePartition | StdinPartition | None = None
         self.exhausted_at = -1  # its size when nothing more was in it
+        self.first = b""  # its first bytes
 
     @property
     def is_stdin(self) -> bool:
         return self.name == "-"
 
     def size(self) -> int:
-        return self.path.stat().st_size
+        """Its size on disk; of a file that is gone: what it was when it was read to its end."""
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return self.exhausted_at
+
+    def head(self, offset: int) -> int:
+        """CRC-32 of the first bytes, of those before `offset`."""
+        if self.is_stdin:
+            return 0
+        if len(self.first) < min(_HEAD, offset):
+            self.first = _first_bytes(self.path)
+        return zlib.crc32(self.first[: min(_HEAD, offset)])
 
 
 class FileInput:
@@ -82,7 +107,7 @@ class FileInput:
         until_eof: bool = False,
         max_record_bytes: int = 2**20,
     ) -> None:
-        self._path = path
+        self._path = normal_path(path, root)
         self._root = root
         self._part = part
         self._format = format_
@@ -116,13 +141,7 @@ class FileInput:
         return new
 
     def seek(self, cursors: Mapping[str, Cursor]) -> None:
-        """Go to the cursors of a resumed shard.
-
-        Raises
-        ------
-        InputError
-            If one is of a file that is not there any more and would have to be read again.
-        """
+        """Go to the cursors of a resumed shard."""
         for name, cursor in cursors.items():
             if name in self._files:
                 self._files[name].cursor = cursor
@@ -138,10 +157,12 @@ class FileInput:
                 continue
             partition = self._opened(file)
             while (block := partition.read(final=False)) is not None:
-                file.cursor = Cursor(block.stop, block.first + block.lines, 0)
-            at = file.cursor
-            span = Range(file.name, at.offset, at.offset, at.line, at.crc)
-            begun.append(Work(_nothing(span), span))
+                at = block.stop
+                file.cursor = Cursor(at, block.first + block.lines, 0, file.head(at))
+            if file.cursor.offset:
+                at = file.cursor.offset
+                span = Range(file.name, at, at, file.cursor.line, 0, file.cursor.head)
+                begun.append(Work(_nothing(span), span))
         return begun
 
     def read(self, max_bytes: int) -> Work | None:
@@ -188,7 +209,7 @@ class FileInput:
                 "give the input as a file"
             )
         if span.start == span.stop:
-            file.cursor = Cursor(span.start, span.line, span.crc)
+            file.cursor = Cursor(span.start, span.line, span.crc, span.head)
             return Work(_nothing(span), span)
         work = self._read(file, max_bytes, until=span.stop)
         if work is None:
@@ -227,14 +248,26 @@ class FileInput:
         if block.oversize:
             crc = zlib.crc32(b"%d" % block.oversize, crc)
         line = block.first + block.lines
-        file.cursor = Cursor(block.stop, line, crc)
-        return Work(block, Range(file.name, block.start, block.stop, line, crc))
+        head = file.head(block.stop)
+        file.cursor = Cursor(block.stop, line, crc, head)
+        whole = bool(block.oversize) or block.data.endswith(b"\n")
+        if not whole and until is None and not file.is_stdin:
+            file.exhausted_at = size  # ended by its end: what is added now is for the next run
+            self._shut(file)
+        span = Range(file.name, block.start, block.stop, line, crc, head, whole)
+        return Work(block, span)
 
     def _opened(self, file: _File) -> FilePartition | StdinPartition:
         if file.partition is None:
             if sum(f.partition is not None for f in self._files.values()) >= _MAX_OPEN:
                 for other in self._files.values():
                     self._shut(other)
+            file.first = b""  # look again: it may be another file by now
+            if file.cursor.offset and file.head(file.cursor.offset) != file.cursor.head:
+                raise InputError(
+                    f"{file.name}: its beginning is not what was learned from it; another file was "
+                    "put in its place: give it another name, or put the old one back"
+                )
             position = Position(file.cursor.offset, file.cursor.line)
             if file.is_stdin:
                 file.partition = StdinPartition(
@@ -256,6 +289,19 @@ class FileInput:
         if file.partition is not None and not file.is_stdin:
             file.partition.close()
             file.partition = None
+
+
+def _first_bytes(path: Path) -> bytes:
+    """Return the first bytes of what a file holds, compressed or not; none if it is gone."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(_HEAD)
+        if first[:2] == b"\x1f\x8b":
+            with gzip.open(path) as archive:
+                return archive.read(_HEAD)
+    except (OSError, EOFError, zlib.error):
+        return b""  # reading it says what is wrong
+    return first
 
 
 def _nothing(span: Range) -> Block:

@@ -12,6 +12,7 @@ line by line, so a block never accepts what a line alone would not:
 
 import re
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Annotated, Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -46,6 +47,7 @@ from midstream.engine.events import IntArray, Rejected, Task
 __all__ = ["JsonDecoder"]
 
 _Scalar: TypeAlias = bool | Int64 | float | str | None
+_OPTIONAL = ("y", "id", "ts", "key", "weight", "source", "group")
 _NEWLINE = ord("\n")
 _TWO_ON_A_LINE = re.compile(rb"\}[ \t\r]*+\{")
 # UnicodeDecodeError is a ValueError and none of msgspec's; so is an integer of 5,000 digits.
@@ -66,10 +68,12 @@ class _WireEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     group: dict[str, str] | UnsetType | None = UNSET
 
 
-class _WireEventWithoutNulls(_WireEvent, gc=False, forbid_unknown_fields=True):
-    """The same where no feature is null."""
+class _BareEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """An event with nothing but features, label and id, and no null among the features."""
 
-    x: dict[str, bool | Int64 | float | str]  # type: ignore[assignment]
+    x: dict[str, bool | Int64 | float | str]
+    y: _Scalar | UnsetType = UNSET
+    id: str | UnsetType | None = UNSET
 
 
 class _Form(Protocol[_Raw]):
@@ -183,39 +187,37 @@ class _OwnForm:
         decoder = msgspec.json.Decoder(_WireEvent)
         self._lines = decoder.decode_lines
         self._decode = decoder.decode
-        # Most streams have no nulls, and proving that there are none costs nothing while decoding.
-        self._lines_without_nulls = msgspec.json.Decoder(_WireEventWithoutNulls).decode_lines
-        self._expect_nulls = False
+        # Most streams have no more than these and no nulls: decoding proves it at no cost.
+        self._bare_lines = msgspec.json.Decoder(_BareEvent).decode_lines
+        self._bare = True
 
-    def rows(self, data: bytes) -> tuple[Sequence[_WireEvent], bool]:
-        if not self._expect_nulls:
+    def rows(self, data: bytes) -> tuple[Sequence[_WireEvent | _BareEvent], bool]:
+        if self._bare:
             try:
-                return self._lines_without_nulls(data), False
+                return self._bare_lines(data), False
             except _ERRORS:
-                self._expect_nulls = b"null" in data
-        return self._lines(data), True
+                rows = self._lines(data)  # raises again if it is a bad line
+                self._bare = False
+                return rows, True
+        return self._lines(data), b"null" in data
 
-    def split(self, rows: Sequence[_WireEvent]) -> tuple[dict[str, list[Any] | None], int]:
+    def split(
+        self, rows: Sequence[_WireEvent | _BareEvent]
+    ) -> tuple[dict[str, list[Any] | None], int]:
         n = len(rows)
         x = [e.x for e in rows]
         keys = n + sum(map(len, x))
-        raw: dict[str, list[Any] | None] = {"x": x}
-        columns: list[tuple[str, list[Any]]] = [
-            ("y", [e.y for e in rows]),
-            ("id", [e.id for e in rows]),
-            ("ts", [e.ts for e in rows]),
-            ("key", [e.key for e in rows]),
-            ("weight", [e.weight for e in rows]),
-            ("source", [e.source for e in rows]),
-            ("group", [e.group for e in rows]),
-        ]
-        for name, column in columns:
+        raw: dict[str, list[Any] | None] = dict.fromkeys(_WireEvent.__struct_fields__)
+        raw["x"] = x
+        present = ("y", "id") if n and isinstance(rows[0], _BareEvent) else _OPTIONAL
+        for name in present:
+            column = list(map(attrgetter(name), rows))
             absent = column.count(UNSET)
             keys += n - absent
             if 0 < absent < n:
                 raw[name] = [None if value is UNSET else value for value in column]
-            else:
-                raw[name] = None if absent else column
+            elif not absent:
+                raw[name] = column
         keys += sum(map(len, filter(None, raw["group"] or ())))
         return raw, keys
 

@@ -31,12 +31,14 @@ class JournalError(RuntimeError):
     """A journal that cannot be used as it is; the message says where and why."""
 
 
-class Range(msgspec.Struct, frozen=True, tag="range", tag_field="entry"):
+class Range(msgspec.Struct, frozen=True, omit_defaults=True, tag="range", tag_field="entry"):
     """Input that was applied: all of a partition from `start` up to `stop`.
 
     For files, `start` and `stop` are byte positions, `line` is the number of the line at `stop`.
     `crc` is the CRC-32 of the partition from its beginning to `stop`, by which a change of the
-    input under us is noticed when it is read again; 0 where there is none.
+    input under us is noticed when it is read again; 0 where there is none. `head` is that of its
+    first bytes alone, by which another file under the same name is told. `whole` is False where
+    the range ends in a record that only the end of the file ended: what follows is another one.
     """
 
     partition: str
@@ -44,6 +46,8 @@ class Range(msgspec.Struct, frozen=True, tag="range", tag_field="entry"):
     stop: int
     line: int = 0
     crc: int = 0
+    head: int = 0
+    whole: bool = True
 
 
 class Exclude(msgspec.Struct, frozen=True, tag="exclude", tag_field="entry"):
@@ -58,11 +62,15 @@ Entry: TypeAlias = Range | Exclude
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One commit. `lengths` are those of the output files, `about` says what the state is of."""
+    """One commit. `lengths` are those of the output files in the folder `place`.
+
+    `about` says what the state is of.
+    """
 
     seq: int
     entries: list[Entry]
     lengths: dict[str, int] = {}
+    place: str = ""
     generation: int = 0
     about: dict[str, Any] | None = None
 
@@ -101,7 +109,9 @@ class FileJournal:
     outputs
         Where the outputs are; None: there are none.
     names
-        Names of the outputs, to find what they hold before the first record.
+        Names of the outputs, to find what they hold already where nothing was committed to them.
+    place
+        What the outputs' folder is called; under another name nothing in it is ours to cut.
     segment_bytes
         Size at which a new segment is begun. Trimming removes whole segments.
     """
@@ -114,11 +124,13 @@ class FileJournal:
         outputs: Storage | None = None,
         *,
         names: Sequence[str] = (),
+        place: str = "",
         segment_bytes: int = 4 * 2**20,
     ) -> None:
         self._storage = storage
         self._outputs = outputs
         self._names = names
+        self._place = place
         self._segment_bytes = segment_bytes
         self._segment: str | None = None
         self._segment_length = 0
@@ -138,8 +150,8 @@ class FileJournal:
         Raises
         ------
         JournalError
-            If the journal is damaged before its end, or an output is shorter than what was
-            committed to it.
+            If the journal is damaged before its end, an output is shorter than what was committed
+            to it, or there are outputs but no journal.
         """
         segments = self._segments()
         records: list[Record] = []
@@ -158,10 +170,16 @@ class FileJournal:
             self._storage.sync_folder()
         self.first = records[0].seq if records else 0
         self.end = records[-1].seq + 1 if records else 0
-        if records:
+        self.lengths = {}
+        if records and (records[-1].place == self._place or not records[-1].lengths):
             self.lengths = dict(records[-1].lengths)
-        elif self._outputs is not None:  # what the outputs hold already is not ours to cut
-            self.lengths = {n: self._outputs.length(n) or 0 for n in self._names}
+        if not records and self._outputs is not None:
+            for name in self._names:
+                if self._outputs.length(name):
+                    raise JournalError(
+                        f"{name} exists, but there is no saved state that it belongs to; move it "
+                        "away, or use --fresh, which archives it"
+                    )
         self._named = set()  # an output may have been made just before the crash
         self._cut_outputs()
         self._failed = None
@@ -207,6 +225,8 @@ class FileJournal:
             elif length > committed:
                 self._outputs.truncate(name, committed)
                 self._outputs.sync(name)
+        for name in self._names:  # what was never committed to is not ours to cut
+            self.lengths.setdefault(name, self._outputs.length(name) or 0)
 
     def write(self, output: str, data: bytes) -> None:
         """Add to an output; part of the next commit."""
@@ -233,7 +253,11 @@ class FileJournal:
             self._segment, self._segment_length = f"journal-{self.end:016d}.log", 0
             self._unnamed = True
         record = Record(
-            self.end, list(entries), dict(self.lengths), about=dict(about) if about else None
+            self.end,
+            list(entries),
+            dict(self.lengths),
+            self._place,
+            about=dict(about) if about else None,
         )
         line = _encode(record)
         self._storage.append(self._segment, line)
@@ -280,4 +304,9 @@ def _decode(line: bytes) -> Record | None:
     body = line[9:-1]
     if line[-1:] != b"\n" or line[:9] != b"%08x " % zlib.crc32(body):
         return None
-    return msgspec.json.decode(body, type=Record)
+    try:
+        return msgspec.json.decode(body, type=Record)
+    except msgspec.MsgspecError as error:
+        raise JournalError(
+            f"a record has a form that this version does not know: {error}"
+        ) from None

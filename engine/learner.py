@@ -5,6 +5,7 @@ import inspect
 import platform
 import re
 from collections.abc import Callable, Collection, Mapping
+from types import CodeType
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -177,6 +178,7 @@ class RiverLearner:
         self._bind()
 
     def _bind(self) -> None:
+        self._keeps_input = not _READS_ONLY.issuperset(_packages(self._definition))
         last = _last_step(self.model)  # a pipeline takes any argument and drops what no step knows
         parameters = inspect.signature(last.learn_one).parameters
         self.takes_weights = "w" in parameters or any(
@@ -218,16 +220,15 @@ class RiverLearner:
         labels = batch.labels if learn else [None] * len(batch)
         dicts = batch.dicts()
         learn_one: Callable[..., None] = self.model.learn_one
-        unweighted = batch.weights is None
+        unweighted, keeps = batch.weights is None, self._keeps_input
         row = 0
         try:
             if self._has_probas:
                 predict_proba_one = self.model.predict_proba_one
                 probas: list[dict[Label, float]] = []
                 for row, (given, y) in enumerate(zip(dicts, labels, strict=True)):
-                    # Copies: some learners keep the dict they are given (nearest neighbours), and
-                    # some hand out one that they go on using.
-                    x = given.copy()
+                    x = given.copy() if keeps else given
+                    # A copy: some learners hand out a dict that they go on using.
                     probas.append(dict(predict_proba_one(x)))
                     if y is None:
                         continue
@@ -235,17 +236,28 @@ class RiverLearner:
                         learn_one(x, y)
                     else:
                         self._learn_one(batch, row, x, y)
-                return Predictions(_most_probable(probas), probas)
+                try:
+                    return Predictions(_most_probable(probas), probas)
+                except Exception:
+                    for row, proba in enumerate(probas):  # noqa: B007 the handler tells the row
+                        _most_probable([proba])
+                    raise
             predict_one = self.model.predict_one
             values: list[Label | None] = []
             for row, (given, y) in enumerate(zip(dicts, labels, strict=True)):
-                x = given.copy()
+                x = given.copy() if keeps else given
                 values.append(predict_one(x))
                 if y is not None:
                     self._learn_one(batch, row, x, y)
         except Exception as cause:
             raise LearnerError(row, cause) from cause
-        return Predictions([v.item() if isinstance(v, np.generic) else v for v in values])
+        if not set(map(type, values)) <= _LABELS:
+            values = [v.item() if isinstance(v, np.generic) else v for v in values]
+            for row, value in enumerate(values):
+                if type(value) not in _LABELS:
+                    found = type(value).__name__
+                    raise LearnerError(row, TypeError(f"it predicted a value of type {found}"))
+        return Predictions(values)
 
     def state(self) -> bytes:
         """Everything that its next result depends on; equal learners give equal bytes."""
@@ -296,6 +308,9 @@ def _most_probable(probas: list[dict[Label, float]]) -> list[Label | None]:
         return [max(p, key=p.__getitem__) if p else None for p in probas]
 
 
+_LABELS = {bool, int, float, str, type(None)}
+
+
 def _name(model: base.Estimator) -> str:
     return type(model).__name__
 
@@ -307,8 +322,10 @@ def _last_step(model: base.Estimator) -> Any:
 def _describe(value: Any) -> Any:
     """Describe a model's parameters as plain JSON values, functions by a hash of their code."""
     if isinstance(value, base.Base):
+        code = _class_code(type(value))
         return {
             "class": f"{type(value).__module__}.{type(value).__qualname__}",
+            **({"code": code} if code else {}),
             **{name: _describe(p) for name, p in _parameters(value).items()},
         }
     if isinstance(value, bool | int | float | str | None):
@@ -319,16 +336,60 @@ def _describe(value: Any) -> Any:
         return [_describe(v) for v in value]
     if isinstance(value, set | frozenset):
         return sorted(str(_describe(v)) for v in value)
-    code = getattr(value, "__code__", None)
-    if code is not None:
-        text = repr((code.co_code, code.co_names, [c for c in code.co_consts if _plain(c)]))
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    if getattr(value, "__code__", None) is not None:
+        digest = hashlib.sha256(_code_text(value.__code__).encode()).hexdigest()[:12]
         return f"{value.__module__}.{value.__qualname__} (code {digest})"
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
-def _plain(value: Any) -> bool:
-    return isinstance(value, bool | int | float | str | bytes | None)
+def _code_text(code: CodeType) -> str:
+    """Return what a function does, as text, functions within it included."""
+    constants = [_code_text(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    constants = [re.sub(r" at 0x[0-9a-f]+", "", constant) for constant in constants]
+    return repr((code.co_code, code.co_names, constants))
+
+
+_READS_ONLY = {
+    "compose.pipeline",
+    "linear_model",
+    "naive_bayes",
+    "optim",
+    "preprocessing.scale",
+    "tree",
+}
+"""Parts of River that never keep a dict of features they are given, nor change it.
+
+`check_learner` holds them to that (`input_is_not_aliased`); everything else gets a copy.
+"""
+
+
+def _packages(definition: Any) -> set[str]:
+    """Name the parts of River that a model is made of, as `_READS_ONLY` does; else the class."""
+    if isinstance(definition, dict):
+        found = {name for value in definition.values() for name in _packages(value)}
+        name = definition.get("class", "")
+        if name.startswith("river."):
+            module = name.removeprefix("river.").rpartition(".")[0]
+            package = module.partition(".")[0]
+            found.add(package if package in _READS_ONLY else module)
+        elif name:
+            found.add(name)
+        return found
+    if isinstance(definition, list):
+        return {name for value in definition for name in _packages(value)}
+    return {definition} if isinstance(definition, str) and "(code " in definition else set()
+
+
+def _class_code(cls: type) -> str | None:
+    """Return a digest of the code of a class and its bases outside River; None if there is none."""
+    own = [c for c in cls.__mro__ if c is not object and not c.__module__.startswith("river.")]
+    texts = [
+        f"{c.__qualname__}.{name} {_code_text(function.__code__)}"
+        for c in own
+        for name, value in sorted(vars(c).items())
+        if (function := getattr(value, "__func__", value)) and hasattr(function, "__code__")
+    ]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12] if texts else None
 
 
 def _parameters(model: base.Base) -> dict[str, Any]:

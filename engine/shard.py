@@ -36,11 +36,12 @@ class EventError(RuntimeError):
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
-    """Where reading of a partition goes on: as `stop`, `line` and `crc` of `Range`."""
+    """Where reading of a partition goes on: as `stop`, `line`, `crc`, `head` of `Range`."""
 
     offset: int = 0
     line: int = 1
     crc: int = 0
+    head: int = 0
 
 
 class Outcome(msgspec.Struct):
@@ -84,8 +85,6 @@ class Shard:
         self.name = name
         self.trainer = trainer
         self.cursors: dict[str, Cursor] = {}
-        self.fresh = True
-        """Whether nothing had been saved before."""
         self.notes: list[str] = []
         """What `open` found and an operator should know, a sentence each."""
         self._journal = journal
@@ -114,6 +113,7 @@ class Shard:
         snapshots: SnapshotFolder,
         *,
         decoding: Mapping[str, Any] | None = None,
+        source: str = "",
         modules: Collection[str] = (),
         **policy: Any,
     ) -> "Shard":
@@ -126,6 +126,8 @@ class Shard:
         decoding
             What determines how bytes become events; it must not change while input is to be
             read again.
+        source
+            What the input is called: partitions of another one are not those that were learned.
         modules
             Modules besides River whose classes and functions a snapshot may hold.
         policy
@@ -140,18 +142,23 @@ class Shard:
         """
         records = journal.recover()
         fresh = make()
-        about = {"definition": fresh.definition(), "decoding": dict(decoding or {})}
+        definition = {**fresh.definition(), **({"input": source} if source else {})}
+        about = {"definition": definition, "decoding": dict(decoding or {})}
+        positions = snapshots.positions()
+        if positions and positions[-1] > journal.end:
+            raise ResumeError(
+                f"shard {name}: there is a snapshot of record {positions[-1]}, but the journal "
+                f"ends before record {journal.end}: its end was lost; put the journal back, or "
+                "begin anew with --fresh"
+            )
         if not records:
-            leftover = snapshots.usable(0)
-            if leftover and leftover != [0]:
-                raise ResumeError(f"shard {name} has snapshots but no journal")
             journal.commit([], about=about)
             return cls(name, fresh, journal, snapshots, about, modules=modules, **policy)
 
         notes = []
         saved, trainer, seq = records[0].about, fresh, journal.first
         header: dict[str, Any] = {}
-        for position in snapshots.usable(journal.end):
+        for position in reversed(positions):
             if position < journal.first:
                 continue
             try:
@@ -180,7 +187,6 @@ class Shard:
                 "config until it stops by itself, or begin anew with --fresh"
             )
         shard = cls(name, trainer, journal, snapshots, about, modules=modules, **policy)
-        shard.fresh = False
         shard.notes = notes
         shard.cursors = {p: Cursor(*c) for p, c in header.get("cursors", {}).items()}
         shard._excluded = {(p, line) for p, line in header.get("excluded", [])}
@@ -189,6 +195,11 @@ class Shard:
         if changed:  # so that the next resume compares with what is now in force
             shard._write_snapshot(shard._snapshot())
         return shard
+
+    @property
+    def untouched(self) -> bool:
+        """Whether no input was ever applied."""
+        return not self.cursors and not self._replay
 
     @property
     def replaying(self) -> bool:
@@ -238,9 +249,11 @@ class Shard:
             event = next(iter(batch[error.row : error.row + 1]))
             features = msgspec.json.encode(event.x).decode()[:1024]
             raise EventError(batch.origins[error.row], features, error.cause) from error
-        self.cursors[span.partition] = Cursor(span.stop, span.line, span.crc)
+        self.cursors[span.partition] = Cursor(span.stop, span.line, span.crc, span.head)
         if not live and final:
             self._replay_left -= 1
+            if not self.replaying:  # soon, lest the same be replayed again and again
+                self._snapshot_seen = -self._snapshot_events
         outcome = Outcome(span, batch, result.predictions, rejected + refused, result.alarms, live)
         if live and self._snapshot_due():
             outcome.snapshot = self._snapshot()
@@ -280,7 +293,8 @@ class Shard:
         for name, data in outputs.items():
             self._journal.write(name, data)
         partition, _, line = error.origin
-        self._journal.commit([Exclude(partition, line, str(error.cause))])
+        reason = str(error.cause).encode(errors="backslashreplace").decode()
+        self._journal.commit([Exclude(partition, line, reason)])
 
     def close(self) -> None:
         """Commit, and write a snapshot if the newest one is not of this state."""
@@ -292,7 +306,7 @@ class Shard:
         """Add a range to what is to be committed, joined with the last where they touch."""
         last = self._pending[-1] if self._pending else None
         if isinstance(last, Range) and last.partition == span.partition and last.stop == span.start:
-            self._pending[-1] = Range(span.partition, last.start, span.stop, span.line, span.crc)
+            self._pending[-1] = msgspec.structs.replace(span, start=last.start)
         else:
             self._pending.append(span)
 
@@ -323,7 +337,7 @@ class Shard:
         header = {
             **self._about,
             "shard": self.name,
-            "cursors": {p: [c.offset, c.line, c.crc] for p, c in self.cursors.items()},
+            "cursors": {p: [c.offset, c.line, c.crc, c.head] for p, c in self.cursors.items()},
             "excluded": sorted(self._excluded),
             "digest": digest(parts),
             "seen": self.trainer.seen,

@@ -136,17 +136,6 @@ class SnapshotFolder:
         name = self._name(seq)
         return unpack(self._storage.read(name), name)
 
-    def usable(self, end: int) -> list[int]:
-        """Positions at or below `end`, newest first; snapshots beyond it are removed.
-
-        One beyond the journal's end is of a past that was never committed.
-        """
-        positions = self.positions()
-        for seq in positions:
-            if seq > end:
-                self._storage.remove(self._name(seq))
-        return [seq for seq in reversed(positions) if seq <= end]
-
     @staticmethod
     def _name(seq: int) -> str:
         return f"snapshot-{seq:016d}.midstream"

@@ -22,7 +22,7 @@ from midstream.engine.events import (
     Rejected,
     Task,
 )
-from midstream.engine.learner import Learner, as_learner, load_learner
+from midstream.engine.learner import Learner, LearnerError, as_learner, load_learner
 from midstream.engine.prequential import Prequential
 from midstream.engine.replay import Reservoir
 from midstream.engine.snapshot import Snapshot, pack, unpack
@@ -121,12 +121,26 @@ class Trainer:
             If the learner raises; the trainer is then not to be used any more.
         """
         predictions = self.learner.predict_learn(batch)
-        losses = self.prequential.update(batch.labels, predictions.values, predictions.probas)
+        try:
+            losses = self.prequential.update(batch.labels, predictions.values, predictions.probas)
+        except (TypeError, ValueError, OverflowError) as cause:
+            raise LearnerError(self._odd_row(batch, predictions), cause) from cause
         alarms = self.drift.update(losses, self.seen, batch.times)
         self.replay.add(batch)
         self.seen += len(batch)
         self.learned += len(batch) - batch.labels.count(None)
         return Step(predictions, losses, alarms)
+
+    def _odd_row(self, batch: EventBatch, predictions: Predictions) -> int:
+        """Find the prediction that cannot be scored."""
+        for row in range(len(batch)):
+            part = slice(row, row + 1)
+            probas = None if predictions.probas is None else predictions.probas[part]
+            try:
+                Prequential(self.task).update(batch.labels[part], predictions.values[part], probas)
+            except (TypeError, ValueError, OverflowError):
+                return row
+        return 0
 
     def step_one(self, x: Features, y: Label | None = None, **fields: Any) -> Prediction:
         """Predict, score and learn one event; without `y`, predict only.

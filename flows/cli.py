@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,6 +53,7 @@ def _fail(message: object, code: int) -> NoReturn:
 def _one_line_errors(*, running: bool) -> Iterator[None]:
     """Turn what may go wrong into one line on standard error, and an exit code."""
     from midstream.connectors.files import InputError
+    from midstream.engine.encoding import EncodingError
     from midstream.engine.journal import JournalError
     from midstream.engine.learner import LearnerError
     from midstream.engine.shard import EventError, ResumeError
@@ -67,6 +68,13 @@ def _one_line_errors(*, running: bool) -> Iterator[None]:
         _fail(error, FAILED if running else WRONG_USAGE)
     except (RunError, JournalError, ResumeError, EventError, LearnerError, OSError) as error:
         _fail(error, FAILED)
+    except EncodingError as error:
+        _fail(f"the state cannot be saved or loaded: {error}", FAILED)
+    except Exception as error:
+        if "MIDSTREAM_DEBUG" in os.environ:
+            raise
+        what = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
+        _fail(f"internal error: {what} (MIDSTREAM_DEBUG=1 shows where)", FAILED)
 
 
 @cli.command()
@@ -85,7 +93,8 @@ def run(config: Path, *, until_eof: bool, fresh: bool, as_json: bool) -> None:
     with _one_line_errors(running=False):
         settings = load(config)
         online.preflight(settings)
-    with _one_line_errors(running=True):
+    # What a model prints is no result of ours.
+    with _one_line_errors(running=True), redirect_stdout(sys.stderr):
         summary = online.run(settings, until_eof=until_eof, fresh=fresh)
     _print_summary(summary, settings.name, as_json=as_json)
 
@@ -107,14 +116,16 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
                 settings, input=msgspec.structs.replace(settings.input, path=path)
             )
         online.preflight(settings)
-    with _one_line_errors(running=True):
+    with _one_line_errors(running=True), redirect_stdout(sys.stderr):
         summary, _ = online.evaluate(settings)
     _print_summary(summary, settings.name, as_json=as_json)
 
 
 @cli.command()
 @CONFIG
-@click.option("--sample", default=1_000, show_default=True, help="Events to try.")
+@click.option(
+    "--sample", default=1_000, type=click.IntRange(min=1), show_default=True, help="Events to try."
+)
 @JSON
 def check(config: Path, sample: int, *, as_json: bool) -> None:
     """Say what is wrong with CONFIG, its input and its learner; nothing is written."""

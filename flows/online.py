@@ -8,6 +8,7 @@ keep it (`Run.failure`), let what is in flight pass unused, and `run` raises it 
 import fcntl
 import gc
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 import bytewax.operators as op
 import msgspec
+import numpy as np
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
@@ -32,16 +34,15 @@ from midstream.connectors.codec import (
     encode_rejected,
     make_decoder,
 )
-from midstream.connectors.files import discover
-from midstream.connectors.inputs import FileInput, Work
-from midstream.engine.encoding import EncodingError
-from midstream.engine.events import Origin, Rejected
+from midstream.connectors.files import InputError, discover
+from midstream.connectors.inputs import FileInput, Work, normal_path
+from midstream.engine.events import EventBatch, Origin, Rejected
 from midstream.engine.journal import FileJournal
 from midstream.engine.learner import LearnerError
 from midstream.engine.replay import Reservoir
 from midstream.engine.shard import EventError, Outcome, Shard
 from midstream.engine.snapshot import SnapshotFolder
-from midstream.engine.storage import LocalStorage
+from midstream.engine.storage import LocalStorage, replace
 from midstream.engine.trainer import Trainer
 from midstream.flows.logs import log
 from midstream.flows.settings import ConfigError, Settings, make_model, model_modules
@@ -50,6 +51,8 @@ __all__ = ["Reader", "RunError", "Summary", "evaluate", "make_trainer", "preflig
 
 _BLOCK_BYTES = 256 * 1024
 _BLOCK_SECONDS = 0.1  # a batch that takes much longer would delay commits, signals and reports
+_PARTS = "partitions.json"
+_MOST_SHARDS = 1_000
 _IDLE = timedelta(milliseconds=50)
 _RESCAN_SECONDS = 5.0
 _REPORT_SECONDS = 10.0
@@ -90,7 +93,7 @@ def make_trainer(settings: Settings) -> Trainer:
     """
     replay = settings.replay
     try:
-        return Trainer(
+        new = Trainer(
             make_model(settings),
             task=settings.model.task,
             metrics=settings.metrics.names,
@@ -101,6 +104,8 @@ def make_trainer(settings: Settings) -> Trainer:
             replay=Reservoir(replay.capacity, max_bytes=replay.max_bytes, seed=replay.seed),
             modules=model_modules(settings),
         )
+        # As a snapshot would give it back: a set that was built otherwise is walked otherwise.
+        return Trainer.from_state(new.state(), model_modules(settings))
     except (TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -157,10 +162,11 @@ def preflight(settings: Settings) -> None:
     ConfigError, InputError
         If the learner cannot be made or not be saved, or the input is not there.
     """
-    try:
-        make_trainer(settings).state()
-    except EncodingError as error:
-        raise ConfigError(f"{settings.file}: model.learner: {error}") from error
+    trainer = make_trainer(settings)
+    log.info("preparing", note="kernels are compiled when they are first used on a machine")
+    nothing = [None] if settings.model.task == "multiclass" else [0.0, 1.0]
+    trainer.prequential.update(nothing, nothing, None)
+    trainer.drift.update(np.zeros(2), 0)
     if settings.input_path != "-":
         discover(settings.input.path or "", settings.root)
 
@@ -174,18 +180,24 @@ class _Room:
         self.name = name
         self.reader = Reader(settings, until_eof=run.until_eof, part=part)
         self.files = self.reader.files
-        self.block_bytes = 16 * 1024  # how much is read at once; adapts to the learner's speed
+        self.block_bytes = 1024  # how much is read at once; adapts to the learner's speed
         self.suffix = "" if run.single else f"-{name}"
         folder = settings.state_path / "shards" / name
         self._folder = LocalStorage(folder)
         self._outputs = LocalStorage(settings.output_path) if self.output_names() else None
-        self.journal = FileJournal(self._folder, self._outputs, names=self.output_names())
+        self.journal = FileJournal(
+            self._folder,
+            self._outputs,
+            names=self.output_names(),
+            place=os.path.relpath(settings.output_path, settings.root),
+        )
         self.shard = Shard.open(
             name,
             lambda: make_trainer(settings),
             self.journal,
             SnapshotFolder(self._folder, settings.state.keep),
             decoding=settings.decoding(),
+            source=normal_path(settings.input.path or "", settings.root),
             modules=model_modules(settings),
             snapshot_events=settings.state.snapshot_events,
             snapshot_seconds=settings.state.snapshot_seconds,
@@ -196,9 +208,11 @@ class _Room:
         for output in self.journal.lost_outputs:
             log.warning("output_gone", shard=name, output=output, action="a new one is begun")
         self.files.seek(self.shard.cursors)
-        self._begun: list[Work] = []
-        if settings.input.start == "latest" and self.shard.fresh:
-            self._begun = self.files.seek_end()
+        if settings.input.start == "latest" and self.shard.untouched:
+            for work in self.files.seek_end():
+                nothing = EventBatch([], [], partition=work.span.partition, index=-1)
+                self.shard.publish(self.shard.step(work.span, nothing, []), {})
+            self.shard.commit()
         self._range = self.shard.next_range()
         if self._range is not None:
             log.info("replay_begins", shard=name, seen=self.shard.trainer.seen)
@@ -213,14 +227,12 @@ class _Room:
     def next(self) -> Work | None:
         """Return the next block to apply: of the journal first, then what is new."""
         if self._range is not None:
-            work = self.files.replay(self._range, _BLOCK_BYTES)
+            work = self.files.replay(self._range, self.block_bytes)
             if work.final:
                 self._range = self.shard.next_range()
                 if self._range is None:
                     log.info("replay_ends", shard=self.name)
             return work
-        if self._begun:
-            return self._begun.pop()
         found = self.files.read(self.block_bytes)
         if found is None and not self.run.until_eof:
             now = time.monotonic()
@@ -228,6 +240,7 @@ class _Room:
                 self._rescanned_at = now
                 for name in self.files.rescan():
                     log.info("input_found", shard=self.name, input=name)
+                self.run.notice_new_shards()
         return found
 
     @property
@@ -256,6 +269,7 @@ class _Room:
             data["predictions"] = encode_predictions(
                 outcome.batch,
                 outcome.predictions,
+                task=settings.model.task,
                 model=settings.name,
                 version=0,
                 role="champion",
@@ -280,7 +294,8 @@ class _Room:
 
     def exclude(self, error: EventError) -> None:
         """Send the event that the learner raised on to `rejected`, and skip it from now on."""
-        rejected = Rejected(error.origin, f"the learner raised: {error.cause}", "", error.features)
+        reason = f"the learner raised: {error.cause}".encode(errors="backslashreplace").decode()
+        rejected = Rejected(error.origin, reason, "", error.features)
         wanted = self.run.settings.output.rejected
         data = {f"rejected{self.suffix}.jsonl": encode_rejected([rejected])} if wanted else {}
         self.shard.exclude(error, data)
@@ -302,20 +317,48 @@ class _Run:
         self.summary = summary
         self.until_eof = until_eof
         self.stopping = False
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
+        self.input_failure: InputError | None = None
         self.rooms: dict[str, _Room] = {}
         self.single = settings.input.shards == 1
+        self._known: set[str] = set()
         self._reported = (time.monotonic(), 0)
 
     def open(self) -> None:
         """Open every shard: resume its state, find its input."""
-        parts: list[str | None] = [None]
-        if not self.single:
-            parts = list(Reader(self.settings, until_eof=self.until_eof).files.names)
-        width = max(3, len(str(len(parts) - 1)))
-        for i, part in enumerate(parts):
-            name = f"{i:0{width}d}"
+        if self.single:
+            self.rooms["000"] = _Room(self, "000", None)
+            return
+        for i, part in enumerate(self._parts()):
+            name = f"{i:03d}"
             self.rooms[name] = _Room(self, name, part)
+
+    def _parts(self) -> list[str]:
+        """Return the files that are shards, each with the number that it was once given."""
+        folder = LocalStorage(self.settings.state_path / "shards")
+        known: list[str] = []
+        if folder.length(_PARTS) is not None:
+            known = msgspec.json.decode(folder.read(_PARTS), type=list[str])
+        found = Reader(self.settings, until_eof=self.until_eof).files.names
+        parts = known + [name for name in found if name not in known]
+        if len(parts) > _MOST_SHARDS:
+            raise RunError(
+                f"{len(parts)} files would be shards of their own; at most {_MOST_SHARDS} can be"
+            )
+        if parts != known:
+            replace(folder, _PARTS, msgspec.json.encode(parts))
+        folder.close()
+        self._known = set(parts)
+        return parts
+
+    def notice_new_shards(self) -> None:
+        """Tell of files that would be shards of their own, once each."""
+        if self.single:
+            return
+        for name in Reader(self.settings, until_eof=False).files.names:
+            if name not in self._known:
+                self._known.add(name)
+                log.warning("input_new", input=name, action="it is taken up by a restart")
 
     def close(self) -> None:
         """Close every shard's files."""
@@ -327,7 +370,7 @@ class _Run:
         """Keep an exception, so that it does not become a panic of the runtime."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001 raised again at the end of the run
+        except BaseException as error:  # noqa: BLE001 raised again at the end of the run
             if self.failure is None:
                 self.failure = error
 
@@ -335,7 +378,12 @@ class _Run:
         """Return what the source of a shard emits now."""
         items = []
         with self.guard():
-            work = room.next()
+            try:
+                work = room.next()
+            except InputError as error:  # what was read before is sound: end with a snapshot
+                self.input_failure = self.input_failure or error
+                self.stopping = True
+                return [(room.name, _Item(end=True))]
             if work is not None:
                 items = [(room.name, _Item(work))]
             elif room.ended:
@@ -448,7 +496,7 @@ class _Sink(FixedPartitionedSink[tuple[_Item, Outcome | None], None]):
         return list(self._run.rooms)
 
     def part_fn(self, item_key: str) -> int:
-        return int(item_key)
+        return list(self._run.rooms).index(item_key)
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_SinkPart":  # noqa: ARG002
         return _SinkPart(self._run, self._run.rooms[for_part])
@@ -467,7 +515,7 @@ class _SinkPart(StatefulSinkPartition[tuple[_Item, Outcome | None], None]):
 
 
 def _dataflow(run: _Run) -> Dataflow:
-    flow = Dataflow(run.settings.name)
+    flow = Dataflow("midstream")
     items = op.input("source", flow, _Source(run))
     decoded = op.flat_map_batch("decode", items, run.decode)
     learned = op.flat_map_batch("learn", decoded, run.learn)
@@ -518,10 +566,10 @@ def _archive(settings: Settings) -> None:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     archive = settings.state_path / f"archived-{stamp}"
     archive.mkdir(parents=True)
+    for path in outputs:  # they may be on another file system
+        shutil.move(path, archive / path.name)
     if shards.exists():
         shards.rename(archive / "shards")
-    for path in outputs:
-        path.rename(archive / path.name)
     log.info("archived", folder=str(archive))
 
 
@@ -555,13 +603,6 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
     with _locked(settings.state_path):
         if fresh:
             _archive(settings)
-        elif not (settings.state_path / "shards").exists():
-            present = _outputs_present(settings)
-            if present:
-                raise RunError(
-                    f"{present[0]} exists, but there is no saved state that it belongs to; move it "
-                    "away, or use --fresh, which archives it"
-                )
         while True:
             current = _Run(settings, summary, until_eof=until_eof)
 
@@ -584,12 +625,18 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
                         and failure.origin not in excluded
                     ):
                         excluded.add(failure.origin)
+                        for room in current.rooms.values():
+                            room.shard.commit()
                         # The learner may be half updated: resume without that event.
                         log.warning("event_rejected", origin=failure.origin, reason=str(failure))
                         _room_of(current, failure).exclude(failure)
                         continue
+                    if isinstance(failure, SystemExit | KeyboardInterrupt):
+                        raise RunError(f"the learner ended the run: {failure!r}") from failure
                     if failure is not None:
                         raise failure
+                    if current.input_failure is not None:
+                        raise current.input_failure
                     break
                 finally:
                     current.close()

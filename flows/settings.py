@@ -249,6 +249,12 @@ def _check(settings: Settings, reader: Reader) -> None:
         )
     if source.topic is not None:
         raise reader.error("input.topic", f"{_NO_KAFKA}; use input.path")
+    if source.path == "-" and settings.model.on_error == "reject":
+        raise reader.error(
+            "model.on_error",
+            "found 'reject' with standard input, which cannot be read again to leave an event out; "
+            "allowed: 'stop'",
+        )
     if isinstance(source.start, float):
         words = "'earliest' | 'latest': a file has no index by time"
         raise reader.refusal("input.start", source.start, words, ["earliest", "latest"])

@@ -790,12 +790,15 @@ def lines(data: bytes) -> list[dict]:
     return [json.loads(line, parse_constant=refuse) for line in data.splitlines()]
 
 
+AS = {"task": "regression", "model": "m", "version": 1, "role": "r"}
+
+
 def test_predictions_have_the_wire_form():
     """One line per event, in order, with all fields; labels of probabilities are strings."""
     predictions = Predictions([True, None], [{False: 0.25, True: 0.75}, {}])
     data = encode_predictions(
-        batch(2, ids=["i", None], times=[1.5, None]), predictions, model="m", version=3,
-        role="champion",
+        batch(2, ids=["i", None], times=[1.5, None]), predictions, task="binary", model="m",
+        version=3, role="champion",
     )  # fmt: skip
     assert lines(data) == [
         {"id": "i", "model": "m", "version": 3, "role": "champion", "y_pred": True,
@@ -813,8 +816,9 @@ def test_predictions_have_the_wire_form():
 def test_labels_of_probabilities_are_spelled_as_in_json(label, name):
     """Labels that are equal, as 1 and True, keep their own names."""
     data = encode_predictions(
-        batch(1), Predictions([label], [{label: 0.5}]), model="m", version=1, role="r"
-    )
+        batch(1), Predictions([label], [{label: 0.5}]), task="multiclass", model="m", version=1,
+        role="r",
+    )  # fmt: skip
     assert lines(data)[0]["y_proba"] == {name: 0.5}
     assert typed(lines(data)[0]["y_pred"]) == typed(
         label.item() if isinstance(label, np.generic) else label
@@ -825,16 +829,16 @@ def test_numbers_that_json_cannot_write_are_null():
     """Output is always valid JSON."""
     values = [math.nan, math.inf, 1.5, np.float64("nan")]
     probas = [{"a": v} for v in values]
-    data = encode_predictions(batch(4), Predictions(values, probas), model="m", version=1, role="r")
+    data = encode_predictions(batch(4), Predictions(values, probas), **AS)
     assert [line["y_pred"] for line in lines(data)] == [None, None, 1.5, None]
     assert [line["y_proba"]["a"] for line in lines(data)] == [None, None, 1.5, None]
 
 
 def test_predictions_without_probabilities():
     """A learner without probabilities gives null for them; an empty batch gives no line."""
-    data = encode_predictions(batch(1), Predictions([2.5]), model="m", version=1, role="r")
+    data = encode_predictions(batch(1), Predictions([2.5]), **AS)
     assert lines(data)[0]["y_proba"] is None
-    assert encode_predictions(batch(0), Predictions([]), model="m", version=1, role="r") == b""
+    assert encode_predictions(batch(0), Predictions([]), **AS) == b""
 
 
 def test_rejected_input_has_the_wire_form():

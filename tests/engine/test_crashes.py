@@ -6,7 +6,6 @@ import os
 import pytest
 from simulation import Disk, Folder, Life
 
-from midstream.engine import shard as shard_module
 from midstream.engine import snapshot as snapshot_module
 from midstream.engine.journal import FileJournal
 from midstream.engine.shard import Shard
@@ -106,11 +105,6 @@ def _bug_rename_before_sync(monkeypatch):
         storage.sync_folder()
 
     monkeypatch.setattr(snapshot_module, "replace", replace)
-    # Without the fall-back to an older snapshot, which would hide it while there is one.
-    monkeypatch.setattr(
-        shard_module.SnapshotFolder, "usable", lambda self, end: self.positions()[-1:]
-    )
-    monkeypatch.setattr(FileJournal, "trim", lambda self, seq: None)
 
 
 def _bug_outputs_not_cut(monkeypatch):

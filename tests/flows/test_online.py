@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 from contextlib import contextmanager
@@ -253,8 +254,9 @@ def test_a_changed_learner_is_refused_with_the_difference_shown(project):
     assert len(project.output("predictions")) == 100
 
 
-def test_an_input_that_was_changed_after_it_was_learned_is_noticed(project):
+def test_an_input_that_was_changed_after_it_was_learned_is_noticed(tmp_path):
     """If what has to be read again is not what was learned, the resume is refused."""
+    project = Project(tmp_path, config="[state]\ncommit_seconds = 0.01\n")
     lines = events(30_000)
     path = project.write(lines)
     process = project.start("run", "config.toml", "--until-eof")
@@ -456,3 +458,147 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path):
     calm.write(lines)
     assert calm.run()["digest"] == got["digest"]
     assert [p["id"] for p in project.output("predictions")] == [e["id"] for e in lines]
+
+
+def test_a_lost_journal_is_refused_and_nothing_is_learned_again(project):
+    """Snapshots or outputs without their journal are a loss to be told, not a fresh start."""
+    project.write(events(500))
+    project.run()
+    folder = project.folder / "state" / "shards" / "000"
+    (segment,) = folder.glob("journal-*")
+    content = segment.read_bytes()
+    for damage in ("empty", "gone", "all"):
+        if damage == "empty":
+            segment.write_bytes(b"")
+        elif damage == "gone":
+            segment.unlink()
+        else:
+            shutil.rmtree(folder)
+        refused = project.call("run", "config.toml", "--until-eof")
+        assert refused.returncode == 1, damage
+        assert "--fresh" in refused.stderr
+        assert len(project.output("predictions")) == 500
+        if damage != "all":
+            segment.write_bytes(content)
+            assert project.run()["events"] == 0
+
+
+def test_files_that_are_shards_keep_their_models_when_others_come_and_go(tmp_path):
+    """A new file that sorts first does not take over another one's model."""
+    project = Project(tmp_path, config='[input]\npath = "in"\nshards = "partition"\n')
+    (tmp_path / "in").mkdir()
+    for seed, name in ((2, "b"), (3, "c")):
+        project.write(events(200, seed=seed), f"in/{name}.jsonl")
+    before = project.run()["digest"]
+    project.write(events(200, seed=1), "in/a.jsonl")
+    after = project.run()
+    assert after["learned"] == 200
+    assert {k: after["digest"][k] for k in before} == before
+
+
+def test_an_input_elsewhere_with_the_same_names_is_refused(tmp_path):
+    """The cursors of one folder are not those of another."""
+    project = Project(tmp_path, config='[input]\npath = "jan"\n')
+    for month in ("jan", "feb"):
+        (tmp_path / month).mkdir()
+        project.write(events(50), f"{month}/e.jsonl")
+    project.run()
+    project.config.write_text(project.config.read_text().replace("jan", "./feb"))
+    refused = project.call("run", "config.toml", "--until-eof")
+    assert refused.returncode == 1
+    assert "input: was 'jan', is 'feb'" in refused.stderr
+
+
+def test_outputs_in_another_folder_are_never_cut(project):
+    """A predictions.jsonl of somebody else is added to, not truncated to our lengths."""
+    project.write(events(300))
+    project.run()
+    other = project.folder / "other" / "predictions.jsonl"
+    other.parent.mkdir()
+    other.write_text("somebody else's\n" * 10_000)
+    project.config.write_text(project.config.read_text() + '[output]\npath = "other"\n')
+    project.write(events(400))
+    assert project.run()["learned"] == 100
+    assert other.read_text().startswith("somebody else's\n" * 10_000)
+    assert project.run()["learned"] == 0
+    assert len(other.read_text().splitlines()) == 10_100
+
+
+def test_changed_code_of_a_users_class_is_refused(tmp_path):
+    """The definition of a learner includes what its methods do."""
+    project = Project(tmp_path, model=RAISES)
+    project.write(events(50))
+    project.run()
+    (tmp_path / "models.py").write_text(RAISES.replace("self.n += 1 ", "self.n += 2 "))
+    refused = project.call("run", "config.toml", "--until-eof")
+    assert refused.returncode == 1
+    assert "code: was" in refused.stderr
+
+
+ODD = """
+from river import base
+
+class Odd(base.Classifier):
+    def learn_one(self, x, y):
+        if x["f0"] == 13.0:
+            {learn}
+    def predict_proba_one(self, x):
+        if x["f0"] == 13.0:
+            return {proba}
+        return {{False: 0.4, True: 0.6}}
+
+def make():
+    return Odd()
+"""
+
+
+@pytest.mark.parametrize(
+    ("learn", "proba", "word"),
+    [
+        ("pass", "{True: None, False: 0.5}", "events.jsonl:31"),
+        ("pass", "{True: 'a', False: 'b'}", "events.jsonl:31"),
+        ("pass", "{'third': 1.0}", "events.jsonl:31"),
+        ("raise SystemExit(3)", "{}", "ended the run"),
+        ("self.f = lambda: 1", "{}", "lambda"),
+    ],
+)
+def test_odd_learners_fail_in_one_line(learn, proba, word, tmp_path):
+    """Whatever a user's class does, the operator reads one line and the event is named."""
+    project = Project(tmp_path, model=ODD.format(learn=learn, proba=proba))
+    lines = events(60)
+    lines[30]["x"]["f0"] = 13.0
+    project.write(lines)
+    failed = project.call("run", "config.toml", "--until-eof")
+    assert failed.returncode == 1, failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert "panicked" not in failed.stderr
+    assert word in failed.stderr.splitlines()[-1]
+
+
+def test_a_slow_learner_stops_within_seconds(tmp_path):
+    """SIGTERM is heard between events that take long, also in the first block."""
+    slow = MODEL.replace("def make", "import time\nfrom river import base\n\n"
+        "class Slow(linear_model.LogisticRegression):\n"
+        "    def learn_one(self, x, y, w=1.0):\n"
+        "        time.sleep(0.05)\n"
+        "        super().learn_one(x, y, w=w)\n\ndef make", 1).replace(
+        "preprocessing.StandardScaler() | linear_model.LogisticRegression()", "Slow()")  # fmt: skip
+    project = Project(tmp_path, model=slow)
+    project.write(events(5000))
+    process = project.start("run", "config.toml", "--json")
+    wait_for(lambda: len(project.output("predictions")) > 3, what="the first block")
+    code, out, err = stop(process)
+    assert code == 0, err
+    assert 0 < json.loads(out)["learned"] < 2500
+
+
+def test_latest_is_not_forgotten_by_a_run_that_learned_nothing(tmp_path):
+    """Stopped before anything came, the next run still skips what was there at its start."""
+    project = Project(tmp_path, config='[input]\npath = "events.jsonl"\nstart = "latest"\n')
+    project.write(events(100))
+    process = project.start("run", "config.toml")
+    for line in process.stderr:
+        if "event=running" in line:
+            break
+    assert stop(process)[0] == 0
+    assert project.run()["learned"] == 0
