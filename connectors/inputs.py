@@ -125,7 +125,12 @@ class FileInput:
 
     def rescan(self) -> list[str]:
         """Look for files that are new; return their names."""
-        found = discover(self._path, self._root)
+        try:
+            found = discover(self._path, self._root)
+        except InputError:
+            if not self._files:
+                raise
+            found = []  # all are gone, and more may come
         new = []
         files: dict[str, _File] = {}
         for name, path, format_ in found:

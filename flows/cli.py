@@ -194,18 +194,24 @@ def _print_summary(summary: Any, name: str, *, as_json: bool) -> None:
     if as_json:
         _print_json(summary)
         return
-    table = Table(title=name, show_header=False, title_justify="left")
-    rows: list[tuple[str, str]] = [
-        (field, f"{getattr(summary, field):,}")
-        for field in ("events", "learned", "rejected", "predictions", "alarms")
-    ]
-    rows.append(("seconds", f"{summary.seconds:.2f}"))
-    rows.append(("events per second", f"{summary.events_per_second:,.0f}"))
-    rows += [(metric, f"{value:.6g}") for metric, value in summary.metrics.items()]
-    rows += [(f"digest of shard {shard}", value[:16]) for shard, value in summary.digest.items()]
-    for row in rows:
-        table.add_row(*row)
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    counts = Table(title=name, show_header=False, title_justify="left")
+    for field in ("events", "learned", "rejected", "predictions", "alarms"):
+        counts.add_row(field, f"{getattr(summary, field):,}")
+    counts.add_row("seconds", f"{summary.seconds:.2f}")
+    counts.add_row("events per second", f"{summary.events_per_second:,.0f}")
+    for shard, value in summary.digest.items():
+        counts.add_row(f"digest of shard {shard}", value[:16])
+    console.print(counts)
+    views = ("", ".fading", ".window")
+    quality = Table("prequential metric", "all events", "fading", "window", title_justify="left")
+    for metric in summary.metrics:
+        if not metric.endswith(views[1:]):
+            values = [summary.metrics.get(metric + view) for view in views]
+            if metric.endswith("roc_auc"):  # it is over the window, and only there
+                values.reverse()
+            quality.add_row(metric, *("" if v is None else f"{v:.4f}" for v in values))
+    console.print(quality)
 
 
 if __name__ == "__main__":

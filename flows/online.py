@@ -355,7 +355,11 @@ class _Run:
         """Tell of files that would be shards of their own, once each."""
         if self.single:
             return
-        for name in Reader(self.settings, until_eof=False).files.names:
+        try:
+            found = discover(self.settings.input.path or "", self.settings.root)
+        except InputError:
+            return  # all are gone, and more may come
+        for name, _, _ in found:
             if name not in self._known:
                 self._known.add(name)
                 log.warning("input_new", input=name, action="it is taken up by a restart")

@@ -95,5 +95,10 @@ def test_a_fully_read_file_may_go_while_the_folder_is_followed(tmp_path):
     files = FileInput(".", tmp_path)
     assert len(drain(files, 10_000)) == 2
     (tmp_path / "a.jsonl").unlink()
+    (tmp_path / "b.jsonl").unlink()
+    assert files.rescan() == []
     assert files.read(10_000) is None
     assert not files.ended
+    (tmp_path / "c.jsonl").write_text(lines(2))
+    assert files.rescan() == ["c.jsonl"]
+    assert len(drain(files, 10_000)) == 1
