@@ -1,6 +1,7 @@
 """Memory: resident memory of `midstream run` at 5 million events beside that at 500,000."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -74,7 +75,8 @@ def bench(*, full: bool) -> dict[str, object]:
         assert process.returncode == 0
         assert summary["learned"] == total
     at_early = next(mib for n, mib in samples if n >= early)
-    at_end = samples[-1][1]
+    # The last sample may be of a process that has just gone.
+    at_end = next(mib for _, mib in reversed(samples) if not math.isnan(mib))
     row = {
         "events": total,
         "input_bytes": size,

@@ -17,8 +17,8 @@ from streams import hyperplane, write
 
 MODELS = {
     "LogisticRegression": ("linear_model.LogisticRegression()", 2_000_000, 0.6),
-    "HoeffdingTree": ("tree.HoeffdingTreeClassifier()", 200_000, 0.85),
-    "ARF(10)": ("forest.ARFClassifier(n_models=10, seed=1)", 10_000, 0.97),
+    "HoeffdingTree": ("tree.HoeffdingTreeClassifier()", 400_000, 0.85),
+    "ARF(10)": ("forest.ARFClassifier(n_models=10, seed=1)", 15_000, 0.97),
 }
 
 BARE = """

@@ -344,14 +344,14 @@ class Prequential:
     def report(self) -> dict[str, float]:
         """Return the present values: ``name``, ``name.fading`` and ``name.window`` of each metric.
 
-        ``roc_auc`` is one value, that of the window. Undefined values are nan. Costs time in
+        ROC AUC has the one of the window only. Undefined values are nan. Costs time in
         proportion to the window and the number of classes.
         """
         views = self._tally.views()
         out: dict[str, float] = {}
         for name in self.metrics:
             if name == "roc_auc":
-                out[name] = views[".window"][name]
+                out["roc_auc.window"] = views[".window"][name]
             else:
                 out |= {name + view: float(views[view][name]) for view in _VIEWS}
         return out
@@ -364,8 +364,6 @@ class Prequential:
         ]
         for name in self.metrics:
             values = [report.get(name + view) for view in _VIEWS]
-            if name == "roc_auc":
-                values.reverse()  # its only value is the window's
             cells = ["" if value is None else f"{value:.6f}" for value in values]
             lines.append(f"{name:<18}" + "".join(f"{cell:>12}" for cell in cells))
         return "\n".join(lines)

@@ -29,7 +29,11 @@ class EventError(RuntimeError):
 
     def __init__(self, origin: Origin, features: str, cause: Exception) -> None:
         partition, _, line = origin
-        super().__init__(f"the learner raised on {partition}:{line}: {cause}")
+        what = f"{type(cause).__name__}: {cause}"
+        super().__init__(
+            f'the learner raised on {partition}:{line}: {what}; model.on_error = "reject" goes on '
+            "without such events"
+        )
         self.origin = origin
         self.features = features
         self.cause = cause
@@ -77,9 +81,9 @@ class Shard:
         about: dict[str, Any],
         *,
         modules: Collection[str] = (),
-        snapshot_events: int = 100_000,
+        snapshot_events: int = 1_000_000,
         snapshot_seconds: float = 30.0,
-        commit_seconds: float = 0.1,
+        commit_seconds: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name

@@ -206,11 +206,10 @@ def _print_summary(summary: Any, name: str, *, as_json: bool) -> None:
     views = ("", ".fading", ".window")
     quality = Table("prequential metric", "all events", "fading", "window", title_justify="left")
     for metric in summary.metrics:
-        if not metric.endswith(views[1:]):
-            values = [summary.metrics.get(metric + view) for view in views]
-            if metric.endswith("roc_auc"):  # it is over the window, and only there
-                values.reverse()
-            quality.add_row(metric, *("" if v is None else f"{v:.4f}" for v in values))
+        name = metric.removesuffix(".window")
+        if metric == name + ".window":  # the one view that every metric has
+            values = [summary.metrics.get(name + view) for view in views]
+            quality.add_row(name, *("" if v is None else f"{v:.4f}" for v in values))
     console.print(quality)
 
 

@@ -163,10 +163,12 @@ def preflight(settings: Settings) -> None:
         If the learner cannot be made or not be saved, or the input is not there.
     """
     trainer = make_trainer(settings)
-    log.info("preparing", note="kernels are compiled when they are first used on a machine")
+    begun = time.perf_counter()
     nothing = [None] if settings.model.task == "multiclass" else [0.0, 1.0]
     trainer.prequential.update(nothing, nothing, None)
     trainer.drift.update(np.zeros(2), 0)
+    if (seconds := time.perf_counter() - begun) > 1.0:
+        log.info("compiled", seconds=round(seconds, 1), note="once on a machine")
     if settings.input_path != "-":
         discover(settings.input.path or "", settings.root)
 
@@ -215,7 +217,7 @@ class _Room:
             self.shard.commit()
         self._range = self.shard.next_range()
         if self._range is not None:
-            log.info("replay_begins", shard=name, seen=self.shard.trainer.seen)
+            log.info("replay_begins", shard=name, snapshot_at=self.shard.trainer.seen)
         self._rescanned_at = time.monotonic()
 
     def output_names(self) -> list[str]:
@@ -618,7 +620,10 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
                 try:
                     current.stopping = stop["asked"]
                     current.open()
-                    log.info("running", name=settings.name, shards=len(current.rooms))
+                    resumed = sum(room.shard.trainer.seen for room in current.rooms.values())
+                    log.info(
+                        "running", name=settings.name, shards=len(current.rooms), resumed_at=resumed
+                    )
                     gc.collect()
                     gc.freeze()  # models and modules are long-lived: not worth looking at again
                     cli_main(_dataflow(current))  # type: ignore[no-untyped-call]
@@ -632,7 +637,8 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
                         for room in current.rooms.values():
                             room.shard.commit()
                         # The learner may be half updated: resume without that event.
-                        log.warning("event_rejected", origin=failure.origin, reason=str(failure))
+                        origin = f"{failure.origin[0]}:{failure.origin[2]}"
+                        log.warning("event_rejected", origin=origin, reason=str(failure.cause))
                         _room_of(current, failure).exclude(failure)
                         continue
                     if isinstance(failure, SystemExit | KeyboardInterrupt):

@@ -80,7 +80,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Where journal and snapshots are, and when they are written."""
 
     path: Text = "state"
-    snapshot_events: Count = 100_000
+    snapshot_events: Count = 1_000_000
     snapshot_seconds: Seconds = 30.0
     keep: Count = 3
     commit_seconds: Seconds = 0.5

@@ -264,16 +264,16 @@ def test_roc_auc_counts_pairs(window):
     high = [p for y, p in recent if y]
     low = [p for y, p in recent if not y]
     won = sum((a > b) + (a == b) / 2 for a in high for b in low)
-    assert prequential.report() == {"roc_auc": won / (len(high) * len(low))}
+    assert prequential.report() == {"roc_auc.window": won / (len(high) * len(low))}
 
 
 def test_roc_auc_of_one_class_is_undefined():
     """With labels of one class only in the window, ROC AUC is nan."""
     prequential = Prequential("binary", window=2)
     prequential.update([True, False], [True, True], [{True: 0.9}, {True: 0.8}])
-    assert prequential.report()["roc_auc"] == 1.0
+    assert prequential.report()["roc_auc.window"] == 1.0
     prequential.update([False], [True], [{True: 0.7}])
-    assert math.isnan(prequential.report()["roc_auc"])
+    assert math.isnan(prequential.report()["roc_auc.window"])
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
@@ -374,7 +374,7 @@ def test_an_undefined_score_makes_the_auc_undefined():
     """A nan among the scores of the window is not hidden by an order that it does not have."""
     prequential = Prequential("binary")
     prequential.update([True, False], [True, False], [{True: 0.9}, {True: math.nan}])
-    assert math.isnan(prequential.report()["roc_auc"])
+    assert math.isnan(prequential.report()["roc_auc.window"])
 
 
 def test_classes_are_coded_as_they_come():
@@ -450,7 +450,7 @@ def test_only_the_metrics_asked_for_are_reported():
     prequential = Prequential("binary", ["roc_auc", "accuracy", "roc_auc"])
     prequential.update([True, False], [True, True], [{True: 0.9}, {True: 0.9}])
     assert prequential.report() == {
-        "roc_auc": 0.5,
+        "roc_auc.window": 0.5,
         "accuracy": 0.5,
         "accuracy.fading": pytest.approx(0.999 / 1.999),
         "accuracy.window": 0.5,

@@ -58,7 +58,7 @@ def test_defaults(read, tmp_path):
     assert (source.order, source.max_record_bytes, source.fields) == ("name", 1_048_576, None)
     assert settings.output.predictions is settings.output.rejected is settings.output.alarms is True
     state = settings.state
-    assert (state.snapshot_events, state.snapshot_seconds) == (100_000, 30.0)
+    assert (state.snapshot_events, state.snapshot_seconds) == (1_000_000, 30.0)
     assert (state.keep, state.commit_seconds) == (3, 0.5)
     metrics = settings.metrics
     assert (metrics.names, metrics.window, metrics.fading) == (None, 1_000, 0.999)
