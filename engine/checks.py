@@ -67,15 +67,17 @@ def result_is_independent_of_the_cuts(subject: Subject) -> str:
     rng = random.Random(1)
     for longest in (1, 7, 100):
         learner = subject.make()
-        got = Predictions([], [] if expected.probas is not None else None)
+        values: list[Label | None] = []
+        probas: list[dict[Label, float]] | None = None if expected.probas is None else []
         start = 0
         while start < len(subject.events):
             stop = start + rng.randint(1, longest)
             part = learner.predict_learn(subject.batch(start, stop))
-            got.values += part.values
-            if got.probas is not None and part.probas is not None:
-                got.probas += part.probas
+            values += part.values
+            if probas is not None and part.probas is not None:
+                probas += part.probas
             start = stop
+        got = Predictions(values, probas)
         _same_predictions(expected, got, f"in batches of up to {longest} instead of one")
         if learner.state() != whole.state():
             raise CheckError(f"the state differs in batches of up to {longest} instead of one")

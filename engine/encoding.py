@@ -254,7 +254,9 @@ class _Writer:
             self.constants,
             rows,
         )
-        return _HEAD.pack(_MAGIC, SCHEMA) + _pack(document)
+        data = _HEAD.pack(_MAGIC, SCHEMA) + _pack(document)
+        vars(self).clear()  # kinds hold a method of ours: so all goes now, not at a collection
+        return data
 
     def plan(self, kind: Kind, names: Names, types: tuple[type, ...]) -> _Plan:
         """Return the plan of rows with those types."""

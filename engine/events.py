@@ -5,7 +5,7 @@ where a learner needs them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -25,6 +25,7 @@ __all__ = [
     "Prediction",
     "Predictions",
     "Rejected",
+    "Table",
     "Task",
 ]
 
@@ -93,15 +94,45 @@ class Alarm(msgspec.Struct, gc=False):
     ts: float | None = None
 
 
-class Predictions(msgspec.Struct, gc=False):
+class Table(NamedTuple):
+    """Probabilities as columns: (n, k) float64 `values`, a row per event, a column per class."""
+
+    classes: tuple[Label, ...]
+    values: FloatArray
+
+
+class Predictions:
     """The predictions for a batch, in its order, before they are dressed for an output.
 
-    `values` holds a label (or a number, for regression) per event, None where the learner has
-    none. `probas` holds a mapping from label to probability per event, or is None.
+    Parameters
+    ----------
+    values
+        A label (or a number, for regression) per event, None where the learner has none.
+    probas
+        A mapping from label to probability per event, or a `Table` of them; None: there are none.
     """
 
-    values: list[Label | None]
-    probas: list[dict[Label, float]] | None = None
+    __slots__ = ("_probas", "table", "values")
+
+    def __init__(
+        self,
+        values: list[Label | None],
+        probas: list[dict[Label, float]] | Table | None = None,
+    ) -> None:
+        self.values = values
+        self.table = probas if isinstance(probas, Table) else None
+        self._probas = None if isinstance(probas, Table) else probas
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def probas(self) -> list[dict[Label, float]] | None:
+        """A mapping from label to probability per event; None: there are none."""
+        if self._probas is None and self.table is not None:
+            classes, rows = self.table.classes, self.table.values.tolist()
+            self._probas = [dict(zip(classes, row, strict=True)) for row in rows]
+        return self._probas
 
 
 class EventBatch:
@@ -226,9 +257,18 @@ class EventBatch:
         return f"EventBatch({self.partition}-{self.index}, {len(self)} events, {span})"
 
     @property
+    def id_stem(self) -> str | None:
+        """What comes before the offset in the ids, where no event brought one; else None."""
+        return self._stem if self._ids is None else None
+
+    @property
+    def _stem(self) -> str:
+        return f"{self.partition}-{self.index}-" if self.index >= 0 else f"{self.partition}-"
+
+    @property
     def ids(self) -> list[str]:
         """An id per event: the one it brought, else its origin."""
-        stem = f"{self.partition}-{self.index}-" if self.index >= 0 else f"{self.partition}-"
+        stem = self._stem
         if self._ids is None:
             return [f"{stem}{offset}" for offset in self.offsets.tolist()]
         if None not in self._ids:

@@ -13,7 +13,8 @@ import river
 from river import base
 
 from midstream.engine import encoding
-from midstream.engine.events import TASKS, EventBatch, Features, Label, Predictions, Task
+from midstream.engine.events import TASKS, EventBatch, Features, Label, Predictions, Table, Task
+from midstream.engine.fused import fuse
 
 __all__ = [
     "LEARNERS",
@@ -189,6 +190,7 @@ class RiverLearner:
             isinstance(last, base.Classifier)
             and type(last).predict_proba_one is not base.Classifier.predict_proba_one
         )
+        self._fused = fuse(self.model)
 
     def predict_learn(self, batch: EventBatch) -> Predictions:
         """Predict each event, then learn it if it has a label, in order."""
@@ -217,34 +219,77 @@ class RiverLearner:
             self.model.learn_one(x, y, w=weight)
 
     def _run(self, batch: EventBatch, *, learn: bool) -> Predictions:
-        labels = batch.labels if learn else [None] * len(batch)
-        dicts = batch.dicts()
+        labels: list[Label | None] = batch.labels if learn else [None] * len(batch)
+        if learn and self._fused is not None and batch.weights is None:
+            return self._run_fused(batch.dicts(), labels)
+        if self._has_probas:
+            return self._run_probas(batch, labels)
+        return self._run_values(batch, labels)
+
+    def _run_fused(self, dicts: list[Features], labels: list[Label | None]) -> Predictions:
+        assert self._fused is not None
+        predicted: list[float] = []
+        try:
+            self._fused(dicts, labels, predicted)
+        except Exception as cause:
+            raise LearnerError(len(predicted), cause) from cause
+        if self.task == "regression":
+            return Predictions(predicted)  # type: ignore[arg-type]  # a list is invariant
+        true = np.array(predicted, np.float64)
+        return Predictions(
+            (true > 0.5).tolist(), Table((False, True), np.stack((1.0 - true, true), axis=1))
+        )
+
+    def _run_probas(self, batch: EventBatch, labels: list[Label | None]) -> Predictions:
+        predict_proba_one = self.model.predict_proba_one
         learn_one: Callable[..., None] = self.model.learn_one
-        unweighted, keeps = batch.weights is None, self._keeps_input
+        unweighted, keeps, binary = batch.weights is None, self._keeps_input, self.task == "binary"
+        values: list[Label | None] = []
+        # Copies: some learners hand out a dict that they go on using. False and True with two
+        # probabilities that differ, which is nearly all there is, are kept as columns.
+        odd: dict[int, dict[Label, float]] = {}
+        falses: list[float] = []
+        trues: list[float] = []
         row = 0
         try:
-            if self._has_probas:
-                predict_proba_one = self.model.predict_proba_one
-                probas: list[dict[Label, float]] = []
-                for row, (given, y) in enumerate(zip(dicts, labels, strict=True)):
-                    x = given.copy() if keeps else given
-                    # A copy: some learners hand out a dict that they go on using.
-                    probas.append(dict(predict_proba_one(x)))
-                    if y is None:
-                        continue
-                    if unweighted:
-                        learn_one(x, y)
-                    else:
-                        self._learn_one(batch, row, x, y)
-                try:
-                    return Predictions(_most_probable(probas), probas)
-                except Exception:
-                    for row, proba in enumerate(probas):  # noqa: B007 the handler tells the row
-                        _most_probable([proba])
-                    raise
-            predict_one = self.model.predict_one
-            values: list[Label | None] = []
-            for row, (given, y) in enumerate(zip(dicts, labels, strict=True)):
+            for row, (given, y) in enumerate(zip(batch.dicts(), labels, strict=True)):
+                x = given.copy() if keeps else given
+                proba = predict_proba_one(x)
+                false, true = 0.0, 0.0
+                if binary and len(proba) == 2:
+                    false, true = proba[False], proba[True]
+                if true > false:
+                    values.append(True)
+                elif true < false:
+                    values.append(False)
+                else:
+                    values.append(max(proba, key=proba.__getitem__) if proba else None)
+                    odd[row] = dict(proba)
+                falses.append(false)
+                trues.append(true)
+                if y is None:
+                    continue
+                if unweighted:
+                    learn_one(x, y)
+                else:
+                    self._learn_one(batch, row, x, y)
+            if not odd:
+                columns = np.array([falses, trues], np.float64)
+                return Predictions(values, Table((False, True), columns.T))
+        except Exception as cause:
+            if len(trues) == len(labels):  # perhaps all was learned, and one is no number
+                pairs = zip(falses, trues, strict=True)
+                row = next((i for i, pair in enumerate(pairs) if not _numbers(pair)), row)
+            raise LearnerError(row, cause) from cause
+        rows = enumerate(zip(falses, trues, strict=True))
+        return Predictions(values, [odd.get(i, {False: f, True: t}) for i, (f, t) in rows])
+
+    def _run_values(self, batch: EventBatch, labels: list[Label | None]) -> Predictions:
+        predict_one, keeps = self.model.predict_one, self._keeps_input
+        values: list[Label | None] = []
+        row = 0
+        try:
+            for row, (given, y) in enumerate(zip(batch.dicts(), labels, strict=True)):
                 x = given.copy() if keeps else given
                 values.append(predict_one(x))
                 if y is not None:
@@ -300,12 +345,12 @@ LEARNERS: dict[str, Callable[..., Learner]] = {RiverLearner.kind: RiverLearner.f
 """What builds a learner of each kind from its state: `f(state, task=…, modules=…)`."""
 
 
-def _most_probable(probas: list[dict[Label, float]]) -> list[Label | None]:
-    """Return the most probable label of each, the first of equal ones; None where there is none."""
-    try:  # two labels everywhere: the common case, at a third of the cost
-        return [b if p[b] > p[a] else a for p in probas for a, b in (p,)]
-    except ValueError:
-        return [max(p, key=p.__getitem__) if p else None for p in probas]
+def _numbers(values: tuple[Any, ...]) -> bool:
+    try:
+        np.array(values, np.float64)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 _LABELS = {bool, int, float, str, type(None)}

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from midstream.engine.events import TASKS, FloatArray, IntArray, Label, Task
+from midstream.engine.events import TASKS, FloatArray, IntArray, Label, Table, Task
 
 __all__ = ["METRICS", "Prequential"]
 
@@ -308,7 +308,7 @@ class Prequential:
         self,
         labels: Sequence[Label | None],
         values: Sequence[Label | None],
-        probas: Sequence[_Proba] | None = None,
+        probas: Sequence[_Proba] | Table | None = None,
     ) -> FloatArray:
         """Score a batch, in order.
 
@@ -319,7 +319,8 @@ class Prequential:
         values
             n predicted labels or numbers; None: no prediction.
         probas
-            n mappings from label to probability, empty or None where there is none; or None.
+            n mappings from label to probability, empty or None where there is none; or a `Table`
+            of n rows; or None.
 
         Returns
         -------
@@ -336,8 +337,9 @@ class Prequential:
             If a label cannot be the key of a dict, or for regression is not a number. Likewise.
         """
         n = len(labels)
-        if len(values) != n or (probas is not None and len(probas) != n):
-            found = "no" if probas is None else len(probas)
+        rows = probas.values if isinstance(probas, Table) else probas
+        if len(values) != n or (rows is not None and len(rows) != n):
+            found = "no" if rows is None else len(rows)
             raise ValueError(f"{n} labels, {len(values)} values, {found} probas: not one batch")
         return self._tally.update(labels, values, probas if self._reads_probas else None)
 
@@ -429,18 +431,10 @@ class _Classes:
         self,
         labels: Sequence[Label | None],
         values: Sequence[Label | None],
-        probas: Sequence[_Proba] | None,
+        probas: Sequence[_Proba] | Table | None,
     ) -> FloatArray:
         n = len(labels)
-        p: list[float] | None = None
-        if probas is not None and self.binary:
-            p = [row.get(True, 0.0) if row else _NO_PROBA for row in probas]
-        elif probas is not None:
-            p = [
-                row.get(y, _NOT_A_KEY) if row else _NO_PROBA  # type: ignore[arg-type]  # None is no key
-                for row, y in zip(probas, labels, strict=True)
-            ]
-        scores = None if p is None else np.fromiter(p, np.float64, n)
+        scores = None if probas is None else self._scores(probas, labels)
         try:
             truths, guesses = self._encode(labels), self._encode(values)
         except KeyError:
@@ -455,6 +449,26 @@ class _Classes:
                 truths, scores, self.binary, self.fading, self.proba_totals, self.proba_ring
             )
         return losses
+
+    def _scores(
+        self, probas: Sequence[_Proba] | Table, labels: Sequence[Label | None]
+    ) -> FloatArray:
+        """Return the probability of True, or of the label where there are many classes: (n,)."""
+        if isinstance(probas, Table) and self.binary:
+            return np.ascontiguousarray(probas.values[:, probas.classes.index(True)])
+        if isinstance(probas, Table):
+            column = {label: j for j, label in enumerate(probas.classes)}
+            at = np.array([column.get(y, -1) for y in labels], np.int64)  # type: ignore[arg-type]
+            p = probas.values[np.arange(len(at)), at]
+            return np.where(at < 0, _NOT_A_KEY, p)
+        if self.binary:
+            trues = [row.get(True, 0.0) if row else _NO_PROBA for row in probas]
+            return np.array(trues, np.float64)
+        pairs = zip(probas, labels, strict=True)
+        return np.array(
+            [row.get(y, _NOT_A_KEY) if row else _NO_PROBA for row, y in pairs],  # type: ignore[arg-type]  # None is no key
+            np.float64,
+        )
 
     def _encode(self, column: Sequence[Label | None]) -> IntArray:
         return np.fromiter(map(self.codes.__getitem__, column), np.int64, len(column))
@@ -556,7 +570,7 @@ class _Numbers:
         self,
         labels: Sequence[Label | None],
         values: Sequence[Label | None],
-        probas: Sequence[_Proba] | None,  # noqa: ARG002  # numbers have none
+        probas: Sequence[_Proba] | Table | None,  # noqa: ARG002  # numbers have none
     ) -> FloatArray:
         n = len(labels)
         try:

@@ -197,7 +197,7 @@ class Shard:
         shard._replay = deque(entries)
         shard._snapshot_end = seq if not changed else -1
         if changed:  # so that the next resume compares with what is now in force
-            shard._write_snapshot(shard._snapshot())
+            shard._write_snapshot(shard._snapshot(trainer.state()))
         return shard
 
     @property
@@ -260,7 +260,12 @@ class Shard:
                 self._snapshot_seen = -self._snapshot_events
         outcome = Outcome(span, batch, result.predictions, rejected + refused, result.alarms, live)
         if live and self._snapshot_due():
-            outcome.snapshot = self._snapshot()
+            parts = self.trainer.state()
+            # Go on with what the snapshot gives back: so each is proven readable, a resumed run
+            # goes on exactly as this one, and CPython is faster with objects whose `__dict__`
+            # nobody took.
+            self.trainer = Trainer.from_state(parts, self._modules)
+            outcome.snapshot = self._snapshot(parts)
         return outcome
 
     def publish(self, outcome: Outcome, outputs: Mapping[str, bytes]) -> None:
@@ -304,7 +309,7 @@ class Shard:
         """Commit, and write a snapshot if the newest one is not of this state."""
         self.commit()
         if not self.replaying and self._snapshot_end != self._journal.end:
-            self._write_snapshot(self._snapshot())
+            self._write_snapshot(self._snapshot(self.trainer.state()))
 
     def _append(self, span: Range) -> None:
         """Add a range to what is to be committed, joined with the last where they touch."""
@@ -333,11 +338,7 @@ class Shard:
             or self._clock() - self._snapshot_at >= self._snapshot_seconds
         )
 
-    def _snapshot(self) -> Snapshot:
-        parts = self.trainer.state()
-        # Go on with what the snapshot gives back: so each is proven readable, a resumed run goes
-        # on exactly as this one, and CPython is faster with objects whose `__dict__` nobody took.
-        self.trainer = Trainer.from_state(parts, self._modules)
+    def _snapshot(self, parts: dict[str, bytes]) -> Snapshot:
         header = {
             **self._about,
             "shard": self.name,

@@ -122,7 +122,9 @@ class Trainer:
         """
         predictions = self.learner.predict_learn(batch)
         try:
-            losses = self.prequential.update(batch.labels, predictions.values, predictions.probas)
+            losses = self.prequential.update(
+                batch.labels, predictions.values, predictions.table or predictions.probas
+            )
         except (TypeError, ValueError, OverflowError) as cause:
             raise LearnerError(self._odd_row(batch, predictions), cause) from cause
         alarms = self.drift.update(losses, self.seen, batch.times)

@@ -49,7 +49,7 @@ from midstream.flows.settings import ConfigError, Settings, make_model, model_mo
 
 __all__ = ["Reader", "RunError", "Summary", "evaluate", "make_trainer", "preflight", "run"]
 
-_BLOCK_BYTES = 256 * 1024
+_BLOCK_BYTES = 128 * 1024  # what is made of a block still fits into a core's cache
 _BLOCK_SECONDS = 0.1  # a batch that takes much longer would delay commits, signals and reports
 _PARTS = "partitions.json"
 _MOST_SHARDS = 1_000
@@ -63,7 +63,10 @@ class RunError(RuntimeError):
 
 
 class Summary(msgspec.Struct):
-    """What a run did. Counts are of this run; metrics are over all that the model has seen."""
+    """What a run did. Counts are of this run; metrics are over all that the model has seen.
+
+    `seconds` is from the first read to the last commit and snapshot, start-up not included.
+    """
 
     events: int = 0
     learned: int = 0
@@ -603,7 +606,6 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
         If the run cannot begin or go on; what was committed stays.
     """
     summary = Summary()
-    begun = time.perf_counter()
     stop = {"asked": False}
     excluded: set[Origin] = set()
     with _locked(settings.state_path):
@@ -626,7 +628,9 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
                     )
                     gc.collect()
                     gc.freeze()  # models and modules are long-lived: not worth looking at again
+                    begun = time.perf_counter()
                     cli_main(_dataflow(current))  # type: ignore[no-untyped-call]
+                    summary.seconds += time.perf_counter() - begun
                     failure = current.failure
                     if (
                         isinstance(failure, EventError)
@@ -651,8 +655,7 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
                 finally:
                     current.close()
                     gc.unfreeze()
-    summary.seconds = time.perf_counter() - begun
-    summary.events_per_second = summary.events / summary.seconds
+    summary.events_per_second = summary.events / max(summary.seconds, 1e-9)
     for name, room in current.rooms.items():
         prefix = "" if current.single else f"{name}."
         summary.metrics |= {prefix + k: v for k, v in room.shard.trainer.metrics.items()}
