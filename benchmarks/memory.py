@@ -2,14 +2,12 @@
 
 import json
 import math
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from streams import hyperplane, write
+from streams import command, environment, hyperplane, write
 
 CONFIG = """
 [model]
@@ -48,13 +46,12 @@ def bench(*, full: bool) -> dict[str, object]:
             for _ in range(total // block):
                 file.write(lines)
         (folder / "block").unlink()
-        command = [sys.executable, "-m", "midstream.flows.cli", "run", "midstream.toml"]
         process = subprocess.Popen(
-            [*command, "--until-eof", "--json"],
+            command("run", "midstream.toml", "--until-eof", "--json"),
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=dict(os.environ, PYTHONHASHSEED="0"),
+            env=environment(),
         )
         size = (folder / "events.jsonl").stat().st_size
         samples: list[tuple[int, float]] = []  # events (by predictions written), MiB

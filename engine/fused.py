@@ -1,10 +1,10 @@
-"""River's linear models, predict and learn in one loop: the same arithmetic in fewer calls.
+"""Some of River's models, predict and learn in one go: the same arithmetic in fewer calls.
 
-River asks a linear model for a prediction and then to learn, and computes the same dot product for
-both, through a dozen small methods. Here both are one loop over River's own weights, in the order
-of River's own operations, so every weight is the one that River would have, bit for bit
-(`tests/engine/test_fused.py`). Whatever is not exactly what these loops were written for goes
-through River's methods.
+River asks a model for a prediction and then to learn, and computes much twice: the dot product of a
+linear model, the way down a tree, the votes in its leaf. Here it is computed once, on River's own
+objects and in the order of River's own operations, so every weight and every leaf is the one that
+River would have, bit for bit (`tests/engine/test_fused.py`). Whatever is not exactly what this was
+written for goes through River's methods.
 """
 
 import math
@@ -12,25 +12,39 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import river
-from river import linear_model, optim
+from river import linear_model, optim, tree
+from river.tree.nodes.branch import NumericBinaryBranch
+from river.tree.nodes.htc_nodes import LeafNaiveBayesAdaptive
+from river.tree.nodes.leaf import HTLeaf
+from river.tree.utils import do_naive_bayes_prediction
 from river.utils.math import clamp
 from river.utils.vectordict import VectorDict
 
 from midstream.engine.events import Features, Label
 
-__all__ = ["Fused", "fuse"]
+__all__ = ["Loop", "Step", "fused_loop", "fused_step"]
 
-Fused: TypeAlias = Callable[[Sequence[Features], Sequence[Label | None], list[float]], None]
+Loop: TypeAlias = Callable[[Sequence[Features], Sequence[Label | None], list[float]], None]
 """Predicts events and learns those with a label, in order, and appends to the list what it
 predicted for each that is done: the probability of True, or the number."""
+
+Step: TypeAlias = Callable[[Features, Label], dict[Label, float]]
+"""Predicts one event, learns it, and returns the probabilities that it predicted."""
 
 _WRITTEN_FOR = ("0.26",)
 
 
-def fuse(model: Any) -> Fused | None:
+def _is_known() -> bool:
+    return ".".join(river.__version__.split(".")[:2]) in _WRITTEN_FOR
+
+
+def fused_step(model: Any) -> Step | None:
+    """Return the step for a model; None if there is none for just this kind."""
+    return _tree(model) if type(model) is tree.HoeffdingTreeClassifier and _is_known() else None
+
+
+def fused_loop(model: Any) -> Loop | None:
     """Return the loop for a model; None if there is none for just this kind."""
-    if ".".join(river.__version__.split(".")[:2]) not in _WRITTEN_FOR:
-        return None
     losses = {
         linear_model.LogisticRegression: (optim.losses.Log, _logistic),
         linear_model.LinearRegression: (optim.losses.Squared, _linear),
@@ -38,6 +52,7 @@ def fuse(model: Any) -> Fused | None:
     loss, loop = losses.get(type(model), (None, None))
     if (
         loop is None
+        or not _is_known()
         or type(model.loss) is not loss
         or type(model.optimizer) is not optim.SGD
         or type(model.optimizer.lr) is not optim.schedulers.Constant
@@ -49,7 +64,7 @@ def fuse(model: Any) -> Fused | None:
     return loop(model)
 
 
-def _logistic(model: Any) -> Fused:
+def _logistic(model: Any) -> Loop:
     weights, optimizer, initializer = model._weights, model.optimizer, model.initializer
     dot, exp, from_scaled = weights.dot, math.exp, VectorDict.from_scaled
     weight_pos, weight_neg = model.loss.weight_pos, model.loss.weight_neg
@@ -89,7 +104,7 @@ def _logistic(model: Any) -> Fused:
     return run
 
 
-def _linear(model: Any) -> Fused:
+def _linear(model: Any) -> Loop:
     weights, optimizer, initializer = model._weights, model.optimizer, model.initializer
     dot, from_scaled = weights.dot, VectorDict.from_scaled
     clip, l2 = model.clip_gradient, model.l2
@@ -115,3 +130,47 @@ def _linear(model: Any) -> Fused:
             predicted.append(raw)
 
     return run
+
+
+def _tree(model: Any) -> Step:
+    def step(x: Features, y: Label) -> dict[Label, float]:
+        parent, branch, leaf = None, None, model._root
+        while type(leaf) is NumericBinaryBranch and leaf.feature in x:
+            parent, branch = leaf, 0 if x[leaf.feature] <= leaf.threshold else 1
+            leaf = parent.children[branch]
+        if type(leaf) is not LeafNaiveBayesAdaptive or leaf.splitters is None:
+            proba: dict[Label, float] = model.predict_proba_one(x)
+            model.learn_one(x, y)
+            return proba
+
+        proba = dict.fromkeys(sorted(model.classes), 0.0)
+        stats = leaf.stats
+        total = sum(stats.values())
+        scale = 1 / total if total else 1.0
+        majority = {label: weight * scale for label, weight in stats.items()}
+        bayes = do_naive_bayes_prediction(x, stats, leaf.splitters)
+        by_bayes = leaf._nb_correct_weight >= leaf._mc_correct_weight
+        proba.update(bayes if by_bayes else majority)
+
+        model.classes.add(y)
+        model._train_weight_seen_by_model += 1.0
+        if not stats or max(majority, key=majority.__getitem__) == y:
+            leaf._mc_correct_weight += 1.0
+        if bayes and max(bayes, key=bayes.__getitem__) == y:
+            leaf._nb_correct_weight += 1.0
+        HTLeaf.learn_one(leaf, x, y, w=1.0, tree=model)
+        if model._growth_allowed:
+            if leaf.depth >= model.max_depth:
+                leaf.deactivate()
+                model._n_active_leaves -= 1
+                model._n_inactive_leaves += 1
+            else:
+                seen = leaf.total_weight
+                if seen - leaf.last_split_attempt_at >= model.grace_period:
+                    model._attempt_to_split(leaf, parent, branch)
+                    leaf.last_split_attempt_at = seen
+        if model._train_weight_seen_by_model % model.memory_estimate_period == 0:
+            model._estimate_model_size()
+        return proba
+
+    return step

@@ -14,7 +14,7 @@ from river import base
 
 from midstream.engine import encoding
 from midstream.engine.events import TASKS, EventBatch, Features, Label, Predictions, Table, Task
-from midstream.engine.fused import fuse
+from midstream.engine.fused import Loop, fused_loop, fused_step
 
 __all__ = [
     "LEARNERS",
@@ -190,7 +190,8 @@ class RiverLearner:
             isinstance(last, base.Classifier)
             and type(last).predict_proba_one is not base.Classifier.predict_proba_one
         )
-        self._fused = fuse(self.model)
+        self._fused_loop = fused_loop(self.model)
+        self._fused_step = fused_step(self.model)
 
     def predict_learn(self, batch: EventBatch) -> Predictions:
         """Predict each event, then learn it if it has a label, in order."""
@@ -220,17 +221,18 @@ class RiverLearner:
 
     def _run(self, batch: EventBatch, *, learn: bool) -> Predictions:
         labels: list[Label | None] = batch.labels if learn else [None] * len(batch)
-        if learn and self._fused is not None and batch.weights is None:
-            return self._run_fused(batch.dicts(), labels)
+        if learn and self._fused_loop is not None and batch.weights is None:
+            return self._run_loop(self._fused_loop, batch.dicts(), labels)
         if self._has_probas:
             return self._run_probas(batch, labels)
         return self._run_values(batch, labels)
 
-    def _run_fused(self, dicts: list[Features], labels: list[Label | None]) -> Predictions:
-        assert self._fused is not None
+    def _run_loop(
+        self, loop: Loop, dicts: list[Features], labels: list[Label | None]
+    ) -> Predictions:
         predicted: list[float] = []
         try:
-            self._fused(dicts, labels, predicted)
+            loop(dicts, labels, predicted)
         except Exception as cause:
             raise LearnerError(len(predicted), cause) from cause
         if self.task == "regression":
@@ -244,6 +246,7 @@ class RiverLearner:
         predict_proba_one = self.model.predict_proba_one
         learn_one: Callable[..., None] = self.model.learn_one
         unweighted, keeps, binary = batch.weights is None, self._keeps_input, self.task == "binary"
+        step = self._fused_step if unweighted else None
         values: list[Label | None] = []
         # Copies: some learners hand out a dict that they go on using. False and True with two
         # probabilities that differ, which is nearly all there is, are kept as columns.
@@ -254,7 +257,7 @@ class RiverLearner:
         try:
             for row, (given, y) in enumerate(zip(batch.dicts(), labels, strict=True)):
                 x = given.copy() if keeps else given
-                proba = predict_proba_one(x)
+                proba = predict_proba_one(x) if step is None or y is None else step(x, y)
                 false, true = 0.0, 0.0
                 if binary and len(proba) == 2:
                     false, true = proba[False], proba[True]
@@ -267,7 +270,7 @@ class RiverLearner:
                     odd[row] = dict(proba)
                 falses.append(false)
                 trues.append(true)
-                if y is None:
+                if step is not None or y is None:
                     continue
                 if unweighted:
                     learn_one(x, y)

@@ -50,7 +50,7 @@ from midstream.flows.settings import ConfigError, Settings, make_model, model_mo
 __all__ = ["Reader", "RunError", "Summary", "evaluate", "make_trainer", "preflight", "run"]
 
 _BLOCK_BYTES = 128 * 1024  # what is made of a block still fits into a core's cache
-_BLOCK_SECONDS = 0.1  # a batch that takes much longer would delay commits, signals and reports
+_BLOCK_SECONDS = 0.2  # a batch that takes much longer would delay commits, signals and reports
 _PARTS = "partitions.json"
 _MOST_SHARDS = 1_000
 _IDLE = timedelta(milliseconds=50)

@@ -6,7 +6,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from river import linear_model, optim
+from river import linear_model, optim, tree
 
 from midstream.engine import fused
 from midstream.engine.events import Event, EventBatch
@@ -38,16 +38,17 @@ def exact(numbers):
 def both(kind, options):
     """Return a fused learner and one that goes through River's methods."""
     quick, plain = RiverLearner(MODELS[kind](**options)), RiverLearner(MODELS[kind](**options))
-    assert quick._fused is not None
-    plain._fused = None
+    assert quick._fused_loop is not None or quick._fused_step is not None
+    plain._fused_loop = plain._fused_step = None
     return quick, plain
 
 
 def assert_same(quick, plain, batch):
     """Learn a batch in both; compare what they predicted and what they are, bit for bit."""
     a, b = quick.predict_learn(batch), plain.predict_learn(batch)
-    assert exact(a.values) == exact(b.values)
+    assert list(map(repr, a.values)) == list(map(repr, b.values))
     for p, q in zip(a.probas or [], b.probas or [], strict=True):
+        assert list(p) == list(q)
         assert exact(p.values()) == exact(q.values())
     assert quick.state() == plain.state()
 
@@ -98,13 +99,73 @@ def test_a_long_sparse_stream(kind):
 )
 def test_what_the_loops_were_not_written_for_is_left_to_river(model):
     """Another optimizer, loss, schedule, initializer, penalty or class: River's methods."""
-    assert fused.fuse(model) is None
+    assert fused.fused_loop(model) is None
+
+
+TREES = [
+    {},
+    {"grace_period": 20},
+    {"grace_period": 30, "max_depth": 3},
+    {"grace_period": 20, "leaf_prediction": "mc"},
+    {"grace_period": 20, "leaf_prediction": "nb", "nb_threshold": 10},
+    {"grace_period": 20, "split_criterion": "gini", "binary_split": True},
+    {"grace_period": 20, "memory_estimate_period": 100, "max_size": 0.02},
+    {"grace_period": 20, "memory_estimate_period": 100, "max_size": 0.02,
+     "stop_mem_management": True},
+    {"grace_period": 20, "remove_poor_attrs": True, "merit_preprune": False},
+    {"grace_period": 20, "splitter": tree.splitter.HistogramSplitter()},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", TREES, ids=str)
+@pytest.mark.parametrize("labels", [(False, True), ("a", "b", "c")])
+def test_a_tree_is_rivers_bit_for_bit(options, labels):
+    """Trees that split and are pruned; categories, features and labels that come and go."""
+    rng = random.Random(3)
+    task = "binary" if len(labels) == 2 else "multiclass"
+    model = tree.HoeffdingTreeClassifier(**options)
+    quick, plain = RiverLearner(model, task), RiverLearner(model.clone(), task)
+    assert quick._fused_step is not None
+    plain._fused_step = None
+    for part in range(8):
+        events = []
+        for _event in range(400):
+            x = {f"f{j}": rng.gauss(0, 1) for j in range(6)} | {"n": rng.randint(0, 3)}
+            score = x["f0"] + (x["f1"] > 0) * x["f2"] * (1 if part < 5 else -1)
+            if part > 1:
+                x |= {"c": rng.choice("pqrs"[: part + 1])}
+                score += x["c"] == "q"
+            if rng.random() < 0.1:
+                del x[f"f{rng.randrange(6)}"]
+            y = labels[min(int(abs(score)), len(labels) - 1)]
+            events.append(Event(x=x, y=None if rng.random() < 0.05 else y))
+            if rng.random() < 0.01:
+                events[-1].weight = rng.choice([0.0, 2.0])
+        assert_same(quick, plain, EventBatch.from_events(events))
+        weightless = [Event(x=e.x, y=e.y) for e in events]
+        assert_same(quick, plain, EventBatch.from_events(weightless))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        tree.ExtremelyFastDecisionTreeClassifier(),
+        tree.HoeffdingAdaptiveTreeClassifier(seed=1),
+        tree.HoeffdingTreeRegressor(),
+        linear_model.LogisticRegression(),
+    ],
+    ids=repr,
+)
+def test_no_step_for_another_model(model):
+    """One class, and none of those derived from it, which do otherwise."""
+    assert fused.fused_step(model) is None
 
 
 def test_another_river_is_left_to_its_own_methods(monkeypatch):
     """The loops know one series of River versions."""
     monkeypatch.setattr(fused.river, "__version__", "0.27.0")
-    assert fused.fuse(linear_model.LogisticRegression()) is None
+    assert fused.fused_loop(linear_model.LogisticRegression()) is None
+    assert fused.fused_step(tree.HoeffdingTreeClassifier()) is None
 
 
 @pytest.mark.parametrize("labelled", [True, False])
