@@ -16,7 +16,7 @@ from midstream.connectors.fields import (
     oversize,
     reject,
 )
-from midstream.connectors.records import Block
+from midstream.connectors.records import Block, framing
 from midstream.connectors.values import role_columns, typed_cells
 from midstream.engine.events import IntArray, Rejected, Task
 
@@ -88,7 +88,7 @@ class CsvDecoder:
             numbers,
             faults=faults,
             rejected=rejected,
-            records=lambda: dict(_records(block)),
+            records=lambda: dict(_records(block, self._delimiter)),
         )
 
     def _plain_rows(self, data: bytes) -> list[list[str]] | None:
@@ -112,7 +112,7 @@ class CsvDecoder:
         """Split records one by one; those that can't be split are rejected."""
         rows, numbers = [], []
         separator = self._delimiter.encode()
-        for number, record in _records(block):
+        for number, record in _records(block, self._delimiter):
             if not record or (record.isspace() and separator not in record):
                 continue
             row = self._row(record)
@@ -133,13 +133,12 @@ class CsvDecoder:
             return "NUL byte in the record"
         if '"' not in text:
             row = text.split(self._delimiter)
-        elif text.count('"') % 2:
-            return "a quote is never closed"
         else:
             try:
                 row = next(csv.reader([text], delimiter=self._delimiter, strict=True))
             except csv.Error as error:
-                return f"invalid CSV: {error}"
+                closed = framing(self._delimiter).record.fullmatch(record)
+                return f"invalid CSV: {error}" if closed else "a quote is never closed"
         if len(row) != self._width:
             return f"expected {self._width} columns, found {len(row)}"
         return row
@@ -168,18 +167,9 @@ class CsvDecoder:
         return columns
 
 
-def _records(block: Block) -> Iterator[tuple[int, bytes]]:
+def _records(block: Block, delimiter: str) -> Iterator[tuple[int, bytes]]:
     """Yield each record, without its newline, with the number of its first line."""
-    lines = block.data.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    record: list[bytes] = []
-    odd = 0
-    for number, line in enumerate(lines, block.first):
-        record.append(line)
-        odd ^= line.count(b'"') % 2
-        if not odd:
-            yield number - len(record) + 1, b"\n".join(record)
-            record = []
-    if record:
-        yield block.first + len(lines) - len(record), b"\n".join(record)
+    number = block.first
+    for record in framing(delimiter).split.findall(block.data):
+        yield number, record.removesuffix(b"\n")
+        number += record.count(b"\n")

@@ -3,11 +3,14 @@
 import csv
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
 
 from midstream.connectors.bytestream import ByteStream, InputError
 
-__all__ = ["Block", "CsvOptions", "Format", "Partition", "Position"]
+__all__ = ["Block", "CsvOptions", "Format", "Framing", "Partition", "Position", "framing"]
 
 Format: TypeAlias = Literal["jsonl", "csv", "auto"]
 """JSON Lines or CSV; "auto": told by the first character, "{" is JSON Lines."""
@@ -15,7 +18,9 @@ Format: TypeAlias = Literal["jsonl", "csv", "auto"]
 _BOM = b"\xef\xbb\xbf"
 _HEAD = 1024
 _SCAN = 1024 * 1024
+_QUOTE, _NEWLINE = b'"\n'
 _DELIMITERS = ",;\t"
+_QUOTED = re.compile(rf'(?<![^{_DELIMITERS}])"[^"]*+(?:""[^"]*+)*+"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +71,41 @@ class CsvOptions(NamedTuple):
     delimiter: str = ","
 
 
+class Framing(NamedTuple):
+    """Where CSV records end, as patterns to match at the start of a record.
+
+    A quote opens a quoted field only where a field starts (RFC 4180, section 2); elsewhere it is
+    a character like any other, also between a closing quote and the next delimiter.
+    """
+
+    whole: re.Pattern[bytes]
+    """As many records as there are, each with its newline."""
+    record: re.Pattern[bytes]
+    """One record without its newline; it may be cut short, but not inside of quotes."""
+    split: re.Pattern[bytes]
+    """One record with its newline, or all that is left if that ends inside of quotes."""
+
+
+@cache
+def framing(delimiters: str) -> Framing:
+    """Return where records end; any one of `delimiters` ends a field."""
+    # Possessive throughout: there is one way to read a record, and no going back to try another.
+    separator = b"[" + re.escape(delimiters.encode()) + b"]"
+    plain = b"[^\\n" + separator[1:-1] + b"]*+"
+    field = rb'(?:"[^"]*+(?:""[^"]*+)*+"|(?!"))' + plain
+    record = field + b"(?:" + separator + field + b")*+"
+    return Framing(
+        re.compile(b"(?:" + record + rb"\n)*+"),
+        re.compile(record),
+        re.compile(rb"(?!\Z)(?:" + record + rb"(?:\n|\Z)|.+\Z)", re.DOTALL),
+    )
+
+
 class Partition:
     """Cuts a stream of bytes into blocks of whole records.
 
     Where a record ends depends on its bytes alone, never on how reads or blocks were cut. In CSV
-    it ends at a newline after an even number of quotes; if there is none within
+    it ends at a newline outside of quotes (see `Framing`); if there is none within
     `max_record_bytes`, the quote was a stray one: the first line is a (bad) record of its own.
     """
 
@@ -171,7 +206,7 @@ class Partition:
             return self._block(data[: newline + 1])
         if data and (start + len(data) == until or self._stream.ended):
             newline = data.find(b"\n")
-            stray = newline >= 0 and data.count(b'"') % 2
+            stray = newline >= 0 and _end(self._framing.record, data) < len(data)
             return self._block(data[: newline + 1] if stray else data)
         self._nothing(final=final, until=until)
         return None
@@ -181,6 +216,8 @@ class Partition:
         end = data.rfind(b"\n") + 1
         if self.format == "jsonl" or b'"' not in data:
             return end
+        if not _in_pairs(data, self.delimiter):
+            return _end(self._framing.whole, data)
         odd = data.count(b'"', 0, end) % 2
         while odd and end:
             before = data.rfind(b"\n", 0, end - 1) + 1
@@ -190,13 +227,14 @@ class Partition:
 
     def _first_end(self, data: bytes) -> int:
         """Return where the first whole record in `data` ends, 0 if there is none."""
-        start = odd = 0
-        while end := data.find(b"\n", start) + 1:
-            odd ^= self.format == "csv" and data.count(b'"', start, end) % 2
-            if not odd:
-                return end
-            start = end
-        return 0
+        if self.format == "jsonl":
+            return data.find(b"\n") + 1
+        end = _end(self._framing.record, data)
+        return end + 1 if data[end : end + 1] == b"\n" else 0
+
+    @property
+    def _framing(self) -> Framing:
+        return framing(self.delimiter if self.header else _DELIMITERS)
 
     def _block(self, data: bytes) -> Block:
         start, first = self._stream.offset, self._line
@@ -304,7 +342,7 @@ class Partition:
             text = record.decode().rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise InputError(f"{self.name}: CSV header is not UTF-8: {error}") from None
-        bare = re.sub(r'"[^"]*"', "", text)
+        bare = _QUOTED.sub("", text)
         self.delimiter = max(_DELIMITERS, key=bare.count)
         try:
             names = next(csv.reader([text], delimiter=self.delimiter, strict=True))
@@ -316,3 +354,20 @@ class Partition:
             columns = ", ".join(map(repr, double))
             raise InputError(f"{self.name}: columns that occur twice in the CSV header: {columns}")
         self.header = header
+
+
+def _end(pattern: re.Pattern[bytes], data: bytes) -> int:
+    """Return where the match at the start of `data` ends, 0 if there is none."""
+    match = pattern.match(data)
+    return match.end() if match else 0
+
+
+def _in_pairs(data: bytes, delimiter: str) -> bool:
+    """Whether every other quote opens a field, or doubles the one before: then counting tells."""
+    array = np.frombuffer(data, np.uint8)
+    odd = np.flatnonzero(array == _QUOTE)[::2]
+    before = array[odd - 1]
+    if odd[0] == 0:
+        before[0] = _NEWLINE
+    opens = (before == ord(delimiter)) | (before == _NEWLINE) | (before == _QUOTE)
+    return bool(opens.all())

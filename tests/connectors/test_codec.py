@@ -687,7 +687,7 @@ def test_types_force_a_csv_column():
         (b"1,,", "no features", ""),
         (b'1,"2,3', "a quote is never closed", ""),
         (b'1,"2"x,3', "invalid CSV: ',' expected after '\"'", ""),
-        (b'1,a"b,"c', "invalid CSV: unexpected end of data", ""),
+        (b'1,a"b,"c', "a quote is never closed", ""),
         (b'1,"' + b"x" * 140_000 + b'",3', "invalid CSV: field larger than field limit", ""),
         (b"1,\xff,3", "invalid UTF-8 at byte 3", ""),
         (b"1,a\x00b,3", "NUL byte in the record", ""),
@@ -714,6 +714,14 @@ def test_quoted_cells_and_records_over_lines():
     assert typed(decoded.batch.dicts()) == typed(
         [{"a": 'x,"y"\nz', "b": 2}, {"a": 1, "b": 3}, {"a": 1, "b": 5}]
     )
+
+
+def test_a_quote_inside_of_a_cell_is_a_character():
+    """A quote that does not begin its cell opens nothing, and the lines after it are records."""
+    decoded = table("y,a,b", b'1,5",3', b'0,6,"4"', b'1,a"b"c,5', label="y")
+    assert decoded.rejected == []
+    assert decoded.batch.offsets.tolist() == [1, 2, 3]
+    assert decoded.batch.dicts() == [{"a": '5"', "b": 3}, {"a": 6, "b": 4}, {"a": 'a"b"c', "b": 5}]
 
 
 def test_blank_lines_of_csv_are_no_records():

@@ -1,7 +1,9 @@
 """Files, folders, archives and standard input, cut into blocks of whole records."""
 
 import contextlib
+import csv
 import gzip
+import io
 import os
 import random
 import tracemalloc
@@ -9,9 +11,11 @@ import zlib
 from pathlib import Path
 
 import pytest
+from framing import unclosed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from midstream.connectors.codec import CsvDecoder, FieldMap
 from midstream.connectors.files import (
     Block,
     FilePartition,
@@ -567,11 +571,80 @@ def test_quoted_newlines_are_kept_in_one_record(tmp_path):
 def test_a_stray_quote_spoils_its_line_alone(tmp_path):
     """A quote that is not closed within the limit, or the file, makes one bad line."""
     rows = b"1,2\n" * 100
-    part = csv_file(tmp_path, b'a,b\n1,5"\n' + rows + b'3,"\n4,4\n', max_record_bytes=100)
+    part = csv_file(tmp_path, b'a,b\n1,"5\n' + rows + b'3,"\n4,4\n', max_record_bytes=100)
     blocks = drain(part, 1)
-    assert blocks[0].data == b'1,5"\n'
+    assert blocks[0].data == b'1,"5\n'
     assert text(blocks[1:101]) == rows
     assert [b.data for b in blocks[101:]] == [b'3,"\n', b"4,4\n"]
+
+
+def test_a_quote_in_the_middle_of_a_field_is_a_character(tmp_path):
+    """Inches and feet open nothing: only a quote at the start of a field does (RFC 4180)."""
+    part = csv_file(tmp_path, b'a,b\n1,5"\n2,6\n3,"x\ny" z"\n4,7\n')
+    blocks = drain(part, 1)
+    assert [b.data for b in blocks] == [b'1,5"\n', b"2,6\n", b'3,"x\ny" z"\n', b"4,7\n"]
+    part = csv_file(tmp_path, b'size 5",b\n1,2\n')
+    assert part.header == ['size 5"', "b"]
+
+
+def csv_starts(content: str, delimiter: str) -> list[int]:
+    """Return the first line of every record, from 1, by the csv module.
+
+    Where a quote is never closed, the first line is a record of its own.
+    """
+    lines = io.StringIO(content, newline="\n").readlines()
+    starts, at = [], 0
+    while at < len(lines):
+        starts.append(at + 1)
+        reader = csv.reader([*lines[at:], "no quote in this"], delimiter=delimiter)
+        next(reader)
+        at += reader.line_num if at + reader.line_num <= len(lines) else 1
+    return starts
+
+
+PIECES = [
+    "a",
+    "b c",
+    "{d}",
+    "{d}",
+    '"',
+    '"',
+    '""',
+    '{d}"',
+    '"{d}',
+    "\n",
+    "\n",
+    "\r\n",
+    '"\n',
+    '\n"',
+]
+
+
+@settings(max_examples=3000, deadline=None)
+@given(
+    content=st.lists(st.sampled_from(PIECES)).map("".join),
+    delimiter=st.sampled_from(",;\t"),
+    data=st.data(),
+)
+def test_records_are_those_of_the_csv_module(tmp_path_factory, content, delimiter, data):
+    """Whatever the quotes: blocks are cut, and decoded, at the records of Python's csv module."""
+    content = content.replace("{d}", delimiter)
+    path = tmp_path_factory.getbasetemp() / "events.csv"
+    path.write_text(f"a{delimiter}b\n{content}", newline="")
+    part = FilePartition(path, "e", format="csv")
+    blocks = drain(part, 1)
+    starts = csv_starts(content, delimiter)
+    assert [b.first - 1 for b in blocks] == starts
+    part = FilePartition(path, "e", format="csv")
+    numbers = []
+    while block := part.read(data.draw(st.integers(1, 30)), final=True):
+        decoded = CsvDecoder(["a", "b"], "binary", FieldMap(), delimiter).decode(block)
+        numbers += [int(line) - 1 for line in decoded.batch.offsets]
+        numbers += [r.origin[2] - 1 for r in decoded.rejected]
+    part.close()
+    blank = {b.first - 1 for b in blocks if not b.data.strip(b" \r\n")}
+    assert set(starts) - set(numbers) <= blank
+    assert set(numbers) <= set(starts)
 
 
 def test_an_open_quote_waits_while_the_file_grows(tmp_path):
@@ -676,10 +749,10 @@ def records(content: bytes, limit: int, *, csv: bool) -> list[tuple[int, int, bo
     """Return (start, stop, too long) of every record, from the definition, byte by byte."""
     out, at = [], 0
     while at < len(content):
-        odd, first, stop = False, None, None
+        first = stop = None
         for i in range(at, min(len(content), at + limit + 1)):
-            odd ^= csv and content[i] == ord('"')
             if content[i] == ord("\n"):
+                odd = csv and unclosed(content[at : i + 1])
                 first = first or i + 1
                 if not odd:
                     stop = i + 1
@@ -687,6 +760,7 @@ def records(content: bytes, limit: int, *, csv: bool) -> list[tuple[int, int, bo
         too_long = False
         if stop is None:
             if len(content) - at <= limit:
+                odd = csv and unclosed(content[at:])
                 stop = first if odd and first else len(content)
             elif first:
                 stop = first

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from framing import unclosed
 
 from midstream.connectors.codec import CsvDecoder, FieldMap, JsonDecoder
 from midstream.connectors.files import Block, FilePartition
@@ -153,12 +154,12 @@ def records(content: bytes, *, csv: bool) -> Iterator[tuple[int, bytes]]:
     i = 0
     while i < len(lines):
         j, record = i + 1, lines[i]
-        if csv and record.count(b'"') % 2:
+        if csv and unclosed(record):
             whole = record
-            while whole.count(b'"') % 2 and j < len(lines) and len(whole) <= LIMIT:
+            while unclosed(whole) and j < len(lines) and len(whole) <= LIMIT:
                 whole += b"\n" + lines[j]
                 j += 1
-            if whole.count(b'"') % 2 == 0 and len(whole) <= LIMIT:
+            if not unclosed(whole) and len(whole) <= LIMIT:
                 record = whole
             else:
                 j = i + 1
