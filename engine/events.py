@@ -302,6 +302,13 @@ class EventBatch:
             ]
         return self._dicts
 
+    @property
+    def columns(self) -> tuple[tuple[str, ...], FloatArray] | None:
+        """Names and (n, d) values of the features, if that is how they came; else None."""
+        if self._array is None or self._names is None:
+            return None
+        return self._names, self._array
+
     def array(self, names: Sequence[str]) -> FloatArray:
         """Return features as an (n, d) float64 array with the columns `names`; NaN is missing.
 

@@ -1,0 +1,333 @@
+"""The compiled linear learners: against River, against a plain reference, and by the contract."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from river import datasets, linear_model, optim, preprocessing
+
+from midstream.engine.checks import check_learner
+from midstream.engine.compiled import LinearLearner
+from midstream.engine.events import Event, EventBatch
+from midstream.engine.learner import LearnerError, load_learner
+
+
+def synthetic(n, *, missing=0.0, seed=1, d=10, regression=False):
+    """Return n events over features of scales from 1e-3 to 1e3."""
+    rng = np.random.default_rng(seed)
+    scales, shifts = 10.0 ** rng.integers(-3, 4, d), rng.normal(size=d) * 5
+    w = rng.normal(size=d)
+    z = rng.normal(size=(n, d))
+    y = z @ w + rng.normal(size=n)
+    rows = (z * scales + shifts).tolist()
+    gone = (rng.random((n, d)) < missing).tolist()
+    return [
+        ({f"f{j}": v for j, v in enumerate(row) if not gone[i][j]}, s if regression else s > 0)
+        for i, (row, s) in enumerate(zip(rows, y.tolist(), strict=True))
+    ]
+
+
+def batch(events):
+    """Return (x, y) pairs as a batch."""
+    return EventBatch.from_events([Event(x=x, y=y) for x, y in events])
+
+
+def rivers(model, events):
+    """Return what a River model predicts, test then train."""
+    out = []
+    for x, y in events:
+        if isinstance(y, bool):
+            out.append(model.predict_proba_one(x)[True])
+        else:
+            out.append(model.predict_one(x))
+        model.learn_one(x, y)
+    return np.array(out, float)
+
+
+def ours(learner, events):
+    """Return what a learner predicts, in batches of 997."""
+    out = []
+    for i in range(0, len(events), 997):
+        predictions = learner.predict_learn(batch(events[i : i + 997]))
+        table = predictions.table
+        out += predictions.values if table is None else table.values[:, 1].tolist()
+    return np.array(out, float)
+
+
+def real(data):
+    """Return a River data set, with its labels as booleans."""
+    return [(x, bool(y)) for x, y in data]
+
+
+STREAMS = {
+    "phishing": lambda: real(datasets.Phishing()),
+    "bananas": lambda: real(datasets.Bananas()),
+    "synthetic": lambda: synthetic(100_000),
+    "missing": lambda: synthetic(20_000, missing=0.1),
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("l2", [0.0, 1e-3])
+def test_logistic_regression_with_scaling_is_rivers(stream, l2):
+    """Predictions, weights, mean and variance equal River's to 1e-12."""
+    events = STREAMS[stream]()
+    model = preprocessing.StandardScaler() | linear_model.LogisticRegression(optim.SGD(0.02), l2=l2)
+    learner = LinearLearner("binary", rate=0.02, l2=l2)
+    assert np.abs(rivers(model, events) - ours(learner, events)).max() <= 1e-12
+    last = model["LogisticRegression"]
+    for name, weight in last.weights.items():
+        assert learner._weights[0, learner._names[name]] == pytest.approx(weight, rel=1e-9)
+    assert learner._totals["intercept"][0] == pytest.approx(last.intercept, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "optimizer"),
+    [
+        ({"optimizer": "sgd", "l1": 1e-3}, optim.SGD(0.05)),
+        ({"optimizer": "adagrad"}, optim.AdaGrad(0.05)),
+        ({"optimizer": "adagrad", "l2": 1e-3}, optim.AdaGrad(0.05)),
+        ({"optimizer": "adam"}, optim.Adam(0.05)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("regression", [False, True])
+def test_other_optimizers_and_penalties_are_rivers(options, optimizer, regression):
+    """AdaGrad, Adam, the cumulative L1 penalty: River's to 1e-9, where all features are there."""
+    events = synthetic(5_000, regression=regression)
+    kind = linear_model.LinearRegression if regression else linear_model.LogisticRegression
+    penalties = {k: v for k, v in options.items() if k in ("l1", "l2")}
+    model = preprocessing.StandardScaler() | kind(optimizer.clone(), **penalties)
+    learner = LinearLearner("regression" if regression else "binary", rate=0.05, **options)
+    assert np.abs(rivers(model, events) - ours(learner, events)).max() <= 1e-9
+
+
+def test_linear_regression_without_scaling_is_rivers():
+    """Raw features, squared loss, clipped gradients."""
+    rng = random.Random(2)
+    events = [
+        ({"a": (a := rng.gauss(0, 1)), "b": (b := rng.gauss(0, 1))}, 3 * a - b + 1)
+        for _ in range(5_000)
+    ]
+    model = linear_model.LinearRegression(optim.SGD(0.01), clip_gradient=2.0)
+    learner = LinearLearner("regression", scale=False, clip=2.0)
+    assert np.abs(rivers(model, events) - ours(learner, events)).max() <= 1e-12
+    told = learner.explain()
+    assert told.weights["a"] == pytest.approx(3, abs=0.05)
+    assert told.intercept == pytest.approx(1, abs=0.05)
+
+
+def ftrl(events, *, alpha, beta, l1, l2, intercept_rate=0.01):
+    """FTRL-Proximal as McMahan et al. (2013) write it, algorithm 1, in plain Python."""
+    z, n, intercept, out = {}, {}, 0.0, []
+    for x, y in events:
+        w = {}
+        for i in x:
+            if abs(z.get(i, 0.0)) <= l1:
+                w[i] = 0.0
+            else:
+                sign = math.copysign(1.0, z[i])
+                w[i] = -(z[i] - sign * l1) / ((beta + math.sqrt(n[i])) / alpha + l2)
+        p = 1 / (1 + math.exp(-(sum(w[i] * v for i, v in x.items()) + intercept)))
+        out.append(p)
+        for i, v in x.items():
+            g = (p - y) * v
+            sigma = (math.sqrt(n.get(i, 0.0) + g * g) - math.sqrt(n.get(i, 0.0))) / alpha
+            z[i] = z.get(i, 0.0) + g - sigma * w[i]
+            n[i] = n.get(i, 0.0) + g * g
+        intercept -= intercept_rate * (p - y)
+    return np.array(out)
+
+
+def test_ftrl_is_that_of_the_paper():
+    """Against a plain reference, sparse input included; L1 makes weights exactly zero."""
+    rng = random.Random(4)
+    events = []
+    for _ in range(5_000):
+        x = {f"n{i}": rng.gauss(0, 1) for i in rng.sample(range(40), 6)}
+        events.append((x, x.get("n1", 0) - x.get("n2", 0) + rng.gauss(0, 0.5) > 0))
+    settings = {"alpha": 0.1, "beta": 1.0, "l1": 8.0, "l2": 0.5}
+    learner = LinearLearner(optimizer="ftrl", rate=0.1, beta=1.0, l1=8.0, l2=0.5, scale=False)
+    assert np.abs(ftrl(events, **settings) - ours(learner, events)).max() <= 1e-12
+    weights = learner.explain().weights
+    assert weights["n1"] > 0.5
+    assert weights["n2"] < -0.5
+    assert sum(w == 0.0 for w in weights.values()) >= 15
+
+
+def test_sample_weights_are_rivers():
+    """A weight scales the gradient; an event of weight 0 teaches nothing, the scaler included."""
+    rng = random.Random(5)
+    events = synthetic(2_000)
+    weights = [rng.choice([0.5, 1.0, 2.0]) for _ in events]
+    model = preprocessing.StandardScaler() | linear_model.LogisticRegression()
+    expected = []
+    for (x, y), w in zip(events, weights, strict=True):
+        expected.append(model.predict_proba_one(x)[True])
+        model.learn_one(x, y, w=w)
+    learner = LinearLearner()
+    b = batch(events)
+    b.weights = weights
+    assert np.abs(learner.predict_learn(b).table.values[:, 1] - expected).max() <= 1e-12
+    before = learner.state()
+    b.weights = [0.0] * len(events)
+    learner.predict_learn(b)
+    assert learner.state() == before
+
+
+def colours(n, seed=6):
+    """Return events of two numbers and two categories."""
+    rng = random.Random(seed)
+    events = []
+    for _ in range(n):
+        x = {"a": rng.gauss(0, 1), "c": rng.choice("rgb"), "on": rng.random() < 0.5,
+             "city": f"city{rng.randrange(500)}"}  # fmt: skip
+        events.append((x, (x["a"] > 0) != (x["c"] == "r")))
+    return events
+
+
+def test_categories_are_signed_indicators():
+    """As River on one indicator per category, with the sign of its hash, where none collide."""
+    events = colours(3_000)
+    learner = LinearLearner(bits=24, scale=False, rate=0.1)
+    model = linear_model.LogisticRegression(optim.SGD(0.1))
+    plain = []
+    for x, y in events:
+        row = {}
+        for name, value in x.items():
+            if isinstance(value, str):
+                row[f"{name}={value}"] = learner._category(name, value)[1]
+            else:
+                row[name] = value
+        plain.append((row, y))
+    slots = {learner._category(n, v)[0] for x, _ in events for n, v in x.items() if v != x["a"]
+             and isinstance(v, str)}  # fmt: skip
+    assert len(slots) == 503
+    assert np.abs(rivers(model, plain) - ours(learner, events)).max() <= 1e-12
+    told = learner.explain({"c": "rgb"}).weights
+    for value in "rgb":
+        sign = learner._category("c", value)[1]
+        assert told[f"c={value}"] == pytest.approx(model.weights[f"c={value}"] * sign, rel=1e-9)
+
+
+def test_a_million_categories_take_bounded_memory():
+    """The state has no more than the table has."""
+    learner = LinearLearner(bits=10)
+    for part in range(10):
+        xs = [{"id": f"user-{part}-{i}"} for i in range(20_000)]
+        learner.predict_learn(EventBatch(xs, [i % 2 == 0 for i in range(20_000)]))
+    assert learner._weights.shape == (3, 1024)
+    assert len(learner.state()) < 60_000
+
+
+def test_columns_are_as_dicts():
+    """A batch of columns gives what the same events as dicts give, bit for bit."""
+    events = synthetic(3_000, missing=0.1)
+    names = [f"f{j}" for j in range(10)]
+    array = np.array([[x.get(name, math.nan) for name in names] for x, _ in events])
+    labels = [y for _, y in events]
+    a, b = LinearLearner(), LinearLearner()
+    a.predict_learn(batch([(dict.fromkeys(names, 0.0), None)]))  # the same order of names
+    b.predict_learn(batch([(dict.fromkeys(names, 0.0), None)]))
+    p = a.predict_learn(batch(events))
+    q = b.predict_learn(EventBatch(None, labels, array=array, names=names))
+    assert p.table.values.tobytes() == q.table.values.tobytes()
+    assert a.state() == b.state()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam", "ftrl"])
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_the_contract_of_learners_is_kept(optimizer, task):
+    """`midstream.engine.checks`: cuts, prediction, state, memory, aliasing; categories too."""
+    events = colours(1_500)
+    if task == "regression":
+        events = [(x, x["a"] * 2 + (x["c"] == "r")) for x, _ in events]
+    passed = list(check_learner(lambda: LinearLearner(task, optimizer=optimizer, bits=8), events))
+    assert len(passed) == 6
+
+
+@settings(max_examples=50)
+@given(st.data())
+def test_no_cut_changes_anything(data):
+    """Any way of cutting a stream in which features come and go gives the same state."""
+    value = st.one_of(st.floats(-100, 100), st.booleans(), st.sampled_from("abc"))
+    row = st.dictionaries(st.sampled_from("uvwxyz"), value, max_size=6)
+    events = data.draw(st.lists(st.tuples(row, st.none() | st.booleans()), max_size=30))
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(events)))))
+    whole, cut = LinearLearner(bits=6), LinearLearner(bits=6)
+    expected = whole.predict_learn(batch(events)).values
+    got = []
+    for i, j in zip([0, *cuts], [*cuts, len(events)], strict=True):
+        got += cut.predict_learn(batch(events[i:j])).values
+    assert got == expected
+    assert cut.state() == whole.state()
+    again = load_learner("linear", cut.state(), task="binary")
+    assert again.state() == whole.state()
+
+
+def test_predicting_adds_nothing():
+    """Names and categories never learned are missing values to `predict`, and stay unknown."""
+    learner = LinearLearner()
+    learner.predict_learn(batch([({"a": 1.0}, True), ({"a": -1.0}, False)]))
+    before = learner.state()
+    known = learner.predict(batch([({"a": 2.0}, None)])).table.values
+    more = learner.predict(batch([({"a": 2.0, "new": 5.0, "c": "red"}, None)])).table.values
+    assert known.tolist() == more.tolist()
+    assert learner.state() == before
+
+
+@pytest.mark.parametrize("scale", [True, False])
+def test_a_weight_that_would_be_infinite_stops_the_learner_at_its_event(scale):
+    """A rate too high diverges: the event is named, and no such weight was kept."""
+    rng = random.Random(8)
+    events = [
+        ({"a": rng.gauss(0, 1) * 1e3, "b": rng.gauss(0, 1)}, rng.gauss(0, 1)) for _ in range(5_000)
+    ]
+    learner = LinearLearner("regression", rate=50.0, clip=1e300, scale=scale)
+    with pytest.raises(LearnerError, match="a weight would become infinite or nan") as raised:
+        learner.predict_learn(batch(events))
+    assert 0 < raised.value.row < 5_000
+    assert np.isfinite(learner._weights).all()
+    again = LinearLearner("regression", rate=50.0, clip=1e300, scale=scale)
+    again.predict_learn(batch(events[: raised.value.row]))  # all before it is fine
+
+
+def test_one_name_too_many_is_named():
+    """Names without bound would be memory without bound."""
+    learner = LinearLearner(features=3)
+    events = [({"a": 1.0, "b": 1.0}, True), ({"c": 1.0}, False), ({"a": 1.0, "user_17": 1.0}, True)]
+    with pytest.raises(LearnerError, match="'user_17' is one name too many") as raised:
+        learner.predict_learn(batch(events))
+    assert raised.value.row == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "multiclass"}, "task must be binary or regression, found 'multiclass'"),
+        ({"optimizer": "sdg"}, "optimizer must be one of sgd, adagrad, adam, ftrl, got 'sdg'"),
+        ({"rate": 0}, "rate must be from 1e-12 to 1e\\+06, got 0"),
+        ({"rate": "fast"}, "rate must be a number, got 'fast'"),
+        ({"rate": math.nan}, "rate must be from"),
+        ({"bits": 40}, "bits must be from 1 to 28, got 40"),
+        ({"bits": 8.5}, "bits and features must be whole numbers"),
+        ({"scale": "yes"}, "scale must be true or false, got 'yes'"),
+        ({"optimizer": "adam", "l1": 0.1}, "l1 is for sgd and ftrl, not for adam"),
+    ],
+    ids=str,
+)
+def test_an_option_out_of_range_is_refused(options, message):
+    """What was found, and what is allowed."""
+    with pytest.raises(ValueError, match=message):
+        LinearLearner(**options)
+
+
+def test_a_state_of_another_schema_is_refused(monkeypatch):
+    """Instead of being read as what it is not."""
+    state = LinearLearner().state()
+    monkeypatch.setattr("midstream.engine.compiled._SCHEMA", 2)
+    with pytest.raises(ValueError, match="learner state has schema 1, expected 2"):
+        load_learner("linear", state, task="binary")
