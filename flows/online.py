@@ -51,6 +51,7 @@ __all__ = ["Reader", "RunError", "Summary", "evaluate", "make_trainer", "preflig
 
 _BLOCK_BYTES = 128 * 1024  # what is made of a block still fits into a core's cache
 _BLOCK_SECONDS = 0.2  # a batch that takes much longer would delay commits, signals and reports
+_KEEP_EVENTS = 10_000  # what is learned again for an event that the learner raises on
 _PARTS = "partitions.json"
 _MOST_SHARDS = 1_000
 _IDLE = timedelta(milliseconds=50)
@@ -641,8 +642,7 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
                         for room in current.rooms.values():
                             room.shard.commit()
                         # The learner may be half updated: resume without that event.
-                        origin = f"{failure.origin[0]}:{failure.origin[2]}"
-                        log.warning("event_rejected", origin=origin, reason=str(failure.cause))
+                        _log_rejected(failure)
                         _room_of(current, failure).exclude(failure)
                         continue
                     if isinstance(failure, SystemExit | KeyboardInterrupt):
@@ -663,33 +663,97 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
     return summary
 
 
+def _log_rejected(error: EventError) -> None:
+    partition, _, line = error.origin
+    log.warning("event_rejected", origin=f"{partition}:{line}", reason=str(error.cause))
+
+
 def _room_of(current: _Run, error: EventError) -> _Room:
     partition = error.origin[0]
     return next(room for room in current.rooms.values() if partition in room.files.names)
 
 
+class _Careful:
+    """Steps a trainer over batches; an event that the learner raises on leaves no trace.
+
+    The trainer may be half updated then. It is made anew from a state that is kept, and the events
+    since are learned again, so at most `_KEEP_EVENTS` for each event that is left out.
+    """
+
+    def __init__(self, trainer: Trainer, settings: Settings) -> None:
+        self.trainer = trainer
+        self._modules = model_modules(settings)
+        self._rejecting = settings.model.on_error == "reject"
+        self._keep()
+
+    def step(self, batch: EventBatch) -> tuple[int, int]:
+        """Predict, score and learn; return how many alarms there were, and events left out.
+
+        Raises
+        ------
+        EventError
+            If the learner raises, and such events are not to be rejected.
+        """
+        alarms = left_out = 0
+        while True:
+            try:
+                alarms += self._step(batch)
+            except LearnerError as error:
+                event_error = EventError(batch.origins[error.row], "", error.cause)
+                if not self._rejecting:
+                    raise event_error from error
+                row = error.row
+            else:
+                return alarms, left_out
+            _log_rejected(event_error)
+            left_out += 1
+            self.trainer = Trainer.from_state(self._state, self._modules)
+            for past in self._since:
+                self.trainer.step(past)
+            alarms += self._step(batch[:row])
+            self._keep()
+            batch = batch[row + 1 :]
+
+    def _step(self, batch: EventBatch) -> int:
+        alarms = len(self.trainer.step(batch).alarms)
+        if self._rejecting:
+            self._since.append(batch)
+            if sum(map(len, self._since)) >= _KEEP_EVENTS:
+                self._keep()
+        return alarms
+
+    def _keep(self) -> None:
+        self._state = self.trainer.state() if self._rejecting else {}
+        self._since: list[EventBatch] = []
+
+
 def evaluate(
     settings: Settings, *, progress: Callable[[Summary], None] | None = None
 ) -> tuple[Summary, Trainer]:
-    """Run the same Trainer over the input once, without journal, snapshots or outputs."""
-    trainer = make_trainer(settings)
+    """Run the same Trainer over the input once, without journal, snapshots or outputs.
+
+    Raises
+    ------
+    ConfigError, InputError, EventError
+        As `run` does: EventError only where `model.on_error` is not "reject".
+    """
+    careful = _Careful(make_trainer(settings), settings)
     reader = Reader(settings, until_eof=True)
     summary = Summary()
     begun = time.perf_counter()
     for _, decoded in reader:
-        batch, refused = trainer.admit(decoded.batch)
-        try:
-            result = trainer.step(batch)
-        except LearnerError as error:
-            raise EventError(batch.origins[error.row], "", error.cause) from error
-        summary.events += len(batch)
-        summary.learned += len(batch) - batch.labels.count(None)
-        summary.rejected += len(decoded.rejected) + len(refused)
-        summary.predictions += len(batch)
-        summary.alarms += len(result.alarms)
+        batch, refused = careful.trainer.admit(decoded.batch)
+        seen, learned = careful.trainer.seen, careful.trainer.learned
+        alarms, left_out = careful.step(batch)
+        summary.events += careful.trainer.seen - seen
+        summary.learned += careful.trainer.learned - learned
+        summary.rejected += len(decoded.rejected) + len(refused) + left_out
+        summary.predictions += careful.trainer.seen - seen
+        summary.alarms += alarms
         if progress is not None:
             progress(summary)
     reader.files.close()
+    trainer = careful.trainer
     summary.seconds = time.perf_counter() - begun
     summary.events_per_second = summary.events / max(summary.seconds, 1e-9)
     summary.metrics = trainer.metrics

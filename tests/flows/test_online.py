@@ -16,6 +16,9 @@ from project import MODEL, Project, events, stop, wait_for
 
 from midstream.connectors.files import InputError
 from midstream.connectors.inputs import FileInput
+from midstream.engine.trainer import Trainer
+from midstream.flows import online
+from midstream.flows.settings import load
 
 
 @pytest.fixture
@@ -343,6 +346,59 @@ def test_a_learner_that_raises_can_go_on_as_if_the_event_had_never_come(tmp_path
     clean.write([e for i, e in enumerate(lines) if i not in bad])
     assert clean.run()["digest"] == got["digest"]
     assert rejecting.run()["events"] == 0
+
+
+def test_evaluate_rejects_what_the_learner_raises_on_as_run_does(tmp_path):
+    """With on_error = "reject" both count the same, and end with the same digest and metrics."""
+    project = Project(
+        tmp_path, model=RAISES, config='on_error = "reject"\n[input]\npath = "events.jsonl"\n'
+    )
+    lines = events(25_000)
+    for i in (0, 150, 151, 152, 2000, 9_999, 10_000, 17_000, 24_999):
+        lines[i]["x"]["f0"] = 13.0
+    lines[400:400] = ["{broken"]
+    project.write(lines)
+    done = project.call("evaluate", "config.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    evaluated = json.loads(done.stdout)
+    assert "origin=events.jsonl:151 " in done.stderr
+    ran = project.run()
+    for key in ("events", "learned", "rejected", "predictions", "alarms", "metrics", "digest"):
+        assert evaluated[key] == ran[key], key
+    assert (ran["learned"], ran["rejected"]) == (24_991, 10)
+
+
+def test_many_events_that_the_learner_raises_on_are_rejected_in_linear_time(tmp_path, monkeypatch):
+    """For an event that is left out only what came since the last such one is learned again."""
+    project = Project(
+        tmp_path, model=RAISES, config='on_error = "reject"\n[input]\npath = "events.jsonl"\n'
+    )
+    lines = events(6_000)
+    bad = range(0, 6_000, 20)
+    for i in bad:
+        lines[i]["x"]["f0"] = 13.0
+    project.write(lines)
+    learned = []
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, b: (learned.append(len(b)), step(self, b))[1])
+    monkeypatch.setattr(online, "_KEEP_EVENTS", 500)
+    monkeypatch.setattr(online, "_BLOCK_BYTES", 4096)
+    summary, trainer = online.evaluate(load(project.config))
+    assert (summary.learned, summary.rejected) == (5_700, 300)
+    assert sum(learned) < 4 * 6_000, f"{sum(learned)} steps for 6,000 events"
+    project.write([e for i, e in enumerate(lines) if i not in bad])
+    assert online.evaluate(load(project.config))[1].digest() == trainer.digest()
+
+
+def test_evaluate_stops_at_an_event_that_the_learner_raises_on(tmp_path):
+    """By default it fails in one line that names the event."""
+    project = Project(tmp_path, model=RAISES)
+    lines = events(300)
+    lines[150]["x"]["f0"] = 13.0
+    project.write(lines)
+    failed = project.call("evaluate", "config.toml")
+    assert failed.returncode == 1
+    assert "events.jsonl:151" in failed.stderr.splitlines()[-1]
 
 
 def test_a_users_own_class_is_saved_and_found_again(tmp_path):
