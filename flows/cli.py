@@ -195,22 +195,24 @@ def _print_summary(summary: Any, name: str, *, as_json: bool) -> None:
         _print_json(summary)
         return
     console = Console(highlight=False)
-    counts = Table(title=name, show_header=False, title_justify="left")
+    counts = Table(show_header=False)
     for field in ("events", "learned", "rejected", "predictions", "alarms"):
         counts.add_row(field, f"{getattr(summary, field):,}")
     counts.add_row("seconds", f"{summary.seconds:.2f}")
     counts.add_row("events per second", f"{summary.events_per_second:,.0f}")
-    for shard, value in summary.digest.items():
-        counts.add_row(f"digest of shard {shard}", value[:16])
+    console.print(f"{name}, this run:", markup=False)
     console.print(counts)
     views = ("", ".fading", ".window")
-    quality = Table("prequential metric", "all events", "fading", "window", title_justify="left")
+    quality = Table("prequential metric", "all events", "fading", "window")
     for metric in summary.metrics:
-        name = metric.removesuffix(".window")
-        if metric == name + ".window":  # the one view that every metric has
-            values = [summary.metrics.get(name + view) for view in views]
-            quality.add_row(name, *("" if v is None else f"{v:.4f}" for v in values))
+        short = metric.removesuffix(".window")
+        if metric == short + ".window":  # the one view that every metric has
+            values = [summary.metrics.get(short + view) for view in views]
+            quality.add_row(short, *("" if v is None else f"{v:.4f}" for v in values))
+    console.print(f"{name}, since the model began ({summary.seen:,} events):", markup=False)
     console.print(quality)
+    for shard, value in summary.digest.items():
+        console.print(f"digest of shard {shard}: {value[:16]}", markup=False)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ class Summary(msgspec.Struct):
     """What a run did. Counts are of this run; metrics are over all that the model has seen.
 
     `seconds` is from the first read to the last commit and snapshot, start-up not included.
+    `seen` is how many events the model has seen in all, `resumed_at` how many before this run.
     """
 
     events: int = 0
@@ -78,6 +79,8 @@ class Summary(msgspec.Struct):
     events_per_second: float = 0.0
     metrics: dict[str, float] = {}
     digest: dict[str, str] = {}
+    seen: int = 0
+    resumed_at: int = 0
 
 
 class _Item(NamedTuple):
@@ -623,9 +626,9 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
                 try:
                     current.stopping = stop["asked"]
                     current.open()
-                    resumed = sum(room.shard.trainer.seen for room in current.rooms.values())
+                    seen = sum(room.shard.trainer.seen for room in current.rooms.values())
                     log.info(
-                        "running", name=settings.name, shards=len(current.rooms), resumed_at=resumed
+                        "running", name=settings.name, shards=len(current.rooms), snapshot_at=seen
                     )
                     gc.collect()
                     gc.freeze()  # models and modules are long-lived: not worth looking at again
@@ -660,6 +663,8 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
         prefix = "" if current.single else f"{name}."
         summary.metrics |= {prefix + k: v for k, v in room.shard.trainer.metrics.items()}
         summary.digest[name] = room.shard.trainer.digest()
+        summary.seen += room.shard.trainer.seen
+    summary.resumed_at = summary.seen - summary.events
     return summary
 
 
@@ -758,4 +763,5 @@ def evaluate(
     summary.events_per_second = summary.events / max(summary.seconds, 1e-9)
     summary.metrics = trainer.metrics
     summary.digest = {"000": trainer.digest()}
+    summary.seen = trainer.seen
     return summary, trainer

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -59,9 +60,40 @@ def test_the_json_summary_is_all_there_is_on_standard_output(project):
     done = project.call("run", "config.toml", "--until-eof", "--json")
     assert set(json.loads(done.stdout)) == {
         "events", "learned", "rejected", "predictions", "alarms", "seconds", "events_per_second",
-        "metrics", "digest",
+        "metrics", "digest", "seen", "resumed_at",
     }  # fmt: skip
     assert "event=running" in done.stderr
+
+
+def test_what_is_of_this_run_and_what_of_all_runs_is_told_apart(project):
+    """Counts are of this run, metrics of all that the model has seen; both summaries say so."""
+    project.write(events(1200))
+    first = project.run()
+    assert (first["events"], first["seen"], first["resumed_at"]) == (1200, 1200, 0)
+    project.write(events(1500))
+    done = project.call("run", "config.toml", "--until-eof")
+    assert done.returncode == 0, done.stderr
+    this, ever = done.stdout.split("since the model began (1,500 events)")
+    assert "config, this run:" in this
+    assert re.search(r"events\W+300\b", this)
+    assert "accuracy" in ever
+    third = project.run()
+    assert (third["events"], third["seen"], third["resumed_at"]) == (0, 1500, 1500)
+    evaluated = json.loads(project.call("evaluate", "config.toml", "--json").stdout)
+    assert (evaluated["events"], evaluated["seen"], evaluated["resumed_at"]) == (1500, 1500, 0)
+
+
+def test_a_run_that_was_killed_counts_what_it_had_committed_as_seen_before(tmp_path):
+    """What the journal gives back was seen before this run, though no snapshot has it."""
+    project = Project(tmp_path, config="[state]\ncommit_seconds = 0.01\n")
+    project.write(events(20_000))
+    process = project.start("run", "config.toml", "--until-eof")
+    wait_for(lambda: len(project.output("predictions")) > 3000, what="progress")
+    process.kill()
+    process.communicate()
+    got = project.run()
+    assert 0 < got["resumed_at"] < got["seen"] == 20_000
+    assert got["events"] == 20_000 - got["resumed_at"]
 
 
 def test_predictions_have_the_wire_form(project):
