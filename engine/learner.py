@@ -1,6 +1,7 @@
 """Learners: one operation on an ordered batch, predict then learn, event by event."""
 
 import hashlib
+import importlib
 import inspect
 import platform
 import re
@@ -111,6 +112,8 @@ def load_learner(kind: str, state: bytes, *, task: Task, modules: Collection[str
     ValueError
         If this version has no such kind of learner.
     """
+    if kind in _ELSEWHERE:
+        importlib.import_module(_ELSEWHERE[kind])
     if kind not in LEARNERS:
         known = ", ".join(LEARNERS)
         raise ValueError(f"unknown kind of learner {kind!r}; this version has: {known}")
@@ -346,6 +349,8 @@ class RiverLearner:
 
 LEARNERS: dict[str, Callable[..., Learner]] = {RiverLearner.kind: RiverLearner.from_state}
 """What builds a learner of each kind from its state: `f(state, task=…, modules=…)`."""
+
+_ELSEWHERE = {"linear": "midstream.engine.compiled"}  # kinds that are there once it is imported
 
 
 def _numbers(values: tuple[Any, ...]) -> bool:

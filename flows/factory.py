@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from midstream.engine.builtin import BUILTIN, make_builtin
 from midstream.flows.tables import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -21,11 +22,13 @@ _entered: list[str] = []  # the config's folder that is first on sys.path becaus
 
 def model_modules(settings: "Settings") -> tuple[str, ...]:
     """Return the modules besides River whose classes a snapshot of the model may hold."""
+    if settings.model.learner in BUILTIN:
+        return ()
     return (settings.model.learner.partition(":")[0],)
 
 
 def make_model(settings: "Settings") -> object:
-    """Import the factory that `model.learner` names and return what it makes.
+    """Return the built-in learner that `model.learner` names, or what its factory makes.
 
     A module beside the config comes before any other, and is imported under its own name, so that
     what is saved of its classes is found again. A process serves one config at a time: modules
@@ -37,6 +40,11 @@ def make_model(settings: "Settings") -> object:
         If there is no such factory, if it raises, or if what it returns cannot learn the task.
     """
     learner = settings.model.learner
+    if learner in BUILTIN:
+        try:
+            return make_builtin(learner, settings.model.options)
+        except ValueError as e:
+            raise ConfigError(f"{settings.file}: model.options: {e}") from e
     module_name, _, name = learner.partition(":")
 
     def error(text: str) -> ConfigError:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from midstream.connectors.codec import FieldMap
+from midstream.engine.builtin import BUILTIN, options_of
 from midstream.engine.events import Task
 from midstream.flows.factory import make_model, model_modules
 from midstream.flows.tables import ConfigError, Reader, masked
@@ -32,10 +33,10 @@ __all__ = [
 ]
 
 _NAME = r"^[A-Za-z0-9._-]+\Z"
-_FACTORY = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z"
+_LEARNER = rf"^([A-Za-z_][\w.]*:[A-Za-z_]\w*|{'|'.join(BUILTIN)})\Z"
 _WORDS = {
     _NAME: "a name of letters, digits, '.', '_' and '-'",
-    _FACTORY: "'module:factory', as in 'models:make'",
+    _LEARNER: f"'module:factory', as in 'models:make', or built-in: {', '.join(BUILTIN)}",
 }
 Text: TypeAlias = Annotated[str, Meta(min_length=1)]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -49,9 +50,10 @@ _SECRET = re.compile(r"password|secret|token|key", re.IGNORECASE)
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What learns."""
 
-    learner: Annotated[str, Meta(pattern=_FACTORY)]
+    learner: Annotated[str, Meta(pattern=_LEARNER)]
     task: Task
     on_error: Literal["stop", "reject"] = "stop"
+    options: dict[str, bool | int | float | str] = {}
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -241,6 +243,7 @@ def _check(settings: Settings, reader: Reader) -> None:
     ConfigError
         If something contradicts something else, or is not there in this version.
     """
+    _check_learner(settings.model, reader)
     source = settings.input
     if (source.topic is None) == (source.path is None):
         found = "neither" if source.path is None else "both"
@@ -278,6 +281,25 @@ def _check(settings: Settings, reader: Reader) -> None:
         raise reader.error("drift.detectors", "found a detector twice; allowed: each once")
     _check_options("drift.adwin", settings.drift.adwin, reader)
     _check_options("drift.page_hinkley", settings.drift.page_hinkley, reader)
+
+
+def _check_learner(model: Model, reader: Reader) -> None:
+    """Check that a built-in learner is there, for this task, and has these options."""
+    builtin = BUILTIN.get(model.learner)
+    if builtin is None:
+        if model.options:
+            raise reader.error(
+                "model.options",
+                "only built-in learners have options; set those of your own in your factory",
+            )
+        return
+    if builtin.task != model.task:
+        words = f"{builtin.task!r}, which {model.learner} is for"
+        raise reader.refusal("model.task", model.task, words)
+    known = options_of(model.learner) if model.options else {}
+    for key in model.options:
+        if key not in known:
+            raise reader.unknown("model.options", key, known)
 
 
 def _reads_outputs(settings: Settings) -> bool:

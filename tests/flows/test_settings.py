@@ -9,7 +9,7 @@ import pytest
 
 from midstream.connectors.codec import FieldMap
 from midstream.engine.drift import DETECTORS
-from midstream.flows.settings import ConfigError, Settings, load
+from midstream.flows.settings import ConfigError, Settings, load, make_model
 
 MODEL = '[model]\nlearner = "models:make"\ntask = "binary"\n'
 INPUT = '[input]\npath = "events.jsonl"\n'
@@ -521,3 +521,37 @@ def test_decoding(read):
     ]
     fingerprints = [settings.decoding() for settings in (one, *changed)]
     assert all(a != b for i, a in enumerate(fingerprints) for b in fingerprints[:i])
+
+
+OPTIONS = [
+    ("logistic", "binary", "optimizer = 'adam'\nrate = 0.05\nscale = false", None),
+    ("linear", "regression", "l2 = 1", None),
+    ("logistc", "binary", "", "found 'logistc'; allowed: 'module:factory', as in 'models:make', "
+     "or built-in: logistic, linear"),
+    ("logistic", "regression", "", "model.task: found 'regression'; allowed: 'binary', which "
+     "logistic is for"),
+    ("logistic", "binary", "optimiser = 'adam'", "model.options.optimiser: unknown key; did you "
+     "mean 'optimizer'? Known keys: optimizer, rate"),
+    ("models:make", "binary", "rate = 1", "model.options: only built-in learners have options"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("learner", "task", "options", "message"), OPTIONS)
+def test_built_in_learners_are_checked_with_their_options(
+    refused, read, learner, task, options, message
+):
+    """A name, the task it is for, and options by name."""
+    text = f"[model]\nlearner = '{learner}'\ntask = '{task}'\n[model.options]\n{options}\n{INPUT}"
+    if message is None:
+        assert read(text).model.learner == learner
+    else:
+        assert message in refused(text)
+
+
+def test_an_option_out_of_range_is_named(read):
+    """By the learner itself, when it is made."""
+    text = f"[model]\nlearner = 'logistic'\ntask = 'binary'\noptions.rate = -1\n{INPUT}"
+    with pytest.raises(
+        ConfigError, match=r"model.options: rate must be from 1e-12 to 1e.06, got -1"
+    ):
+        make_model(read(text))

@@ -1,0 +1,99 @@
+"""Built-in learners by name: run, killed, resumed, read back by another process."""
+
+import signal
+import subprocess
+import sys
+import time
+
+from project import Project, events, wait_for
+
+CONFIG = """
+[model]
+learner = "{name}"
+task = "{task}"
+options = {{ optimizer = "adagrad", rate = 0.05, bits = 10 }}
+[input]
+path = "events.jsonl"
+[state]
+commit_seconds = 0.05
+snapshot_seconds = 0.2
+"""
+
+
+def project(folder, name="logistic", task="binary", n=60_000):
+    """Return a project whose events have a category beside their numbers."""
+    made = Project(folder)
+    made.config.write_text(CONFIG.format(name=name, task=task))
+    stream = events(n)
+    for i, event in enumerate(stream):
+        event["x"]["city"] = f"city{i % 50}"
+        if task == "regression":
+            event["y"] = event["x"]["f0"] * 2 + (i % 50 == 7)
+    made.write(stream)
+    return made
+
+
+def test_a_killed_run_resumes_to_the_same_state(tmp_path):
+    """SIGKILL at five moments: digest and predictions are those of an uninterrupted run."""
+    whole = project(tmp_path / "whole")
+    expected = whole.run()
+    killed = project(tmp_path / "killed")
+    for kill in range(5):
+        process = killed.start(
+            "run", "config.toml", "--until-eof",
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        journal = killed.folder / "out" / "predictions.jsonl"
+        size = journal.stat().st_size if journal.exists() else 0
+        wait_for(lambda: process.poll() is not None or (  # noqa: B023
+            journal.exists() and journal.stat().st_size > size + 200_000  # noqa: B023
+        ))  # fmt: skip
+        time.sleep(0.01 * kill)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    resumed = killed.run()
+    assert resumed["digest"] == expected["digest"]
+    assert resumed["metrics"] == expected["metrics"]
+    predictions = [p.folder / "out" / "predictions.jsonl" for p in (whole, killed)]
+    assert predictions[0].read_bytes() == predictions[1].read_bytes()
+
+
+def test_evaluate_and_run_are_the_same(tmp_path):
+    """For a regression too."""
+    made = project(tmp_path, "linear", "regression", 5_000)
+    summary = made.run()
+    done = made.call("evaluate", "config.toml", "--input", "events.jsonl", "--json")
+    assert done.returncode == 0, done.stderr
+    assert f'"{summary["digest"]["000"]}"' in done.stdout
+    assert summary["metrics"]["mae"] < 0.5
+
+
+def test_a_changed_option_is_refused_with_old_state(tmp_path):
+    """What differs is shown."""
+    made = project(tmp_path, n=2_000)
+    made.run()
+    made.config.write_text(made.config.read_text().replace("0.05, bits", "0.5, bits"))
+    done = made.call("run", "config.toml", "--until-eof")
+    assert done.returncode == 1
+    assert "learner.rate: was 0.05, is 0.5" in done.stderr.splitlines()[-1]
+
+
+def test_a_saved_trainer_is_read_in_a_process_that_has_not_used_the_learner(tmp_path):
+    """Kinds of learners are imported when their state is met."""
+    save = (
+        "from midstream import Trainer\n"
+        "from midstream.engine.builtin import make_builtin\n"
+        "t = Trainer(make_builtin('logistic', {}))\n"
+        "t.step_one({'a': 1.0, 'c': 'red'}, True)\n"
+        "t.save('saved')\n"
+        "print(t.digest())\n"
+    )
+    load = "from midstream import Trainer\nprint(Trainer.load('saved').digest())\n"
+    digests = [
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+        for code in (save, load)
+    ]
+    assert digests[0] == digests[1]
+    assert len(digests[0].strip()) == 64
