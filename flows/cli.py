@@ -44,14 +44,12 @@ CONFIG = click.argument("config", type=click.Path(path_type=Path))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
 
 
-def _fail(message: object, code: int) -> NoReturn:
-    click.echo(f"midstream: {message}", err=True)
-    sys.exit(code)
-
-
 @contextmanager
-def _one_line_errors(*, running: bool) -> Iterator[None]:
-    """Turn what may go wrong into one line on standard error, and an exit code."""
+def _one_line_errors(*, running: bool, as_json: bool = False) -> Iterator[None]:
+    """Turn what may go wrong into one line on standard error, and an exit code.
+
+    With `as_json` standard output gets it too, as an object: whoever reads it finds one always.
+    """
     from midstream.connectors.files import InputError
     from midstream.engine.encoding import EncodingError
     from midstream.engine.journal import JournalError
@@ -60,21 +58,30 @@ def _one_line_errors(*, running: bool) -> Iterator[None]:
     from midstream.flows.online import RunError
     from midstream.flows.settings import ConfigError
 
+    def fail(message: object, code: int) -> NoReturn:
+        line = " ".join(str(message).splitlines()).encode(errors="backslashreplace").decode()
+        click.echo(f"midstream: {line}", err=True)
+        if as_json:
+            _print_json({"error": line})
+        sys.exit(code)
+
     try:
         yield
     except ConfigError as error:
-        _fail(error, WRONG_USAGE)
+        fail(error, WRONG_USAGE)
     except InputError as error:
-        _fail(error, FAILED if running else WRONG_USAGE)
+        fail(error, FAILED if running else WRONG_USAGE)
     except (RunError, JournalError, ResumeError, EventError, LearnerError, OSError) as error:
-        _fail(error, FAILED)
+        fail(error, FAILED)
     except EncodingError as error:
-        _fail(f"the state cannot be saved or loaded: {error}", FAILED)
+        fail(f"the state cannot be saved or loaded: {error}", FAILED)
+    except SystemExit as error:
+        fail(f"the learner ended the run: {error!r}", FAILED)
     except Exception as error:
         if "MIDSTREAM_DEBUG" in os.environ:
             raise
-        what = f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
-        _fail(f"internal error: {what} (MIDSTREAM_DEBUG=1 shows where)", FAILED)
+        what = f"{type(error).__name__}: {error}"
+        fail(f"internal error: {what} (MIDSTREAM_DEBUG=1 shows where)", FAILED)
 
 
 @cli.command()
@@ -90,11 +97,11 @@ def run(config: Path, *, until_eof: bool, fresh: bool, as_json: bool) -> None:
     from midstream.flows import online
     from midstream.flows.settings import load
 
-    with _one_line_errors(running=False):
+    # What a model prints is no result of ours.
+    with _one_line_errors(running=False, as_json=as_json), redirect_stdout(sys.stderr):
         settings = load(config)
         online.preflight(settings)
-    # What a model prints is no result of ours.
-    with _one_line_errors(running=True), redirect_stdout(sys.stderr):
+    with _one_line_errors(running=True, as_json=as_json), redirect_stdout(sys.stderr):
         summary = online.run(settings, until_eof=until_eof, fresh=fresh)
     _print_summary(summary, settings.name, as_json=as_json)
 
@@ -108,7 +115,7 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
     from midstream.flows import online
     from midstream.flows.settings import load
 
-    with _one_line_errors(running=False):
+    with _one_line_errors(running=False, as_json=as_json), redirect_stdout(sys.stderr):
         settings = load(config)
         if path is not None:
             path = path if path == "-" else str(Path(path).absolute())
@@ -116,7 +123,7 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
                 settings, input=msgspec.structs.replace(settings.input, path=path)
             )
         online.preflight(settings)
-    with _one_line_errors(running=True), redirect_stdout(sys.stderr):
+    with _one_line_errors(running=True, as_json=as_json), redirect_stdout(sys.stderr):
         summary, _ = online.evaluate(settings)
     _print_summary(summary, settings.name, as_json=as_json)
 
@@ -132,7 +139,7 @@ def check(config: Path, sample: int, *, as_json: bool) -> None:
     from midstream.flows.inspect import inspect
     from midstream.flows.settings import load
 
-    with _one_line_errors(running=False):
+    with _one_line_errors(running=False, as_json=as_json), redirect_stdout(sys.stderr):
         settings = load(config)
         report = inspect(settings, sample)
     if as_json:
@@ -179,7 +186,7 @@ def demo(report: Path, *, quick: bool, as_json: bool) -> None:
     """Learn from real data sets and a drifting stream, live, and write a report."""
     from midstream.flows.demo import run_demo
 
-    with _one_line_errors(running=True):
+    with _one_line_errors(running=True, as_json=as_json):
         result = run_demo(report, quick=quick, live=not as_json)
     if as_json:
         _print_json(result)

@@ -474,6 +474,43 @@ def test_a_wrong_config_is_one_clear_line_and_exit_2(what, tmp_path):
     assert not (project.folder / "state" / "shards").exists()
 
 
+@pytest.mark.parametrize("command", ["run", "evaluate", "check"])
+def test_with_json_a_failure_is_one_object_on_standard_output_too(command, tmp_path):
+    """Whoever reads the JSON reads the very line that stands on standard error."""
+    project = Project(tmp_path, config="[inputt]\n[input]\npath = 'events.jsonl'\n")
+    wrong = project.call(command, "config.toml", "--json")
+    assert wrong.returncode == 2
+    assert f"midstream: {json.loads(wrong.stdout)['error']}\n" == wrong.stderr
+    assert project.call(command, "config.toml").stdout == ""
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate"])
+def test_with_json_a_failure_while_running_is_one_object_too(command, tmp_path):
+    """Also of an error with line breaks and text that is no UTF-8, by a model that prints."""
+    model = RAISES.replace('"unlucky number"', '"un\\nlucky \\udcff"') + "\nprint('hello')\n"
+    project = Project(tmp_path, model=model)
+    lines = events(30)
+    lines[20]["x"]["f0"] = 13.0
+    project.write(lines)
+    options = ["--until-eof"] if command == "run" else []
+    failed = project.call(command, "config.toml", "--json", *options)
+    assert failed.returncode == 1
+    error = json.loads(failed.stdout)["error"]
+    assert "events.jsonl:21: ValueError: un lucky \\udcff;" in error
+    assert failed.stderr.splitlines()[-1] == f"midstream: {error}"
+
+
+def test_a_learner_that_exits_fails_evaluate_in_one_line(tmp_path):
+    """What ends the process is told, with an exit code of ours."""
+    project = Project(tmp_path, model=RAISES.replace("raise ValueError", "raise SystemExit"))
+    lines = events(30)
+    lines[20]["x"]["f0"] = 13.0
+    project.write(lines)
+    failed = project.call("evaluate", "config.toml")
+    assert failed.returncode == 1
+    assert "the learner ended the run" in failed.stderr.splitlines()[-1]
+
+
 @contextmanager
 def _no_superuser():
     """Be somebody whom file rights hold for."""
