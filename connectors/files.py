@@ -15,6 +15,7 @@ __all__ = [
     "FilePartition",
     "Format",
     "InputError",
+    "NoFilesError",
     "Position",
     "StdinPartition",
     "discover",
@@ -23,6 +24,10 @@ __all__ = [
 _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "csv",
 }  # fmt: skip
+
+
+class NoFilesError(InputError):
+    """A folder or a pattern in one, of which there is no file yet."""
 
 
 class FilePartition(Partition):
@@ -161,8 +166,10 @@ def discover(path: str, root: Path) -> list[tuple[str, Path, Format]]:
 
     Raises
     ------
+    NoFilesError
+        If the folder is there, and nothing in it matches.
     InputError
-        If nothing matches, or something may not be read.
+        If it is not there, or something may not be read.
     """
     if path == "-":
         return [("-", Path("-"), "auto")]
@@ -190,7 +197,8 @@ def discover(path: str, root: Path) -> list[tuple[str, Path, Format]]:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}: {full}") from None
     if not found:
-        raise InputError(f"{path}: no {wanted} (looked in {folder})")
+        kind = NoFilesError if folder.is_dir() else InputError
+        raise kind(f"{path}: no {wanted} (looked in {folder})")
     found = sorted(set(found), key=_natural)
     return [(_printable(str(f)), folder / f, _format_of(folder / f, str(f))) for f in found]
 

@@ -17,6 +17,7 @@ from midstream.connectors.files import (
     FilePartition,
     Format,
     InputError,
+    NoFilesError,
     Position,
     StdinPartition,
     discover,
@@ -50,11 +51,11 @@ class Work(NamedTuple):
 class _File:
     """One file of the input: where we are in it, and the open partition if it is open."""
 
-    def __init__(self, name: str, path: Path, format_: Format) -> None:
+    def __init__(self, name: str, path: Path, format_: Format, cursor: Cursor) -> None:
         self.name = name
         self.path = path
         self.format = format_
-        self.cursor = Cursor()
+        self.cursor = cursor
         self.partition: FilePartition | StdinPartition | None = None
         self.exhausted_at = -1  # its size when nothing more was in it
         self.first = b""  # its first bytes
@@ -93,7 +94,13 @@ class FileInput:
     order
         "name": one file after another, in natural order; "fair": a block of each in turn.
     until_eof
-        The end of the files is the end of the input; otherwise they are followed as they grow.
+        The end of the files is the end of the input; otherwise they are followed as they grow,
+        and a folder may be empty at first.
+
+    Raises
+    ------
+    InputError
+        If there is no input.
     """
 
     def __init__(
@@ -115,6 +122,7 @@ class FileInput:
         self._until_eof = until_eof
         self._max_record_bytes = max_record_bytes
         self._files: dict[str, _File] = {}
+        self._cursors: Mapping[str, Cursor] = {}
         self._turn = 0
         self.rescan()
 
@@ -127,10 +135,10 @@ class FileInput:
         """Look for files that are new; return their names."""
         try:
             found = discover(self._path, self._root)
-        except InputError:
-            if not self._files:
+        except InputError as error:
+            if not self._files and (self._until_eof or not isinstance(error, NoFilesError)):
                 raise
-            found = []  # all are gone, and more may come
+            found = []  # there are none yet, or all are gone, and more may come
         new = []
         files: dict[str, _File] = {}
         for name, path, format_ in found:
@@ -139,14 +147,17 @@ class FileInput:
             chosen = format_ if self._format == "auto" else self._format
             if name not in self._files:
                 new.append(name)
-            files[name] = self._files.get(name) or _File(name, path, chosen)
+                files[name] = _File(name, path, chosen, self._cursors.get(name, Cursor()))
+            else:
+                files[name] = self._files[name]
         for name, file in self._files.items():
             files.setdefault(name, file)  # gone from the folder, perhaps still to be read again
         self._files = files
         return new
 
     def seek(self, cursors: Mapping[str, Cursor]) -> None:
-        """Go to the cursors of a resumed shard."""
+        """Go to the cursors of a resumed shard, also in files that are not there now."""
+        self._cursors = dict(cursors)
         for name, cursor in cursors.items():
             if name in self._files:
                 self._files[name].cursor = cursor
@@ -192,6 +203,8 @@ class FileInput:
 
         Standard input ends where it is closed.
         """
+        if not self._files:
+            return self._until_eof
         return all(
             _at_end(file.partition) if file.is_stdin else self._until_eof and file.exhausted_at >= 0
             for file in self._files.values()

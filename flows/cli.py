@@ -100,7 +100,7 @@ def run(config: Path, *, until_eof: bool, fresh: bool, as_json: bool) -> None:
     # What a model prints is no result of ours.
     with _one_line_errors(running=False, as_json=as_json), redirect_stdout(sys.stderr):
         settings = load(config)
-        online.preflight(settings)
+        online.preflight(settings, until_eof=until_eof)
     with _one_line_errors(running=True, as_json=as_json), redirect_stdout(sys.stderr):
         summary = online.run(settings, until_eof=until_eof, fresh=fresh)
     _print_summary(summary, settings.name, as_json=as_json)

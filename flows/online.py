@@ -34,7 +34,7 @@ from midstream.connectors.codec import (
     encode_rejected,
     make_decoder,
 )
-from midstream.connectors.files import InputError, discover
+from midstream.connectors.files import InputError, NoFilesError, discover
 from midstream.connectors.inputs import FileInput, Work, normal_path
 from midstream.engine.events import EventBatch, Origin, Rejected
 from midstream.engine.journal import FileJournal
@@ -146,7 +146,10 @@ class Reader:
         name = work.block.partition
         if name not in self._decoders:
             self._decoders[name] = make_decoder(
-                self._settings.model.task, self._settings.input.fields, self.files.csv_options(name)
+                self._settings.model.task,
+                self._settings.input.fields,
+                self.files.csv_options(name),
+                self._settings.features,
             )
         return self._decoders[name].decode(work.block)
 
@@ -161,8 +164,13 @@ class Reader:
                 time.sleep(_IDLE.total_seconds())
 
 
-def preflight(settings: Settings) -> None:
+def preflight(settings: Settings, *, until_eof: bool = True) -> None:
     """Raise what can be known to be wrong before anything is opened for writing.
+
+    Parameters
+    ----------
+    until_eof
+        As of `run`: an empty folder that is followed is no error.
 
     Raises
     ------
@@ -177,7 +185,11 @@ def preflight(settings: Settings) -> None:
     if (seconds := time.perf_counter() - begun) > 1.0:
         log.info("compiled", seconds=round(seconds, 1), note="once on a machine")
     if settings.input_path != "-":
-        discover(settings.input.path or "", settings.root)
+        try:
+            discover(settings.input.path or "", settings.root)
+        except NoFilesError:
+            if until_eof or settings.input.shards != 1:  # shards are of the files at the start
+                raise
 
 
 class _Room:
@@ -217,6 +229,8 @@ class _Room:
         for output in self.journal.lost_outputs:
             log.warning("output_gone", shard=name, output=output, action="a new one is begun")
         self.files.seek(self.shard.cursors)
+        if not self.files.names and not run.until_eof:
+            log.info("waiting", shard=name, input=settings.input_path, note="no files there yet")
         if settings.input.start == "latest" and self.shard.untouched:
             for work in self.files.seek_end():
                 nothing = EventBatch([], [], partition=work.span.partition, index=-1)
@@ -348,7 +362,7 @@ class _Run:
         known: list[str] = []
         if folder.length(_PARTS) is not None:
             known = msgspec.json.decode(folder.read(_PARTS), type=list[str])
-        found = Reader(self.settings, until_eof=self.until_eof).files.names
+        found = Reader(self.settings, until_eof=True).files.names
         parts = known + [name for name in found if name not in known]
         if len(parts) > _MOST_SHARDS:
             raise RunError(

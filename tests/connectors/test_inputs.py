@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from midstream.connectors.files import InputError
+from midstream.connectors.files import InputError, NoFilesError
 from midstream.connectors.inputs import FileInput, normal_path
+from midstream.engine.shard import Cursor
 
 
 def lines(n, start=0):
@@ -50,8 +51,6 @@ def test_a_line_that_only_the_end_of_the_file_ended_stays_a_record(tmp_path):
         file.write(': 7}, "y": 1}\n' + lines(2, 10))
     reader = FileInput("e.jsonl", tmp_path, until_eof=True)
     last = first[-1].span
-    from midstream.engine.shard import Cursor
-
     reader.seek({"e.jsonl": Cursor(last.stop, last.line, last.crc, last.head)})
     second = drain(reader, 10_000)
     again = FileInput("e.jsonl", tmp_path, until_eof=True)
@@ -78,8 +77,6 @@ def test_another_file_under_the_same_name_is_noticed(tmp_path):
     path = tmp_path / "e.jsonl"
     path.write_text(lines(20))
     (work,) = drain(FileInput("e.jsonl", tmp_path, until_eof=True), 10_000)
-    from midstream.engine.shard import Cursor
-
     cursor = Cursor(work.span.stop, work.span.line, work.span.crc, work.span.head)
     path.write_text(lines(60, start=500))
     files = FileInput("e.jsonl", tmp_path)
@@ -102,3 +99,35 @@ def test_a_fully_read_file_may_go_while_the_folder_is_followed(tmp_path):
     (tmp_path / "c.jsonl").write_text(lines(2))
     assert files.rescan() == ["c.jsonl"]
     assert len(drain(files, 10_000)) == 1
+
+
+@pytest.mark.parametrize("path", ["in", "in/*.jsonl"])
+def test_an_empty_folder_is_followed_and_is_no_whole_input(path, tmp_path):
+    """Files may come where there are none yet; read to the end, there has to be one."""
+    (tmp_path / "in").mkdir()
+    files = FileInput(path, tmp_path)
+    assert (files.names, files.read(64), files.ended) == ([], None, False)
+    (tmp_path / "in" / "a.jsonl").write_text(lines(3))
+    assert files.rescan() == ["a.jsonl"]
+    assert sum(work.block.lines for work in drain(files)) == 3
+    (tmp_path / "in" / "a.jsonl").unlink()
+    with pytest.raises(NoFilesError):
+        FileInput(path, tmp_path, until_eof=True)
+    with pytest.raises(InputError, match="gone"):
+        FileInput("gone", tmp_path)
+
+
+def test_a_file_that_comes_back_goes_on_where_it_was(tmp_path):
+    """A file that was away when its cursor was set is not read from its beginning."""
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.jsonl"
+    path.write_text(lines(3))
+    last = drain(FileInput("in", tmp_path, until_eof=True))[-1].span
+    path.rename(tmp_path / "away")
+    files = FileInput("in", tmp_path)
+    files.seek({"a.jsonl": Cursor(last.stop, last.line, last.crc, last.head)})
+    (tmp_path / "away").rename(path)
+    with path.open("a") as file:
+        file.write(lines(2, 3))
+    files.rescan()
+    assert "".join(work.block.data.decode() for work in drain(files)) == lines(2, 3)

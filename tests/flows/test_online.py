@@ -181,6 +181,31 @@ def test_a_new_file_in_a_followed_folder_is_taken_up(tmp_path):
     assert (code, json.loads(out)["learned"]) == (0, 120)
 
 
+def test_an_empty_folder_is_followed(tmp_path):
+    """A run waits for the first file, and says so once; only --until-eof needs one at the start."""
+    project = Project(tmp_path, config='[input]\npath = "in"\n')
+    (tmp_path / "in").mkdir()
+    refused = project.call("run", "config.toml", "--until-eof")
+    assert (refused.returncode, "in: no file ending in" in refused.stderr) == (2, True)
+    process = project.start("run", "config.toml", "--json")
+    for line in process.stderr:
+        if "event=waiting" in line:
+            break
+    project.write(events(50), "in/day1.jsonl")
+    wait_for(lambda: len(project.output("predictions")) == 50, what="the first file")
+    code, out, err = stop(process)
+    assert (code, json.loads(out)["learned"]) == (0, 50), err
+    assert "event=waiting" not in err
+
+
+def test_an_empty_folder_whose_files_would_be_shards_is_refused(tmp_path):
+    """Files become shards at the start, so there has to be one."""
+    project = Project(tmp_path, config='[input]\npath = "in"\nshards = "partition"\n')
+    (tmp_path / "in").mkdir()
+    refused = project.call("run", "config.toml")
+    assert (refused.returncode, "in: no file ending in" in refused.stderr) == (2, True)
+
+
 def test_files_of_a_folder_are_read_one_after_another_in_natural_order(tmp_path):
     """day2 comes before day10, and gzip and CSV stand beside JSON Lines."""
     project = Project(tmp_path, config='[input]\npath = "in"\n')
