@@ -146,10 +146,7 @@ class Reader:
         name = work.block.partition
         if name not in self._decoders:
             self._decoders[name] = make_decoder(
-                self._settings.model.task,
-                self._settings.input.fields,
-                self.files.csv_options(name),
-                self._settings.features,
+                self._settings.model.task, self._settings.input.fields, self.files.csv_options(name)
             )
         return self._decoders[name].decode(work.block)
 
