@@ -341,6 +341,8 @@ class _Run:
         self.input_failure: InputError | None = None
         self.rooms: dict[str, _Room] = {}
         self.single = settings.input.shards == 1
+        self.caught_up = False
+        self._idle: set[str] = set()
         self._known: set[str] = set()
         self._reported = (time.monotonic(), 0)
 
@@ -453,7 +455,17 @@ class _Run:
                     room.shard.close()
                 else:
                     room.shard.tick()
+                    self.notice_caught_up(room)
         self.report()
+
+    def notice_caught_up(self, room: _Room) -> None:
+        """Tell once that every shard has read what there is; `room` has now."""
+        if self.caught_up or not room.files.names:
+            return
+        self._idle.add(room.name)
+        if len(self._idle) == len(self.rooms):
+            self.caught_up = True
+            log.info("caught_up", events=self.summary.events)
 
     def report(self) -> None:
         """Log progress from time to time."""
@@ -623,6 +635,7 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
     summary = Summary()
     stop = {"asked": False}
     excluded: set[Origin] = set()
+    caught_up = until_eof
     with _locked(settings.state_path):
         if fresh:
             _archive(settings)
@@ -636,6 +649,7 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
             with _signals(ask):
                 try:
                     current.stopping = stop["asked"]
+                    current.caught_up = caught_up
                     current.open()
                     seen = sum(room.shard.trainer.seen for room in current.rooms.values())
                     log.info(
@@ -653,6 +667,7 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
                         and failure.origin not in excluded
                     ):
                         excluded.add(failure.origin)
+                        caught_up = current.caught_up
                         for room in current.rooms.values():
                             room.shard.commit()
                         # The learner may be half updated: resume without that event.

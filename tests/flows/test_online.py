@@ -181,6 +181,30 @@ def test_a_new_file_in_a_followed_folder_is_taken_up(tmp_path):
     assert (code, json.loads(out)["learned"]) == (0, 120)
 
 
+def test_a_followed_run_says_once_that_it_has_caught_up(tmp_path):
+    """The line comes when all that there was is learned, and not again for what comes later."""
+    project = Project(tmp_path, model=RAISES, config='on_error = "reject"\n[input]\npath = "in"\n')
+    (tmp_path / "in").mkdir()
+    lines = events(200)
+    for i in (50, 190):
+        lines[i]["x"]["f0"] = 13.0
+    project.write(lines[:100], "in/day1.jsonl")
+    path = project.write(lines[100:150], "in/day2.jsonl")
+    process = project.start("run", "config.toml", "--json")
+    for line in process.stderr:
+        if "event=caught_up" in line:
+            break
+    assert "events=149" in line
+    with path.open("a") as file:
+        file.write("".join(json.dumps(e) + "\n" for e in lines[150:]))
+    wait_for(lambda: len(project.output("rejected")) == 2, what="the second bad event")
+    wait_for(lambda: len(project.output("predictions")) == 198, what="what came later")
+    code, out, err = stop(process)
+    assert (code, json.loads(out)["learned"]) == (0, 198), err
+    assert "event=caught_up" not in err
+    assert "caught_up" not in project.call("run", "config.toml", "--until-eof").stderr
+
+
 def test_an_empty_folder_is_followed(tmp_path):
     """A run waits for the first file, and says so once; only --until-eof needs one at the start."""
     project = Project(tmp_path, config='[input]\npath = "in"\n')
