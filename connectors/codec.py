@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 
 from midstream.connectors.bytestream import InputError
+from midstream.connectors.column_codec import ColumnDecoder, FeatureKind, Schema
 from midstream.connectors.csv_codec import CsvDecoder
 from midstream.connectors.fields import Decoded, FieldMap
 from midstream.connectors.json_codec import JsonDecoder
@@ -20,9 +21,11 @@ from midstream.engine.events import (
 )
 
 __all__ = [
+    "ColumnDecoder",
     "CsvDecoder",
     "Decoded",
     "Decoder",
+    "FeatureKind",
     "FieldMap",
     "JsonDecoder",
     "encode_alarms",
@@ -39,7 +42,12 @@ class Decoder(Protocol):
         """Return the events of a block and what was rejected."""
 
 
-def make_decoder(task: Task, fields: FieldMap | None, csv: CsvOptions | None = None) -> Decoder:
+def make_decoder(
+    task: Task,
+    fields: FieldMap | None,
+    csv: CsvOptions | None = None,
+    schema: Schema | None = None,
+) -> Decoder:
     """Return the decoder for an input partition.
 
     Parameters
@@ -50,12 +58,19 @@ def make_decoder(task: Task, fields: FieldMap | None, csv: CsvOptions | None = N
         Which fields mean what; None: events in our own form.
     csv
         Header and delimiter of a CSV file; None: JSON Lines.
+    schema
+        What each feature is: JSON Lines are then decoded to columns. None or empty: whatever comes.
 
     Raises
     ------
     InputError
-        If the file is CSV and does not have what `fields` names, or `fields` is None.
+        If the file is CSV and does not have what `fields` names, or `fields` is None; or if there
+        is a schema for it.
     """
+    if schema:
+        if csv is not None:
+            raise InputError("[features] is for JSON Lines; for CSV, [input.fields] has types")
+        return ColumnDecoder(task, fields, schema)
     if csv is None:
         return JsonDecoder(task, fields)
     if fields is None:

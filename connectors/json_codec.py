@@ -44,26 +44,28 @@ from midstream.connectors.values import (
 )
 from midstream.engine.events import IntArray, Rejected, Task
 
-__all__ = ["JsonDecoder"]
+__all__ = ["JsonDecoder", "Scalar", "Weight", "decode_whole"]
 
-_Scalar: TypeAlias = bool | Int64 | float | str | None
+Scalar: TypeAlias = bool | Int64 | float | str | None
+Weight: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 _OPTIONAL = ("y", "id", "ts", "key", "weight", "source", "group")
 _NEWLINE = ord("\n")
 _TWO_ON_A_LINE = re.compile(rb"\}[ \t\r]*+\{")
 # UnicodeDecodeError is a ValueError and none of msgspec's; so is an integer of 5,000 digits.
 _ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 _Raw = TypeVar("_Raw")
+_Raw_co = TypeVar("_Raw_co", covariant=True)
 
 
 class _WireEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """An event in our own form; UNSET where a field is absent, so that keys can be counted."""
 
-    x: dict[str, _Scalar]
-    y: _Scalar | UnsetType = UNSET
+    x: dict[str, Scalar]
+    y: Scalar | UnsetType = UNSET
     id: str | UnsetType | None = UNSET
     ts: float | UnsetType | None = UNSET
     key: str | UnsetType | None = UNSET
-    weight: Annotated[float, msgspec.Meta(ge=0)] | UnsetType | None = UNSET
+    weight: Weight | UnsetType | None = UNSET
     source: str | UnsetType | None = UNSET
     group: dict[str, str] | UnsetType | None = UNSET
 
@@ -72,27 +74,66 @@ class _BareEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """An event with nothing but features, label and id, and no null among the features."""
 
     x: dict[str, bool | Int64 | float | str]
-    y: _Scalar | UnsetType = UNSET
+    y: Scalar | UnsetType = UNSET
     id: str | UnsetType | None = UNSET
 
 
-class _Form(Protocol[_Raw]):
-    """How lines become rows, and rows become columns: our own form, or flat objects."""
+class BlockForm(Protocol[_Raw_co]):
+    """How a block becomes rows, and rows become columns."""
 
-    def rows(self, data: bytes) -> tuple[Sequence[Any], bool]:
+    def rows(self, data: bytes) -> tuple[Any, bool]:
         """Decode a block: its rows, and whether there may be a null in their features.
 
         Raises one of `_ERRORS` if anything is wrong in it.
         """
 
-    def split(self, rows: Sequence[Any]) -> tuple[_Raw, int]:
-        """Return the rows as raw columns, and how many keys they have, all levels together."""
+    def split(self, rows: Any) -> tuple[_Raw_co | None, int]:
+        """Return the rows as raw columns, and how many keys they have, all levels together.
+
+        None for the columns if the block has to go line by line.
+        """
+
+
+class _Form(BlockForm[_Raw], Protocol[_Raw]):
+    """A `BlockForm` that knows single lines too: our own form, or flat objects."""
 
     def row(self, line: bytes) -> Any:
         """Decode one line: a row, or the fault for which it is rejected."""
 
     def columns(self, raw: _Raw, faults: Faults, *, nulls: bool) -> Columns:
         """Return final columns. `nulls`: there may be a null."""
+
+
+def decode_whole(form: BlockForm[_Raw], data: bytes) -> tuple[_Raw | None, int, bool]:
+    """Decode a block as one: raw columns, how many, and whether there may be nulls.
+
+    None for the columns if the block has to go line by line: there is proof for all others that
+    each line has exactly one value, without a key twice.
+    """
+    line_by_line = None, 0, True
+    try:
+        rows, nulls = form.rows(data)
+    except _ERRORS:
+        return line_by_line
+    letters = np.frombuffer(data, dtype=np.uint8)
+    newlines = np.count_nonzero(letters == _NEWLINE)
+    if len(rows) != newlines + (not data.endswith(b"\n")):
+        return line_by_line
+    # Cheap: every newline is behind a `}`, and nothing else is that might part two values.
+    behind = letters[1:][letters[:-1] == ord("}")]
+    if (
+        np.count_nonzero(behind == _NEWLINE) != newlines
+        or np.count_nonzero((behind <= ord(" ")) | (behind == ord("{"))) != newlines
+    ) and _TWO_ON_A_LINE.search(data):
+        return line_by_line
+    raw, keys = form.split(rows)
+    if raw is not None and np.count_nonzero(letters == ord(":")) != keys:
+        colons = np.flatnonzero(letters == ord(":"))
+        before = letters[colons - 1]
+        quoted = np.count_nonzero(before == ord('"'))
+        if (quoted != keys or before.min() <= ord(" ")) and key_count(data) != keys:
+            return line_by_line
+    return raw, len(rows), nulls
 
 
 class JsonDecoder:
@@ -118,7 +159,7 @@ class JsonDecoder:
             return oversize(block)
         data, first = block.data, block.first
         rejected: list[Rejected] = []
-        raw, n, nulls = self._whole(data)
+        raw, n, nulls = decode_whole(self._form, data)
         if raw is not None:
             numbers = np.arange(first, first + n, dtype=np.int64)
         else:
@@ -134,36 +175,6 @@ class JsonDecoder:
             rejected=rejected,
             records=lambda: dict(enumerate(data.split(b"\n"), first)),
         )
-
-    def _whole(self, data: bytes) -> tuple[Any | None, int, bool]:
-        """Decode a block as one: raw columns, how many, and whether there may be nulls.
-
-        None for the columns if the block has to go line by line.
-        """
-        line_by_line = None, 0, True
-        try:
-            rows, nulls = self._form.rows(data)
-        except _ERRORS:
-            return line_by_line
-        letters = np.frombuffer(data, dtype=np.uint8)
-        newlines = np.count_nonzero(letters == _NEWLINE)
-        if len(rows) != newlines + (not data.endswith(b"\n")):
-            return line_by_line
-        # Cheap: every newline is behind a `}`, and nothing else is that might part two values.
-        behind = letters[1:][letters[:-1] == ord("}")]
-        if (
-            np.count_nonzero(behind == _NEWLINE) != newlines
-            or np.count_nonzero((behind <= ord(" ")) | (behind == ord("{"))) != newlines
-        ) and _TWO_ON_A_LINE.search(data):
-            return line_by_line
-        raw, keys = self._form.split(rows)
-        if np.count_nonzero(letters == ord(":")) != keys:
-            colons = np.flatnonzero(letters == ord(":"))
-            before = letters[colons - 1]
-            quoted = np.count_nonzero(before == ord('"'))
-            if (quoted != keys or before.min() <= ord(" ")) and key_count(data) != keys:
-                return line_by_line
-        return raw, len(rows), nulls
 
     def _one_by_one(self, block: Block, rejected: list[Rejected]) -> tuple[list[Any], IntArray]:
         rows, numbers = [], []
@@ -259,7 +270,7 @@ class _FlatForm:
         self._fields = fields
         self._wanted = None if fields.features is None else frozenset(fields.features)
         self._unread = {*fields.exclude, *fields.roles} - {fields.label}
-        decoder = msgspec.json.Decoder(dict[str, _Scalar])
+        decoder = msgspec.json.Decoder(dict[str, Scalar])
         self._lines = decoder.decode_lines
         self._decode = decoder.decode
         self._decode_any = msgspec.json.Decoder(dict[str, Any]).decode

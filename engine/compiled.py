@@ -18,6 +18,7 @@ from numba import njit
 from midstream.engine import encoding
 from midstream.engine.events import (
     EventBatch,
+    FeatureColumns,
     FloatArray,
     IntArray,
     Predictions,
@@ -367,12 +368,9 @@ class LinearLearner:
         starts = np.zeros(len(batch) + 1, np.int64)
         columns = batch.columns
         if columns is not None:
-            names, array = columns
-            starts[1:] = len(names)
+            starts[1:] = len(columns.names) + len(columns.texts)
             np.cumsum(starts, out=starts)
-            slots, known = self._slots(names, starts, grow=grow)
-            values = np.where(known, array, np.nan).reshape(-1)
-            return starts, np.tile(slots, len(array)), values
+            return starts, *self._column_rows(columns, starts, grow=grow)
         dicts = batch.dicts()
         np.cumsum([len(x) for x in dicts], out=starts[1:])
         keys = [key for x in dicts for key in x]
@@ -381,6 +379,31 @@ class LinearLearner:
             return self._mixed_rows(keys, given, starts, grow=grow)
         slots, known = self._slots(keys, starts, grow=grow)
         return starts, slots, np.where(known, np.array(given, np.float64), np.nan)
+
+    def _column_rows(
+        self, columns: FeatureColumns, starts: IntArray, *, grow: bool
+    ) -> tuple[IntArray, FloatArray]:
+        """Return slots and values of a batch of columns, event after event."""
+        n, d = columns.array.shape
+        if not n:
+            return np.zeros(0, np.int64), np.zeros(0)
+        if columns.texts and grow:
+            self._make_table()
+        at, known = self._slots(columns.names, starts, grow=grow)
+        slots = np.empty((n, d + len(columns.texts)), np.int64)
+        values = np.full(slots.shape, np.nan)
+        slots[:, :d] = at
+        values[:, :d] = np.where(known, columns.array, np.nan)
+        for j, (name, texts) in enumerate(columns.texts.items(), d):
+            if self._hashed:
+                pairs = [(0, math.nan) if v is None else self._category(name, v) for v in texts]
+                slots[:, j], values[:, j] = zip(*pairs, strict=True)
+        return slots.reshape(-1), values.reshape(-1)
+
+    def _make_table(self) -> None:
+        if not self._hashed:
+            self._hashed = 2 ** self._options["bits"]
+            self._weights = np.hstack((np.zeros((3, self._hashed)), self._weights))
 
     def _slots(
         self, keys: Sequence[str], starts: IntArray, *, grow: bool
@@ -400,9 +423,8 @@ class LinearLearner:
     ) -> tuple[IntArray, IntArray, FloatArray]:
         """Rows that have categories among their values."""
         is_text = np.array([isinstance(value, str) for value in given])
-        if grow and not self._hashed:
-            self._hashed = 2 ** self._options["bits"]
-            self._weights = np.hstack((np.zeros((3, self._hashed)), self._weights))
+        if grow:
+            self._make_table()
         slots, values = np.empty(len(keys), np.int64), np.full(len(keys), np.nan)
         numbers = np.flatnonzero(~is_text)
         places = np.searchsorted(numbers, starts)  # where each event's numbers begin

@@ -4,7 +4,7 @@ Batches travel, events don't: an `EventBatch` holds columns, and per-event objec
 where a learner needs them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -17,6 +17,7 @@ __all__ = [
     "Event",
     "EventBatch",
     "Feature",
+    "FeatureColumns",
     "Features",
     "FloatArray",
     "IntArray",
@@ -135,6 +136,14 @@ class Predictions:
         return self._probas
 
 
+class FeatureColumns(NamedTuple):
+    """Features as columns: the names of numbers, (n, d) float64 of them, and strings by name."""
+
+    names: tuple[str, ...]
+    array: FloatArray
+    texts: dict[str, list[str | None]]
+
+
 class EventBatch:
     """An ordered batch of events from one input partition, as columns.
 
@@ -158,6 +167,8 @@ class EventBatch:
         Who sent the event, its groups for bias metrics, its entity; None: not given at all.
     array, names
         (n, d) float64 features and their d names; NaN is a missing value.
+    texts
+        Beside an array: columns of n strings by name; None is a missing value.
     """
 
     __slots__ = (
@@ -165,6 +176,7 @@ class EventBatch:
         "_dicts",
         "_ids",
         "_names",
+        "_texts",
         "groups",
         "index",
         "keys",
@@ -192,6 +204,7 @@ class EventBatch:
         keys: list[str | None] | None = None,
         array: FloatArray | None = None,
         names: Sequence[str] | None = None,
+        texts: Mapping[str, list[str | None]] | None = None,
     ) -> None:
         if (x is None) == (array is None) or (array is None) != (names is None):
             raise ValueError("a batch has either dicts, or an array with the names of its columns")
@@ -203,11 +216,17 @@ class EventBatch:
         for name, column in columns.items():
             if column is not None and len(column) != n:
                 raise ValueError(f"{name} has {len(column)} entries for {n} labels")
+        if texts and array is None:
+            raise ValueError("texts stand beside an array; in dicts they are values like others")
+        for name, column in (texts or {}).items():
+            if len(column) != n:
+                raise ValueError(f"texts {name!r} has {len(column)} entries for {n} labels")
         if array is not None and names is not None and array.shape != (n, len(names)):
             raise ValueError(f"array is {array.shape}, expected {(n, len(names))}")
         self._dicts = x
         self._array = array
         self._names = tuple(names) if names is not None else None
+        self._texts = dict(texts or {})
         self._ids = ids
         self.labels = labels
         self.offsets = np.arange(n, dtype=np.int64) if offsets is None else offsets
@@ -257,6 +276,11 @@ class EventBatch:
         return f"EventBatch({self.partition}-{self.index}, {len(self)} events, {span})"
 
     @property
+    def given_ids(self) -> list[str | None] | None:
+        """The ids that the events brought, None where one brought none; None: none did."""
+        return self._ids
+
+    @property
     def id_stem(self) -> str | None:
         """What comes before the offset in the ids, where no event brought one; else None."""
         return self._stem if self._ids is None else None
@@ -300,14 +324,18 @@ class EventBatch:
                 {k: v for k, v in zip(names, row, strict=True) if v == v}  # noqa: PLR0124 NaN is missing
                 for row in self._array.tolist()
             ]
+            for name, column in self._texts.items():
+                for x, text in zip(self._dicts, column, strict=True):
+                    if text is not None:
+                        x[name] = text
         return self._dicts
 
     @property
-    def columns(self) -> tuple[tuple[str, ...], FloatArray] | None:
-        """Names and (n, d) values of the features, if that is how they came; else None."""
+    def columns(self) -> FeatureColumns | None:
+        """The features as columns, if that is how they came; else None."""
         if self._array is None or self._names is None:
             return None
-        return self._names, self._array
+        return FeatureColumns(self._names, self._array, self._texts)
 
     def array(self, names: Sequence[str]) -> FloatArray:
         """Return features as an (n, d) float64 array with the columns `names`; NaN is missing.
@@ -318,7 +346,7 @@ class EventBatch:
             If a value would change by becoming a float: a string, or an integer beyond 2**53.
         """
         names = tuple(names)
-        if self._array is not None and names == self._names:
+        if self._array is not None and names == self._names and not self._texts:
             return self._array
         columns = set(names)
         out = np.full((len(self), len(names)), np.nan)
@@ -360,6 +388,7 @@ class EventBatch:
             keys=pick(self.keys),
             array=None if self._array is None else self._array[index],
             names=self._names,
+            texts={k: pick(v) or [] for k, v in self._texts.items()},
         )
 
     def __iter__(self) -> Iterator[Event]:

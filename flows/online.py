@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -52,6 +52,7 @@ __all__ = ["Reader", "RunError", "Summary", "evaluate", "make_trainer", "preflig
 _BLOCK_BYTES = 128 * 1024  # what is made of a block still fits into a core's cache
 _BLOCK_SECONDS = 0.2  # a batch that takes much longer would delay commits, signals and reports
 _KEEP_EVENTS = 10_000  # what is learned again for an event that the learner raises on
+_KINDS = ("predictions", "rejected", "alarms")  # of output
 _PARTS = "partitions.json"
 _MOST_SHARDS = 1_000
 _IDLE = timedelta(milliseconds=50)
@@ -146,7 +147,10 @@ class Reader:
         name = work.block.partition
         if name not in self._decoders:
             self._decoders[name] = make_decoder(
-                self._settings.model.task, self._settings.input.fields, self.files.csv_options(name)
+                self._settings.model.task,
+                self._settings.input.fields,
+                self.files.csv_options(name),
+                self._settings.features,
             )
         return self._decoders[name].decode(work.block)
 
@@ -187,6 +191,11 @@ def preflight(settings: Settings, *, until_eof: bool = True) -> None:
         except NoFilesError:
             if until_eof or settings.input.shards != 1:  # shards are of the files at the start
                 raise
+
+
+def _file_name(kind: str, suffix: str) -> str:
+    """Return the name of the file that a kind of output is written to."""
+    return f"{kind}{suffix}.jsonl"
 
 
 class _Room:
@@ -241,8 +250,10 @@ class _Room:
     def output_names(self) -> list[str]:
         """Names of the output files that this shard writes."""
         output = self.run.settings.output
-        kinds = [k for k in ("predictions", "rejected", "alarms") if getattr(output, k)]
-        return [f"{kind}{self.suffix}.jsonl" for kind in kinds]
+        return [_file_name(kind, self.suffix) for kind in _KINDS if getattr(output, kind)]
+
+    def _by_file(self, data: Mapping[str, bytes]) -> dict[str, bytes]:
+        return {_file_name(kind, self.suffix): lines for kind, lines in data.items()}
 
     def next(self) -> Work | None:
         """Return the next block to apply: of the journal first, then what is new."""
@@ -299,7 +310,7 @@ class _Room:
             data["rejected"] = encode_rejected(outcome.rejected)
         if settings.output.alarms:
             data["alarms"] = encode_alarms(outcome.alarms)
-        self.shard.publish(outcome, {f"{k}{self.suffix}.jsonl": v for k, v in data.items()})
+        self.shard.publish(outcome, self._by_file(data))
         count.events += len(outcome.batch)
         count.learned += len(outcome.batch) - outcome.batch.labels.count(None)
         count.rejected += len(outcome.rejected)
@@ -314,11 +325,11 @@ class _Room:
 
     def exclude(self, error: EventError) -> None:
         """Send the event that the learner raised on to `rejected`, and skip it from now on."""
-        reason = f"the learner raised: {error.cause}".encode(errors="backslashreplace").decode()
+        reason = f"the learner raised {error.reason}"
         rejected = Rejected(error.origin, reason, "", error.features)
         wanted = self.run.settings.output.rejected
-        data = {f"rejected{self.suffix}.jsonl": encode_rejected([rejected])} if wanted else {}
-        self.shard.exclude(error, data)
+        data = {"rejected": encode_rejected([rejected])} if wanted else {}
+        self.shard.exclude(error, self._by_file(data))
         self.run.summary.rejected += 1
 
     def close(self) -> None:
@@ -613,8 +624,7 @@ def _outputs_present(settings: Settings) -> list[Path]:
     folder = settings.output_path
     if not folder.is_dir():
         return []
-    kinds = ("predictions", "rejected", "alarms")
-    return sorted(p for kind in kinds for p in folder.glob(f"{kind}*.jsonl"))
+    return sorted(p for kind in _KINDS for p in folder.glob(_file_name(kind, "*")))
 
 
 def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> Summary:
@@ -696,7 +706,7 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
 
 def _log_rejected(error: EventError) -> None:
     partition, _, line = error.origin
-    log.warning("event_rejected", origin=f"{partition}:{line}", reason=str(error.cause))
+    log.warning("event_rejected", origin=f"{partition}:{line}", reason=error.reason)
 
 
 def _room_of(current: _Run, error: EventError) -> _Room:

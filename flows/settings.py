@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from midstream.connectors.codec import FieldMap
+from midstream.connectors.codec import FeatureKind, FieldMap
 from midstream.engine.builtin import BUILTIN, options_of
 from midstream.engine.events import Task
 from midstream.flows.factory import make_model, model_modules
@@ -131,6 +131,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     drift: Drift = Drift()
     replay: Replay = Replay()
     kafka: dict[str, Scalar] = {}
+    features: dict[str, FeatureKind] = {}
 
     def __repr__(self) -> str:
         return masked(self, self.hidden)
@@ -164,6 +165,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "format": self.input.format,
             "task": self.model.task,
             "max_record_bytes": self.input.max_record_bytes,
+            **({"features": self.features} if self.features else {}),
         }
 
 
@@ -244,6 +246,7 @@ def _check(settings: Settings, reader: Reader) -> None:
         If something contradicts something else, or is not there in this version.
     """
     _check_learner(settings.model, reader)
+    _check_features(settings, reader)
     source = settings.input
     if (source.topic is None) == (source.path is None):
         found = "neither" if source.path is None else "both"
@@ -281,6 +284,21 @@ def _check(settings: Settings, reader: Reader) -> None:
         raise reader.error("drift.detectors", "found a detector twice; allowed: each once")
     _check_options("drift.adwin", settings.drift.adwin, reader)
     _check_options("drift.page_hinkley", settings.drift.page_hinkley, reader)
+
+
+def _check_features(settings: Settings, reader: Reader) -> None:
+    """Check a schema of the features against what the fields are for."""
+    fields = settings.input.fields
+    if not settings.features or fields is None:
+        return
+    for key in ("features", "types"):
+        if getattr(fields, key):
+            raise reader.error(f"input.fields.{key}", "[features] says that already; leave one out")
+    for name in settings.features:
+        if name in fields.roles or name in fields.exclude:
+            raise reader.error(
+                f"features.{name}", "[input.fields] has another use for it; allowed: one of them"
+            )
 
 
 def _check_learner(model: Model, reader: Reader) -> None:

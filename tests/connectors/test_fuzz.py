@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from framing import unclosed
 
-from midstream.connectors.codec import CsvDecoder, FieldMap, JsonDecoder
+from midstream.connectors.codec import ColumnDecoder, CsvDecoder, FieldMap, JsonDecoder
 from midstream.connectors.files import Block, FilePartition
 
 LIMIT = 2048
@@ -91,12 +91,19 @@ FLAT = FieldMap(
     types={"zip": "string"},
 )  # fmt: skip
 SOME = FieldMap(id="tx", label="y", features=["f0", "f1", "a", "zip"])
+SCHEMA = {f"f{i}": "number" for i in range(4)} | {"a": "category", "b c": "category",
+                                                   "é": "category"}  # fmt: skip
+FLAT_COLUMNS = FieldMap(
+    id="tx", label="y", time="at", weight="w", group=["shop"], exclude=["meta", "zip"]
+)
 CSV = FieldMap(id="tx", label="y", time="at")
 FORMS = {
     "own": (own_line, lambda: JsonDecoder("binary")),
     "own multiclass": (own_line, lambda: JsonDecoder("multiclass")),
     "flat": (flat_line, lambda: JsonDecoder("binary", FLAT)),
     "flat features": (flat_line, lambda: JsonDecoder("regression", SOME)),
+    "own columns": (own_line, lambda: ColumnDecoder("binary", None, SCHEMA)),
+    "flat columns": (flat_line, lambda: ColumnDecoder("binary", FLAT_COLUMNS, SCHEMA)),
     "csv": (csv_line, lambda: CsvDecoder(HEADER, "binary", CSV)),
 }
 

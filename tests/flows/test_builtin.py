@@ -58,6 +58,21 @@ def test_a_killed_run_resumes_to_the_same_state(tmp_path):
     assert predictions[0].read_bytes() == predictions[1].read_bytes()
 
 
+def test_columns_give_what_dicts_give(tmp_path):
+    """A schema in [features] changes how fast events are decoded, and nothing that is learned."""
+    plain, typed = project(tmp_path / "plain", n=5_000), project(tmp_path / "typed", n=5_000)
+    schema = "".join(f'f{i} = "number"\n' for i in range(5)) + 'city = "category"\n'
+    typed.config.write_text(typed.config.read_text() + f"[features]\n{schema}")
+    first, second = plain.run(), typed.run()
+    assert first["digest"] == second["digest"]
+    assert plain.output("predictions") == typed.output("predictions")
+    with (typed.folder / "events.jsonl").open("a") as file:
+        file.write('{"x": {"f0": 1, "f9": 2}, "y": true}\n')
+    assert typed.run()["rejected"] == 1
+    (rejected,) = typed.output("rejected")
+    assert (rejected["reason"], rejected["path"]) == ("feature 'f9' is not in [features]", "$.x.f9")
+
+
 def test_evaluate_and_run_are_the_same(tmp_path):
     """For a regression too."""
     made = project(tmp_path, "linear", "regression", 5_000)

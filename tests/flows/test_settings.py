@@ -555,3 +555,26 @@ def test_an_option_out_of_range_is_named(read):
         ConfigError, match=r"model.options: rate must be from 1e-12 to 1e.06, got -1"
     ):
         make_model(read(text))
+
+
+FEATURES = [
+    ("", "a = 'number'\nb = 'category'", None),
+    ("", "a = 'numeric'", "features.a: found 'numeric'"),
+    ("label = 'y'\nfeatures = ['a']", "a = 'number'", "input.fields.features: [features] says"),
+    ("label = 'y'\ntypes = {a = 'number'}", "a = 'number'", "input.fields.types: [features] says"),
+    ("label = 'y'", "y = 'number'", "features.y: [input.fields] has another use for it"),
+    ("label = 'y'\nexclude = ['a']", "a = 'number'", "features.a: [input.fields] has another use"),
+]
+
+
+@pytest.mark.parametrize(("fields", "features", "message"), FEATURES)
+def test_a_schema_of_features(refused, read, fields, features, message):
+    """What each feature is, once, and nothing that is used for something else."""
+    fields = f"[input.fields]\n{fields}" if fields else ""
+    parts = (MODEL, INPUT, fields, f"[features]\n{features}")
+    if message is None:
+        settings = read(*parts)
+        assert settings.features == {"a": "number", "b": "category"}
+        assert settings.decoding()["features"] == settings.features
+    else:
+        assert message in refused(*parts)

@@ -1,0 +1,313 @@
+"""JSON Lines straight to columns, by a schema of the features: no dict for any event.
+
+A block is decoded whole by a decoder made for the schema. Where anything in it is off, or only
+unusual, the block goes the way of `JsonDecoder`, event by event, and each event is then held
+against the schema; so a block never accepts what a line alone would not, and gives the same.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
+from operator import attrgetter
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, UnsetType
+
+from midstream.connectors.fields import Columns, Decoded, Faults, FieldMap, oversize, reject
+from midstream.connectors.json_codec import JsonDecoder, Scalar, Weight, decode_whole
+from midstream.connectors.records import Block
+from midstream.connectors.values import Int64, label_column, role_columns, type_name
+from midstream.engine.events import EventBatch, Features, FloatArray, Label, Task
+
+__all__ = ["ColumnDecoder", "FeatureKind", "Schema"]
+
+FeatureKind: TypeAlias = Literal["number", "category"]
+Schema: TypeAlias = Mapping[str, FeatureKind]
+"""What each feature is. A number may be written as true or false; a category is a string, or an
+integer or bool that stands for one. Null is a missing value of either."""
+
+_NUMBER: TypeAlias = Int64 | float | bool | None
+_CATEGORY: TypeAlias = str | Int64 | bool | None
+_ODD_NAME = re.compile(r'["\\\x00-\x1f]')  # no field of a msgspec.Struct may have one
+_ROLES = ("y", "id", "ts", "key", "weight", "source")  # of our own form, apart from groups
+
+
+class ColumnDecoder:
+    """Decodes blocks of JSON Lines into batches of columns.
+
+    Parameters
+    ----------
+    task
+        What labels have to be.
+    fields
+        Which fields of a flat object mean what. None: events in our own form.
+    schema
+        Every feature that an event may have; one more, or one of another type, and it is rejected.
+    """
+
+    def __init__(self, task: Task, fields: FieldMap | None, schema: Schema) -> None:
+        self._task = task
+        self._fields = fields
+        self._schema = dict(schema)
+        self._numbers = [name for name, kind in schema.items() if kind == "number"]
+        self._categories = [name for name, kind in schema.items() if kind == "category"]
+        self._events = JsonDecoder(task, fields)
+        odd = any(map(_ODD_NAME.search, schema))
+        self._form = None if odd else _TypedForm(task, fields, self._schema)
+
+    def decode(self, block: Block) -> Decoded:
+        """Return the events of a block and what was rejected."""
+        if block.oversize:
+            return oversize(block)
+        columns, n = None, 0
+        if self._form is not None:
+            columns, n, _ = decode_whole(self._form, block.data)
+        if columns is None:
+            return self._one_by_one(block)
+        offsets = np.arange(block.first, block.first + n, dtype=np.int64)
+        return Decoded(
+            EventBatch(offsets=offsets, partition=block.partition, index=-1, **columns), []
+        )
+
+    def _one_by_one(self, block: Block) -> Decoded:
+        """Decode a block as `JsonDecoder` does, and hold each event against the schema."""
+        events, rejected = self._events.decode(block)
+        faults = {
+            i: fault for i, x in enumerate(events.dicts()) if (fault := self._fault(x)) is not None
+        }
+        if faults:
+            lines = dict(enumerate(block.data.split(b"\n"), block.first))
+            for i, (reason, path) in faults.items():
+                line = int(events.offsets[i])
+                rejected.append(reject(block.partition, line, reason, path, lines[line]))
+            rejected.sort(key=lambda r: r.origin[2])
+            events = events.take([i for i in range(len(events)) if i not in faults])
+        dicts = events.dicts()
+        rows = [[x.get(name, np.nan) for name in self._numbers] for x in dicts]
+        batch = EventBatch(
+            None,
+            events.labels,
+            offsets=events.offsets,
+            partition=events.partition,
+            index=events.index,
+            ids=events.given_ids,
+            times=events.times,
+            weights=events.weights,
+            sources=events.sources,
+            groups=events.groups,
+            keys=events.keys,
+            array=np.array(rows, np.float64).reshape(len(rows), len(self._numbers)),
+            names=self._numbers,
+            texts={name: _texts([x.get(name) for x in dicts]) for name in self._categories},
+        )
+        return Decoded(batch, rejected)
+
+    def _fault(self, x: Features) -> tuple[str, str] | None:
+        """Return (reason, path) of the first feature that is not as the schema says."""
+        for name, value in x.items():
+            kind = self._schema.get(name)
+            path = f"$.x.{name[:100]}" if self._fields is None else name[:100]
+            if kind is None:
+                return f"feature {name[:100]!r} is not in [features]", path
+            if isinstance(value, str if kind == "number" else float):
+                return f"[features] says {kind}, got {type_name(value)}", path
+        return None
+
+
+class _TypedForm:
+    """The form of blocks for `decode_whole`: typed rows, and columns made of them."""
+
+    def __init__(self, task: Task, fields: FieldMap | None, schema: dict[str, FeatureKind]) -> None:
+        self._task = task
+        self._fields = fields
+        self._numbers = [name for name, kind in schema.items() if kind == "number"]
+        # Attributes are called by number: names of features need not be identifiers.
+        attributes = {name: f"f{i}" for i, name in enumerate(schema)}
+        features: list[tuple[str, Any, Any]] = [
+            (attributes[name], _NUMBER, np.nan)
+            if kind == "number"
+            else (attributes[name], _CATEGORY | UnsetType, UNSET)
+            for name, kind in schema.items()
+        ]
+        renamed = {attribute: name for name, attribute in attributes.items()}
+        prefix = "x." if fields is None else ""
+        numbers = [prefix + attributes[name] for name in self._numbers]
+        self._row: Callable[[Any], Sequence[Any]] | None = (
+            None
+            if not numbers
+            else attrgetter(*numbers)
+            if len(numbers) > 1
+            else _single(attrgetter(*numbers))
+        )
+        self._texts = {
+            name: attrgetter(prefix + attributes[name])
+            for name, kind in schema.items()
+            if kind == "category"
+        }
+        options: dict[str, Any] = {"gc": False, "forbid_unknown_fields": True}
+        self._unread: list[Callable[[Any], Any]] = []
+        row: list[tuple[str, Any, Any]]
+        self._decoders: list[tuple[Any, dict[str, Callable[[Any], Any]]]] = []
+        if fields is None:
+            x = msgspec.defstruct("X", features, rename=renamed, **options)
+            kinds: dict[str, Any] = {"y": Scalar, "ts": float | None, "weight": Weight | None}
+            for own in (("y", "id"), ("y", "id", "ts"), _ROLES):  # the usual ones first
+                row = [(role, kinds.get(role, str | None) | UnsetType, UNSET) for role in own]
+                cls = msgspec.defstruct("Row", [("x", x), *row], **options)
+                self._add(cls, {role: role for role in own})
+            return
+        roles = {f"r{i}": name for i, name in enumerate(fields.roles)}
+        unread = {f"e{i}": name for i, name in enumerate(fields.exclude)}
+        self._unread = [attrgetter(attribute) for attribute in unread]
+        row = [(attribute, Scalar | UnsetType, UNSET) for attribute in roles]
+        row += [(attribute, Any, UNSET) for attribute in unread]
+        renamed |= roles | unread
+        cls = msgspec.defstruct("Row", features + row, rename=renamed, **options)
+        self._add(cls, {name: attribute for attribute, name in roles.items()})
+
+    def _add(self, cls: type[msgspec.Struct], roles: dict[str, str]) -> None:
+        getters: dict[str, Callable[[Any], Any]] = {
+            role: attrgetter(attribute) for role, attribute in roles.items()
+        }
+        self._decoders.append((msgspec.json.Decoder(cls).decode_lines, getters))
+
+    def rows(self, data: bytes) -> tuple[Any, bool]:
+        """Decode a block. Decoders that know too few roles are not tried again."""
+        while True:
+            try:
+                decoded = self._decoders[0][0](data)
+                break
+            except msgspec.ValidationError:
+                if not self._knows_more(data):
+                    raise
+        nulls = b"null" in data
+        return _Rows(decoded, self._decoders[0][1], nulls), nulls
+
+    def _knows_more(self, data: bytes) -> bool:
+        """Whether a later decoder takes the block; go on with that one then."""
+        for i, (decode, _) in enumerate(self._decoders[1:], 1):
+            with suppress(msgspec.ValidationError):
+                decode(data)
+                del self._decoders[:i]
+                return True
+        return False
+
+    def split(self, rows: "_Rows") -> tuple[dict[str, Any] | None, int]:
+        """Return the columns of a batch, or None where something is unusual; and the keys."""
+        n, own = len(rows), self._fields is None
+        keys = n if own else 0  # of the x
+        array, nulls = self._array(rows, n)
+        keys += array.size - int(np.isnan(array).sum()) + nulls
+        empty = np.isnan(array).all(axis=1)
+        texts = {}
+        for name, get in self._texts.items():
+            column = list(map(get, rows.rows))
+            keys += n - column.count(UNSET)
+            texts[name] = _texts(column)
+            empty &= np.array([text is None for text in texts[name]], bool)
+        raw = {name: list(map(get, rows.rows)) for name, get in rows.roles.items()}
+        for column in raw.values():
+            keys += n - column.count(UNSET)
+        for unread in self._unread:
+            values = list(map(unread, rows.rows))
+            if any(isinstance(value, list | dict) for value in values):
+                return None, -1  # keys within it
+            keys += n - values.count(UNSET)
+        if empty.any():
+            return None, keys
+        faults: Faults = {}
+        columns = self._own(raw, n, faults) if own else self._flat(raw, n, faults)
+        if faults:
+            return None, keys
+        return {
+            "x": None,
+            "labels": columns.labels,
+            "ids": columns.ids,
+            "times": columns.times,
+            "weights": columns.weights,
+            "sources": columns.sources,
+            "groups": columns.groups,
+            "keys": columns.keys,
+            "array": array,
+            "names": self._numbers,
+            "texts": texts,
+        }, keys
+
+    def _array(self, rows: "_Rows", n: int) -> tuple[FloatArray, int]:
+        """Return the numbers as (n, d) float64, nan for a missing one, and how many are null."""
+        d = len(self._numbers)
+        if self._row is None:
+            return np.zeros((n, 0)), 0
+        values: Iterable[Any] = chain.from_iterable(map(self._row, rows.rows))
+        nulls = 0
+        if rows.nulls:
+            values = list(values)
+            nulls = values.count(None)  # which NumPy takes for nan
+        return np.fromiter(values, np.float64, n * d).reshape(n, d), nulls
+
+    def _own(self, raw: dict[str, list[Any]], n: int, faults: Faults) -> Columns:
+        given = {name: _given(column) for name, column in raw.items()}
+        y, weights = given.get("y"), given.get("weight")
+        if weights is not None:
+            weights = [1.0 if weight is None else weight for weight in weights]
+        labels: list[Label | None] = [None] * n
+        if y is not None:
+            labels = label_column(y, self._task, "$.y", faults, own=True)
+        return Columns(
+            x=[],
+            labels=labels,
+            ids=given.get("id"),
+            times=given.get("ts"),
+            weights=weights,
+            keys=given.get("key"),
+            sources=given.get("source"),
+        )
+
+    def _flat(self, raw: dict[str, list[Any]], n: int, faults: Faults) -> Columns:
+        assert self._fields is not None
+        return role_columns(self._fields, self._task, raw, n, faults)
+
+
+class _Rows:
+    """Decoded rows, how to get at their roles, and whether there may be a null among them."""
+
+    __slots__ = ("nulls", "roles", "rows")
+
+    def __init__(
+        self, rows: Sequence[Any], roles: dict[str, Callable[[Any], Any]], nulls: bool
+    ) -> None:
+        self.rows = rows
+        self.roles = roles
+        self.nulls = nulls
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def _single(get: Callable[[Any], Any]) -> Callable[[Any], Sequence[Any]]:
+    return lambda row: (get(row),)
+
+
+def _given(column: list[Any]) -> list[Any] | None:
+    """Return a column with None for what is absent; None if all is."""
+    absent = column.count(UNSET)
+    if absent == len(column):
+        return None
+    return [None if value is UNSET else value for value in column] if absent else column
+
+
+def _texts(column: Sequence[Any]) -> list[str | None]:
+    """Return categories as text, spelled as in JSON; None for a missing one."""
+    if set(map(type, column)) <= {str}:
+        return list(column)
+    return [
+        None
+        if value is None or value is UNSET
+        else value
+        if isinstance(value, str)
+        else str(value).lower()
+        for value in column
+    ]
