@@ -25,14 +25,18 @@ class ResumeError(RuntimeError):
 
 
 class EventError(RuntimeError):
-    """The learner raised on one event, whose origin this names."""
+    """The learner raised on one event, whose origin this names.
+
+    `reason` says what it raised: one line that can be written as UTF-8, whatever the cause says.
+    """
 
     def __init__(self, origin: Origin, features: str, cause: Exception) -> None:
         partition, _, line = origin
-        what = f"{type(cause).__name__}: {cause}"
+        what = " ".join(f"{type(cause).__name__}: {cause}".splitlines())
+        self.reason = what.encode(errors="backslashreplace").decode()
         super().__init__(
-            f'the learner raised on {partition}:{line}: {what}; model.on_error = "reject" goes on '
-            "without such events"
+            f'the learner raised on {partition}:{line}: {self.reason}; model.on_error = "reject" '
+            "goes on without such events"
         )
         self.origin = origin
         self.features = features
@@ -302,8 +306,7 @@ class Shard:
         for name, data in outputs.items():
             self._journal.write(name, data)
         partition, _, line = error.origin
-        reason = str(error.cause).encode(errors="backslashreplace").decode()
-        self._journal.commit([Exclude(partition, line, reason)])
+        self._journal.commit([Exclude(partition, line, error.reason)])
 
     def close(self) -> None:
         """Commit, and write a snapshot if the newest one is not of this state."""

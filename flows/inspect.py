@@ -9,6 +9,7 @@ import msgspec
 from midstream.connectors.files import InputError
 from midstream.engine.encoding import EncodingError
 from midstream.engine.learner import LearnerError
+from midstream.engine.shard import EventError
 from midstream.engine.trainer import Trainer
 from midstream.flows import online
 from midstream.flows.settings import ConfigError, Settings, model_modules
@@ -82,11 +83,8 @@ def _try_input(settings: Settings, trainer: Trainer | None, sample: int, report:
                 try:
                     trainer.step(batch)
                 except LearnerError as error:
-                    origin = batch.origins[error.row]
-                    report.add(
-                        "learning", f"the learner raised on {origin[0]}:{origin[2]}: {error}",
-                        ok=False,
-                    )  # fmt: skip
+                    raised = EventError(batch.origins[error.row], "", error.cause)
+                    report.add("learning", str(raised), ok=False)
                     trainer = None
             if accepted >= sample:
                 break

@@ -482,6 +482,28 @@ def test_evaluate_stops_at_an_event_that_the_learner_raises_on(tmp_path):
     assert "events.jsonl:151" in failed.stderr.splitlines()[-1]
 
 
+def test_what_a_learner_raised_is_one_clean_line_wherever_it_is_written(tmp_path):
+    """Line breaks and text that is no UTF-8 harm neither outputs, journal, log nor check."""
+    model = RAISES.replace('"unlucky number"', '"un\\nlucky \\udcff"')
+    project = Project(
+        tmp_path, model=model, config='on_error = "reject"\n[input]\npath = "events.jsonl"\n'
+    )
+    lines = events(60)
+    lines[20]["x"]["f0"] = 13.0
+    project.write(lines)
+    clean = "ValueError: un lucky \\udcff"
+    done = project.call("--log-json", "run", "config.toml", "--until-eof")
+    assert done.returncode == 0, done.stderr
+    logged = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [line["reason"] for line in logged if line["event"] == "event_rejected"] == [clean]
+    assert project.output("rejected")[0]["reason"] == f"the learner raised {clean}"
+    assert json.dumps(clean) in _journal(project)
+    checked = project.call("check", "config.toml", "--json")
+    details = [f["detail"] for f in json.loads(checked.stdout)["findings"] if not f["ok"]]
+    assert len(details) == 1
+    assert clean in details[0]
+
+
 def test_a_users_own_class_is_saved_and_found_again(tmp_path):
     """A learner class beside the config survives a restart of the process."""
     project = Project(tmp_path, model=RAISES)
