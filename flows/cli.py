@@ -31,7 +31,7 @@ def main() -> None:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(midstream.__version__, prog_name="midstream")
-@click.option("--log-json", is_flag=True, help="Log as JSON instead of key=value.")
+@click.option("--log-json", is_flag=True, help="Log JSON in place of key=value.")
 def cli(*, log_json: bool) -> None:
     """Learn from streams: predict, score, then learn, event by event, exactly once.
 
@@ -41,7 +41,9 @@ def cli(*, log_json: bool) -> None:
 
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, nothing else.")
+JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
+)
 
 
 @contextmanager
@@ -86,13 +88,17 @@ def _one_line_errors(*, running: bool, as_json: bool = False) -> Iterator[None]:
 
 @cli.command()
 @CONFIG
-@click.option("--until-eof", is_flag=True, help="Stop at the end of the input.")
-@click.option("--fresh", is_flag=True, help="Archive the saved state and its outputs; begin anew.")
+@click.option("--until-eof", is_flag=True, help="Stop at the end of the input; do not follow it.")
+@click.option(
+    "--fresh", is_flag=True, help="Archive the saved state and its outputs, and begin anew."
+)
 @JSON
 def run(config: Path, *, until_eof: bool, fresh: bool, as_json: bool) -> None:
-    """Learn from the input that CONFIG names, resuming where the last run ended.
+    """Learn from the input of CONFIG, from where the last run ended.
 
-    Follows growing files until SIGTERM or SIGINT, which drain, snapshot and exit 0.
+    Files are followed as they grow, until SIGTERM or Ctrl-C: what was read is then learned, a
+    snapshot written, and the exit code is 0. A run that was killed loses and repeats nothing when
+    it is started again.
     """
     from midstream.flows import online
     from midstream.flows.settings import load
@@ -108,10 +114,16 @@ def run(config: Path, *, until_eof: bool, fresh: bool, as_json: bool) -> None:
 
 @cli.command()
 @CONFIG
-@click.option("--input", "path", help="File, folder, glob or -; default: the config's input.")
+@click.option(
+    "--input", "path", metavar="PATH", help="A file, folder, glob or -, in place of the config's."
+)
 @JSON
 def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
-    """Evaluate the learner of CONFIG prequentially over the input, once; nothing is written."""
+    """Score the learner of CONFIG on its input; write nothing.
+
+    Every event is predicted, scored, then learned, in one pass: metrics and digest are those that
+    a new `run` would give.
+    """
     from midstream.flows import online
     from midstream.flows.settings import load
 
@@ -131,11 +143,20 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
 @cli.command()
 @CONFIG
 @click.option(
-    "--sample", default=1_000, type=click.IntRange(min=1), show_default=True, help="Events to try."
+    "--sample",
+    default=1_000,
+    metavar="N",
+    type=click.IntRange(min=1),
+    show_default=True,
+    help="How many events to try.",
 )
 @JSON
 def check(config: Path, sample: int, *, as_json: bool) -> None:
-    """Say what is wrong with CONFIG, its input and its learner; nothing is written."""
+    """Say what is wrong with CONFIG, its learner and its input.
+
+    They are tried on the first events; nothing is written. The exit code is 1 if something is
+    wrong.
+    """
     from midstream.flows.inspect import inspect
     from midstream.flows.settings import load
 
@@ -158,12 +179,17 @@ def check(config: Path, sample: int, *, as_json: bool) -> None:
     "--from",
     "data",
     type=click.Path(path_type=Path),
-    help="JSON Lines or CSV file that the config is to fit.",
+    metavar="FILE",
+    help="A JSON Lines or CSV file that they are to fit.",
 )
-@click.option("--force", is_flag=True, help="Overwrite what is there.")
+@click.option("--force", is_flag=True, help="Overwrite the two files if they are there.")
 @click.argument("folder", default=".", type=click.Path(file_okay=False, path_type=Path))
 def init(folder: Path, data: Path | None, *, force: bool) -> None:
-    """Write a commented midstream.toml and a starter models.py into FOLDER."""
+    """Write a midstream.toml and a models.py to start from.
+
+    They go into FOLDER, by default this one, and are commented; with --from, task, fields and
+    model are chosen to fit what the file holds.
+    """
     from midstream.flows.starter import write_starter
 
     with _one_line_errors(running=False):
@@ -173,17 +199,21 @@ def init(folder: Path, data: Path | None, *, force: bool) -> None:
 
 
 @cli.command()
-@click.option("--quick", is_flag=True, help="Fewer events: done in some seconds.")
+@click.option("--quick", is_flag=True, help="Take fewer events, for some seconds.")
 @click.option(
     "--report",
     default="report.html",
     show_default=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where the report is written; it opens offline.",
+    help="Where to write the report.",
 )
 @JSON
 def demo(report: Path, *, quick: bool, as_json: bool) -> None:
-    """Learn from real data sets and a drifting stream, live, and write a report."""
+    """Show Midstream at work on real and drifting streams.
+
+    Needs no config and no network. Draws the race of some learners, kills a run halfway to show
+    that nothing is lost, and writes a report, one HTML file that opens offline.
+    """
     from midstream.flows.demo import run_demo
 
     with _one_line_errors(running=True, as_json=as_json):
