@@ -222,6 +222,31 @@ def demo(report: Path, *, quick: bool, as_json: bool) -> None:
         _print_json(result)
 
 
+@cli.command()
+@JSON
+def learners(*, as_json: bool) -> None:
+    """List the built-in learners, with their options and defaults.
+
+    Each keeps the whole contract of a learner (midstream.check_learner): the same result however
+    the stream is cut, no learning in a prediction, state saved and loaded bit for bit, bounded
+    memory, sample weights.
+    """
+    from midstream.engine.builtin import BUILTIN, options_of
+
+    if as_json:
+        _print_json(
+            {
+                name: {"task": b.task, "summary": b.summary, "options": options_of(name)}
+                for name, b in BUILTIN.items()
+            }
+        )
+        return
+    for name, builtin in BUILTIN.items():
+        click.echo(f"{name}: task {builtin.task}; {builtin.summary}")
+        for option, default in options_of(name).items():
+            click.echo(f"    {option} = {msgspec.json.encode(default).decode()}")
+
+
 def _print_json(value: Any) -> None:
     """Print one JSON object; a number that is undefined is null."""
     click.echo(msgspec.json.encode(value).decode())

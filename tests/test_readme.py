@@ -25,15 +25,20 @@ def test_the_python_example_runs_as_it_stands(tmp_path):
 
 def test_the_configs_shown_load(tmp_path):
     """The README's TOML is a config that loads."""
-    from midstream.flows.settings import load
+    from midstream.flows.settings import load, make_model
 
     blocks = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     config = tmp_path / "config.toml"
-    config.write_text("\n".join(blocks))
+    least, builtin, fields = blocks
+    config.write_text(least + fields)
     settings = load(config)
     assert settings.input.fields is not None
     assert settings.input.fields.label == "is_fraud"
-    assert tomllib.loads(blocks[0])["model"]["task"] == "binary"
+    assert tomllib.loads(least)["model"]["task"] == "binary"
+    config.write_text(builtin + least[least.index("[input]") :])
+    settings = load(config)
+    assert make_model(settings).task == "binary"
+    assert settings.features == {"amount": "number", "country": "category"}
 
 
 def test_files_and_commands_that_the_readme_names_exist():
@@ -42,5 +47,5 @@ def test_files_and_commands_that_the_readme_names_exist():
         assert (ROOT / path).exists(), path
     from midstream.flows.cli import cli
 
-    for command in re.findall(r"midstream (init|check|run|evaluate|demo)\b", README):
+    for command in re.findall(r"midstream (init|check|run|evaluate|demo|learners)\b", README):
         assert command in cli.commands

@@ -1,5 +1,6 @@
 """Built-in learners by name: run, killed, resumed, read back by another process."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -81,6 +82,18 @@ def test_evaluate_and_run_are_the_same(tmp_path):
     assert done.returncode == 0, done.stderr
     assert f'"{summary["digest"]["000"]}"' in done.stdout
     assert summary["metrics"]["mae"] < 0.5
+
+
+def test_learners_are_listed_with_their_options(tmp_path):
+    """For people and for scripts."""
+    made = Project(tmp_path)
+    shown = made.call("learners")
+    assert shown.returncode == 0, shown.stderr
+    assert "logistic: task binary" in shown.stdout
+    assert '    optimizer = "sgd"\n' in shown.stdout
+    listed = json.loads(made.call("learners", "--json").stdout)
+    assert listed["linear"]["task"] == "regression"
+    assert listed["linear"]["options"]["rate"] == 0.01
 
 
 def test_a_changed_option_is_refused_with_old_state(tmp_path):
