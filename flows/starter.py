@@ -105,7 +105,8 @@ def _config_text(name: str, path: str, found: Survey | None) -> str:
         _line("name", name or "midstream", "what predictions and metrics call the model"),
         "",
         "[model]",
-        _line("learner", "models:make", "module:function; the function returns the model"),
+        _line("learner", "models:make", "module:function, which returns the model; or a built-in"),
+        _hint("options", "of a built-in learner, in the place of learner above", "{...}"),
         _line("task", found.task if found else "binary", "binary | multiclass | regression"),
         _default(Model, "on_error", 'the learner raises: "stop", or "reject" that event'),
         "",
@@ -147,6 +148,7 @@ def _config_text(name: str, path: str, found: Survey | None) -> str:
         _default(Replay, "capacity", "past events that are kept, a uniform sample"),
         _default(Replay, "max_bytes", "but no more than so many bytes of them"),
         _default(Replay, "seed", "seed of that sample"),
+        *_features_lines(found),
     ]
     return "\n".join(lines) + "\n"
 
@@ -182,6 +184,22 @@ def _fields_lines(found: Survey | None) -> list[str]:
         _hint("weight", "its sample weight, 1 where missing"),
         _hint("source", "who sent it"),
         _hint("group", "fields that are its groups", "[...]"),
+    ]
+
+
+def _features_lines(found: Survey | None) -> list[str]:
+    """Return the schema of the features, to be taken into use by hand; CSV has none."""
+    if found is None or found.what == "CSV" or set(found.numbers) & set(found.texts):
+        return []
+    kinds = dict.fromkeys(found.numbers, "number") | dict.fromkeys(found.texts, "category")
+    if not kinds:
+        return []
+    return [
+        "",
+        "# What each feature is: with it, JSON is read straight to columns, with which the built-in",
+        "# learners are fast (`midstream learners` lists them). Take each # away to use it.",
+        "#[features]",
+        *(f"#{_quoted(name)} = {_toml(kind)}" for name, kind in kinds.items()),
     ]
 
 

@@ -15,6 +15,7 @@ from midstream.connectors.files import FilePartition, InputError, discover
 from midstream.engine.drift import drift_options
 from midstream.engine.trainer import Trainer
 from midstream.flows import factory
+from midstream.flows.online import Reader
 from midstream.flows.settings import ConfigError, load, make_model, model_modules
 from midstream.flows.starter import Starter, write_starter
 
@@ -359,6 +360,34 @@ def test_defaults_that_are_shown_are_the_defaults(tmp_path, with_file):
     assert after.drift.detectors == before.drift.detectors
     for section in ("name", "model", "input", "output", "state", "metrics", "replay", "kafka"):
         assert getattr(after, section) == getattr(before, section), section
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_schema_of_the_features_is_offered(tmp_path, own):
+    """Uncommented, it takes in every event of the file that it was made from."""
+    rng = random.Random(1)
+    rows = [
+        {"amount": rng.gauss(0, 1), 'a "b"': rng.randrange(9), "city": rng.choice(["Rome", "Oslo"])}
+        for _ in range(200)
+    ]
+    events = [
+        {"x": x, "y": i % 2 == 0} if own else x | {"label": i % 2} for i, x in enumerate(rows)
+    ]
+    data = tmp_path / "d.jsonl"
+    data.write_text("".join(json.dumps(event) + "\n" for event in events))
+    config = write_starter(tmp_path, data).config
+    assert load(config).features == {}
+    text = config.read_text()
+    assert text.count("#[features]") == 1
+    head, tail = text.split("#[features]")
+    config.write_text(head + "[features]" + tail.replace("\n#", "\n"))
+    settings = load(config)
+    assert settings.features == {"amount": "number", 'a "b"': "number", "city": "category"}
+    reader = Reader(settings, until_eof=True)
+    decoded = [d for _, d in reader]
+    reader.files.close()
+    assert sum(len(d.batch) for d in decoded) == 200
+    assert all(d.batch.columns is not None for d in decoded)
 
 
 @pytest.mark.parametrize("with_file", [False, True])
