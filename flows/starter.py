@@ -196,7 +196,7 @@ def _features_lines(found: Survey | None) -> list[str]:
         return []
     return [
         "",
-        "# What each feature is: with it, JSON is read straight to columns, with which the built-in",
+        "# What each feature is: JSON is then read straight to columns, with which the built-in",
         "# learners are fast (`midstream learners` lists them). Take each # away to use it.",
         "#[features]",
         *(f"#{_quoted(name)} = {_toml(kind)}" for name, kind in kinds.items()),
