@@ -1,6 +1,11 @@
 """The public contract: good learners pass, and each way of breaking it is caught."""
 
+import json
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -14,17 +19,37 @@ from midstream.engine.learner import LEARNERS
 
 SLOW = {"SRP", "ARF", "Leveraging", "ADWINBoost"}
 DRAWS_WHEN_ASKED = {"KNN"}  # SWINN begins each search at a point that it draws
-NAMES = sorted(
-    n for n in set(ZOO) - DRAWS_WHEN_ASKED - HASH_SEEDED if not any(p in n for p in SLOW)
-)
+# They walk through sets of labels: how, depends on the hash seed, which `midstream` fixes.
+WALKS_A_SET = HASH_SEEDED | {"LazyKNN", "NoChange"}
+NAMES = sorted(n for n in set(ZOO) - DRAWS_WHEN_ASKED if not any(p in n for p in SLOW))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(set(NAMES) - WALKS_A_SET))
 def test_rivers_models_keep_the_contract(name):
     """Each model of the zoo passes every check."""
     task, make = ZOO[name]
     passed = list(check_learner(make, list(events(task, 300)), task=task))
     assert [p.name for p in passed] == [check.__name__ for check in CHECKS]
+
+
+def test_models_that_walk_sets_keep_the_contract_where_the_hash_seed_is_fixed():
+    """As it is in every run of the command line."""
+    code = (
+        "import json, sys; sys.path[:0] = json.loads(sys.argv[1]); import test_checks as t;"
+        "[t.test_rivers_models_keep_the_contract(n) for n in json.loads(sys.argv[2])];"
+        "print('kept')"
+    )
+    folders = [str(Path(__file__).parent), str(Path(events.__code__.co_filename).parent)]
+    names = sorted(set(NAMES) & WALKS_A_SET)
+    assert {"LazyKNN", "NoChange"} <= set(names)
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(folders), json.dumps(names)],
+        env=dict(os.environ, PYTHONHASHSEED="0"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "kept\n", done.stderr
 
 
 def test_a_search_that_draws_its_first_point_is_caught():
