@@ -90,10 +90,13 @@ def _name(label: Any) -> str:
     return str(label).lower() if isinstance(label, bool) else str(label)
 
 
+_BINARY: dict[Label, str] = {False: "false", True: "true"}
+
+
 def _named(probas: list[dict[Label, float]], task: Task) -> list[dict[str, float] | None]:
     """Return probabilities by the names of their labels; None where there are none."""
-    if task == "binary" and set(map(len, probas)) == {2}:  # the common case
-        return [{"false": p[False], "true": p[True]} for p in probas]
+    if task == "binary":  # in one order, whatever the model's
+        return [{name: p[k] for k, name in _BINARY.items() if k in p} or None for p in probas]
     return [
         {
             ("true" if k is True else "false" if k is False else _name(k)): v
@@ -134,12 +137,12 @@ def encode_predictions(
     parts += [b',"model":', text(model), b',"version":', text(version), b',"role":', text(role)]
     parts += [b',"y_pred":', _column(predictions.values), b',"y_proba":']
     table = predictions.table
-    if table is not None:
+    if table is not None and table.classes:
         for i, label in enumerate(table.classes):
             values = _column(table.values[:, i].tolist())
             parts += [b"," if i else b"{", text(_name(label)), b":", values]
         parts.append(b"}")
-    elif predictions.probas is not None:
+    elif table is None and predictions.probas is not None:
         parts.append(_column(_named(predictions.probas, task)))
     else:
         parts.append(b"null")

@@ -8,6 +8,7 @@ and values, so features may come and go, and a missing one costs nothing.
 
 import math
 import zlib
+from array import array
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -21,6 +22,7 @@ from midstream.engine.events import (
     FeatureColumns,
     FloatArray,
     IntArray,
+    Label,
     Predictions,
     Table,
     Task,
@@ -91,7 +93,7 @@ def _run(  # kernels take arrays, not objects
 
     `weights` has rows: weight, and two of the optimizer's; a column per slot, of which the first
     `hashed` are of hashed categories and are not scaled. `scaler` has rows: mean, variance, count;
-    a column per other slot. Stops before a weight would be kept that is not finite.
+    a column per other slot. Stops where a weight, or what it depends on, would not be finite.
     """
     o = options[0]
     t = totals[0]
@@ -126,6 +128,8 @@ def _run(  # kernels take arrays, not objects
                 old = scaler[0, c]
                 scaler[0, c] += (v - old) / scaler[2, c]
                 scaler[1, c] += ((v - old) * (v - scaler[0, c]) - scaler[1, c]) / scaler[2, c]
+                if not math.isfinite(scaler[1, c]):
+                    return i
                 v = (v - scaler[0, c]) / math.sqrt(scaler[1, c]) if scaler[1, c] != 0.0 else 0.0
             z[k - first] = v
             score += weights[0, j] * v
@@ -176,7 +180,7 @@ def _run(  # kernels take arrays, not objects
                     elif w < 0.0:
                         w = min(0.0, w + (t.penalty - weights[1, j]))
                     weights[1, j] += w - before
-            if not math.isfinite(w):
+            if not math.isfinite(w + weights[1, j] + weights[2, j]):
                 return i
             weights[0, j] = w
         t.steps += 1
@@ -275,14 +279,14 @@ class LinearLearner:
             "beta_1": (beta_1, 0.0, 1.0 - 1e-9),
             "beta_2": (beta_2, 0.0, 1.0 - 1e-9),
             "eps": (eps, 1e-300, 1.0),
-            "bits": (bits, 1, 28),
+            "bits": (bits, 1, 24),
             "features": (features, 1, 10_000_000),
         }
         for name, (value, low, high) in numbers.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"{name} must be a number, got {value!r}")
             if not low <= value <= high:
-                raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value!r}")
+                raise ValueError(f"{name} must be from {low!r} to {high!r}, got {value!r}")
         if not isinstance(bits, int) or not isinstance(features, int):
             raise ValueError("bits and features must be whole numbers")
         if not isinstance(scale, bool):
@@ -341,11 +345,12 @@ class LinearLearner:
 
     def _pass(self, batch: EventBatch, *, learn: bool) -> FloatArray:
         n = len(batch)
-        labels = np.full(n, np.nan)
-        if learn:
-            labels[:] = [math.nan if y is None else y for y in batch.labels]
-        starts, slots, values = self._rows(batch, grow=learn)
-        weights = np.ones(n) if batch.weights is None else np.array(batch.weights, np.float64)
+        try:
+            labels = self._targets(batch.labels) if learn else np.full(n, np.nan)
+            starts, slots, values = self._rows(batch, grow=learn)
+            weights = np.ones(n) if batch.weights is None else _floats(batch.weights)
+        except (TypeError, ValueError, OverflowError) as cause:
+            raise LearnerError(self._odd_row(batch), cause) from cause
         predicted = np.empty(n)
         done = _run(
             starts, slots, values, labels, weights, self._record, self._hashed, self._weights,
@@ -355,10 +360,33 @@ class LinearLearner:
             raise LearnerError(
                 done,
                 FloatingPointError(
-                    "a weight would become infinite or nan; a lower rate, clip or scale helps"
+                    "a weight or a variance would become infinite or nan; smaller features, a "
+                    "lower rate or clip help"
                 ),
             )
         return predicted
+
+    def _targets(self, labels: Sequence[Label | None]) -> FloatArray:
+        targets = _floats([math.nan if y is None else y for y in labels])
+        if self.task == "binary":
+            odd = np.flatnonzero(~(np.isnan(targets) | (targets == 0.0) | (targets == 1.0)))
+            if len(odd):
+                row = int(odd[0])
+                raise LearnerError(
+                    row, ValueError(f"a binary label is True, False, 1 or 0, got {labels[row]!r}")
+                )
+        return targets
+
+    def _odd_row(self, batch: EventBatch) -> int:
+        """Find the event with a value that is no number and no text."""
+        for row, (x, y) in enumerate(zip(batch.dicts(), batch.labels, strict=True)):
+            try:
+                self._targets([y])
+                _floats([value for value in x.values() if not isinstance(value, str)])
+                _floats([batch.weight(row)])
+            except (TypeError, ValueError, OverflowError):
+                return row
+        return 0
 
     def _rows(self, batch: EventBatch, *, grow: bool) -> tuple[IntArray, IntArray, FloatArray]:
         """Return a batch as sparse rows: (n + 1,) where each begins, then slots and values.
@@ -375,10 +403,10 @@ class LinearLearner:
         np.cumsum([len(x) for x in dicts], out=starts[1:])
         keys = [key for x in dicts for key in x]
         given = [value for x in dicts for value in x.values()]
-        if str in set(map(type, given)):
+        if any(issubclass(kind, str) for kind in set(map(type, given))):
             return self._mixed_rows(keys, given, starts, grow=grow)
         slots, known = self._slots(keys, starts, grow=grow)
-        return starts, slots, np.where(known, np.array(given, np.float64), np.nan)
+        return starts, slots, np.where(known, _floats(given), np.nan)
 
     def _column_rows(
         self, columns: FeatureColumns, starts: IntArray, *, grow: bool
@@ -430,9 +458,7 @@ class LinearLearner:
         places = np.searchsorted(numbers, starts)  # where each event's numbers begin
         at, known = self._slots([keys[i] for i in numbers.tolist()], places, grow=grow)
         slots[numbers] = at
-        values[numbers] = np.where(
-            known, np.array([given[i] for i in numbers.tolist()], float), np.nan
-        )
+        values[numbers] = np.where(known, _floats([given[i] for i in numbers.tolist()]), np.nan)
         if self._hashed:
             for i in np.flatnonzero(is_text).tolist():
                 slots[i], values[i] = self._category(keys[i], given[i])
@@ -534,11 +560,37 @@ class LinearLearner:
         state = encoding.decode(data, modules=modules)
         if state["schema"] != _SCHEMA:
             raise ValueError(f"learner state has schema {state['schema']}, expected {_SCHEMA}")
+        try:
+            return cls._restored(state, task)
+        except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+            raise ValueError(f"damaged learner state: {type(error).__name__}: {error}") from error
+
+    @classmethod
+    def _restored(cls, state: Mapping[str, Any], task: Task) -> "LinearLearner":
         new = cls(task, **state["options"])
-        new._names = {name: i for i, name in enumerate(state["names"])}
-        new._hashed = state["hashed"]
-        table = np.zeros((3, new._hashed))
-        table[:, state["used"]] = state["table"]
+        names, hashed, used = list(state["names"]), state["hashed"], state["used"]
+        size = 2 ** new._options["bits"]
+        shapes = {"weights": (3, len(names)), "scaler": (3, len(names)), "table": (3, len(used))}
+        sound = (
+            len(set(names)) == len(names) <= new._options["features"]
+            and all(isinstance(name, str) for name in names)
+            and (type(hashed), type(state["steps"])) == (int, int)
+            and (type(state["intercept"]), type(state["penalty"])) == (float, float)
+            and hashed in (0, size)
+            and used.dtype == np.int64
+            and used.ndim == 1
+            and bool(((used >= 0) & (used < hashed)).all())
+            and all(
+                state[key].shape == shape and state[key].dtype == np.float64
+                for key, shape in shapes.items()
+            )
+        )
+        if not sound:  # kernels do not check what they index
+            raise ValueError("damaged learner state: its parts do not fit together")
+        new._names = {name: i for i, name in enumerate(names)}
+        new._hashed = hashed
+        table = np.zeros((3, hashed))
+        table[:, used] = state["table"]
         new._weights = np.hstack((table, state["weights"]))
         new._scaler = state["scaler"].copy()
         for name in ("intercept", "steps", "penalty"):
@@ -548,6 +600,11 @@ class LinearLearner:
     def definition(self) -> dict[str, Any]:
         """What it is, without what it has learned: plain JSON values."""
         return {"kind": self.kind, "task": self.task, **self._options}
+
+
+def _floats(values: Sequence[Any]) -> FloatArray:
+    # Unlike NumPy, array takes neither None nor strings nor lists for numbers.
+    return np.array(array("d", values))
 
 
 LEARNERS[LinearLearner.kind] = LinearLearner.from_state

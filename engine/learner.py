@@ -16,6 +16,7 @@ from river import base
 from midstream.engine import encoding
 from midstream.engine.events import TASKS, EventBatch, Features, Label, Predictions, Table, Task
 from midstream.engine.fused import Loop, fused_loop, fused_step
+from midstream.engine.sizes import measured_by_state
 
 __all__ = [
     "LEARNERS",
@@ -208,10 +209,11 @@ class RiverLearner:
         """Learn the labelled events, in order."""
         row = 0
         try:
-            for row, x in enumerate(batch.dicts()):
-                y = batch.labels[row]
-                if y is not None:
-                    self._learn_one(batch, row, x.copy(), y)
+            with measured_by_state():
+                for row, x in enumerate(batch.dicts()):
+                    y = batch.labels[row]
+                    if y is not None:
+                        self._learn_one(batch, row, x.copy(), y)
         except Exception as cause:
             raise LearnerError(row, cause) from cause
 
@@ -226,9 +228,10 @@ class RiverLearner:
         labels: list[Label | None] = batch.labels if learn else [None] * len(batch)
         if learn and self._fused_loop is not None and batch.weights is None:
             return self._run_loop(self._fused_loop, batch.dicts(), labels)
-        if self._has_probas:
-            return self._run_probas(batch, labels)
-        return self._run_values(batch, labels)
+        with measured_by_state():
+            if self._has_probas:
+                return self._run_probas(batch, labels)
+            return self._run_values(batch, labels)
 
     def _run_loop(
         self, loop: Loop, dicts: list[Features], labels: list[Label | None]
@@ -270,7 +273,9 @@ class RiverLearner:
                     values.append(False)
                 else:
                     values.append(max(proba, key=proba.__getitem__) if proba else None)
-                    odd[row] = dict(proba)
+                    odd[row] = (
+                        {label: float(p) for label, p in proba.items()} if binary else dict(proba)
+                    )
                 falses.append(false)
                 trues.append(true)
                 if step is not None or y is None:
@@ -288,7 +293,9 @@ class RiverLearner:
                 row = next((i for i, pair in enumerate(pairs) if not _numbers(pair)), row)
             raise LearnerError(row, cause) from cause
         rows = enumerate(zip(falses, trues, strict=True))
-        return Predictions(values, [odd.get(i, {False: f, True: t}) for i, (f, t) in rows])
+        return Predictions(
+            values, [odd.get(i, {False: float(f), True: float(t)}) for i, (f, t) in rows]
+        )
 
     def _run_values(self, batch: EventBatch, labels: list[Label | None]) -> Predictions:
         predict_one, keeps = self.model.predict_one, self._keeps_input

@@ -454,7 +454,11 @@ class _Classes:
         self, probas: Sequence[_Proba] | Table, labels: Sequence[Label | None]
     ) -> FloatArray:
         """Return the probability of True, or of the label where there are many classes: (n,)."""
+        if isinstance(probas, Table) and not probas.classes:
+            return np.full(len(labels), _NO_PROBA)
         if isinstance(probas, Table) and self.binary:
+            if True not in probas.classes:
+                return np.zeros(len(labels))
             return np.ascontiguousarray(probas.values[:, probas.classes.index(True)])
         if isinstance(probas, Table):
             column = {label: j for j, label in enumerate(probas.classes)}

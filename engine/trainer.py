@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from midstream.engine import encoding
 from midstream.engine.drift import DriftMonitor
@@ -162,10 +163,13 @@ class Trainer:
             If a number is NaN or infinite: no learner would recover from it.
         """
         for name, value in x.items():
-            if isinstance(value, float) and not math.isfinite(value):
+            if isinstance(value, float | np.floating) and not math.isfinite(value):
                 raise ValueError(f"feature {name!r} is {value}; leave a missing feature out")
         if isinstance(y, float) and not math.isfinite(y):
             raise ValueError(f"the label is {y}")
+        weight = fields.get("weight", 1.0)
+        if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise ValueError(f"weight must be a finite number of at least 0, found {weight!r}")
         event = Event(x=dict(x), y=y, **fields)
         batch = EventBatch.from_events([event])
         batch.offsets += self.seen

@@ -288,6 +288,15 @@ def _check(settings: Settings, reader: Reader) -> None:
 
 def _check_features(settings: Settings, reader: Reader) -> None:
     """Check a schema of the features against what the fields are for."""
+    if settings.model.learner in BUILTIN:
+        most = settings.model.options.get(
+            "features", options_of(settings.model.learner)["features"]
+        )
+        numbers = list(settings.features.values()).count("number")
+        if isinstance(most, int) and numbers > most:
+            raise reader.error(
+                "features", f"found {numbers} numbers; model.options.features allows {most}"
+            )
     fields = settings.input.fields
     if not settings.features or fields is None:
         return

@@ -9,6 +9,7 @@ import sys
 import msgspec
 import numpy as np
 import pytest
+from river import linear_model, optim
 
 from midstream.connectors.codec import (
     CsvDecoder,
@@ -21,7 +22,8 @@ from midstream.connectors.codec import (
 )
 from midstream.connectors.files import Block, InputError
 from midstream.connectors.records import CsvOptions
-from midstream.engine.events import Alarm, EventBatch, Predictions, Rejected
+from midstream.engine.events import Alarm, Event, EventBatch, Predictions, Rejected, Table
+from midstream.engine.learner import RiverLearner
 
 FLAT = FieldMap(id="tx_id", label="is_fraud", time="created_at")
 
@@ -868,3 +870,42 @@ def test_alarms_have_the_wire_form():
         {"kind": "drift", "detector": "adwin", "feature": None, "value": None, "threshold": 0.5,
          "position": 7, "ts": None},
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_bytes_of_predictions_do_not_depend_on_the_cuts(first):
+    """Neither how a number is written nor the order of keys, whatever else is in the batch."""
+    probas = [{first: 0.5, not first: 0.5}, {True: 1, False: 0.0}, {first: 1.0}, {}]
+    values = [True, True, first, None]
+
+    def encoded(start, stop):
+        part = EventBatch([{}] * (stop - start), [None] * (stop - start),
+                          offsets=np.arange(start, stop), partition="p", index=-1)  # fmt: skip
+        return encode_predictions(
+            part, Predictions(values[start:stop], probas[start:stop]), **AS | {"task": "binary"}
+        )
+
+    assert encoded(0, 4) == b"".join(encoded(i, i + 1) for i in range(4))
+    assert b'"y_proba":{"false":0.5,"true":0.5}' in encoded(0, 1)
+    empty = Predictions([True], Table((), np.zeros((1, 0))))
+    (line,) = lines(encode_predictions(batch(1), empty, **AS))
+    assert line["y_proba"] is None
+
+
+def test_the_bytes_of_a_learners_predictions_do_not_depend_on_the_cuts():
+    """River's sigmoid gives the integers 0 and 1 at its ends; one batch has such and a tie."""
+    events = [Event(x={"a": float(v)}, y=True) for v in (100, 150, 200, 250, 300, 350)]
+
+    def encoded(cut):
+        learner = RiverLearner(linear_model.LogisticRegression(optim.Adam(1.0)), "binary")
+        parts = []
+        for start in range(0, len(events), cut):
+            part = EventBatch.from_events(
+                events[start : start + cut], offsets=np.arange(start, min(start + cut, 6))
+            )
+            parts.append(
+                encode_predictions(part, learner.predict_learn(part), **AS | {"task": "binary"})
+            )
+        return b"".join(parts)
+
+    assert encoded(6) == encoded(1) == encoded(4)

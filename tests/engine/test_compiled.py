@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import datasets, linear_model, optim, preprocessing
 
+from midstream.engine import encoding
 from midstream.engine.checks import check_learner
 from midstream.engine.compiled import LinearLearner
 from midstream.engine.events import Event, EventBatch
@@ -286,12 +287,87 @@ def test_a_weight_that_would_be_infinite_stops_the_learner_at_its_event():
         ({"a": rng.gauss(0, 1) * 1e3, "b": rng.gauss(0, 1)}, rng.gauss(0, 1)) for _ in range(5_000)
     ]
     learner = LinearLearner("regression", rate=50.0, clip=1e300, scale=False)
-    with pytest.raises(LearnerError, match="a weight would become infinite or nan") as raised:
+    with pytest.raises(
+        LearnerError, match="a weight or a variance would become infinite"
+    ) as raised:
         learner.predict_learn(batch(events))
     assert 0 < raised.value.row < 5_000
     assert np.isfinite(learner._weights).all()
     again = LinearLearner("regression", rate=50.0, clip=1e300, scale=False)
     again.predict_learn(batch(events[: raised.value.row]))  # all before it is fine
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"scale": False, "optimizer": "adagrad"}, {"scale": False, "optimizer": "adam"}]
+)
+def test_a_value_that_overflows_is_refused_at_its_event(options):
+    """Not at the innocent ones after it: nothing infinite is kept."""
+    events = [({"a": 1.0}, 1.0), ({"a": 2.0}, 0.0), ({"a": 1e200}, 1.0), ({"a": 1.0}, 0.0)]
+    learner = LinearLearner("regression", **options)
+    with pytest.raises(LearnerError, match="infinite or nan") as raised:
+        learner.predict_learn(batch(events))
+    assert raised.value.row == 2
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ({"a": 10**400}, True, "too large"),
+        ({"a": [1]}, True, "must be real number"),
+        ({"a": b"1"}, True, "must be real number"),
+        ({"c": "s", "b": 1j}, True, "must be real number"),
+        ({"a": 1.0}, "1", "must be real number"),
+        ({"a": 1.0}, 2, "a binary label is True, False, 1 or 0, got 2"),
+    ],
+)
+def test_what_is_no_number_is_refused_at_its_event(x, y, message):
+    """As the error that a shard knows, with the row."""
+    learner = LinearLearner()
+    with pytest.raises(LearnerError, match=message) as raised:
+        learner.predict_learn(EventBatch([{"a": 1.0}, x], [False, y]))
+    assert raised.value.row == 1
+
+
+def test_kinds_of_strings_are_all_categories():
+    """However they come together in batches."""
+    xs, ys = [{"a": np.str_("3")}, {"a": "b"}], [True, False]
+    one, two = LinearLearner(), LinearLearner()
+    one.predict_learn(EventBatch(xs, ys))
+    for x, y in zip(xs, ys, strict=True):
+        two.predict_learn(EventBatch([x], [y]))
+    assert one.state() == two.state()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"names": [f"n{i}" for i in range(1_000_000)]},
+        {"names": 5},
+        {"names": ["a", "a"]},
+        {"names": ["a", 1]},
+        {"options": {"bits": 20}},
+        {"options": {"rate": "fast"}},
+        {"scaler": np.zeros((3, 0))},
+        {"weights": np.zeros((3, 1), np.float32)},
+        {"hashed": 10**13},
+        {"hashed": 0},
+        {"used": np.array([10**6])},
+        {"used": np.array([-1])},
+        {"table": np.zeros((3, 7))},
+        {"steps": "many"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_crafted_state_is_refused(change):
+    """The kernels do not check what they index, so the state is checked."""
+    learner = LinearLearner(bits=8)
+    learner.predict_learn(batch([({"a": 1.0, "c": "red"}, True)]))
+    state = encoding.decode(learner.state())
+    state |= (
+        change if "options" not in change else {"options": state["options"] | change["options"]}
+    )
+    with pytest.raises(ValueError, match=r"learner state|rate must"):
+        load_learner("linear", encoding.encode(state), task="binary")
 
 
 def test_one_name_too_many_is_named():
@@ -308,10 +384,10 @@ def test_one_name_too_many_is_named():
     [
         ({"task": "multiclass"}, "task must be binary or regression, found 'multiclass'"),
         ({"optimizer": "sdg"}, "optimizer must be one of sgd, adagrad, adam, ftrl, got 'sdg'"),
-        ({"rate": 0}, "rate must be from 1e-12 to 1e\\+06, got 0"),
+        ({"rate": 0}, "rate must be from 1e-12 to 1000000.0, got 0"),
         ({"rate": "fast"}, "rate must be a number, got 'fast'"),
         ({"rate": math.nan}, "rate must be from"),
-        ({"bits": 40}, "bits must be from 1 to 28, got 40"),
+        ({"bits": 40}, "bits must be from 1 to 24, got 40"),
         ({"bits": 8.5}, "bits and features must be whole numbers"),
         ({"scale": "yes"}, "scale must be true or false, got 'yes'"),
         ({"optimizer": "adam", "l1": 0.1}, "l1 is for sgd and ftrl, not for adam"),

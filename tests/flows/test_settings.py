@@ -548,11 +548,18 @@ def test_built_in_learners_are_checked_with_their_options(
         assert message in refused(text)
 
 
+def test_a_schema_with_more_numbers_than_the_learner_takes(refused):
+    """Both are known, so it is said before anything runs."""
+    text = "[model]\nlearner = 'linear'\ntask = 'regression'\noptions.features = 1\n"
+    said = refused(text, INPUT, "[features]\na = 'number'\nb = 'number'")
+    assert said == "features: found 2 numbers; model.options.features allows 1"
+
+
 def test_an_option_out_of_range_is_named(read):
     """By the learner itself, when it is made."""
     text = f"[model]\nlearner = 'logistic'\ntask = 'binary'\noptions.rate = -1\n{INPUT}"
     with pytest.raises(
-        ConfigError, match=r"model.options: rate must be from 1e-12 to 1e.06, got -1"
+        ConfigError, match=r"model.options: rate must be from 1e-12 to 1000000.0, got -1"
     ):
         make_model(read(text))
 

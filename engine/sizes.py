@@ -1,0 +1,89 @@
+"""How large River's trees think they are: a function of their state, and of nothing else.
+
+Hoeffding trees measure themselves from time to time, and deactivate leaves where a limit is
+passed. River adds up `sys.getsizeof` of every object once, which depends on what happens to be
+shared and on how a dict has grown: a tree that was saved and loaded comes out otherwise than one
+that was not, and so does what it learns from then on. Inside a learner of ours, trees are measured
+by nominal sizes of what they hold, near CPython's: a resumed tree goes on as the uninterrupted one.
+Trees used outside are measured by River.
+"""
+
+import random
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+from river.tree import hoeffding_tree
+
+__all__ = ["measured_by_state", "nominal_size"]
+
+_by_state: ContextVar[bool] = ContextVar("by_state", default=False)
+_measured_by_river = hoeffding_tree.calculate_object_size
+
+
+@contextmanager
+def measured_by_state() -> Iterator[None]:
+    """Measure trees by their state within this block."""
+    token = _by_state.set(True)
+    try:
+        yield
+    finally:
+        _by_state.reset(token)
+
+
+def nominal_size(value: Any) -> int:
+    """Return nominal bytes of a value and all that it holds.
+
+    Objects, dicts, lists and sets count once, whatever refers to them; numbers, strings and tuples
+    each time, since which of them are one object is not part of any state. Generators of random
+    numbers, classes and functions count nothing.
+    """
+    total = 0
+    seen: set[int] = set()
+    waiting = deque([value])
+    while waiting:
+        item = waiting.popleft()
+        match item:
+            case None | bool() | type() | FunctionType() | MethodType() | ModuleType():
+                continue
+            case float() | int():
+                total += 28
+            case str() | bytes():
+                total += 49 + len(item)
+            case tuple():
+                total += 40 + 8 * len(item)
+                waiting.extend(item)
+            case random.Random() | np.random.Generator() | np.random.RandomState():
+                continue
+            case _:
+                if id(item) in seen:
+                    continue
+                seen.add(id(item))
+                total += 56
+                if isinstance(item, Mapping):
+                    total += 40 * len(item)
+                    waiting.extend(item.keys())
+                    waiting.extend(item.values())
+                elif isinstance(item, list | set | frozenset | deque):
+                    total += 8 * len(item)
+                    waiting.extend(item)
+                elif isinstance(item, np.ndarray):
+                    total += item.nbytes
+                elif hasattr(item, "__dict__"):
+                    attributes = vars(item)
+                    total += 40 * len(attributes)
+                    waiting.extend(attributes.values())
+    return total
+
+
+def _calculate_object_size(obj: Any, unit: str = "byte") -> Any:
+    if _by_state.get():
+        return nominal_size(obj)
+    return _measured_by_river(obj, unit)
+
+
+hoeffding_tree.calculate_object_size = _calculate_object_size
