@@ -25,6 +25,7 @@ def own_imports(tmp_path, monkeypatch):
     """Leave sys.path and the modules as they were."""
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.setattr(factory, "_entered", [])
+    sys.modules.pop("models", None)  # another test's, where one process runs them all
     yield
     sys.modules.pop("models", None)
 
