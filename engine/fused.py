@@ -3,7 +3,8 @@
 River asks a model for a prediction and then to learn, and computes much twice: the dot product of a
 linear model, the way down a tree, the votes in its leaf. Here it is computed once, on River's own
 objects and in the order of River's own operations, so every weight and every leaf is the one that
-River would have, bit for bit (`tests/engine/test_fused.py`). Whatever is not exactly what this was
+River would have, bit for bit (`tests/engine/test_fused.py`; trees measure themselves by what they
+hold, see `midstream.engine.sizes`). Whatever is not exactly what this was
 written for goes through River's methods.
 """
 
