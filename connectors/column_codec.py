@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from midstream.connectors.fields import Columns, Decoded, Faults, FieldMap, oversize, reject
+from midstream.connectors.fields import Columns, Decoded, Faults, FieldMap, oversize, set_aside
 from midstream.connectors.json_codec import JsonDecoder, Scalar, Weight, decode_whole
 from midstream.connectors.records import Block
 from midstream.connectors.values import Int64, label_column, role_columns, type_name
@@ -49,7 +49,6 @@ class ColumnDecoder:
     """
 
     def __init__(self, task: Task, fields: FieldMap | None, schema: Schema) -> None:
-        self._task = task
         self._fields = fields
         self._schema = dict(schema)
         self._numbers = [name for name, kind in schema.items() if kind == "number"]
@@ -80,11 +79,7 @@ class ColumnDecoder:
         }
         if faults:
             lines = dict(enumerate(block.data.split(b"\n"), block.first))
-            for i, (reason, path) in faults.items():
-                line = int(events.offsets[i])
-                rejected.append(reject(block.partition, line, reason, path, lines[line]))
-            rejected.sort(key=lambda r: r.origin[2])
-            events = events.take([i for i in range(len(events)) if i not in faults])
+            events = events.take(set_aside(block, events.offsets, faults, rejected, lines))
         dicts = events.dicts()
         rows = [[x.get(name, np.nan) for name in self._numbers] for x in dicts]
         batch = EventBatch(

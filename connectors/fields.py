@@ -20,6 +20,7 @@ __all__ = [
     "assemble",
     "oversize",
     "reject",
+    "set_aside",
 ]
 
 Fault: TypeAlias = tuple[str, str]
@@ -130,16 +131,26 @@ def assemble(
         faults.setdefault(i, ("no features", ""))
     fields = {name: getattr(columns, name) for name in Columns.__slots__}
     if faults:
-        texts = records()
-        for i, (reason, path) in faults.items():
-            line = int(numbers[i])
-            rejected.append(reject(block.partition, line, reason, path, texts[line]))
-        rejected.sort(key=lambda r: r.origin[2])
-        keep = [i for i in range(len(numbers)) if i not in faults]
+        keep = set_aside(block, numbers, faults, rejected, records())
         numbers = numbers[keep]
         fields = {k: None if v is None else [v[i] for i in keep] for k, v in fields.items()}
     batch = EventBatch(**fields, offsets=numbers, partition=block.partition, index=-1)
     return Decoded(batch, rejected)
+
+
+def set_aside(
+    block: Block,
+    numbers: IntArray,
+    faults: Faults,
+    rejected: list[Rejected],
+    records: Mapping[int, bytes],
+) -> list[int]:
+    """Add the events with a fault to those rejected, in order; return the places of the others."""
+    for i, (reason, path) in faults.items():
+        line = int(numbers[i])
+        rejected.append(reject(block.partition, line, reason, path, records[line]))
+    rejected.sort(key=lambda r: r.origin[2])
+    return [i for i in range(len(numbers)) if i not in faults]
 
 
 def reject(partition: str, line: int, reason: str, path: str, record: bytes) -> Rejected:

@@ -8,7 +8,6 @@ and values, so features may come and go, and a missing one costs nothing.
 
 import math
 import zlib
-from array import array
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -26,6 +25,7 @@ from midstream.engine.events import (
     Predictions,
     Table,
     Task,
+    floats,
 )
 from midstream.engine.learner import LEARNERS, LearnerError
 
@@ -59,6 +59,11 @@ def _sigmoid(s: float) -> float:
     if s > 30.0:
         return 1.0
     return 1.0 / (1.0 + math.exp(-s))
+
+
+@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+def _standardized(v: float, mean: float, variance: float) -> float:
+    return (v - mean) / math.sqrt(variance) if variance != 0.0 else 0.0
 
 
 @njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
@@ -110,7 +115,7 @@ def _run(  # kernels take arrays, not objects
                 continue
             c = j - hashed
             if o.scale and c >= 0:
-                v = (v - scaler[0, c]) / math.sqrt(scaler[1, c]) if scaler[1, c] != 0.0 else 0.0
+                v = _standardized(v, scaler[0, c], scaler[1, c])
             score += weights[0, j] * v
         score += t.intercept
         predicted[i] = _sigmoid(score) if o.logistic else score
@@ -130,7 +135,7 @@ def _run(  # kernels take arrays, not objects
                 scaler[1, c] += ((v - old) * (v - scaler[0, c]) - scaler[1, c]) / scaler[2, c]
                 if not math.isfinite(scaler[1, c]):
                     return i
-                v = (v - scaler[0, c]) / math.sqrt(scaler[1, c]) if scaler[1, c] != 0.0 else 0.0
+                v = _standardized(v, scaler[0, c], scaler[1, c])
             z[k - first] = v
             score += weights[0, j] * v
         score += t.intercept
@@ -348,7 +353,7 @@ class LinearLearner:
         try:
             labels = self._targets(batch.labels) if learn else np.full(n, np.nan)
             starts, slots, values = self._rows(batch, grow=learn)
-            weights = np.ones(n) if batch.weights is None else _floats(batch.weights)
+            weights = np.ones(n) if batch.weights is None else floats(batch.weights)
         except (TypeError, ValueError, OverflowError) as cause:
             raise LearnerError(self._odd_row(batch), cause) from cause
         predicted = np.empty(n)
@@ -367,7 +372,7 @@ class LinearLearner:
         return predicted
 
     def _targets(self, labels: Sequence[Label | None]) -> FloatArray:
-        targets = _floats([math.nan if y is None else y for y in labels])
+        targets = floats([math.nan if y is None else y for y in labels])
         if self.task == "binary":
             odd = np.flatnonzero(~(np.isnan(targets) | (targets == 0.0) | (targets == 1.0)))
             if len(odd):
@@ -382,8 +387,8 @@ class LinearLearner:
         for row, (x, y) in enumerate(zip(batch.dicts(), batch.labels, strict=True)):
             try:
                 self._targets([y])
-                _floats([value for value in x.values() if not isinstance(value, str)])
-                _floats([batch.weight(row)])
+                floats([value for value in x.values() if not isinstance(value, str)])
+                floats([batch.weight(row)])
             except (TypeError, ValueError, OverflowError):
                 return row
         return 0
@@ -406,7 +411,7 @@ class LinearLearner:
         if any(issubclass(kind, str) for kind in set(map(type, given))):
             return self._mixed_rows(keys, given, starts, grow=grow)
         slots, known = self._slots(keys, starts, grow=grow)
-        return starts, slots, np.where(known, _floats(given), np.nan)
+        return starts, slots, np.where(known, floats(given), np.nan)
 
     def _column_rows(
         self, columns: FeatureColumns, starts: IntArray, *, grow: bool
@@ -458,7 +463,7 @@ class LinearLearner:
         places = np.searchsorted(numbers, starts)  # where each event's numbers begin
         at, known = self._slots([keys[i] for i in numbers.tolist()], places, grow=grow)
         slots[numbers] = at
-        values[numbers] = np.where(known, _floats([given[i] for i in numbers.tolist()]), np.nan)
+        values[numbers] = np.where(known, floats([given[i] for i in numbers.tolist()]), np.nan)
         if self._hashed:
             for i in np.flatnonzero(is_text).tolist():
                 slots[i], values[i] = self._category(keys[i], given[i])
@@ -600,11 +605,6 @@ class LinearLearner:
     def definition(self) -> dict[str, Any]:
         """What it is, without what it has learned: plain JSON values."""
         return {"kind": self.kind, "task": self.task, **self._options}
-
-
-def _floats(values: Sequence[Any]) -> FloatArray:
-    # Unlike NumPy, array takes neither None nor strings nor lists for numbers.
-    return np.array(array("d", values))
 
 
 LEARNERS[LinearLearner.kind] = LinearLearner.from_state

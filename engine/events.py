@@ -4,6 +4,7 @@ Batches travel, events don't: an `EventBatch` holds columns, and per-event objec
 where a learner needs them.
 """
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -28,6 +29,7 @@ __all__ = [
     "Rejected",
     "Table",
     "Task",
+    "floats",
 ]
 
 Label: TypeAlias = bool | int | float | str
@@ -41,6 +43,17 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
 _EXACT_INT = 2**53
+
+
+def floats(column: Sequence[Any]) -> FloatArray:
+    """Return numbers as (n,) float64.
+
+    Raises
+    ------
+    TypeError, OverflowError
+        If one is no number or too large: unlike NumPy, this takes neither None nor text for one.
+    """
+    return np.array(array("d", column))
 
 
 class Event(msgspec.Struct, gc=False, kw_only=True):

@@ -47,14 +47,13 @@ def fused_step(model: Any) -> Step | None:
 def fused_loop(model: Any) -> Loop | None:
     """Return the loop for a model; None if there is none for just this kind."""
     losses = {
-        linear_model.LogisticRegression: (optim.losses.Log, _logistic),
-        linear_model.LinearRegression: (optim.losses.Squared, _linear),
+        linear_model.LogisticRegression: optim.losses.Log,
+        linear_model.LinearRegression: optim.losses.Squared,
     }
-    loss, loop = losses.get(type(model), (None, None))
     if (
-        loop is None
+        type(model) not in losses
         or not _is_known()
-        or type(model.loss) is not loss
+        or type(model.loss) is not losses[type(model)]
         or type(model.optimizer) is not optim.SGD
         or type(model.optimizer.lr) is not optim.schedulers.Constant
         or type(model.intercept_lr) is not optim.schedulers.Constant
@@ -62,52 +61,16 @@ def fused_loop(model: Any) -> Loop | None:
         or model.l1 != 0
     ):
         return None
-    return loop(model)
-
-
-def _logistic(model: Any) -> Loop:
-    weights, optimizer, initializer = model._weights, model.optimizer, model.initializer
-    dot, exp, from_scaled = weights.dot, math.exp, VectorDict.from_scaled
-    weight_pos, weight_neg = model.loss.weight_pos, model.loss.weight_neg
-    clip, l2 = model.clip_gradient, model.l2
-
-    def run(
-        dicts: Sequence[Features], labels: Sequence[Label | None], predicted: list[float]
-    ) -> None:
-        rate, intercept_rate = optimizer.lr.learning_rate, model.intercept_lr.learning_rate
-        for x, y in zip(dicts, labels, strict=True):
-            raw = dot(x) + model.intercept
-            proba = 0 if raw < -30 else 1 if raw > 30 else 1 / (1 + exp(-raw))
-            if y is None:
-                predicted.append(proba)
-                continue
-            if y == 0:
-                sign, weight = -1, weight_neg
-            else:
-                sign, weight = int(y), weight_pos
-            z = raw * sign
-            if z > 18.0:
-                slope = weight * exp(-z) * -sign
-            elif z < -18.0:
-                slope = weight * -sign
-            else:
-                slope = weight * -sign / (exp(z) + 1.0)
-            slope = float(slope if -clip <= slope <= clip else clamp(slope, -clip, clip))
-            view = VectorDict(weights, initializer, x)
-            gradient = from_scaled(x, slope)
-            if l2:
-                gradient.iadd_scaled(view, l2)
-            model.intercept -= intercept_rate * slope
-            view.isub_scaled(gradient, rate)
-            optimizer.n_iterations += 1
-            predicted.append(proba)
-
-    return run
+    return _linear(model)
 
 
 def _linear(model: Any) -> Loop:
     weights, optimizer, initializer = model._weights, model.optimizer, model.initializer
-    dot, from_scaled = weights.dot, VectorDict.from_scaled
+    dot, exp, from_scaled = weights.dot, math.exp, VectorDict.from_scaled
+    logistic = type(model) is linear_model.LogisticRegression
+    weight_pos, weight_neg = (
+        (model.loss.weight_pos, model.loss.weight_neg) if logistic else (1.0, 1.0)
+    )
     clip, l2 = model.clip_gradient, model.l2
 
     def run(
@@ -115,11 +78,26 @@ def _linear(model: Any) -> Loop:
     ) -> None:
         rate, intercept_rate = optimizer.lr.learning_rate, model.intercept_lr.learning_rate
         for x, y in zip(dicts, labels, strict=True):
-            raw = dot(x) + model.intercept
+            guess = raw = dot(x) + model.intercept
+            if logistic:
+                guess = 0 if raw < -30 else 1 if raw > 30 else 1 / (1 + exp(-raw))
             if y is None:
-                predicted.append(raw)
+                predicted.append(guess)
                 continue
-            slope = 2 * (raw - y)
+            if logistic:
+                if y == 0:
+                    sign, weight = -1, weight_neg
+                else:
+                    sign, weight = int(y), weight_pos
+                z = raw * sign
+                if z > 18.0:
+                    slope = weight * exp(-z) * -sign
+                elif z < -18.0:
+                    slope = weight * -sign
+                else:
+                    slope = weight * -sign / (exp(z) + 1.0)
+            else:
+                slope = 2 * (raw - y)
             slope = float(slope if -clip <= slope <= clip else clamp(slope, -clip, clip))
             view = VectorDict(weights, initializer, x)
             gradient = from_scaled(x, slope)
@@ -128,7 +106,7 @@ def _linear(model: Any) -> Loop:
             model.intercept -= intercept_rate * slope
             view.isub_scaled(gradient, rate)
             optimizer.n_iterations += 1
-            predicted.append(raw)
+            predicted.append(guess)
 
     return run
 

@@ -11,7 +11,6 @@ time, so they cannot drift.
 """
 
 import math
-from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from midstream.engine.events import TASKS, FloatArray, IntArray, Label, Table, Task
+from midstream.engine.events import TASKS, FloatArray, IntArray, Label, Table, Task, floats
 
 __all__ = ["METRICS", "Prequential"]
 
@@ -578,11 +577,11 @@ class _Numbers:
     ) -> FloatArray:
         n = len(labels)
         try:
-            truths, guesses = _floats(labels), _floats(values)
+            truths, guesses = floats(labels), floats(values)
             given = np.full(n, 2, np.int8)
         except TypeError:  # None is among them, or what is no number and raises once more
-            truths = _floats([math.nan if y is None else y for y in labels])
-            guesses = _floats([math.nan if v is None else v for v in values])
+            truths = floats([math.nan if y is None else y for y in labels])
+            guesses = floats([math.nan if v is None else v for v in values])
             pairs = zip(labels, values, strict=True)
             given = np.array([0 if y is None else 1 + (v is not None) for y, v in pairs], np.int8)
         losses = np.full(n, np.nan)
@@ -629,11 +628,6 @@ class _Numbers:
     def load(self, state: Mapping[str, Any]) -> None:
         _fill(self.totals, state["totals"])
         self.ring[:] = state["ring"]
-
-
-def _floats(column: Sequence[Label | None]) -> FloatArray:
-    # Unlike NumPy, array takes neither None nor strings for numbers.
-    return np.array(array("d", column))  # type: ignore[type-var]  # it raises for others
 
 
 def _ratio(part: float, whole: float) -> float:

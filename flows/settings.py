@@ -287,7 +287,9 @@ def _check(settings: Settings, reader: Reader) -> None:
 
 
 def _check_features(settings: Settings, reader: Reader) -> None:
-    """Check a schema of the features against what the fields are for."""
+    """Check a schema of the features against the learner, and what the fields are for."""
+    if not settings.features:
+        return
     if settings.model.learner in BUILTIN:
         most = settings.model.options.get(
             "features", options_of(settings.model.learner)["features"]
@@ -298,7 +300,7 @@ def _check_features(settings: Settings, reader: Reader) -> None:
                 "features", f"found {numbers} numbers; model.options.features allows {most}"
             )
     fields = settings.input.fields
-    if not settings.features or fields is None:
+    if fields is None:
         return
     for key in ("features", "types"):
         if getattr(fields, key):
