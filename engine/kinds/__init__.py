@@ -63,17 +63,16 @@ class Kinds(dict[type, Kind]):
         self._allowed = allowed
         self._order = order
         self._reference = reference(allowed)
-        super().__init__(
-            {
-                **CONSTANTS,
-                **ARRAYS,
-                **CONTAINERS,
-                set: unordered("set", set, order),
-                frozenset: frozen(order),
-                types.MethodType: method(allowed),
-                **dict.fromkeys(_REFERRED, self._reference),
-            }
-        )
+        known: dict[type, Kind] = {
+            **CONSTANTS,
+            **ARRAYS,
+            **CONTAINERS,
+            set: unordered("set", set, order),
+            frozenset: frozen(order),
+            types.MethodType: method(allowed),
+            **dict.fromkeys(_REFERRED, self._reference),
+        }
+        super().__init__(known)
         self._named = {kind.name: kind for kind in (*self.values(), SCALAR, INTEGER, TEXT)}
 
     def __missing__(self, cls: type) -> Kind:
