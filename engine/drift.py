@@ -5,7 +5,7 @@ it a line in `DETECTORS`. One of River's, which takes values one by one, fits in
 loop in `update`, the detector itself in the state.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from midstream.engine import encoding
@@ -83,7 +83,10 @@ class DriftMonitor:
             self._detectors[name] = kind.make(**{**implied, **options})
 
     def update(
-        self, losses: FloatArray, position: int, times: Sequence[float | None] | None = None
+        self,
+        losses: FloatArray,
+        position: int,
+        time: Callable[[int], float | None] | None = None,
     ) -> list[Alarm]:
         """Feed the losses of a batch, in order, and return the alarms that they cause.
 
@@ -93,8 +96,8 @@ class DriftMonitor:
             (n,) one loss per event; nan where the event was not scored, which is skipped.
         position
             How many events came before this batch.
-        times
-            Event times for the alarms, in seconds.
+        time
+            Gives the time of event i, in seconds, for the alarms.
 
         Returns
         -------
@@ -115,7 +118,7 @@ class DriftMonitor:
                         value=after,
                         threshold=detector.definition()[DETECTORS[name].threshold],
                         position=position + row + 1,
-                        ts=None if times is None else times[row],
+                        ts=None if time is None else time(row),
                     )
                 )
         alarms.sort(key=lambda alarm: alarm.position)  # stable: detectors keep their order

@@ -4,9 +4,10 @@ Batches travel, events don't: an `EventBatch` holds columns, and per-event objec
 where a learner needs them.
 """
 
+import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import msgspec
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 __all__ = [
     "TASKS",
     "Alarm",
+    "Categories",
     "Event",
     "EventBatch",
     "Feature",
@@ -28,7 +30,10 @@ __all__ = [
     "Predictions",
     "Rejected",
     "Table",
+    "Targets",
     "Task",
+    "TextColumn",
+    "Texts",
     "floats",
 ]
 
@@ -45,7 +50,7 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 _EXACT_INT = 2**53
 
 
-def floats(column: Sequence[Any]) -> FloatArray:
+def floats(column: Sequence[Any] | FloatArray) -> FloatArray:
     """Return numbers as (n,) float64.
 
     Raises
@@ -53,6 +58,8 @@ def floats(column: Sequence[Any]) -> FloatArray:
     TypeError, OverflowError
         If one is no number or too large: unlike NumPy, this takes neither None nor text for one.
     """
+    if isinstance(column, np.ndarray):
+        return column
     return np.array(array("d", column))
 
 
@@ -121,24 +128,34 @@ class Predictions:
     Parameters
     ----------
     values
-        A label (or a number, for regression) per event, None where the learner has none.
+        A label (or a number, for regression) per event, None where the learner has none. Or an
+        (n,) array of bool or float64, where every event has one.
     probas
         A mapping from label to probability per event, or a `Table` of them; None: there are none.
     """
 
-    __slots__ = ("_probas", "table", "values")
+    __slots__ = ("_probas", "_values", "array", "table")
 
     def __init__(
         self,
-        values: list[Label | None],
+        values: list[Label | None] | npt.NDArray[np.bool_] | FloatArray,
         probas: list[dict[Label, float]] | Table | None = None,
     ) -> None:
-        self.values = values
+        self.array = values if isinstance(values, np.ndarray) else None
+        self._values = None if isinstance(values, np.ndarray) else values
         self.table = probas if isinstance(probas, Table) else None
         self._probas = None if isinstance(probas, Table) else probas
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.values if self.array is None else self.array)
+
+    @property
+    def values(self) -> list[Label | None]:
+        """A label or a number per event, None where the learner has none."""
+        if self._values is None:
+            assert self.array is not None
+            self._values = self.array.tolist()
+        return self._values
 
     @property
     def probas(self) -> list[dict[Label, float]] | None:
@@ -149,12 +166,95 @@ class Predictions:
         return self._probas
 
 
+class Targets(NamedTuple):
+    """Labels as a column: (n,) float64 `values`, NaN where there is none.
+
+    `binary`: they are 0.0 and 1.0, for False and True; else they are the numbers themselves.
+    """
+
+    values: FloatArray
+    binary: bool
+
+
+class TextColumn(Sequence[str | None]):
+    """A column of n strings, None where there is none, which are made when they are asked for."""
+
+    __slots__ = ()
+
+    def take(self, rows: IntArray) -> "TextColumn":
+        """Return the strings at `rows`, in that order."""
+        raise NotImplementedError
+
+    def text(self, i: int) -> str | None:
+        """Return string `i`."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, i: int) -> str | None: ...
+    @overload
+    def __getitem__(self, i: slice) -> "TextColumn": ...
+    def __getitem__(self, i: int | slice) -> "str | TextColumn | None":
+        if isinstance(i, slice):
+            return self.take(np.arange(len(self))[i])
+        return self.text(range(len(self))[i])
+
+    def __iter__(self) -> Iterator[str | None]:
+        return map(self.text, range(len(self)))
+
+
+class Texts(TextColumn):
+    """Strings that lie in one piece of UTF-8: string i is ``data[starts[i]:stops[i]]``.
+
+    None where ``starts[i]`` is negative.
+    """
+
+    __slots__ = ("_data", "_starts", "_stops")
+
+    def __init__(self, data: bytes | memoryview, starts: IntArray, stops: IntArray) -> None:
+        self._data = data
+        self._starts = starts
+        self._stops = stops
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def take(self, rows: IntArray) -> "Texts":  # noqa: D102
+        return Texts(self._data, self._starts[rows], self._stops[rows])
+
+    def text(self, i: int) -> str | None:  # noqa: D102
+        start = int(self._starts[i])
+        return None if start < 0 else str(self._data[start : int(self._stops[i])], "utf-8")
+
+
+class Categories(TextColumn):
+    """Strings by code: string i is ``words[codes[i]]``, None where the code is negative.
+
+    `words` may get longer, but what is in it stays, so what was made of a word can be kept.
+    """
+
+    __slots__ = ("codes", "words")
+
+    def __init__(self, codes: IntArray, words: list[str]) -> None:
+        self.codes = codes
+        self.words = words
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def take(self, rows: IntArray) -> "Categories":  # noqa: D102
+        return Categories(self.codes[rows], self.words)
+
+    def text(self, i: int) -> str | None:  # noqa: D102
+        code = int(self.codes[i])
+        return None if code < 0 else self.words[code]
+
+
 class FeatureColumns(NamedTuple):
     """Features as columns: the names of numbers, (n, d) float64 of them, and strings by name."""
 
     names: tuple[str, ...]
     array: FloatArray
-    texts: dict[str, list[str | None]]
+    texts: "dict[str, list[str | None] | TextColumn]"
 
 
 class EventBatch:
@@ -165,7 +265,7 @@ class EventBatch:
     x
         Features as one dict per event. Or None, where `array` and `names` are given.
     labels
-        One label per event, None for an event without one.
+        One label per event, None for an event without one; or `Targets`.
     offsets
         (n,) int64, the events' positions in their partition. Default: 0, 1, 2, …
     partition, index
@@ -173,9 +273,9 @@ class EventBatch:
     ids
         Ids, None where an event brought none; an id is then made from the origin when asked for.
     times
-        Event times in seconds, None where unknown.
+        Event times in seconds, None where unknown (in an array: NaN).
     weights
-        Sample weights; None: all 1.
+        Sample weights, as a list or (n,) float64; None: all 1.
     sources, groups, keys
         Who sent the event, its groups for bias metrics, its entity; None: not given at all.
     array, names
@@ -188,40 +288,43 @@ class EventBatch:
         "_array",
         "_dicts",
         "_ids",
+        "_labels",
         "_names",
         "_texts",
+        "_times",
         "groups",
         "index",
         "keys",
-        "labels",
         "offsets",
         "partition",
         "sources",
-        "times",
+        "targets",
         "weights",
     )
 
     def __init__(
         self,
         x: list[Features] | None,
-        labels: list[Label | None],
+        labels: list[Label | None] | Targets,
         *,
         offsets: IntArray | None = None,
         partition: str = "memory",
         index: int = 0,
-        ids: list[str | None] | None = None,
-        times: list[float | None] | None = None,
-        weights: list[float] | None = None,
-        sources: list[str | None] | None = None,
+        ids: list[str | None] | TextColumn | None = None,
+        times: list[float | None] | FloatArray | None = None,
+        weights: list[float] | FloatArray | None = None,
+        sources: list[str | None] | TextColumn | None = None,
         groups: list[dict[str, str] | None] | None = None,
-        keys: list[str | None] | None = None,
+        keys: list[str | None] | TextColumn | None = None,
         array: FloatArray | None = None,
         names: Sequence[str] | None = None,
-        texts: Mapping[str, list[str | None]] | None = None,
+        texts: Mapping[str, list[str | None] | TextColumn] | None = None,
     ) -> None:
         if (x is None) == (array is None) or (array is None) != (names is None):
             raise ValueError("a batch has either dicts, or an array with the names of its columns")
-        n = len(labels)
+        self.targets = labels if isinstance(labels, Targets) else None
+        self._labels = None if isinstance(labels, Targets) else labels
+        n = len(labels.values) if isinstance(labels, Targets) else len(labels)
         columns: dict[str, Any] = {
             "x": x, "array": array, "offsets": offsets, "ids": ids, "times": times,
             "weights": weights, "sources": sources, "groups": groups, "keys": keys,
@@ -241,11 +344,10 @@ class EventBatch:
         self._names = tuple(names) if names is not None else None
         self._texts = dict(texts or {})
         self._ids = ids
-        self.labels = labels
         self.offsets = np.arange(n, dtype=np.int64) if offsets is None else offsets
         self.partition = partition
         self.index = index
-        self.times = times
+        self._times = times
         self.weights = weights
         self.sources = sources
         self.groups = groups
@@ -282,14 +384,33 @@ class EventBatch:
         )
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.offsets)
+
+    @property
+    def labels(self) -> list[Label | None]:
+        """One label per event, None for an event without one."""
+        if self._labels is None:
+            assert self.targets is not None
+            values, binary = self.targets
+            labels: list[Label | None] = (values != 0.0).tolist() if binary else values.tolist()
+            for i in np.flatnonzero(np.isnan(values)).tolist():
+                labels[i] = None
+            self._labels = labels
+        return self._labels
+
+    @property
+    def labelled(self) -> int:
+        """How many events have a label."""
+        if self.targets is None:
+            return len(self) - self.labels.count(None)
+        return len(self) - int(np.count_nonzero(np.isnan(self.targets.values)))
 
     def __repr__(self) -> str:
         span = f"{self.offsets[0]}..{self.offsets[-1]}" if len(self) else "empty"
         return f"EventBatch({self.partition}-{self.index}, {len(self)} events, {span})"
 
     @property
-    def given_ids(self) -> list[str | None] | None:
+    def given_ids(self) -> list[str | None] | TextColumn | None:
         """The ids that the events brought, None where one brought none; None: none did."""
         return self._ids
 
@@ -308,10 +429,11 @@ class EventBatch:
         stem = self._stem
         if self._ids is None:
             return [f"{stem}{offset}" for offset in self.offsets.tolist()]
-        if None not in self._ids:
-            return self._ids  # type: ignore[return-value]
+        ids = list(self._ids)
+        if None not in ids:
+            return ids  # type: ignore[return-value]
         offsets = self.offsets.tolist()
-        return [f"{stem}{offsets[i]}" if v is None else v for i, v in enumerate(self._ids)]
+        return [f"{stem}{offsets[i]}" if v is None else v for i, v in enumerate(ids)]
 
     @property
     def origins(self) -> list[Origin]:
@@ -319,13 +441,23 @@ class EventBatch:
         index = max(self.index, 0)
         return [(self.partition, index, offset) for offset in self.offsets.tolist()]
 
+    @property
+    def times(self) -> list[float | None] | None:
+        """Event times in seconds, None where unknown; None: all are."""
+        if isinstance(self._times, np.ndarray):
+            self._times = [None if math.isnan(t) else t for t in self._times.tolist()]
+        return self._times
+
     def time(self, i: int) -> float | None:
         """Time of event `i` in seconds, None where unknown."""
-        return None if self.times is None else self.times[i]
+        time = None if self._times is None else self._times[i]
+        if isinstance(time, np.floating):
+            return None if math.isnan(time) else float(time)
+        return time
 
     def weight(self, i: int) -> float:
         """Sample weight of event `i`."""
-        return 1.0 if self.weights is None else self.weights[i]
+        return 1.0 if self.weights is None else float(self.weights[i])
 
     def dicts(self) -> list[Features]:
         """Return one dict of features per event: those decoded, or floats from the array."""
@@ -380,28 +512,33 @@ class EventBatch:
 
     def take(self, rows: Sequence[int]) -> "EventBatch":
         """Return the events at `rows`, in that order, as a batch."""
+        index = np.asarray(rows, dtype=np.int64)
 
-        def pick(column: list[Any] | None) -> list[Any] | None:
+        def pick(column: Any) -> Any:
+            if isinstance(column, np.ndarray):
+                return column[index]
+            if isinstance(column, TextColumn):
+                return column.take(index)
             return None if column is None else [column[i] for i in rows]
 
-        index = np.asarray(rows, dtype=np.int64)
-        labels = pick(self.labels)
-        assert labels is not None
+        targets = self.targets
         return EventBatch(
             pick(self._dicts) if self._array is None else None,
-            labels,
+            pick(self._labels)
+            if targets is None
+            else Targets(targets.values[index], targets.binary),
             offsets=self.offsets[index],
             partition=self.partition,
             index=self.index,
             ids=pick(self._ids),
-            times=pick(self.times),
+            times=pick(self._times),
             weights=pick(self.weights),
             sources=pick(self.sources),
             groups=pick(self.groups),
             keys=pick(self.keys),
-            array=None if self._array is None else self._array[index],
+            array=pick(self._array),
             names=self._names,
-            texts={k: pick(v) or [] for k, v in self._texts.items()},
+            texts={k: pick(v) for k, v in self._texts.items()},
         )
 
     def __iter__(self) -> Iterator[Event]:

@@ -18,7 +18,16 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from midstream.engine.events import TASKS, FloatArray, IntArray, Label, Table, Task, floats
+from midstream.engine.events import (
+    TASKS,
+    FloatArray,
+    IntArray,
+    Label,
+    Table,
+    Targets,
+    Task,
+    floats,
+)
 
 __all__ = ["METRICS", "Prequential"]
 
@@ -305,8 +314,8 @@ class Prequential:
 
     def update(
         self,
-        labels: Sequence[Label | None],
-        values: Sequence[Label | None],
+        labels: Sequence[Label | None] | Targets,
+        values: Sequence[Label | None] | npt.NDArray[Any],
         probas: Sequence[_Proba] | Table | None = None,
     ) -> FloatArray:
         """Score a batch, in order.
@@ -314,9 +323,9 @@ class Prequential:
         Parameters
         ----------
         labels
-            n labels; None: no label.
+            n labels; None: no label. Or `Targets`, then `values` is an array too.
         values
-            n predicted labels or numbers; None: no prediction.
+            n predicted labels or numbers; None: no prediction. Or an (n,) array without any None.
         probas
             n mappings from label to probability, empty or None where there is none; or a `Table`
             of n rows; or None.
@@ -335,12 +344,17 @@ class Prequential:
         TypeError
             If a label cannot be the key of a dict, or for regression is not a number. Likewise.
         """
-        n = len(labels)
+        n = len(labels.values) if isinstance(labels, Targets) else len(labels)
         rows = probas.values if isinstance(probas, Table) else probas
         if len(values) != n or (rows is not None and len(rows) != n):
             found = "no" if rows is None else len(rows)
             raise ValueError(f"{n} labels, {len(values)} values, {found} probas: not one batch")
-        return self._tally.update(labels, values, probas if self._reads_probas else None)
+        read = probas if self._reads_probas else None
+        if isinstance(labels, Targets):
+            if labels.binary != (self.task == "binary"):
+                raise TypeError(f"these are no targets of task {self.task}")
+            return self._tally.update_arrays(labels.values, np.asarray(values), read)
+        return self._tally.update(labels, values, read)  # type: ignore[arg-type]  # no array now
 
     def report(self) -> dict[str, float]:
         """Return the present values: ``name``, ``name.fading`` and ``name.window`` of each metric.
@@ -432,14 +446,26 @@ class _Classes:
         values: Sequence[Label | None],
         probas: Sequence[_Proba] | Table | None,
     ) -> FloatArray:
-        n = len(labels)
         scores = None if probas is None else self._scores(probas, labels)
         try:
             truths, guesses = self._encode(labels), self._encode(values)
         except KeyError:
             self._add_classes(labels, values)
             truths, guesses = self._encode(labels), self._encode(values)
-        losses = np.full(n, np.nan)
+        return self._score(truths, guesses, scores)
+
+    def update_arrays(
+        self,
+        labels: FloatArray,
+        values: npt.NDArray[np.bool_],
+        probas: Sequence[_Proba] | Table | None,
+    ) -> FloatArray:
+        truths = np.nan_to_num(labels, nan=-1.0).astype(np.int64)  # binary: the very codes
+        scores = None if probas is None else self._scores(probas, [None] * len(values))
+        return self._score(truths, values.astype(np.int64), scores)
+
+    def _score(self, truths: IntArray, guesses: IntArray, scores: FloatArray | None) -> FloatArray:
+        losses = np.full(len(truths), np.nan)
         _score_labels(
             truths, guesses, self.fading, self.totals, self.counts, self.faded, self.ring, losses
         )
@@ -584,7 +610,20 @@ class _Numbers:
             guesses = floats([math.nan if v is None else v for v in values])
             pairs = zip(labels, values, strict=True)
             given = np.array([0 if y is None else 1 + (v is not None) for y, v in pairs], np.int8)
-        losses = np.full(n, np.nan)
+        return self._score(truths, guesses, given)
+
+    def update_arrays(
+        self,
+        labels: FloatArray,
+        values: FloatArray,
+        probas: Sequence[_Proba] | Table | None,  # noqa: ARG002  # numbers have none
+    ) -> FloatArray:
+        return self._score(labels, values, np.where(np.isnan(labels), 0, 2).astype(np.int8))
+
+    def _score(
+        self, truths: FloatArray, guesses: FloatArray, given: npt.NDArray[np.int8]
+    ) -> FloatArray:
+        losses = np.full(len(truths), np.nan)
         _score_numbers(truths, guesses, given, self.fading, self.totals, self.ring, losses)
         return losses
 

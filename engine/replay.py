@@ -87,10 +87,12 @@ class Reservoir:
 
     def add(self, batch: EventBatch) -> None:
         """Offer the labelled events of a batch, in order."""
-        labels = batch.labels
-        rows: Sequence[int] = range(len(labels))
-        if None in labels:
-            rows = [i for i, y in enumerate(labels) if y is not None]
+        rows: Sequence[int] = range(len(batch))
+        if batch.targets is not None:
+            if batch.labelled < len(batch):
+                rows = np.flatnonzero(~np.isnan(batch.targets.values)).tolist()
+        elif None in batch.labels:
+            rows = [i for i, y in enumerate(batch.labels) if y is not None]
         first = self.seen
         self.seen += len(rows)
         if not rows or not self._limit:

@@ -22,6 +22,7 @@ from midstream.engine.events import (
     Predictions,
     Rejected,
     Task,
+    floats,
 )
 from midstream.engine.learner import Learner, LearnerError, as_learner, load_learner
 from midstream.engine.prequential import Prequential
@@ -102,7 +103,7 @@ class Trainer:
         """Take out of a batch what the learner cannot learn as asked."""
         if batch.weights is None or self.learner.takes_weights:
             return batch, []
-        bad = {i for i, weight in enumerate(batch.weights) if weight != 1.0}
+        bad = set(np.flatnonzero(floats(batch.weights) != 1.0).tolist())
         if not bad:
             return batch, []
         reason = "weight is given, but this learner takes no sample weights"
@@ -122,16 +123,20 @@ class Trainer:
             If the learner raises; the trainer is then not to be used any more.
         """
         predictions = self.learner.predict_learn(batch)
+        labels: Any = batch.targets
+        values: Any = predictions.array
+        if labels is None or values is None:
+            labels, values = batch.labels, predictions.values
         try:
             losses = self.prequential.update(
-                batch.labels, predictions.values, predictions.table or predictions.probas
+                labels, values, predictions.table or predictions.probas
             )
         except (TypeError, ValueError, OverflowError) as cause:
             raise LearnerError(self._odd_row(batch, predictions), cause) from cause
-        alarms = self.drift.update(losses, self.seen, batch.times)
+        alarms = self.drift.update(losses, self.seen, batch.time)
         self.replay.add(batch)
         self.seen += len(batch)
-        self.learned += len(batch) - batch.labels.count(None)
+        self.learned += batch.labelled
         return Step(predictions, losses, alarms)
 
     def _odd_row(self, batch: EventBatch, predictions: Predictions) -> int:

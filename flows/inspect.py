@@ -76,7 +76,7 @@ def _try_input(settings: Settings, trainer: Trainer | None, sample: int, report:
             batch = decoded.batch[:room]
             rejected += decoded.rejected
             accepted += len(batch)
-            unlabelled += batch.labels.count(None)
+            unlabelled += len(batch) - batch.labelled
             if trainer is not None:
                 batch, refused = trainer.admit(batch)
                 rejected += refused

@@ -312,7 +312,7 @@ class _Room:
             data["alarms"] = encode_alarms(outcome.alarms)
         self.shard.publish(outcome, self._by_file(data))
         count.events += len(outcome.batch)
-        count.learned += len(outcome.batch) - outcome.batch.labels.count(None)
+        count.learned += outcome.batch.labelled
         count.rejected += len(outcome.rejected)
         count.alarms += len(outcome.alarms)
         for alarm in outcome.alarms:
