@@ -61,7 +61,7 @@ def test_an_alarm_tells_where_when_and_how_bad():
         for alarm in monitor.update(
             values[start : start + 300],
             5_000 + start,
-            [float(t) for t in range(start, start + 300)],
+            lambda row, start=start: float(start + row),
         )
     ]
     river, row = drift.ADWIN(), 0
