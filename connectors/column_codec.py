@@ -1,8 +1,9 @@
 """JSON Lines straight to columns, by a schema of the features: no dict for any event.
 
-A block is decoded whole by a decoder made for the schema. Where anything in it is off, or only
-unusual, the block goes the way of `JsonDecoder`, event by event, and each event is then held
-against the schema; so a block never accepts what a line alone would not, and gives the same.
+A block of plain lines is read by a compiled scanner. Where there is more to it, the block is
+decoded whole by a typed decoder made for the schema. And where anything in it is off, or only
+unusual, it goes the way of `JsonDecoder`, event by event, and each event is then held against the
+schema; so a block never accepts what a line alone would not, and gives the same.
 """
 
 import re
@@ -19,8 +20,18 @@ from msgspec import UNSET, UnsetType
 from midstream.connectors.fields import Columns, Decoded, Faults, FieldMap, oversize, set_aside
 from midstream.connectors.json_codec import JsonDecoder, Scalar, Weight, decode_whole
 from midstream.connectors.records import Block
+from midstream.connectors.scanner import Field, Interner, Kind, Scan, Scanner
 from midstream.connectors.values import Int64, label_column, role_columns, type_name
-from midstream.engine.events import EventBatch, Features, FloatArray, Label, Task
+from midstream.engine.events import (
+    EventBatch,
+    Features,
+    FloatArray,
+    Label,
+    Targets,
+    Task,
+    Texts,
+    floats,
+)
 
 __all__ = ["ColumnDecoder", "FeatureKind", "Schema"]
 
@@ -33,6 +44,8 @@ _NUMBER: TypeAlias = Int64 | float | bool | None
 _CATEGORY: TypeAlias = str | Int64 | bool | None
 _ODD_NAME = re.compile(r'["\\\x00-\x1f]')  # no field of a msgspec.Struct may have one
 _ROLES = ("y", "id", "ts", "key", "weight", "source")  # of our own form, apart from groups
+_LABELS: dict[Task, Kind] = {"binary": "binary", "regression": "real", "multiclass": "text"}
+_MOST_PASSED = 64  # blocks that are not even tried by the scanner, where the ones before failed
 
 
 class ColumnDecoder:
@@ -49,6 +62,7 @@ class ColumnDecoder:
     """
 
     def __init__(self, task: Task, fields: FieldMap | None, schema: Schema) -> None:
+        self._task = task
         self._fields = fields
         self._schema = dict(schema)
         self._numbers = [name for name, kind in schema.items() if kind == "number"]
@@ -56,20 +70,36 @@ class ColumnDecoder:
         self._events = JsonDecoder(task, fields)
         odd = any(map(_ODD_NAME.search, schema))
         self._form = None if odd else _TypedForm(task, fields, self._schema)
+        self._plain = None if odd else _plain_form(task, fields, self._schema)
+        self._passed = self._to_pass = 0
 
     def decode(self, block: Block) -> Decoded:
         """Return the events of a block and what was rejected."""
         if block.oversize:
             return oversize(block)
-        columns, n = None, 0
-        if self._form is not None:
-            columns, n, _ = decode_whole(self._form, block.data)
+        columns = self._scanned(block.data)
+        if columns is None and self._form is not None:
+            columns, _, _ = decode_whole(self._form, block.data)
+            if columns is not None:
+                columns["labels"] = _targets(self._task, columns["labels"])
         if columns is None:
             return self._one_by_one(block)
-        offsets = np.arange(block.first, block.first + n, dtype=np.int64)
+        offsets = block.first + np.arange(len(columns["array"]), dtype=np.int64)
         return Decoded(
             EventBatch(offsets=offsets, partition=block.partition, index=-1, **columns), []
         )
+
+    def _scanned(self, data: bytes) -> dict[str, Any] | None:
+        """Return the columns of a block of plain lines; None if it is not, or hardly will be."""
+        if self._plain is None:
+            return None
+        if self._passed < self._to_pass:
+            self._passed += 1
+            return None
+        columns = self._plain.columns(data)
+        self._passed = 0
+        self._to_pass = 0 if columns is not None else min(2 * self._to_pass + 1, _MOST_PASSED)
+        return columns
 
     def _one_by_one(self, block: Block) -> Decoded:
         """Decode a block as `JsonDecoder` does, and hold each event against the schema."""
@@ -84,7 +114,7 @@ class ColumnDecoder:
         rows = [[x.get(name, np.nan) for name in self._numbers] for x in dicts]
         batch = EventBatch(
             None,
-            events.labels,
+            _targets(self._task, events.labels),
             offsets=events.offsets,
             partition=events.partition,
             index=events.index,
@@ -110,6 +140,135 @@ class ColumnDecoder:
             if isinstance(value, str if kind == "number" else float):
                 return f"[features] says {kind}, got {type_name(value)}", path
         return None
+
+
+def _plain_form(task: Task, fields: FieldMap | None, schema: Schema) -> "_PlainForm | None":
+    """Return the form of plain blocks, if there is one: not for groups and the like."""
+    if fields is None:
+        return _PlainForm(task, schema, dict(zip(_ROLES, _ROLES, strict=True)))
+    named = {
+        "y": fields.label,
+        "id": fields.id,
+        "ts": fields.time,
+        "key": fields.key,
+        "weight": fields.weight,
+        "source": fields.source,
+    }
+    roles = {role: name for role, name in named.items() if name is not None}
+    names = [*roles.values(), *fields.exclude]
+    if fields.group or fields.types or len(set(names)) < len(names):
+        return None
+    if any(map(_ODD_NAME.search, names)):
+        return None
+    return _PlainForm(task, schema, roles, fields.exclude, flat=True)
+
+
+class _PlainForm:
+    """Blocks of plain lines: a scanner for them, and columns made of what it reads.
+
+    Parameters
+    ----------
+    roles
+        What the fields with a role (y, id, ts, key, weight, source) are called.
+    unread
+        Fields that are not read.
+    flat
+        Features are fields beside the others, not in an object `x`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        schema: Schema,
+        roles: dict[str, str],
+        unread: Sequence[str] = (),
+        *,
+        flat: bool = False,
+    ) -> None:
+        self._task = task
+        self._numbers = [name for name, kind in schema.items() if kind == "number"]
+        words = [name for name, kind in schema.items() if kind == "category"]
+        features = {name: Field("number", i) for i, name in enumerate(self._numbers)}
+        features |= {name: Field("word", i) for i, name in enumerate(words)}
+        self._words = {name: (i, Interner()) for i, name in enumerate(words)}
+        kinds: dict[str, Kind] = {"y": _LABELS[task], "ts": "real", "weight": "real"}
+        self._reals: dict[str, int] = {}
+        self._texts: dict[str, int] = {}
+        fields: dict[str, Field] = {}
+        for role, name in roles.items():
+            kind = kinds.get(role, "name" if flat and role == "id" else "text")
+            if kind in ("text", "name"):
+                column = self._texts[role] = len(words) + len(self._texts)
+            else:
+                column = self._reals[role] = len(self._reals)
+            fields[name] = Field(kind, column)
+        fields |= {name: Field("skip") for name in unread}
+        self._classes = Interner()
+        self._scanner = (
+            Scanner(fields | features, wanted=roles.get("y"))
+            if flat
+            else Scanner({"x": Field("object"), **fields}, features, wanted="x")
+        )
+
+    def columns(self, data: bytes) -> dict[str, Any] | None:
+        """Return the columns of a batch, None where the block is not plain."""
+        scan = self._scanner.scan(data)
+        if scan is None:
+            return None
+        n = len(scan.numbers)
+        weights = self._real(scan, "weight")
+        if weights is not None:
+            if (weights < 0.0).any():
+                return None
+            weights = np.nan_to_num(weights, nan=1.0)
+        labels: Any
+        if "y" in self._texts:
+            start, stop = scan.text(self._texts["y"])
+            labels = list(self._classes.intern(data, start, stop))
+        else:
+            values = self._real(scan, "y")
+            labels = Targets(
+                np.full(n, np.nan) if values is None else values, self._task == "binary"
+            )
+        return {
+            "x": None,
+            "labels": labels,
+            "ids": self._text(data, scan, "id"),
+            "times": self._real(scan, "ts"),
+            "weights": weights,
+            "sources": self._text(data, scan, "source"),
+            "keys": self._text(data, scan, "key"),
+            "array": scan.numbers,
+            "names": self._numbers,
+            "texts": {
+                name: interner.intern(data, *scan.text(column))
+                for name, (column, interner) in self._words.items()
+            },
+        }
+
+    def _real(self, scan: Scan, role: str) -> FloatArray | None:
+        """Return a column of numbers, None where all are missing."""
+        column = self._reals.get(role)
+        if column is None:
+            return None
+        values = np.ascontiguousarray(scan.reals[:, column])
+        return None if np.isnan(values).all() else values
+
+    def _text(self, data: bytes, scan: Scan, role: str) -> Texts | None:
+        column = self._texts.get(role)
+        if column is None:
+            return None
+        starts, stops = scan.text(column)
+        return None if (starts < 0).all() else Texts(data, starts, stops)
+
+
+def _targets(task: Task, labels: list[Label | None]) -> list[Label | None] | Targets:
+    """Return labels as an array, but for those of many classes, which are of any type."""
+    if task == "multiclass":
+        return labels
+    return Targets(
+        floats([np.nan if label is None else label for label in labels]), task == "binary"
+    )
 
 
 class _TypedForm:

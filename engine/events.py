@@ -180,6 +180,10 @@ class TextColumn(Sequence[str | None]):
     """A column of n strings, None where there is none, which are made when they are asked for."""
 
     __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]  # as of a list
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
 
     def take(self, rows: IntArray) -> "TextColumn":
         """Return the strings at `rows`, in that order."""

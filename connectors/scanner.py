@@ -1,0 +1,551 @@
+"""A compiled reader of plain JSON Lines: numbers and text by a schema, nothing made for an event.
+
+It knows only what most streams consist of, and answers `None` to a block with anything else in it:
+an escape, a duplicate or unknown key, a blank line, a number of more digits than it can round
+rightly, anything that is wrong. It never decides that; who asked decodes the block in another way.
+So all that has to hold is that what it does take is what a full decoder would give, bit for bit.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from midstream.engine.events import Categories, FloatArray, IntArray
+
+__all__ = ["Field", "Interner", "Kind", "Scan", "Scanner"]
+
+Kind: TypeAlias = Literal[
+    "number",  # a number, true, false or null
+    "real",  # a number or null
+    "binary",  # true, false, 0, 1 or null
+    "text",  # a string that is not empty, or null
+    "name",  # ... or an integer, as it is written
+    "word",  # any string, an integer or a bool as it is written, or null
+    "skip",  # any of these, not read
+    "object",  # holds the fields of the second level
+]
+_NUMBER, _REAL, _BINARY, _TEXT, _NAME, _WORD, _SKIP, _OBJECT = range(8)
+_KINDS: dict[Kind, int] = {
+    "number": _NUMBER, "real": _REAL, "binary": _BINARY, "text": _TEXT, "name": _NAME,
+    "word": _WORD, "skip": _SKIP, "object": _OBJECT,
+}  # fmt: skip
+
+_ABSENT, _NULL = -2, -1  # where a text begins that is not there, or null
+_NEWLINE, _TAB, _RETURN, _SPACE = 10, 9, 13, 32
+_QUOTE, _COMMA, _MINUS, _PLUS, _DOT, _COLON, _BACKSLASH = 34, 44, 45, 43, 46, 58, 92
+_OPEN, _CLOSE = 123, 125
+_ZERO, _NINE = 48, 57
+_E, _F, _N, _T = 101, 102, 110, 116
+_TOKEN_NONE, _TOKEN_TEXT, _TOKEN_INT, _TOKEN_FLOAT, _TOKEN_BOOL, _TOKEN_NULL = range(6)
+
+_U0, _U1, _U3, _U10 = np.uint64(0), np.uint64(1), np.uint64(3), np.uint64(10)
+_U32, _LOW32 = np.uint64(32), np.uint64(0xFFFFFFFF)
+_U63 = np.uint64(63)
+_ALL = np.uint64(2**64 - 1)
+_MASK9 = np.uint64(0x1FF)  # bits below those that a double's mantissa, a guard and one more need
+_FNV = np.uint64(0x100000001B3)
+_EXACT = np.uint64(2**53)
+_HIDDEN = np.uint64(2**52)
+_LEAST, _MOST = -342, 308  # powers of ten that a double can have a part in
+
+
+def _powers_of_five() -> npt.NDArray[np.uint64]:
+    """Return 5**q for q in [-342, 308] as 128 bits, highest one set: (651, 2), high word first.
+
+    Truncated for q >= 0, rounded up for q < 0, as the algorithm of `_rounded` wants it.
+    """
+    rows = []
+    for q in range(_LEAST, _MOST + 1):
+        if q >= 0:
+            power = 5**q
+            shift = power.bit_length() - 128
+            scaled = power >> shift if shift > 0 else power << -shift
+        else:
+            power = 5**-q
+            bits = power.bit_length()
+            scaled = 2 ** (2 * bits + 128) // power + 1
+            scaled >>= scaled.bit_length() - 128
+        rows.append((scaled >> 64, scaled & (2**64 - 1)))
+    return np.array(rows, np.uint64)
+
+
+_FIVES = _powers_of_five()
+_TENS = 10.0 ** np.arange(23)  # exact
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator]  # numba publishes no types
+def _product(a: np.uint64, b: np.uint64) -> tuple[np.uint64, np.uint64]:
+    """Return the high and the low word of a * b."""
+    a_low, a_high = a & _LOW32, a >> _U32
+    b_low, b_high = b & _LOW32, b >> _U32
+    low = a_low * b_low
+    first, second = a_high * b_low, a_low * b_high
+    middle = (low >> _U32) + (first & _LOW32) + (second & _LOW32)
+    high = a_high * b_high + (first >> _U32) + (second >> _U32) + (middle >> _U32)
+    return high, a * b
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+def _rounded(w: np.uint64, q: int, fives: npt.NDArray[np.uint64]) -> np.uint64:
+    """Return the bits of the double nearest to w * 10**q, w > 0; 0 where that is not certain.
+
+    The algorithm of Eisel and Lemire [1]_. Not certain are subnormal and infinite results, and the
+    few products that 128 bits do not settle.
+
+    .. [1] Lemire (2021). Number parsing at a gigabyte per second. Software: Practice and
+       Experience 51(8), 1700-1727.
+    """
+    if q < _LEAST or q > _MOST:
+        return _U0
+    zeros = 0
+    while w >> _U63 == _U0:
+        w <<= _U1
+        zeros += 1
+    high, low = _product(w, fives[q - _LEAST, 0])
+    if high & _MASK9 == _MASK9:
+        more, _ = _product(w, fives[q - _LEAST, 1])
+        low += more
+        if more > low:
+            high += _U1
+    if low == _ALL and (q < -27 or q > 55):
+        return _U0
+    upper = high >> _U63
+    shift = upper + np.uint64(9)
+    mantissa = high >> shift
+    power = ((217706 * q) >> 16) + 63 + int(upper) - zeros + 1023
+    if power <= 0:
+        return _U0
+    # Half way between two doubles: to the even one.
+    if low <= _U1 and -4 <= q <= 23 and mantissa & _U3 == _U1 and mantissa << shift == high:
+        mantissa -= _U1
+    mantissa = (mantissa + (mantissa & _U1)) >> _U1
+    if mantissa >= _HIDDEN << _U1:
+        mantissa = _HIDDEN
+        power += 1
+    if power >= 0x7FF:
+        return _U0
+    bits: np.uint64 = (mantissa - _HIDDEN) | (np.uint64(power) << np.uint64(52))
+    return bits
+
+
+@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+def _scan(  # kernels take arrays, not objects
+    text: npt.NDArray[np.uint8],
+    names: npt.NDArray[np.uint8],
+    bounds: IntArray,
+    kinds: IntArray,
+    places: IntArray,
+    tops: int,
+    most_lines: int,
+    wanted: int,
+    fives: npt.NDArray[np.uint64],
+    tens: FloatArray,
+    numbers: FloatArray,
+    reals: FloatArray,
+    starts: IntArray,
+    stops: IntArray,
+) -> int:
+    """Read lines until `text` ends, which has to be with a newline. Return how many.
+
+    Field f is called ``names[bounds[f]:bounds[f + 1]]``; the first `tops` are of the first level,
+    the others of the second. Its value goes to column ``places[f]`` of `numbers` (n, features),
+    of `reals` (n, others), or of `starts` and `stops` (n, texts). Field `wanted`, if not negative,
+    has to be in every line. Return -1 - i where line i has something else than what is known here.
+    """
+    bits = np.zeros(1, np.uint64)
+    as_float = bits.view(np.float64)
+    fields = kinds.size
+    seen = np.full(fields, -1, np.int64)
+    size = text.size
+    p, row = 0, 0
+    while p < size:
+        if row == most_lines or text[p] != _OPEN:
+            return -1 - row
+        p += 1
+        low, high, deep = 0, tops, False
+        expected, below, features = 0, tops, 0
+        while text[p] == _SPACE:
+            p += 1
+        while True:  # a key and its value
+            if text[p] != _QUOTE:
+                return -1 - row
+            p += 1
+            field = -1
+            f = expected
+            for _ in range(high - low):
+                if f >= high:
+                    f = low
+                first = bounds[f]
+                length = bounds[f + 1] - first
+                k = 0
+                # A newline is in no name, so this ends within the text.
+                while k < length and text[p + k] == names[first + k]:
+                    k += 1
+                if k == length and text[p + k] == _QUOTE:
+                    field = f
+                    break
+                f += 1
+            if field < 0 or seen[field] == row:
+                return -1 - row
+            seen[field] = row
+            expected = field + 1
+            p += bounds[field + 1] - bounds[field] + 1
+            while text[p] == _SPACE:
+                p += 1
+            if text[p] != _COLON:
+                return -1 - row
+            p += 1
+            while text[p] == _SPACE:
+                p += 1
+
+            kind, place = kinds[field], places[field]
+            c = text[p]
+            if kind == _OBJECT:
+                if c != _OPEN or deep:
+                    return -1 - row
+                p += 1
+                while text[p] == _SPACE:
+                    p += 1
+                low, high, deep = tops, fields, True
+                below, expected = expected, tops
+                continue
+
+            token, value, start, stop = _TOKEN_NONE, 0.0, p, p
+            if c == _MINUS or _ZERO <= c <= _NINE:
+                negative = c == _MINUS
+                if negative:
+                    p += 1
+                mantissa, exponent, digits = _U0, 0, 0
+                if text[p] == _ZERO:
+                    p += 1
+                else:
+                    first = p
+                    while _ZERO <= text[p] <= _NINE:
+                        mantissa = mantissa * _U10 + np.uint64(text[p] - _ZERO)
+                        p += 1
+                    digits = p - first
+                    if digits == 0:
+                        return -1 - row
+                token = _TOKEN_INT
+                if text[p] == _DOT:
+                    token = _TOKEN_FLOAT
+                    p += 1
+                    point = p
+                    if digits == 0:
+                        while text[p] == _ZERO:
+                            p += 1
+                    first = p
+                    while _ZERO <= text[p] <= _NINE:
+                        mantissa = mantissa * _U10 + np.uint64(text[p] - _ZERO)
+                        p += 1
+                    digits += p - first
+                    exponent = point - p
+                    if exponent == 0:
+                        return -1 - row
+                if text[p] | 32 == _E:
+                    token = _TOKEN_FLOAT
+                    p += 1
+                    minus = text[p] == _MINUS
+                    if minus or text[p] == _PLUS:
+                        p += 1
+                    first, e = p, 0
+                    while _ZERO <= text[p] <= _NINE and p - first < 4:
+                        e = e * 10 + (text[p] - _ZERO)
+                        p += 1
+                    if p == first or _ZERO <= text[p] <= _NINE:
+                        return -1 - row
+                    exponent += -e if minus else e
+                if _ZERO <= text[p] <= _NINE:  # after a leading zero
+                    return -1 - row
+                if digits > (18 if token == _TOKEN_INT else 19):
+                    return -1 - row
+                if mantissa == _U0:
+                    if negative and token == _TOKEN_INT:  # 0, not -0
+                        return -1 - row
+                elif mantissa <= _EXACT and -22 <= exponent <= 22:
+                    value = float(mantissa)
+                    if exponent < 0:
+                        value /= tens[-exponent]
+                    else:
+                        value *= tens[exponent]
+                elif token == _TOKEN_INT:
+                    value = float(mantissa)
+                else:
+                    bits[0] = _rounded(mantissa, exponent, fives)
+                    if bits[0] == _U0:
+                        return -1 - row
+                    value = as_float[0]
+                if negative:
+                    value = -value
+                stop = p
+            elif c == _QUOTE:
+                p += 1
+                start = p
+                while text[p] >= _SPACE and text[p] != _QUOTE and text[p] != _BACKSLASH:
+                    p += 1
+                if text[p] != _QUOTE:
+                    return -1 - row
+                stop = p
+                p += 1
+                token = _TOKEN_TEXT
+            elif c == _T and text[p + 1] == 114 and text[p + 2] == 117 and text[p + 3] == _E:
+                token, value = _TOKEN_BOOL, 1.0
+                p += 4
+                stop = p
+            elif (
+                c == _F
+                and text[p + 1] == 97
+                and text[p + 2] == 108
+                and text[p + 3] == 115
+                and text[p + 4] == _E
+            ):
+                token = _TOKEN_BOOL
+                p += 5
+                stop = p
+            elif c == _N and text[p + 1] == 117 and text[p + 2] == 108 and text[p + 3] == 108:
+                token = _TOKEN_NULL
+                p += 4
+            else:
+                return -1 - row
+
+            is_feature = deep or kind in (_NUMBER, _WORD)
+            features += is_feature and token != _TOKEN_NULL
+            if kind == _NUMBER:
+                if token == _TOKEN_TEXT:
+                    return -1 - row
+                if token != _TOKEN_NULL:
+                    numbers[row, place] = value
+            elif kind == _REAL:
+                if token in (_TOKEN_TEXT, _TOKEN_BOOL):
+                    return -1 - row
+                if token != _TOKEN_NULL:
+                    reals[row, place] = value
+            elif kind == _BINARY:
+                if token == _TOKEN_TEXT or value not in (0.0, 1.0):
+                    return -1 - row
+                if token != _TOKEN_NULL:
+                    reals[row, place] = value
+            elif kind != _SKIP:
+                if token == _TOKEN_NULL:
+                    starts[row, place] = _NULL
+                else:
+                    if (
+                        token == _TOKEN_FLOAT
+                        or (token == _TOKEN_BOOL and kind != _WORD)
+                        or (token == _TOKEN_INT and kind == _TEXT)
+                        or (start == stop and kind != _WORD)
+                    ):
+                        return -1 - row
+                    starts[row, place] = start
+                    stops[row, place] = stop
+
+            while text[p] == _SPACE:
+                p += 1
+            if text[p] == _CLOSE and deep:
+                p += 1
+                low, high, deep = 0, tops, False
+                expected = below
+                while text[p] == _SPACE:
+                    p += 1
+            if text[p] == _COMMA:
+                p += 1
+                while text[p] == _SPACE:
+                    p += 1
+                continue
+            if text[p] != _CLOSE or deep:
+                return -1 - row
+            p += 1
+            break
+        while text[p] == _SPACE or text[p] == _TAB or text[p] == _RETURN:
+            p += 1
+        if text[p] != _NEWLINE or features == 0 or (wanted >= 0 and seen[wanted] != row):
+            return -1 - row
+        p += 1
+        row += 1
+    return row
+
+
+class Field(NamedTuple):
+    """A field of a line: what may be its value, and the column that this goes to."""
+
+    kind: Kind
+    column: int = 0
+
+
+class Scan(NamedTuple):
+    """What n lines hold.
+
+    `numbers` is (n, features) and `reals` (n, others) float64, NaN where there is none. Text j of
+    line i is ``data[starts[i, j]:stops[i, j]]``; its start is -1 where it is null, -2 where absent.
+    """
+
+    numbers: FloatArray
+    reals: FloatArray
+    starts: IntArray
+    stops: IntArray
+
+    def text(self, column: int) -> tuple[IntArray, IntArray]:
+        """Return where the texts of a column begin and end: (n,) each."""
+        return self.starts[:, column].copy(), self.stops[:, column].copy()
+
+
+class Scanner:
+    """Reads blocks of plain JSON Lines.
+
+    Parameters
+    ----------
+    top
+        The fields of a line, by name.
+    inner
+        The fields of the object that is one of them.
+    wanted
+        A field that every line must have.
+    """
+
+    def __init__(
+        self,
+        top: Mapping[str, Field],
+        inner: Mapping[str, Field] | None = None,
+        *,
+        wanted: str | None = None,
+    ) -> None:
+        fields = [*top.items(), *(inner or {}).items()]
+        names = [name.encode() for name, _ in fields]
+        self._names = np.frombuffer(b"".join(names), np.uint8)
+        self._bounds = np.cumsum([0, *map(len, names)], dtype=np.int64)
+        self._kinds = np.array([_KINDS[field.kind] for _, field in fields], np.int64)
+        self._places = np.array([field.column for _, field in fields], np.int64)
+        self._tops = len(top)
+        self._wanted = -1 if wanted is None else list(top).index(wanted)
+
+        def width(kinds: Sequence[Kind]) -> int:
+            return max((field.column + 1 for _, field in fields if field.kind in kinds), default=0)
+
+        self._widths = width(["number"]), width(["real", "binary"]), width(["text", "name", "word"])
+
+    def scan(self, data: bytes) -> Scan | None:
+        """Read whole lines; None where anything in them is not plain."""
+        if not data.endswith(b"\n"):
+            data += b"\n"
+        if not data.isascii():
+            try:
+                data.decode()
+            except UnicodeDecodeError:
+                return None
+        text = np.frombuffer(data, np.uint8)
+        n = int(np.count_nonzero(text == _NEWLINE))
+        numbers, reals, texts = self._widths
+        out = Scan(
+            np.full((n, numbers), np.nan),
+            np.full((n, reals), np.nan),
+            np.full((n, texts), _ABSENT, np.int64),
+            np.zeros((n, texts), np.int64),
+        )
+        read = _scan(
+            text, self._names, self._bounds, self._kinds, self._places, self._tops, n, self._wanted,
+            _FIVES, _TENS, *out,
+        )  # fmt: skip
+        return out if read == n else None
+
+
+@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+def _intern(
+    text: npt.NDArray[np.uint8],
+    starts: IntArray,
+    stops: IntArray,
+    seed: np.uint64,
+    table: IntArray,
+    known: npt.NDArray[np.uint8],
+    bounds: IntArray,
+    count: int,
+    codes: IntArray,
+) -> int:
+    """Give each text its code, a new one the next; return how many are known then.
+
+    Text c is ``known[bounds[c]:bounds[c + 1]]``. `table` holds codes, -1 where it is free; its size
+    is a power of two, and there is room in all three for as many texts more as there are starts.
+    """
+    mask = np.uint64(table.size - 1)
+    for i in range(starts.size):
+        start, length = starts[i], stops[i] - starts[i]
+        if start < 0:
+            codes[i] = -1
+            continue
+        mixed = seed
+        for k in range(length):  # FNV-1a
+            mixed = (mixed ^ np.uint64(text[start + k])) * _FNV
+        mixed ^= mixed >> _U32
+        while True:
+            slot = np.int64(mixed & mask)
+            code = table[slot]
+            if code < 0:
+                code = count
+                table[slot] = code
+                first = bounds[code]
+                known[first : first + length] = text[start : start + length]
+                bounds[code + 1] = first + length
+                count += 1
+                break
+            first, same = bounds[code], bounds[code + 1] - bounds[code] == length
+            k = 0
+            while same and k < length:
+                same = known[first + k] == text[start + k]
+                k += 1
+            if same:
+                break
+            mixed += _U1
+        codes[i] = code
+    return count
+
+
+class Interner:
+    """Turns texts into codes, the same text into the same code until the words begin anew."""
+
+    def __init__(self, most_words: int = 65_536, most_bytes: int = 4 * 2**20) -> None:
+        self._most = most_words, most_bytes
+        # The order of codes does not depend on it: it only keeps collisions from being planned.
+        self._seed = np.uint64(int.from_bytes(os.urandom(8)))
+        self._begin()
+
+    def _begin(self) -> None:
+        self._words: list[str] = []
+        self._table = np.full(64, -1, np.int64)
+        self._known = np.zeros(1024, np.uint8)
+        self._bounds = np.zeros(33, np.int64)
+
+    def intern(self, data: bytes, starts: IntArray, stops: IntArray) -> Categories:
+        """Return n texts, of which text i is ``data[starts[i]:stops[i]]``, None if it has none."""
+        text = np.frombuffer(data, np.uint8)
+        if len(self._words) > self._most[0] or self._bounds[len(self._words)] > self._most[1]:
+            self._begin()
+        count = len(self._words)
+        self._make_room(count + len(starts), int((stops - starts)[starts >= 0].sum()))
+        codes = np.empty(len(starts), np.int64)
+        known = _intern(
+            text, starts, stops, self._seed, self._table, self._known, self._bounds, count, codes
+        )
+        for code in range(count, known):
+            first, stop = self._bounds[code], self._bounds[code + 1]
+            self._words.append(self._known[first:stop].tobytes().decode())
+        return Categories(codes, self._words)
+
+    def _make_room(self, words: int, more_bytes: int) -> None:
+        """Make room for so many words in all, and so many bytes more."""
+        size = int(self._bounds[len(self._words)]) + more_bytes
+        if size > len(self._known):
+            self._known = np.pad(self._known, (0, 2 * size - len(self._known)))
+        if words >= len(self._bounds):
+            self._bounds = np.pad(self._bounds, (0, 2 * words + 1 - len(self._bounds)))
+        if 2 * words > len(self._table):
+            self._table = np.full(1 << (4 * words).bit_length(), -1, np.int64)
+            count = len(self._words)
+            starts, stops = self._bounds[:count].copy(), self._bounds[1 : count + 1].copy()
+            codes = np.empty(count, np.int64)
+            _intern(
+                self._known, starts, stops, self._seed, self._table, self._known, self._bounds, 0,
+                codes,
+            )  # fmt: skip

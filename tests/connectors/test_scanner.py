@@ -1,0 +1,273 @@
+"""The scanner of plain lines: what it takes is, bit for bit, what a full decoder gives."""
+
+import json
+import math
+import os
+import random
+import struct
+
+import numpy as np
+import pytest
+
+from midstream.connectors.codec import ColumnDecoder, FieldMap
+from midstream.connectors.files import Block
+from midstream.connectors.scanner import Field, Interner, Scanner
+
+LINES = int(os.environ.get("MIDSTREAM_FUZZ_LINES", "0"))
+SCHEMA = {"a": "number", "b": "number", "city": "category", "größe": "number"}
+FLAT = FieldMap(id="tx", label="y", time="at", weight="w", key="who", source="from", exclude=["m"])
+NUMBERS = Scanner({"x": Field("number")})
+
+
+def scanned(*tokens: str) -> list[float] | None:
+    """Return numbers as the scanner reads them."""
+    scan = NUMBERS.scan("".join(f'{{"x":{token}}}\n' for token in tokens).encode())
+    return None if scan is None else scan.numbers[:, 0].tolist()
+
+
+def bits(value: float) -> bytes:
+    return struct.pack("<d", value)
+
+
+def number(rng: random.Random) -> str:
+    """Draw a number as somebody may write it: mostly valid, also at the edges of doubles."""
+    kind = rng.randrange(9)
+    if kind == 0:
+        return str(rng.randrange(-(10 ** rng.randrange(1, 20)), 10 ** rng.randrange(1, 20)))
+    if kind == 1:
+        return repr(rng.gauss(0, 1))
+    if kind == 2:
+        return repr(struct.unpack("<d", rng.randbytes(8))[0])
+    if kind == 3:
+        return f"{rng.gauss(0, 10 ** rng.randrange(6)):.{rng.randrange(20)}f}"
+    if kind == 4:
+        return f"{rng.random():.{rng.randrange(20)}{rng.choice('eE')}}"
+    if kind == 5:  # half way between two doubles, and close to it
+        whole = rng.randrange(2**53, 2**54) * 2 + 1 if rng.random() < 0.5 else 2**53 + 1
+        return f"{whole + rng.choice((0, 0, 1, -1))}e{rng.randrange(-30, 30)}"
+    if kind == 6:
+        digits = "".join(rng.choices("0123456789", k=rng.randrange(1, 22)))
+        return f"{rng.choice(('', '-'))}{rng.choice(('', '0.', '0.000', '3.'))}{digits}"
+    if kind == 7:
+        return f"{rng.randrange(10**18)}e{rng.randrange(-345, 312)}"
+    return rng.choice(("0", "-0", "-0.0", "0.0", "0e5", "1e22", "1e23", "5e-324", "1e309", "9e18"))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_numbers_are_rounded_as_python_rounds_them(seed):
+    """Bit for bit, in whatever way they are written; what is not taken is never guessed."""
+    rng = random.Random(seed)
+    taken = 0
+    for _ in range(max(LINES // 4, 10_000)):
+        token = number(rng)
+        found = scanned(token)
+        if found is None:
+            continue
+        taken += 1
+        value = json.loads(token)
+        assert bits(found[0]) == bits(float(value)), token
+    assert taken > 5_000
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "1", "-1", "0", "0.5", "-0.0", "1e5", "1E+5", "1.5e-7", "123456789012345678", "true",
+        "false", "0.1234567890123456789", "0.0001234567890123456789", "1.7976931348623157e308",
+        "2.2250738585072014e-308", "9007199254740993", "9007199254740993.0",
+    ],
+)  # fmt: skip
+def test_usual_numbers_are_taken(token):
+    """Those of a stream need no other decoder."""
+    (value,) = scanned(token)
+    assert bits(value) == bits(float(json.loads(token)))
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "-0", "01", "-", "+1", ".5", "1.", "1e", "1e+", "0x1", "1_0", "NaN", "Infinity", "-1e400",
+        "tru", "nul", "1e400", "1e-400", "1234567890123456789", "1.23456789012345678901", '"1"',
+        "[1]", "{}", "", "1 2", "00", "-01", "1e00001",
+    ],
+)  # fmt: skip
+def test_what_is_not_plain_is_left_to_others(token):
+    """Also where it is valid, and would only take more care."""
+    assert scanned(token) is None
+
+
+def line(rng: random.Random, *, flat: bool) -> str:
+    """Draw a line: of our own form, or a flat object; most are valid, few are plain."""
+    space = rng.choice(("", "", " ", "  "))
+
+    def text() -> str:
+        return rng.choice(
+            ('"e1"', '"x y"', '""', '"\\u00e9"', '"é"', '"\\n"', "7", "null", '"a\tb"')
+        )
+
+    def scalar() -> str:
+        return rng.choice((number(rng), number(rng), "true", "null", text(), "[1]", '"1.5"'))
+
+    features = {name: scalar() if rng.random() < 0.1 else number(rng) for name in ("a", "b")}
+    features["größe"] = number(rng)
+    features["city"] = rng.choice(('"Rome"', '"Oslo"', '"Kraków"', "7", "true", "1.5", "null"))
+    for name in list(features):
+        if rng.random() < 0.15:
+            del features[name]
+    if rng.random() < 0.02:
+        features[rng.choice(("c", "A", "y", "id", "x"))] = scalar()
+    y = rng.choice(("true", "false", "0", "1", "1.0", "null", "2", '"1"', number(rng)))
+    if flat:
+        members = {"y": y, **features}
+        roles = {"tx": text, "at": scalar, "w": scalar, "who": text, "from": text, "m": scalar}
+    else:
+        inner = f",{space}".join(f'"{k}":{space}{v}' for k, v in features.items())
+        members = {"x": f"{{{inner}}}", "y": y}
+        roles = {"id": text, "ts": scalar, "weight": scalar, "key": text, "source": text}
+        roles["group"] = lambda: '{"g":"1"}'
+    for name, draw in roles.items():
+        if rng.random() < 0.2:
+            members[name] = draw()
+    items = list(members.items())
+    if rng.random() < 0.05:
+        items.append(rng.choice(items))
+    if rng.random() < 0.3:
+        rng.shuffle(items)
+    out = "{" + f",{space}".join(f'"{k}"{space}:{space}{v}' for k, v in items) + "}"
+    if rng.random() < 0.1:
+        out += rng.choice((" ", "\t", "\r", "}", ",", "{}", "x"))
+    if rng.random() < 0.05:
+        at = rng.randrange(len(out))
+        out = out[:at] + rng.choice(("", '"', ",", "0", "\\", " ", "\t", "}")) + out[at + 1 :]
+    return out
+
+
+def plain(rng: random.Random, *, flat: bool) -> str:
+    """Draw a line that any scanner should take."""
+    x = {
+        name: rng.choice((rng.randrange(9), rng.gauss(0, 1), True, None)) for name in ("a", "größe")
+    }
+    x |= {"b": rng.random(), "city": rng.choice(("Rome", "Kraków", 7, None))}
+    if flat:
+        return json.dumps({"tx": "t1", "at": 1.5, "y": rng.random() < 0.5, **x}, ensure_ascii=False)
+    return json.dumps({"id": "i1", "x": x, "y": True, "ts": rng.random()}, ensure_ascii=False)
+
+
+def decoders(task: str, *, flat: bool) -> tuple[ColumnDecoder, ColumnDecoder]:
+    """Return a decoder that scans and one that does not."""
+    with_scanner = ColumnDecoder(task, FLAT if flat else None, SCHEMA)
+    without = ColumnDecoder(task, FLAT if flat else None, SCHEMA)
+    assert with_scanner._plain is not None
+    without._plain = None
+    return with_scanner, without
+
+
+def everything(decoded) -> list:
+    """Return all that was decoded, so that it can be compared bit for bit."""
+    batch, rejected = decoded
+    names, array, texts = batch.columns
+    return [
+        names,
+        array.tobytes(),
+        {name: list(column) for name, column in texts.items()},
+        [(type(y), y) for y in batch.labels],
+        batch.ids,
+        [batch.time(i) for i in range(len(batch))],
+        [batch.weight(i) for i in range(len(batch))],
+        [event.key for event in batch],
+        [event.source for event in batch],
+        batch.groups,
+        batch.offsets.tolist(),
+        rejected,
+    ]
+
+
+def as_block(lines: list[str]) -> Block:
+    data = "".join(f"{text}\n" for text in lines).encode()
+    return Block("p", data, 5, len(lines), 0, len(data))
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_fuzzed_lines_are_read_as_by_the_full_decoder(task, flat):
+    """One line at a time, and blocks of plain lines with now and then another."""
+    rng = random.Random(f"{task} {flat}")
+    fast, full = decoders(task, flat=flat)
+    taken = 0
+    for i in range(max(LINES // 6, 2_000)):
+        if i % 50:
+            block = as_block([line(rng, flat=flat)])
+        else:
+            lines = [plain(rng, flat=flat) for _ in range(20)]
+            if i % 100:
+                lines[rng.randrange(20)] = line(rng, flat=flat)
+            block = as_block(lines)
+        fast._passed = fast._to_pass  # always try
+        taken += fast._plain.columns(block.data) is not None
+        assert everything(fast.decode(block)) == everything(full.decode(block)), block.data
+    assert taken > 20
+
+
+def test_after_blocks_that_are_not_plain_most_are_not_tried(monkeypatch):
+    """A stream with escapes everywhere is not read twice; a plain one is scanned again."""
+    fast, _ = decoders("binary", flat=False)
+    tried = []
+    columns = fast._plain.columns
+
+    def counted(data):
+        tried.append(len(data))
+        return columns(data)
+
+    monkeypatch.setattr(fast._plain, "columns", counted)
+    odd = as_block(['{"id":"\\n","x":{"a":1},"y":true}'])
+    for _ in range(1_000):
+        fast.decode(odd)
+    assert len(tried) < 25
+    tried.clear()
+    for _ in range(1_000):
+        fast.decode(as_block(['{"id":"e","x":{"a":1},"y":true}']))
+    assert len(tried) > 900
+
+
+def test_text_that_is_not_utf8_is_rejected():
+    """In an id or a category, where only bytes are looked at."""
+    fast, full = decoders("binary", flat=False)
+    for data in (b'{"x":{"city":"\xff"},"y":1}\n', b'{"id":"\xed\xa0\x80","x":{"a":1},"y":1}\n'):
+        block = Block("p", data, 1, 1, 0, len(data))
+        assert everything(fast.decode(block)) == everything(full.decode(block))
+        assert len(fast.decode(block).rejected) == 1
+
+
+def test_many_fields_in_any_order():
+    """The next field is expected in the order of the line before; others are found all the same."""
+    names = [f"feature_{i}" for i in range(300)]
+    scanner = Scanner({name: Field("number", i) for i, name in enumerate(names)})
+    rng = random.Random(1)
+    rows = []
+    for _ in range(50):
+        chosen = rng.sample(names, rng.randrange(1, 300))
+        rows.append({name: rng.gauss(0, 1) for name in chosen})
+    scan = scanner.scan("".join(json.dumps(row) + "\n" for row in rows).encode())
+    for i, row in enumerate(rows):
+        expected = [row.get(name, math.nan) for name in names]
+        np.testing.assert_array_equal(scan.numbers[i], expected)
+
+
+def test_words_have_codes():
+    """The same text gives the same word, over blocks, growth, and a new beginning."""
+    rng = random.Random(3)
+    interner = Interner(most_words=2_000, most_bytes=100_000)
+    vocabularies = set()
+    for _ in range(60):
+        words = [rng.choice(("", "é", "word")) + str(rng.randrange(5_000)) for _ in range(500)]
+        given = [None if rng.random() < 0.1 else word.encode() for word in words]
+        data = b"".join(word or b"" for word in given)
+        stops = np.cumsum([len(word or b"") for word in given])
+        starts = np.array(
+            [-1 if w is None else s - len(w) for w, s in zip(given, stops, strict=True)]
+        )
+        column = interner.intern(data, starts, stops)
+        assert list(column) == [None if w is None else w.decode() for w in given]
+        assert len(set(column.words)) == len(column.words) <= 2_500
+        vocabularies.add(id(column.words))
+    assert len(vocabularies) > 3
