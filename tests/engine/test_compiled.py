@@ -12,7 +12,7 @@ from river import datasets, linear_model, optim, preprocessing
 from midstream.engine import encoding
 from midstream.engine.checks import check_learner
 from midstream.engine.compiled import LinearLearner
-from midstream.engine.events import Event, EventBatch
+from midstream.engine.events import Categories, Event, EventBatch, Targets
 from midstream.engine.learner import LearnerError, load_learner
 
 
@@ -81,7 +81,7 @@ def test_logistic_regression_with_scaling_is_rivers(stream, l2):
     assert np.abs(rivers(model, events) - ours(learner, events)).max() <= 1e-12
     last = model["LogisticRegression"]
     for name, weight in last.weights.items():
-        assert learner._weights[0, learner._names[name]] == pytest.approx(weight, rel=1e-9)
+        assert learner._weights[0, learner._slots.names[name]] == pytest.approx(weight, rel=1e-9)
     assert learner._totals["intercept"][0] == pytest.approx(last.intercept, rel=1e-9)
 
 
@@ -200,17 +200,18 @@ def test_categories_are_signed_indicators():
         row = {}
         for name, value in x.items():
             if isinstance(value, str):
-                row[f"{name}={value}"] = learner._category(name, value)[1]
+                row[f"{name}={value}"] = learner._slots.category(name, value)[1]
             else:
                 row[name] = value
         plain.append((row, y))
-    slots = {learner._category(n, v)[0] for x, _ in events for n, v in x.items() if v != x["a"]
-             and isinstance(v, str)}  # fmt: skip
+    slots = {
+        learner._slots.category(n, v)[0] for x, _ in events for n, v in x.items() if type(v) is str
+    }
     assert len(slots) == 503
     assert np.abs(rivers(model, plain) - ours(learner, events)).max() <= 1e-12
     told = learner.explain({"c": "rgb"}).weights
     for value in "rgb":
-        sign = learner._category("c", value)[1]
+        sign = learner._slots.category("c", value)[1]
         assert told[f"c={value}"] == pytest.approx(model.weights[f"c={value}"] * sign, rel=1e-9)
 
 
@@ -220,23 +221,119 @@ def test_a_million_categories_take_bounded_memory():
     for part in range(10):
         xs = [{"id": f"user-{part}-{i}"} for i in range(20_000)]
         learner.predict_learn(EventBatch(xs, [i % 2 == 0 for i in range(20_000)]))
-    assert learner._weights.shape == (3, 1024)
+    assert learner._table.shape == (3, 1024)
     assert len(learner.state()) < 60_000
 
 
-def test_columns_are_as_dicts():
-    """A batch of columns gives what the same events as dicts give, bit for bit."""
-    events = synthetic(3_000, missing=0.1)
+KINDS = [
+    {},
+    {"l2": 1e-3},
+    {"l1": 1e-3},
+    {"scale": False, "rate": 1e-4, "clip": 1.0},
+    {"optimizer": "adagrad"},
+    {"optimizer": "adam", "l2": 1e-3},
+    {"optimizer": "ftrl", "rate": 0.1, "l1": 1.0, "l2": 1e-3},
+]
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_columns_are_as_dicts(options, task):
+    """However features come, and however they are cut into batches, every bit is the same."""
+    events = synthetic(1_500, missing=0.1, regression=task == "regression")
+    rng = random.Random(3)
+    cities = [rng.choice(["Bern", "Rom", "Ulm", None]) for _ in events]
+    xs = [
+        x if city is None else x | {"city": city}
+        for (x, _), city in zip(events, cities, strict=True)
+    ]
+    ys = [y if rng.random() < 0.9 else None for _, y in events]
+    weights = [rng.choice([0.0, 0.5, 1.0]) for _ in events]
     names = [f"f{j}" for j in range(10)]
     array = np.array([[x.get(name, math.nan) for name in names] for x, _ in events])
-    labels = [y for _, y in events]
-    a, b = LinearLearner(), LinearLearner()
-    a.predict_learn(batch([(dict.fromkeys(names, 0.0), None)]))  # the same order of names
-    b.predict_learn(batch([(dict.fromkeys(names, 0.0), None)]))
-    p = a.predict_learn(batch(events))
-    q = b.predict_learn(EventBatch(None, labels, array=array, names=names))
-    assert p.table.values.tobytes() == q.table.values.tobytes()
-    assert a.state() == b.state()
+    words = ["Ulm", "Bern"]
+    codes = np.array([-1 if c is None else ["Ulm", "Bern", "Rom"].index(c) for c in cities])
+    whole = EventBatch(xs, ys, weights=weights)
+    targets = Targets(np.array([math.nan if y is None else float(y) for y in ys]), task == "binary")
+    columns = EventBatch(
+        None, targets, weights=np.array(weights), array=np.asfortranarray(array), names=names,
+        texts={"city": cities},
+    )  # fmt: skip
+    learners = [LinearLearner(task, bits=8, **options) for _ in range(4)]
+    one, by_one, many, coded = learners
+    for learner in learners:  # the same order of names
+        learner.predict_learn(batch([(dict.fromkeys(names, 1.0), None)]))
+    expected = one.predict_learn(whole)
+    got = []
+    for i in range(len(events)):
+        got += by_one.predict_learn(whole[i : i + 1]).values
+    assert got == expected.values
+    got = []
+    for i in range(0, len(events), 70):
+        got += many.predict_learn(columns[i : i + 70]).values
+    assert got == expected.values
+    coded.predict_learn(
+        EventBatch(
+            None, targets, weights=weights, array=array, names=names,
+            texts={"city": Categories(codes, [*words, "Rom"])},
+        )
+    )  # fmt: skip
+    for learner in (by_one, many, coded):
+        assert learner.state() == one.state()
+
+
+def test_words_that_come_later_are_known_when_they_come():
+    """A list of words gets longer, and what was made of the words before is kept."""
+    words = ["a", "b"]
+    learner, plain = LinearLearner(bits=8), LinearLearner(bits=8)
+    for code in (0, 1, 2, -1, 3):
+        if code >= len(words):
+            words.append("cd"[code - 2])
+        texts = {"t": Categories(np.array([code]), words)}
+        learner.predict_learn(
+            EventBatch(None, [True], array=np.ones((1, 1)), names=["n"], texts=texts)
+        )
+        x = {"n": 1.0} if code < 0 else {"n": 1.0, "t": words[code]}
+        plain.predict_learn(EventBatch([x], [True]))
+    assert learner.state() == plain.state()
+
+
+def test_columns_of_one_name_are_as_dicts():
+    """Of two columns with the same name the last counts, as in a dict; frozen arrays will do."""
+    array = np.array([[1.0, 2.0], [3.0, -4.0]])
+    array.flags.writeable = False
+    one, two = LinearLearner(), LinearLearner()
+    one.predict_learn(EventBatch(None, [True, False], array=array, names=["a", "a"]))
+    two.predict_learn(EventBatch([{"a": 2.0}, {"a": -4.0}], [True, False]))
+    assert one.state() == two.state()
+    one.predict_learn(EventBatch(None, [True, False], array=array[:, 1:], names=["a"]))
+    two.predict_learn(EventBatch([{"a": 2.0}, {"a": -4.0}], [True, False]))
+    assert one.state() == two.state()
+
+
+def test_columns_never_learned_are_missing_values_to_predict():
+    """As in dicts; nothing is added."""
+    learner = LinearLearner(scale=False)
+    learner.predict_learn(batch([({"a": 1.0}, True), ({"b": -1.0}, False)]))
+    before = learner.state()
+    array = np.array([[9.0, 2.0, math.inf, 1.0]])
+    p = learner.predict(
+        EventBatch(None, [None], array=array, names=["x", "b", "y", "a"], texts={"c": ["red"]})
+    )
+    q = learner.predict(batch([({"b": 2.0, "a": 1.0}, None)]))
+    assert p.table.values.tolist() == q.table.values.tolist()
+    assert learner.state() == before
+
+
+def test_ever_new_names_are_not_quadratic():
+    """Weights are copied when their number has doubled, not with every name."""
+    learner, kept = LinearLearner(), []
+    for i in range(3_000):
+        learner.predict_learn(EventBatch([{f"n{i}": 1.0}], [True]))
+        if not kept or kept[-1] is not learner._weights:
+            kept.append(learner._weights)
+    assert len(kept) <= 10, f"copied {len(kept)} times for 3000 names"
+    assert encoding.decode(learner.state())["weights"].shape == (3, 3_000)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam", "ftrl"])
@@ -307,6 +404,45 @@ def test_a_value_that_overflows_is_refused_at_its_event(options):
     with pytest.raises(LearnerError, match="infinite or nan") as raised:
         learner.predict_learn(batch(events))
     assert raised.value.row == 2
+
+
+@pytest.mark.parametrize("as_columns", [False, True])
+def test_the_first_event_to_stop_at_is_the_one_named(as_columns):
+    """Whatever is wrong with the later ones, and wherever the stream is cut."""
+    xs = [{"a": 1.0}, {"a": 2.0}, {"a": 1e200}, {"a": 1.0}, {"a": 1.0}]
+    ys = [1.0, 0.0, 1.0, 0.0, "1"]
+    array = np.array([[x["a"]] for x in xs])
+    whole = EventBatch(None, ys, array=array, names=["a"]) if as_columns else EventBatch(xs, ys)
+    for cut in range(3):
+        learner = LinearLearner("regression", features=1)
+        learner.predict_learn(whole[:cut])
+        with pytest.raises(LearnerError, match="infinite or nan") as raised:
+            learner.predict_learn(whole[cut:])
+        assert cut + raised.value.row == 2
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_what_overflows_is_found_at_the_same_event_in_columns(options, task):
+    """As in dicts with a missing value, which go another way; and one by one."""
+    rng = random.Random(8)
+    xs = [{"a": rng.gauss(0, 1) * 10.0**i, "b": rng.gauss(0, 1)} for i in range(309)]
+    ys = [rng.random() < 0.5 for _ in xs]
+    columns = EventBatch(None, ys, array=np.array([list(x.values()) for x in xs]), names=["a", "b"])
+    del xs[308]["b"]
+    dicts, rows = EventBatch(xs, ys), []
+    one_by_one = [dicts[i : i + 1] for i in range(309)]
+    for way in ([dicts], [columns], [columns[:50], columns[50:]], one_by_one):
+        learner, done = LinearLearner(task, **options), 0
+        try:
+            for part in way:
+                learner.predict_learn(part)
+                done += len(part)
+        except LearnerError as error:
+            done += error.row
+        rows.append(done)
+    assert rows[0] > 50
+    assert rows == rows[:1] * 4
 
 
 @pytest.mark.parametrize(
@@ -388,7 +524,7 @@ def test_one_name_too_many_is_named():
         ({"rate": "fast"}, "rate must be a number, got 'fast'"),
         ({"rate": math.nan}, "rate must be from"),
         ({"bits": 40}, "bits must be from 1 to 24, got 40"),
-        ({"bits": 8.5}, "bits and features must be whole numbers"),
+        ({"bits": 8.5}, "bits must be a whole number, got 8.5"),
         ({"scale": "yes"}, "scale must be true or false, got 'yes'"),
         ({"optimizer": "adam", "l1": 0.1}, "l1 is for sgd and ftrl, not for adam"),
     ],

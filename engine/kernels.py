@@ -1,0 +1,360 @@
+"""The compiled loops of the linear learners: test, then train, event by event.
+
+An event is a row of numbers, which stand in columns, and then a row of slots and values: numbers by
+the slot of their name, 0 or more, and categories by the slot they are hashed to, as ``-1 - slot``.
+NaN is a missing value. Whether a number comes as a column or by its slot makes no difference to
+any bit: both ways do the same operations in the same order.
+
+Numbers in columns are worked on in a block of scratch memory with a row for each thing there is
+to know of a feature, padded to whole vectors, and in loops without branches, which the compiler
+turns into vector instructions. None of them adds up along a vector: sums are in the order of the
+features. No fastmath, which would let the compiler reorder.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from midstream.engine.events import FloatArray, IntArray
+
+__all__ = ["OPTIMIZERS", "TOTALS", "checked_options", "linear_kernel", "options_record"]
+
+OPTIMIZERS = ("sgd", "adagrad", "adam", "ftrl")
+_SGD, _ADAGRAD, _ADAM, _FTRL = range(4)
+
+TOTALS = np.dtype([("intercept", "f8"), ("steps", "i8"), ("penalty", "f8")])
+_NUMBERS: dict[str, tuple[float, float]] = {
+    "rate": (1e-12, 1e6),
+    "intercept_rate": (0.0, 1e6),
+    "l1": (0.0, 1e6),
+    "l2": (0.0, 1e6),
+    "clip": (1e-12, 1e300),
+    "beta": (0.0, 1e6),
+    "beta_1": (0.0, 1.0 - 1e-9),
+    "beta_2": (0.0, 1.0 - 1e-9),
+    "eps": (1e-300, 1.0),
+}
+_WHOLE: dict[str, tuple[int, int]] = {"bits": (1, 24), "features": (1, 10_000_000)}
+_OPTIONS = np.dtype([(name, "f8") for name in _NUMBERS])
+_LANES = 8  # float64 in the widest vector that there is
+
+Kernel: TypeAlias = Callable[..., int]
+
+
+def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a learner, with floats where there may be fractions.
+
+    Raises
+    ------
+    ValueError
+        If one is out of range.
+    """
+    optimizer, l1 = options["optimizer"], options["l1"]
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
+    if l1 and optimizer not in ("sgd", "ftrl"):
+        raise ValueError(f"l1 is for sgd and ftrl, not for {optimizer}")
+    checked: dict[str, Any] = {}
+    for name, value in options.items():
+        checked[name] = value
+        if name == "optimizer":
+            continue
+        if name == "scale":
+            if not isinstance(value, bool):
+                raise ValueError(f"scale must be true or false, got {value!r}")
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{name} must be a number, got {value!r}")
+        low, high = _NUMBERS[name] if name in _NUMBERS else _WHOLE[name]
+        if not low <= value <= high:
+            raise ValueError(f"{name} must be from {low!r} to {high!r}, got {value!r}")
+        if name in _NUMBERS:
+            checked[name] = float(value)
+        elif not isinstance(value, int):
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
+    return checked
+
+
+def options_record(options: Mapping[str, Any]) -> npt.NDArray[np.void]:
+    """Return what kernels read of the options, as an array of one record."""
+    record = np.zeros(1, _OPTIONS)
+    for name in _NUMBERS:
+        record[name] = options.get(name, 0.0)
+    return record
+
+
+@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+def _sigmoid(s: float) -> float:
+    if s < -30.0:
+        return 0.0
+    if s > 30.0:
+        return 1.0
+    return 1.0 / (1.0 + math.exp(-s))
+
+
+@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+def _slope(logistic: bool, s: float, y: float) -> float:
+    """Return the gradient of the loss with respect to the score, as River's Log and Squared."""
+    if not logistic:
+        return 2.0 * (s - y)
+    sign = 1.0 if y != 0.0 else -1.0
+    z = s * sign
+    if z > 18.0:
+        return math.exp(-z) * -sign
+    if z < -18.0:
+        return -sign
+    return -sign / (math.exp(z) + 1.0)
+
+
+@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+def _rate(optimizer: int, o: Any, steps: float) -> float:
+    """Return the learning rate of the step after `steps`."""
+    if optimizer != _ADAM:
+        return o.rate  # type: ignore[no-any-return]
+    # A power below 2**-54 changes nothing when taken from 1, and is slow to compute.
+    first = o.beta_1 ** (steps + 1.0) if steps * (1.0 - o.beta_1) < 40.0 else 0.0
+    second = o.beta_2 ** (steps + 1.0) if steps * (1.0 - o.beta_2) < 40.0 else 0.0
+    rate = o.rate * math.sqrt(1.0 - second)
+    return rate / (1.0 - first)  # type: ignore[no-any-return]
+
+
+@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+def _stepped(
+    optimizer: int, penalized: bool, o: Any, rate: float, penalty: float, g: float,
+    w: float, a: float, b: float,
+) -> tuple[float, float, float]:  # fmt: skip
+    """Return a weight, and two numbers of the optimizer's, after a step along the gradient `g`."""
+    if optimizer == _FTRL:
+        total = b + g * g
+        sigma = (math.sqrt(total) - math.sqrt(b)) / rate
+        a += g - sigma * w
+        shrunk = a - o.l1 if a > 0.0 else a + o.l1
+        moved = -shrunk / ((o.beta + math.sqrt(total)) / rate + o.l2)
+        return 0.0 if abs(a) <= o.l1 else moved, a, total
+    g += w * o.l2
+    if optimizer == _SGD:
+        w -= rate * g
+    elif optimizer == _ADAGRAD:
+        a += g * g
+        w -= rate / math.sqrt(a + o.eps) * g
+    else:
+        a = o.beta_1 * a + (1.0 - o.beta_1) * g
+        b = o.beta_2 * b + (1.0 - o.beta_2) * g * g
+        w -= rate * a / (math.sqrt(b) + o.eps)
+    if penalized:  # cumulative penalty, with SGD only
+        low, high = w - (penalty + a), w + (penalty - a)
+        before = w
+        if w > 0.0:
+            w = low if low > 0.0 else 0.0
+        elif w < 0.0:
+            w = high if high < 0.0 else 0.0
+        a += w - before
+    return w, a, b
+
+
+@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+def _scaled(v: float, mean: float, variance: float, root: float, n: float) -> Any:
+    """Return a value standardized by what was known, and by what is known with it; and that."""
+    n += 1.0
+    gap = v - mean
+    before = gap / root if root != 0.0 else 0.0
+    mean += gap / n
+    variance += (gap * (v - mean) - variance) / n
+    root = math.sqrt(variance)
+    after = (v - mean) / root if root != 0.0 else 0.0
+    return before, after, mean, variance, root, n
+
+
+# Rows of the scratch block: those of weights and scaler, and what lives for an event only.
+_W, _A, _B, _MEAN, _VARIANCE, _COUNT, _ROOT, _VALUE, _BEFORE, _AFTER = range(10)
+
+
+@cache
+def linear_kernel(logistic: bool, optimizer: int, scale: bool, penalized: bool) -> Kernel:
+    """Return the loop for one kind of learner: what never changes is compiled in.
+
+    Parameters
+    ----------
+    logistic
+        Logistic loss, not squared loss.
+    optimizer
+        Its place in `OPTIMIZERS`.
+    scale
+        Standardize numbers.
+    penalized
+        With the cumulative L1 penalty.
+    """
+
+    @njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+    def linear(  # kernels take arrays, not objects
+        numbers: FloatArray,
+        at: IntArray,
+        starts: IntArray,
+        slots: IntArray,
+        values: FloatArray,
+        labels: FloatArray,
+        sample_weights: FloatArray,
+        options: npt.NDArray[np.void],
+        weights: FloatArray,
+        scaler: FloatArray,
+        table: FloatArray,
+        totals: npt.NDArray[np.void],
+        predicted: FloatArray,
+    ) -> int:
+        """Predict each event, then learn it if it has a label; return how many were done.
+
+        `numbers` is (n, d), of the names with slots `at`; `starts`, where the slots and values of
+        each event begin, may be empty, as may `labels` and `sample_weights`. `weights` and `table`
+        have rows: weight, and two of the optimizer's. `scaler` has rows: mean, variance, count.
+        Stops at a label that is none, and where a weight, or what it depends on, would not be
+        finite.
+        """
+        o = options[0]
+        t = totals[0]
+        n, d = len(numbers), numbers.shape[1]
+        wide = (d + _LANES - 1) // _LANES * _LANES
+        s = np.zeros((10, wide))
+        s[_VALUE] = math.nan
+        for k in range(d):
+            for row in range(3):
+                s[_W + row, k] = weights[row, at[k]]
+                s[_MEAN + row, k] = scaler[row, at[k]]
+            s[_ROOT, k] = math.sqrt(s[_VARIANCE, k])
+        longest = 0
+        for i in range(starts.size - 1):
+            longest = max(longest, starts[i + 1] - starts[i])
+        z = np.empty(longest)
+        intercept, steps, penalty = t.intercept, float(t.steps), t.penalty
+        first, stop = 0, 0
+        done = n
+        for i in range(n):
+            y = labels[i] if labels.size else math.nan
+            learns = not math.isnan(y)
+            if learns and logistic and y not in (0.0, 1.0):
+                done = i
+                break
+            if sample_weights.size and sample_weights[i] == 0.0:
+                learns = False
+            for k in range(d):
+                s[_VALUE, k] = numbers[i, k]
+            if not scale:
+                for k in range(wide):
+                    v = s[_VALUE, k]
+                    s[_BEFORE, k] = v if v == v else 0.0  # noqa: PLR0124 NaN is missing
+            elif learns:
+                for k in range(wide):
+                    v = s[_VALUE, k]
+                    here = v == v  # noqa: PLR0124
+                    mean, variance = s[_MEAN, k], s[_VARIANCE, k]
+                    root, count = s[_ROOT, k], s[_COUNT, k]
+                    z0, z1, mean_1, variance_1, root_1, count_1 = _scaled(
+                        v, mean, variance, root, count
+                    )
+                    s[_BEFORE, k] = z0 if here else 0.0
+                    s[_AFTER, k] = z1 if here else 0.0
+                    s[_MEAN, k] = mean_1 if here else mean
+                    s[_VARIANCE, k] = variance_1 if here else variance
+                    s[_ROOT, k] = root_1 if here else root
+                    s[_COUNT, k] = count_1 if here else count
+            else:
+                for k in range(wide):
+                    v, root = s[_VALUE, k], s[_ROOT, k]
+                    here = v == v and root != 0.0  # noqa: PLR0124
+                    s[_BEFORE, k] = (v - s[_MEAN, k]) / root if here else 0.0
+            score, after = 0.0, 0.0
+            if scale and learns:
+                for k in range(d):
+                    score += s[_W, k] * s[_BEFORE, k]
+                    after += s[_W, k] * s[_AFTER, k]
+            else:
+                for k in range(d):
+                    score += s[_W, k] * s[_BEFORE, k]
+                after = score
+            bad = False
+            if starts.size:
+                first, stop = starts[i], starts[i + 1]
+                for k in range(first, stop):
+                    v, j = values[k], slots[k]
+                    if math.isnan(v):
+                        continue
+                    z[k - first] = v
+                    if j < 0:
+                        score += table[0, -1 - j] * v
+                        after += table[0, -1 - j] * v
+                    elif not scale:
+                        score += weights[0, j] * v
+                        after += weights[0, j] * v
+                    else:
+                        z0, z1, mean, variance, root, count = _scaled(
+                            v, scaler[0, j], scaler[1, j], math.sqrt(scaler[1, j]), scaler[2, j]
+                        )
+                        score += weights[0, j] * z0
+                        if learns:
+                            scaler[0, j], scaler[1, j], scaler[2, j] = mean, variance, count
+                            z[k - first] = z1
+                            after += weights[0, j] * z1
+                            bad |= not variance < math.inf
+            score += intercept
+            if logistic:
+                p = _sigmoid(score)
+                predicted[i, 0] = 1.0 - p
+                predicted[i, 1] = p
+            else:
+                predicted[i, 0] = score
+            if not learns:
+                continue
+
+            slope = _slope(logistic, after + intercept, y)
+            if sample_weights.size:
+                slope *= sample_weights[i]
+            if bad or not math.isfinite(slope):
+                done = i
+                break
+            slope = max(min(slope, o.clip), -o.clip)
+            intercept -= o.intercept_rate * slope
+            rate = _rate(optimizer, o, steps)
+            penalty += o.l1 * rate
+            used = _AFTER if scale else _BEFORE
+            for k in range(wide):
+                v, w, a, b = s[_VALUE, k], s[_W, k], s[_A, k], s[_B, k]
+                w1, a1, b1 = _stepped(
+                    optimizer, penalized, o, rate, penalty, s[used, k] * slope, w, a, b
+                )
+                here = v == v  # noqa: PLR0124
+                s[_W, k] = w1 if here else w
+                if optimizer != _SGD or penalized:
+                    s[_A, k] = a1 if here else a
+                if optimizer in (_ADAM, _FTRL):
+                    s[_B, k] = b1 if here else b
+                bad |= not (abs(s[_W, k] + s[_A, k] + s[_B, k]) < math.inf)
+                bad |= not (s[_VARIANCE, k] < math.inf)
+            for k in range(first, stop):
+                v, j = values[k], slots[k]
+                if math.isnan(v):
+                    continue
+                own = table if j < 0 else weights
+                j = -1 - j if j < 0 else j
+                w, a, b = _stepped(
+                    optimizer, penalized, o, rate, penalty, z[k - first] * slope,
+                    own[0, j], own[1, j], own[2, j],
+                )  # fmt: skip
+                own[0, j], own[1, j], own[2, j] = w, a, b
+                bad |= not (abs(w + a + b) < math.inf)
+            steps += 1.0
+            if bad or not math.isfinite(intercept):
+                done = i
+                break
+        if done == n and labels.size:
+            for k in range(d):
+                for row in range(3):
+                    weights[row, at[k]] = s[_W + row, k]
+                    scaler[row, at[k]] = s[_MEAN + row, k]
+            t.intercept, t.steps, t.penalty = intercept, int(steps), penalty
+        return done
+
+    return linear  # type: ignore[no-any-return]
