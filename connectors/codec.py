@@ -1,6 +1,6 @@
 """Bytes to batches and back: the decoder of an input, and what goes into the outputs."""
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -32,7 +32,11 @@ __all__ = [
     "encode_predictions",
     "encode_rejected",
     "make_decoder",
+    "make_table_decoder",
 ]
+
+if TYPE_CHECKING:
+    from midstream.connectors.arrow_codec import TableDecoder
 
 
 class Decoder(Protocol):
@@ -69,13 +73,36 @@ def make_decoder(
     """
     if schema:
         if csv is not None:
-            raise InputError("[features] is for JSON Lines; for CSV, [input.fields] has types")
+            raise InputError(
+                "[features] is for JSON Lines, Arrow and Parquet; for CSV, [input.fields] has types"
+            )
         return ColumnDecoder(task, fields, schema)
     if csv is None:
         return JsonDecoder(task, fields)
     if fields is None:
         raise InputError("CSV needs [input.fields]: which column is the label?")
     return CsvDecoder(csv.header, task, fields, csv.delimiter)
+
+
+def make_table_decoder(
+    task: Task, fields: FieldMap | None, schema: Schema | None = None
+) -> "TableDecoder":
+    """Return the decoder for all Arrow and Parquet files of an input; arguments as above.
+
+    Raises
+    ------
+    InputError
+        If pyarrow is not installed.
+    """
+    try:
+        import pyarrow  # noqa: F401, ICN001 only whether it is there
+    except ImportError:
+        raise InputError(
+            "Arrow and Parquet need pyarrow; install it with: pip install 'midstream[arrow]'"
+        ) from None
+    from midstream.connectors.arrow_codec import TableDecoder
+
+    return TableDecoder(task, fields, schema)
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,7 @@
-"""Files, folders and standard input as a source: whole records in blocks, not yet decoded."""
+"""Files, folders and standard input as a source: whole records in blocks, not yet decoded.
+
+Here are those of text, and how all are found; `arrow_files` has those of Arrow and Parquet.
+"""
 
 import glob
 import os
@@ -7,7 +10,14 @@ import stat
 from pathlib import Path, PurePath
 
 from midstream.connectors.bytestream import ByteStream, InputError
-from midstream.connectors.records import Block, CsvOptions, Format, Partition, Position
+from midstream.connectors.records import (
+    Block,
+    CsvOptions,
+    Format,
+    Partition,
+    Position,
+    TextFormat,
+)
 
 __all__ = [
     "Block",
@@ -19,10 +29,17 @@ __all__ = [
     "Position",
     "StdinPartition",
     "discover",
+    "open_regular",
 ]
 
 _FORMATS: dict[str, Format] = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "csv",
+    ".arrow": "arrow", ".arrows": "arrow", ".feather": "arrow", ".ipc": "arrow",
+    ".parquet": "parquet",
+}  # fmt: skip
+_MAGIC: dict[bytes, Format] = {
+    b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow", b"FEA1": "arrow",
+    b"PAR1": "parquet", b"PARE": "parquet",
 }  # fmt: skip
 
 
@@ -63,12 +80,12 @@ class FilePartition(Partition):
         path: str | Path,
         name: str,
         *,
-        format: Format,  # noqa: A002 the word in the config
+        format: TextFormat,  # noqa: A002 the word in the config
         position: Position = Position(),  # noqa: B008 immutable
         max_record_bytes: int = 1024 * 1024,
     ) -> None:
         path = Path(path)
-        stream = ByteStream(_open(path, name), name, path=path)
+        stream = ByteStream(open_regular(path, name), name, path=path)
         super().__init__(
             stream,
             name,
@@ -110,7 +127,7 @@ class StdinPartition(Partition):
         fd: int = 0,
         name: str = "-",
         *,
-        format: Format = "auto",  # noqa: A002 the word in the config
+        format: TextFormat = "auto",  # noqa: A002 the word in the config
         position: Position = Position(),  # noqa: B008 immutable
         max_record_bytes: int = 1024 * 1024,
     ) -> None:
@@ -127,7 +144,7 @@ class StdinPartition(Partition):
         )
 
 
-def _open(path: Path, name: str) -> int:
+def open_regular(path: Path, name: str) -> int:
     """Open a regular file for reading, without ever waiting for it."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -152,7 +169,8 @@ def discover(path: str, root: Path) -> list[tuple[str, Path, Format]]:
     ----------
     path
         A file; a folder, of which every .jsonl, .ndjson, .json, .csv and .tsv file counts, also
-        with .gz, but no hidden one and no subfolder; a pattern with ``*``, ``?``, ``[...]`` or
+        with .gz, and every .arrow, .arrows, .feather, .ipc and .parquet file, but no hidden one
+        and no subfolder; a pattern with ``*``, ``?``, ``[...]`` or
         ``**``; or "-", standard input.
     root
         What a relative path is relative to.
@@ -179,7 +197,7 @@ def discover(path: str, root: Path) -> list[tuple[str, Path, Format]]:
         if exists and not full.is_dir():
             return [(_printable(path), full, _format_of(full, path))]
         if exists:
-            folder, wanted = full, "file ending in .jsonl, .ndjson, .json, .csv or .tsv"
+            folder, wanted = full, f"file ending in {', '.join(_FORMATS)}"
             found = [PurePath(f.name) for f in full.iterdir() if _by_name(f) and f.is_file()]
             found = [f for f in found if not f.name.startswith(".")]
         elif glob.has_magic(path):
@@ -229,9 +247,14 @@ def _by_name(path: PurePath) -> Format | None:
 
 
 def _format_of(path: Path, name: str) -> Format:
-    """Return the format by the file's ending, else by its first character."""
+    """Return the format by the file's ending, else by its first characters."""
     if known := _by_name(path):
         return known
+    with os.fdopen(open_regular(path, name), "rb") as file:
+        first = file.read(8)
+    for magic, known in _MAGIC.items():
+        if first.startswith(magic):
+            return known
     partition = FilePartition(path, name, format="auto")
     partition.close()
     return partition.format

@@ -1,15 +1,15 @@
 """The input of one shard: its files, in one order, with a cursor in each.
 
 Guarantee: what `read` gives, `replay` of the same ranges gives again, byte for byte, or an error
-says which file was changed in between.
+says which file was changed in between. Positions are bytes, and rows in Arrow and Parquet files.
 """
 
 import gzip
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from midstream.connectors.files import (
     Block,
@@ -22,8 +22,13 @@ from midstream.connectors.files import (
     StdinPartition,
     discover,
 )
+from midstream.connectors.records import TableBlock, TextFormat
 from midstream.engine.journal import Range
 from midstream.engine.shard import Cursor
+
+if TYPE_CHECKING:
+    from midstream.connectors.arrow_codec import TableDecoder
+    from midstream.connectors.arrow_files import TablePartition
 
 __all__ = ["FileInput", "Work", "normal_path"]
 
@@ -43,7 +48,7 @@ def normal_path(path: str, root: Path) -> str:
 class Work(NamedTuple):
     """A block of input with its place in the journal; `final` ends a replayed range."""
 
-    block: Block
+    block: Block | TableBlock
     span: Range
     final: bool = True
 
@@ -56,13 +61,18 @@ class _File:
         self.path = path
         self.format = format_
         self.cursor = cursor
-        self.partition: FilePartition | StdinPartition | None = None
+        self.partition: FilePartition | StdinPartition | TablePartition | None = None
         self.exhausted_at = -1  # its size when nothing more was in it
         self.first = b""  # its first bytes
 
     @property
     def is_stdin(self) -> bool:
         return self.name == "-"
+
+    @property
+    def unit(self) -> str:
+        """What positions in it are."""
+        return "row" if self.format in ("arrow", "parquet") else "byte"
 
     def size(self) -> int:
         """Its size on disk; of a file that is gone: what it was when it was read to its end."""
@@ -90,12 +100,14 @@ class FileInput:
     part
         Only the file of this name (where every file is a shard of its own).
     format_
-        "jsonl", "csv", or "auto": told by each file's name or content.
+        "jsonl", "csv", "arrow", "parquet", or "auto": told by each file's name or content.
     order
         "name": one file after another, in natural order; "fair": a block of each in turn.
     until_eof
         The end of the files is the end of the input; otherwise they are followed as they grow,
         and a folder may be empty at first.
+    tables
+        Gives what decodes Arrow and Parquet; called where there is such a file.
 
     Raises
     ------
@@ -113,6 +125,7 @@ class FileInput:
         order: Literal["name", "fair"] = "name",
         until_eof: bool = False,
         max_record_bytes: int = 2**20,
+        tables: "Callable[[], TableDecoder] | None" = None,
     ) -> None:
         self._path = normal_path(path, root)
         self._root = root
@@ -121,6 +134,9 @@ class FileInput:
         self._fair = order == "fair"
         self._until_eof = until_eof
         self._max_record_bytes = max_record_bytes
+        self._tables = tables
+        self.waiting: set[str] = set()
+        """Names of files that are not whole yet, and are tried again."""
         self._files: dict[str, _File] = {}
         self._cursors: Mapping[str, Cursor] = {}
         self._turn = 0
@@ -172,9 +188,14 @@ class FileInput:
             if file.is_stdin:
                 continue
             partition = self._opened(file)
-            while (block := partition.read(final=False)) is not None:
-                at = block.stop
-                file.cursor = Cursor(at, block.first + block.lines, 0, file.head(at))
+            if not isinstance(partition, FilePartition | StdinPartition):
+                at = partition.rows(final=False)
+                file.cursor = Cursor(at, at + 1, 0, partition.head(at))
+                self._shut(file)
+            else:
+                while (block := partition.read(final=False)) is not None:
+                    at = block.stop
+                    file.cursor = Cursor(at, block.first + block.lines, 0, file.head(at))
             if file.cursor.offset:
                 at = file.cursor.offset
                 span = Range(file.name, at, at, file.cursor.line, 0, file.cursor.head)
@@ -232,21 +253,24 @@ class FileInput:
         work = self._read(file, max_bytes, until=span.stop)
         if work is None:
             raise InputError(
-                f"{span.partition}: ends at byte {file.cursor.offset}, but bytes up to {span.stop} "
-                "were learned from it; it was cut or replaced"
+                f"{span.partition}: ends at {file.unit} {file.cursor.offset}, but {file.unit}s up "
+                f"to {span.stop} were learned from it; it was cut or replaced"
             )
         if work.span.stop < span.stop:
             return work._replace(final=False)
         if (work.span.line, work.span.crc) != (span.line, span.crc):
             raise InputError(
-                f"{span.partition}: bytes {span.start} to {span.stop} are not what was learned "
-                "from it; the file was changed"
+                f"{span.partition}: {file.unit}s {span.start} to {span.stop} are not what was "
+                "learned from it; the file was changed"
             )
         return work
 
     def csv_options(self, name: str) -> CsvOptions | None:
-        """Header and delimiter of a CSV file; None for JSON Lines."""
-        return self._opened(self._files[name]).csv_options
+        """Header and delimiter of a CSV file; None for others."""
+        partition = self._opened(self._files[name])
+        if isinstance(partition, FilePartition | StdinPartition):
+            return partition.csv_options
+        return None
 
     def close(self) -> None:
         """Close all files."""
@@ -257,11 +281,19 @@ class FileInput:
         partition = self._opened(file)
         size = -1 if file.is_stdin else file.size()
         block = partition.read(max_bytes, final=self._until_eof or until is not None, until=until)
+        if not isinstance(partition, FilePartition | StdinPartition):
+            (self.waiting.add if partition.waits else self.waiting.discard)(file.name)
         if block is None:
             if until is None and not file.is_stdin:
                 file.exhausted_at = size
                 self._shut(file)
             return None
+        if isinstance(block, TableBlock):
+            assert not isinstance(partition, FilePartition | StdinPartition)
+            line, head = block.first + block.lines, partition.head(block.stop)
+            crc = (file.cursor.crc + block.crc) % 2**32
+            file.cursor = Cursor(block.stop, line, crc, head)
+            return Work(block, Range(file.name, block.start, block.stop, line, crc, head))
         crc = zlib.crc32(block.data, file.cursor.crc)
         if block.oversize:
             crc = zlib.crc32(b"%d" % block.oversize, crc)
@@ -275,33 +307,54 @@ class FileInput:
         span = Range(file.name, block.start, block.stop, line, crc, head, whole)
         return Work(block, span)
 
-    def _opened(self, file: _File) -> FilePartition | StdinPartition:
+    def _opened(self, file: _File) -> "FilePartition | StdinPartition | TablePartition":
         if file.partition is None:
             if sum(f.partition is not None for f in self._files.values()) >= _MAX_OPEN:
                 for other in self._files.values():
                     self._shut(other)
             file.first = b""  # look again: it may be another file by now
-            if file.cursor.offset and file.head(file.cursor.offset) != file.cursor.head:
+            position, kind = Position(file.cursor.offset, file.cursor.line), file.format
+            if kind == "arrow" or kind == "parquet":  # noqa: PLR1714 tells the types
+                table = self._table_partition(file, kind, position)
+                file.partition = table
+                head = table.head(position.byte) if position.byte else 0
+            else:
+                head = file.head(position.byte) if position.byte else 0
+            if position.byte and head != file.cursor.head:
+                self._shut(file)
                 raise InputError(
                     f"{file.name}: its beginning is not what was learned from it; another file was "
                     "put in its place: give it another name, or put the old one back"
                 )
-            position = Position(file.cursor.offset, file.cursor.line)
-            if file.is_stdin:
-                file.partition = StdinPartition(
-                    format=file.format,
-                    position=position,
-                    max_record_bytes=self._max_record_bytes,
-                )
-            else:
-                file.partition = FilePartition(
-                    file.path,
-                    file.name,
-                    format=file.format,
-                    position=position,
-                    max_record_bytes=self._max_record_bytes,
-                )
+            if kind != "arrow" and kind != "parquet":  # noqa: PLR1714 likewise
+                file.partition = self._text_partition(file, kind, position)
+        assert file.partition is not None
         return file.partition
+
+    def _text_partition(
+        self, file: _File, kind: TextFormat, position: Position
+    ) -> FilePartition | StdinPartition:
+        size = self._max_record_bytes
+        if file.is_stdin:
+            return StdinPartition(format=kind, position=position, max_record_bytes=size)
+        return FilePartition(
+            file.path, file.name, format=kind, position=position, max_record_bytes=size
+        )
+
+    def _table_partition(
+        self, file: _File, kind: Literal["arrow", "parquet"], position: Position
+    ) -> "TablePartition":
+        if file.is_stdin:
+            raise InputError("standard input is read as JSON Lines or CSV; give Arrow as a file")
+        if self._tables is None:
+            raise ValueError(f"{file.name}: nothing is given that decodes tables")
+        try:
+            decoder = self._tables()
+        except InputError as error:
+            raise InputError(f"{file.name}: {error}") from None
+        from midstream.connectors.arrow_files import TablePartition
+
+        return TablePartition(file.path, file.name, format=kind, decoder=decoder, position=position)
 
     def _shut(self, file: _File) -> None:
         if file.partition is not None and not file.is_stdin:
@@ -326,5 +379,5 @@ def _nothing(span: Range) -> Block:
     return Block(span.partition, b"", first=span.line, lines=0, start=span.start, stop=span.stop)
 
 
-def _at_end(partition: FilePartition | StdinPartition | None) -> bool:
+def _at_end(partition: object) -> bool:
     return isinstance(partition, StdinPartition) and partition.at_end

@@ -4,16 +4,31 @@ import csv
 import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from midstream.connectors.bytestream import ByteStream, InputError
 
-__all__ = ["Block", "CsvOptions", "Format", "Framing", "Partition", "Position", "framing"]
+if TYPE_CHECKING:
+    from midstream.connectors.arrow_codec import TableForm
 
-Format: TypeAlias = Literal["jsonl", "csv", "auto"]
+__all__ = [
+    "Block",
+    "CsvOptions",
+    "Format",
+    "Framing",
+    "Partition",
+    "Position",
+    "TableBlock",
+    "TextFormat",
+    "framing",
+]
+
+TextFormat: TypeAlias = Literal["jsonl", "csv", "auto"]
 """JSON Lines or CSV; "auto": told by the first character, "{" is JSON Lines."""
+Format: TypeAlias = Literal["jsonl", "csv", "arrow", "parquet", "auto"]
+"""What a file may be; "auto": told by its name, else by its content."""
 
 _BOM = b"\xef\xbb\xbf"
 _HEAD = 1024
@@ -55,10 +70,48 @@ class Block:
     oversize: int = 0
     limit: int = 0
 
+    @property
+    def size(self) -> int:
+        """Its length in bytes, as `read` is told how long a block may be."""
+        return len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class TableBlock:
+    """Rows of an Arrow or Parquet file, as they lie in memory.
+
+    Attributes
+    ----------
+    partition
+        As of a `Block`.
+    table
+        A `pyarrow.RecordBatch` of the columns that are read.
+    form
+        The `TableForm` that says what its columns are.
+    first, lines
+        Number of the first row, from 1, and how many there are.
+    start, stop
+        Its rows, numbered from 0: the positions of such a file.
+    crc
+        Fingerprint of its values.
+    size
+        What it counts where the length of blocks is given in bytes.
+    """
+
+    partition: str
+    table: Any
+    form: "TableForm"
+    first: int
+    lines: int
+    start: int
+    stop: int
+    crc: int
+    size: int
+
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The next byte (of the uncompressed file) and the next line to read."""
+    """The next byte (of the uncompressed file), or row of a table, and the next line to read."""
 
     byte: int = 0
     line: int = 1
@@ -116,7 +169,7 @@ class Partition:
         stream: ByteStream,
         name: str,
         *,
-        format: Format,  # noqa: A002 the word in the config
+        format: TextFormat,  # noqa: A002 the word in the config
         position: Position,
         max_record_bytes: int,
     ) -> None:

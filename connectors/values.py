@@ -24,9 +24,12 @@ __all__ = [
     "fits",
     "forced",
     "forced_column",
+    "group_column",
     "label_column",
     "role_columns",
     "shown",
+    "text_column",
+    "time_column",
     "type_name",
     "typed_cells",
 ]
@@ -131,7 +134,7 @@ def _label(task: Task, path: str, own: bool, value: Any) -> Label | None:
     raise BadValueError(f"label must be {wanted} for task {task}, found {shown(value)}")
 
 
-def _time_column(values: list[Any], path: str, faults: Faults) -> list[float | None] | None:
+def time_column(values: list[Any], path: str, faults: Faults) -> list[float | None] | None:
     """Return times in seconds; None where there is none, and None for no times at all."""
     if set(map(type, values)) <= {float}:
         return values
@@ -208,7 +211,7 @@ def _id(value: Any) -> str | None:
     raise BadValueError(f"id must be a string or an integer, found {shown(value)}")
 
 
-def _text_column(values: list[Any], path: str, faults: Faults) -> list[str | None] | None:
+def text_column(values: list[Any], path: str, faults: Faults) -> list[str | None] | None:
     """Return strings, spelled as in JSON; None where there is none, and None for none at all."""
     if set(map(type, values)) <= {str} and "" not in values:
         return values
@@ -228,7 +231,7 @@ def _spelled(value: Feature) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _group_column(
+def group_column(
     columns: dict[str, list[str | None] | None],
 ) -> list[dict[str, str] | None] | None:
     """Return a dict of groups per event from a column for each group."""
@@ -255,11 +258,11 @@ def role_columns(
         if fields.label is None
         else label_column(raw[fields.label], task, fields.label, faults),
         ids=column(_id_column, fields.id),
-        times=column(_time_column, fields.time),
+        times=column(time_column, fields.time),
         weights=column(_weight_column, fields.weight),
-        keys=column(_text_column, fields.key),
-        sources=column(_text_column, fields.source),
-        groups=_group_column({name: column(_text_column, name) for name in fields.group}),
+        keys=column(text_column, fields.key),
+        sources=column(text_column, fields.source),
+        groups=group_column({name: column(text_column, name) for name in fields.group}),
     )
 
 

@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import bytewax.operators as op
 import msgspec
@@ -33,9 +34,11 @@ from midstream.connectors.codec import (
     encode_predictions,
     encode_rejected,
     make_decoder,
+    make_table_decoder,
 )
 from midstream.connectors.files import InputError, NoFilesError, discover
 from midstream.connectors.inputs import FileInput, Work, normal_path
+from midstream.connectors.records import TableBlock
 from midstream.engine.events import EventBatch, Origin, Rejected
 from midstream.engine.journal import FileJournal
 from midstream.engine.learner import LearnerError
@@ -46,6 +49,9 @@ from midstream.engine.storage import LocalStorage, replace
 from midstream.engine.trainer import Trainer
 from midstream.flows.logs import log
 from midstream.flows.settings import ConfigError, Settings, make_model, model_modules
+
+if TYPE_CHECKING:
+    from midstream.connectors.arrow_codec import TableDecoder
 
 __all__ = ["Reader", "RunError", "Summary", "evaluate", "make_trainer", "preflight", "run"]
 
@@ -140,10 +146,18 @@ class Reader:
             order=settings.input.order,
             until_eof=until_eof,
             max_record_bytes=settings.input.max_record_bytes,
+            tables=lambda: self._tables,
         )
+
+    @cached_property
+    def _tables(self) -> "TableDecoder":
+        settings = self._settings
+        return make_table_decoder(settings.model.task, settings.input.fields, settings.features)
 
     def decode(self, work: Work) -> Decoded:
         """Decode a block into a batch and what of it is rejected."""
+        if isinstance(work.block, TableBlock):
+            return work.block.form.decode(work.block)
         name = work.block.partition
         if name not in self._decoders:
             self._decoders[name] = make_decoder(
@@ -246,6 +260,7 @@ class _Room:
         if self._range is not None:
             log.info("replay_begins", shard=name, snapshot_at=self.shard.trainer.seen)
         self._rescanned_at = time.monotonic()
+        self._waiting: set[str] = set()
 
     def output_names(self) -> list[str]:
         """Names of the output files that this shard writes."""
@@ -265,6 +280,9 @@ class _Room:
                     log.info("replay_ends", shard=self.name)
             return work
         found = self.files.read(self.block_bytes)
+        for name in sorted(self.files.waiting - self._waiting):
+            log.info("input_unfinished", shard=self.name, input=name, note="it is tried again")
+        self._waiting = set(self.files.waiting)
         if found is None and not self.run.until_eof:
             now = time.monotonic()
             if now - self._rescanned_at >= _RESCAN_SECONDS:
@@ -284,7 +302,7 @@ class _Room:
         begun = time.perf_counter()
         outcome = self.shard.step(work.span, decoded.batch, decoded.rejected, final=work.final)
         taken = time.perf_counter() - begun
-        size = len(work.block.data)
+        size = work.block.size
         if size:
             fitting = size * _BLOCK_SECONDS / max(taken, 1e-6)
             self.block_bytes = int(min(max(fitting, 1024), 2 * self.block_bytes, _BLOCK_BYTES))

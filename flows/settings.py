@@ -62,7 +62,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     topic: Text | None = None
     path: Text | None = None
     start: Literal["earliest", "latest"] | float = "earliest"
-    format: Literal["auto", "jsonl", "csv"] = "auto"
+    format: Literal["auto", "jsonl", "csv", "arrow", "parquet"] = "auto"
     shards: Literal[1, "partition"] = 1
     order: Literal["name", "fair"] = "name"
     max_record_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 2**20
@@ -261,6 +261,9 @@ def _check(settings: Settings, reader: Reader) -> None:
             "found 'reject' with standard input, which cannot be read again to leave an event out; "
             "allowed: 'stop'",
         )
+    if source.path == "-" and source.format in ("arrow", "parquet"):
+        words = "'auto' | 'jsonl' | 'csv' from standard input; give others as files"
+        raise reader.refusal("input.format", source.format, words, ["auto", "jsonl", "csv"])
     if isinstance(source.start, float):
         words = "'earliest' | 'latest': a file has no index by time"
         raise reader.refusal("input.start", source.start, words, ["earliest", "latest"])

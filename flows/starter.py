@@ -67,7 +67,8 @@ def write_starter(folder: Path, data: Path | None = None, *, force: bool = False
     folder
         Where; made if it is not there.
     data
-        JSON Lines or CSV, plain or gzip, that they are to fit. None: events in our own form.
+        JSON Lines or CSV, plain or gzip, Arrow or Parquet, that they are to fit. None: events in
+        our own form.
     force
         Overwrite what is there.
 
@@ -112,7 +113,7 @@ def _config_text(name: str, path: str, found: Survey | None) -> str:
         "",
         "[input]",
         _line("path", path, 'file, folder or pattern such as "in/*.csv"; "-": standard input'),
-        _default(Input, "format", '"jsonl" | "csv" | "auto": told by name or content'),
+        _default(Input, "format", '"jsonl" | "csv" | "arrow" | "parquet" | "auto"'),
         _default(Input, "start", 'where to begin while nothing is saved; or "latest"'),
         _default(Input, "shards", '1: one model; "partition": one for each file'),
         _default(Input, "order", 'of files: "name", or "fair": a part of each in turn'),
@@ -196,7 +197,7 @@ def _features_lines(found: Survey | None) -> list[str]:
         return []
     return [
         "",
-        "# What each feature is: JSON is then read straight to columns, with which the built-in",
+        "# What each feature is: events are then read straight to columns, with which the built-in",
         "# learners are fast (`midstream learners` lists them). Take each # away to use it.",
         "#[features]",
         *(f"#{_quoted(name)} = {_toml(kind)}" for name, kind in kinds.items()),

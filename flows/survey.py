@@ -4,13 +4,14 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from midstream.connectors.codec import FieldMap, make_decoder
+from midstream.connectors.codec import Decoded, FieldMap, make_decoder, make_table_decoder
 from midstream.connectors.fields import Faults, Kind
 from midstream.connectors.files import Block, FilePartition, InputError, discover
 from midstream.connectors.records import CsvOptions
@@ -42,7 +43,7 @@ class Survey(msgspec.Struct, kw_only=True):
     Attributes
     ----------
     what
-        The kind of records: "CSV", "flat JSON", "events".
+        The kind of records: "CSV", "flat JSON", "Arrow", "Parquet", "events".
     records
         How many records it is judged by.
     fields
@@ -133,7 +134,10 @@ def survey(path: Path) -> Survey:
     name = str(path)
     if path.is_dir():
         raise InputError(f"{name}: is a folder; give one of its files")
-    partition = FilePartition(path, name, format=discover(name, Path())[0][2])
+    kind = discover(name, Path())[0][2]
+    if kind == "arrow" or kind == "parquet":  # noqa: PLR1714 tells the types
+        return _survey_table(path, name, kind)
+    partition = FilePartition(path, name, format=kind)
     try:
         blocks = _blocks(partition)
     finally:
@@ -150,17 +154,74 @@ def survey(path: Path) -> Survey:
         else:
             found = Survey(path=path, what="flat JSON")
             _judge_fields(found, _columns(rows))
+    _check_features(found, name)
+    decoder = make_decoder(found.task, found.fields, csv_options)
+    return _tried(found, name, [decoder.decode(block) for block in blocks])
+
+
+def _survey_table(path: Path, name: str, kind: Literal["arrow", "parquet"]) -> Survey:
+    """Look at the first rows of an Arrow or Parquet file."""
+    make_table_decoder("binary", None)  # says what is to be installed
+    from midstream.connectors.arrow_codec import is_readable
+    from midstream.connectors.arrow_files import TablePartition
+
+    table = TablePartition(
+        path, name, format=kind, decoder=make_table_decoder("binary", None)
+    ).sample(_RECORDS)
+    if not table.num_rows:
+        raise InputError(f"{name}: has columns but no rows")
+    what = "Parquet" if kind == "parquet" else "Arrow"
+    if "x" in table.column_names and table.schema.field("x").type.num_fields:
+        found = Survey(path=path, what=f"events in {what}")
+        _judge_events(found, _plain_rows(table.to_pylist()))
+    else:
+        found = Survey(path=path, what=what)
+        for field in table.schema:
+            if not is_readable(field):
+                found.left_out[field.name] = f"is of type {field.type}, which is not read"
+        read = [c for c in table.column_names if c not in found.left_out]
+        _judge_fields(found, _columns(_plain_rows(table.select(read).to_pylist())))
+    _check_features(found, name)
+    decoder = make_table_decoder(found.task, found.fields)
+    partition = TablePartition(path, name, format=kind, decoder=decoder)
+    decoded: list[Decoded] = []
+    try:
+        while sum(len(d.batch) + len(d.rejected) for d in decoded) < table.num_rows:
+            block = partition.read(final=True)
+            assert block is not None
+            decoded.append(block.form.decode(block))
+    finally:
+        partition.close()
+    return _tried(found, name, decoded, "row")
+
+
+def _plain_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows as they would be in JSON: times as text, nothing where a number is NaN."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(inner) for name, inner in value.items()}
+        if isinstance(value, date):  # a datetime is one, too
+            return value.isoformat()
+        return None if isinstance(value, float) and not isfinite(value) else value
+
+    return [plain(row) for row in rows]
+
+
+def _check_features(found: Survey, name: str) -> None:
     if not found.numbers and not found.texts:
         left_out = "".join(f"; {field!r} {why}" for field, why in found.left_out.items())
         raise InputError(f"{name}: found no feature to predict {found.label!r} from{left_out}")
-    decoder = make_decoder(found.task, found.fields, csv_options)
-    decoded = [decoder.decode(block) for block in blocks]
+
+
+def _tried(found: Survey, name: str, decoded: list[Decoded], unit: str = "line") -> Survey:
+    """Note what decoding the first records gave."""
     rejected = [r for d in decoded for r in d.rejected]
     accepted = sum(len(d.batch) for d in decoded)
     found.records = accepted + len(rejected)
     if rejected:
         first = rejected[0]
-        where = ["line", str(first.origin[2]), first.path]
+        where = [unit, str(first.origin[2]), first.path]
         why = f"{' '.join(filter(None, where))}: {first.reason}"
         if not accepted:
             raise InputError(f"{name}: none of its records could be learned; {why}")
