@@ -1,35 +1,62 @@
 """Replay buffers: what of the past is kept, as a uniform sample of it."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from midstream.engine.events import Event, EventBatch, IntArray
 
 __all__ = ["Reservoir"]
 
+_U11, _U27, _U30, _U31 = map(np.uint64, (11, 27, 30, 31))
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
 
 
-def _below(seed: int, first: int, bounds: IntArray) -> IntArray:
-    """Draw number `first + i` of a counter-based generator, uniform in [0, bounds[i]).
+@njit(cache=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+def _below(seed: np.uint64, counter: np.uint64, bound: int) -> int:
+    """Draw number `counter` of a counter-based generator, uniform in [0, bound).
 
     SplitMix64 [1]_ of a counter: any draw can be made without those before it, so the state of the
     generator is its counter.
 
     .. [1] Steele, Lea, Flood (2014). Fast splittable pseudorandom number generators. OOPSLA.
     """
-    counter = np.arange(first, first + len(bounds), dtype=np.uint64)
-    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
-        u = np.uint64(seed & (2**64 - 1)) + counter * _GOLDEN
-        u = (u ^ (u >> np.uint64(30))) * _MIX1
-        u = (u ^ (u >> np.uint64(27))) * _MIX2
-        u ^= u >> np.uint64(31)
-    unit = (u >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return (unit * bounds).astype(np.int64)
+    u = seed + counter * _GOLDEN
+    u = (u ^ (u >> _U30)) * _MIX1
+    u = (u ^ (u >> _U27)) * _MIX2
+    u ^= u >> _U31
+    return np.int64(float(u >> _U11) * 2.0**-53 * bound)  # type: ignore[return-value]
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+def _hits(seed: np.uint64, first: int, limit: int, rows: IntArray, slots: IntArray) -> int:
+    """Draw a slot for each of `rows.size` events after `first`; return how many are hit.
+
+    Their places among the events are left in `rows`, and their slots in `slots`. The limit only
+    ever shrinks, so what misses it now cannot hit it later in the batch.
+    """
+    hits = 0
+    for i in range(rows.size):
+        seen = first + i + 1
+        slot = _below(seed, np.uint64(first + i), seen)
+        if slot < limit or seen <= limit:
+            rows[hits] = i
+            slots[hits] = slot
+            hits += 1
+    return hits
+
+
+def _seeded(seed: int) -> np.uint64:
+    return np.uint64(seed & (2**64 - 1))
+
+
+def _labelled_rows(batch: EventBatch) -> IntArray:
+    if batch.targets is not None:
+        return np.flatnonzero(~np.isnan(batch.targets.values))
+    return np.array([i for i, y in enumerate(batch.labels) if y is not None], np.int64)
 
 
 def _size(x: dict[str, Any]) -> int:
@@ -87,24 +114,19 @@ class Reservoir:
 
     def add(self, batch: EventBatch) -> None:
         """Offer the labelled events of a batch, in order."""
-        rows: Sequence[int] = range(len(batch))
-        if batch.targets is not None:
-            if batch.labelled < len(batch):
-                rows = np.flatnonzero(~np.isnan(batch.targets.values)).tolist()
-        elif None in batch.labels:
-            rows = [i for i, y in enumerate(batch.labels) if y is not None]
+        labelled = batch.labelled
         first = self.seen
-        self.seen += len(rows)
-        if not rows or not self._limit:
+        self.seen += labelled
+        if not labelled or not self._limit:
             return
-        bounds = np.arange(first + 1, first + len(rows) + 1, dtype=np.int64)
-        slots = _below(self.seed, first, bounds)
-        # The limit only ever shrinks, so what misses it now cannot hit it later in the batch.
-        hits = np.flatnonzero((slots < self._limit) | (bounds <= self._limit))
-        if not len(hits):
+        rows, slots = np.empty(labelled, np.int64), np.empty(labelled, np.int64)
+        hits = _hits(_seeded(self.seed), first, self._limit, rows, slots)
+        if not hits:
             return
-        kept = batch.take([rows[i] for i in hits.tolist()])
-        for event, slot in zip(kept, slots[hits].tolist(), strict=True):
+        rows = rows[:hits]
+        if labelled < len(batch):
+            rows = _labelled_rows(batch)[rows]
+        for event, slot in zip(batch.take(rows.tolist()), slots[:hits].tolist(), strict=True):
             if _size(event.x) > self.max_bytes:
                 continue
             if len(self._events) < self._limit:
@@ -121,11 +143,13 @@ class Reservoir:
         """Draw `n` events with replacement; the next call draws others. Empty if none is kept."""
         if not self._events:
             return []
-        bounds = np.full(n, len(self._events), dtype=np.int64)
         # Another stream of draws than that of `add`: it must not disturb which events are kept.
-        drawn = _below(self.seed ^ 0x5A17, self._sampled, bounds)
+        seed, first = _seeded(self.seed ^ 0x5A17), self._sampled
         self._sampled += n
-        return [self._events[i] for i in drawn.tolist()]
+        return [
+            self._events[_below(seed, np.uint64(i), len(self._events))]
+            for i in range(first, first + n)
+        ]
 
     def definition(self) -> dict[str, Any]:
         """What it is, without what it holds."""
@@ -175,8 +199,8 @@ class Reservoir:
     def _shrink(self) -> None:
         """Drop events at random until the bytes fit; the sample stays uniform, only smaller."""
         while self.bytes > self.max_bytes and self._events:
-            bound = np.array([len(self._events)], dtype=np.int64)
-            slot = int(_below(self.seed ^ 0xD409, self._dropped, bound)[0])
+            seed = _seeded(self.seed ^ 0xD409)
+            slot = int(_below(seed, np.uint64(self._dropped), len(self._events)))
             self._dropped += 1
             self.bytes -= _size(self._events[slot].x)
             self._events[slot] = self._events[-1]
