@@ -11,6 +11,7 @@ from midstream.connectors.csv_codec import CsvDecoder
 from midstream.connectors.fields import Decoded, FieldMap
 from midstream.connectors.json_codec import JsonDecoder
 from midstream.connectors.records import Block, CsvOptions
+from midstream.connectors.weaving import Pieces, encoded, weave
 from midstream.engine.events import (
     Alarm,
     EventBatch,
@@ -18,6 +19,7 @@ from midstream.engine.events import (
     Predictions,
     Rejected,
     Task,
+    Texts,
 )
 
 __all__ = [
@@ -156,49 +158,37 @@ def encode_predictions(
         return b""
     text = _encoder.encode
     offsets = _column(batch.offsets.tolist())
-    parts: list[bytes | list[bytes]] = [b'{"id":']
-    if batch.id_stem is None:
-        parts.append(_column(batch.ids))
+    ids = batch.given_ids
+    parts: list[bytes | Pieces]
+    if batch.id_stem is not None:
+        parts = [b'{"id":' + text(batch.id_stem)[:-1], offsets, b'"']
+    elif isinstance(ids, Texts) and (pieces := ids.pieces) is not None:
+        parts = [b'{"id":"', Pieces(*pieces), b'"']
     else:
-        parts += [text(batch.id_stem)[:-1], offsets, b'"']
-    parts += [b',"model":', text(model), b',"version":', text(version), b',"role":', text(role)]
-    parts += [b',"y_pred":', _column(predictions.values), b',"y_proba":']
+        parts = [b'{"id":', _column(batch.ids)]
+    parts += [
+        b',"model":%b,"version":%d,"role":%b,"y_pred":' % (text(model), version, text(role)),
+        _column(predictions.values),
+        b',"y_proba":',
+    ]
     table = predictions.table
     if table is not None and table.classes:
         for i, label in enumerate(table.classes):
             values = _column(table.values[:, i].tolist())
-            parts += [b"," if i else b"{", text(_name(label)), b":", values]
+            parts += [b"%b%b:" % (b"," if i else b"{", text(_name(label))), values]
         parts.append(b"}")
     elif table is None and predictions.probas is not None:
         parts.append(_column(_named(predictions.probas, task)))
     else:
         parts.append(b"null")
     parts += [b',"ts":', b"null" if batch.times is None else _column(batch.times)]
-    parts += [b',"origin":[', text(batch.partition), b",%d," % max(batch.index, 0), offsets]
+    parts += [b',"origin":[%b,%d,' % (text(batch.partition), max(batch.index, 0)), offsets]
     parts.append(b"]}\n")
-    return _woven(parts, n)
+    return weave(parts, n)
 
 
-def _column(values: list[Any]) -> list[bytes]:
-    """Encode each value as JSON."""
-    return _encoder.encode_lines(values).split(b"\n")[:-1]  # a newline in a string is escaped
-
-
-def _woven(parts: list[bytes | list[bytes]], n: int) -> bytes:
-    """Join parts row by row, for n rows: what is no column is the same in every row."""
-    columns: list[list[bytes]] = []
-    constant = b""
-    for part in parts:
-        if isinstance(part, bytes):
-            constant += part
-        else:
-            columns += [[constant] * n, part]
-            constant = b""
-    columns.append([constant] * n)
-    pieces = [b""] * (n * len(columns))
-    for i, column in enumerate(columns):
-        pieces[i :: len(columns)] = column
-    return b"".join(pieces)
+def _column(values: list[Any]) -> Pieces:
+    return encoded(values, _encoder)
 
 
 def encode_rejected(rejected: list[Rejected]) -> bytes:

@@ -259,7 +259,7 @@ class _PlainForm:
         if column is None:
             return None
         starts, stops = scan.text(column)
-        return None if (starts < 0).all() else Texts(data, starts, stops)
+        return None if (starts < 0).all() else Texts(data, starts, stops, plain=True)
 
 
 def _targets(task: Task, labels: list[Label | None]) -> list[Label | None] | Targets:

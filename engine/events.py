@@ -209,21 +209,34 @@ class TextColumn(Sequence[str | None]):
 class Texts(TextColumn):
     """Strings that lie in one piece of UTF-8: string i is ``data[starts[i]:stops[i]]``.
 
-    None where ``starts[i]`` is negative.
+    None where ``starts[i]`` is negative. `plain`: nothing in them is written otherwise in JSON.
     """
 
-    __slots__ = ("_data", "_starts", "_stops")
+    __slots__ = ("_data", "_plain", "_starts", "_stops")
 
-    def __init__(self, data: bytes | memoryview, starts: IntArray, stops: IntArray) -> None:
+    def __init__(
+        self, data: bytes | memoryview, starts: IntArray, stops: IntArray, *, plain: bool = False
+    ) -> None:
         self._data = data
         self._starts = starts
         self._stops = stops
+        self._plain = plain
+
+    @property
+    def pieces(self) -> tuple[bytes | memoryview, IntArray, IntArray] | None:
+        """Their bytes as they stand in JSON, and where each begins and ends.
+
+        None if some of them are written otherwise there, or there is none for an event.
+        """
+        if not self._plain or (self._starts < 0).any():
+            return None
+        return self._data, self._starts, self._stops
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def take(self, rows: IntArray) -> "Texts":  # noqa: D102
-        return Texts(self._data, self._starts[rows], self._stops[rows])
+        return Texts(self._data, self._starts[rows], self._stops[rows], plain=self._plain)
 
     def text(self, i: int) -> str | None:  # noqa: D102
         start = int(self._starts[i])

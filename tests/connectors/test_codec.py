@@ -22,7 +22,7 @@ from midstream.connectors.codec import (
 )
 from midstream.connectors.files import Block, InputError
 from midstream.connectors.records import CsvOptions
-from midstream.engine.events import Alarm, Event, EventBatch, Predictions, Rejected, Table
+from midstream.engine.events import Alarm, Event, EventBatch, Predictions, Rejected, Table, Texts
 from midstream.engine.learner import RiverLearner
 
 FLAT = FieldMap(id="tx_id", label="is_fraud", time="created_at")
@@ -909,3 +909,27 @@ def test_the_bytes_of_a_learners_predictions_do_not_depend_on_the_cuts():
         return b"".join(parts)
 
     assert encoded(6) == encoded(1) == encoded(4)
+
+
+def test_ids_that_stand_in_the_input_are_copied_as_they_are():
+    """Only where JSON writes them so: the bytes are those of ids given as strings."""
+    plain = (
+        "".join(map(chr, range(0x20, 0x180))).replace('"', "").replace("\\", "")
+        + "\u2028\U0001f600"
+    )
+    for ids, is_plain in (
+        ([plain, "a", "é"], True),
+        (['"', "\\", "\n"], False),
+        (["a", None], True),
+    ):
+        pieces = [(text or "").encode() for text in ids]
+        stops = np.cumsum([len(piece) for piece in pieces])
+        starts = np.array(
+            [-1 if text is None else stop - len(piece)
+             for text, piece, stop in zip(ids, pieces, stops, strict=True)]
+        )  # fmt: skip
+        column = Texts(b"".join(pieces), starts, stops, plain=is_plain)
+        x, labels = [{"a": 1.0}] * len(ids), [1.0] * len(ids)
+        predictions = Predictions([1.0] * len(ids))
+        copied = encode_predictions(EventBatch(x, labels, ids=column), predictions, **AS)
+        assert copied == encode_predictions(EventBatch(x, labels, ids=ids), predictions, **AS)

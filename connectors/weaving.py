@@ -1,0 +1,69 @@
+"""Text of n lines made of columns: what differs from line to line, and what is the same in all."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from midstream.engine.events import IntArray
+
+__all__ = ["Pieces", "encoded", "weave"]
+
+_encoder = msgspec.json.Encoder()
+
+
+class Pieces(NamedTuple):
+    """A piece for each line: piece i is ``data[starts[i]:stops[i]]``."""
+
+    data: bytes | memoryview
+    starts: IntArray
+    stops: IntArray
+
+
+def encoded(values: Sequence[Any], encoder: msgspec.json.Encoder = _encoder) -> Pieces:
+    """Return each value as JSON."""
+    data = encoder.encode_lines(values)
+    stops = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))  # within a string: escaped
+    starts = np.zeros(len(stops), np.int64)
+    starts[1:] = stops[:-1] + 1
+    return Pieces(data, starts, stops)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+def _weave(
+    text: npt.NDArray[np.uint8],
+    starts: IntArray,
+    stops: IntArray,
+    out: npt.NDArray[np.uint8],
+) -> None:
+    parts, n = starts.shape
+    at = 0
+    for i in range(n):
+        for part in range(parts):
+            for k in range(starts[part, i], stops[part, i]):
+                out[at] = text[k]
+                at += 1
+
+
+def weave(parts: Sequence[bytes | Pieces], n: int) -> bytes:
+    """Return n lines: of each part its piece for the line, or the part itself where it is text."""
+    starts = np.empty((len(parts), n), np.int64)
+    stops = np.empty_like(starts)
+    texts: list[bytes | memoryview] = []
+    size = 0
+    for i, part in enumerate(parts):
+        if isinstance(part, bytes):
+            starts[i], stops[i] = size, size + len(part)
+            texts.append(part)
+        else:
+            starts[i], stops[i] = part.starts, part.stops
+            starts[i] += size
+            stops[i] += size
+            texts.append(part.data)
+        size += len(texts[-1])
+    out = np.empty(int((stops - starts).sum()), np.uint8)
+    _weave(np.frombuffer(b"".join(texts), np.uint8), starts, stops, out)
+    return out.tobytes()
