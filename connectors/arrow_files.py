@@ -259,7 +259,7 @@ class TablePartition:
                 return _IpcFile(buffer)
             if begin[:4] == b"\xff\xff\xff\xff"[: len(begin)]:
                 try:
-                    return _IpcStream(buffer, final=final)
+                    return _IpcStream(buffer)
                 except (pa.ArrowException, OSError):
                     if final:
                         raise
@@ -339,7 +339,7 @@ class _IpcFile:
         self.schema = pa.ipc.open_file(buffer).schema
 
     def batches(self, form: _Form, row: int) -> Iterator[Any]:
-        reader = pa.ipc.open_file(self._buffer, options=_options(self.schema, form.reads))
+        reader = pa.ipc.open_file(self._buffer, options=_options())
         lengths = self._lengths() if row else None
         for i in range(reader.num_record_batches):
             if lengths is not None and row >= (length := next(lengths)):
@@ -353,9 +353,7 @@ class _IpcFile:
 
     def _lengths(self) -> Iterator[int]:
         # One column is enough to know them, and less to decompress.
-        reader = pa.ipc.open_file(
-            self._buffer, options=_options(self.schema, self.schema.names[:1])
-        )
+        reader = pa.ipc.open_file(self._buffer, options=_options([0] if self.schema.names else []))
         for i in range(reader.num_record_batches):
             yield reader.get_batch(i).num_rows
 
@@ -363,13 +361,12 @@ class _IpcFile:
 class _IpcStream:
     """Arrow IPC, the stream format: one record batch after another."""
 
-    def __init__(self, buffer: Any, *, final: bool) -> None:
+    def __init__(self, buffer: Any) -> None:
         self._buffer = buffer
-        self._final = final
         self.schema = pa.ipc.open_stream(buffer).schema
 
     def batches(self, form: _Form, row: int) -> Iterator[Any]:
-        for batch in self._read(form.reads):
+        for batch in self._read(_options()):
             if row >= batch.num_rows:
                 row -= batch.num_rows
                 continue
@@ -377,18 +374,18 @@ class _IpcStream:
             row = 0
 
     def rows(self) -> int:
-        return sum(batch.num_rows for batch in self._read(self.schema.names[:1]))
+        return sum(batch.num_rows for batch in self._read(_options([0])))
 
-    def _read(self, names: list[str]) -> Iterator[Any]:
+    def _read(self, options: Any) -> Iterator[Any]:
         """Yield whole record batches. Raises InputError if half a one follows."""
         source = pa.BufferReader(self._buffer)
-        reader = pa.ipc.open_stream(source, options=_options(self.schema, names))
+        reader = pa.ipc.open_stream(source, options=options)
         while True:
             try:
                 yield reader.read_next_batch()
             except StopIteration:
                 return
-            except OSError as error:
+            except (OSError, pa.ArrowInvalid) as error:
                 if source.tell() < source.size():
                     raise
                 raise InputError(f"ends within a record batch: {one_line(error)}") from None
@@ -423,14 +420,12 @@ class _Parquet:
         return int(self._file.metadata.num_rows)
 
 
-def _options(schema: Any, names: list[str]) -> Any:
-    """Return options by which only these columns are read."""
-    places = [schema.get_field_index(name) for name in names]
-    # In the order of the file, and numbers where the processor expects them.
+def _options(columns: list[int] | None = None) -> Any:
+    """Return how IPC is read: all columns, without copying, or some, which copies them."""
     return pa.ipc.IpcReadOptions(
-        included_fields=sorted(places),
+        included_fields=columns or [],
         use_threads=False,
-        ensure_alignment=pa.ipc.Alignment.DataTypeSpecific,
+        ensure_alignment=pa.ipc.Alignment.DataTypeSpecific,  # as processors want numbers
     )
 
 

@@ -28,13 +28,14 @@ _OFFSETS = types.Array(types.int64, 1, "C", readonly=True)
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
+_NULL = np.uint64(0xD1B54A32D192ED03)  # no number that anyone has
 _S29, _S32 = np.uint64(29), np.uint64(32)
 
 
 @njit(types.uint64(_WORDS, types.uint64, types.uint64), cache=True)  # type: ignore[untyped-decorator]
 def _total(words: _Words, row: np.uint64, column: np.uint64) -> np.uint64:
     total = np.uint64(0)
-    counter = row * _STEP + column
+    counter = row * _STEP + column * _MIX2
     for i in range(words.size):
         z = words[i] ^ counter
         z ^= z >> _S32
@@ -89,9 +90,8 @@ class Fingerprints:
             words = self._words(column, i)
             if column.null_count:  # what lies under a null is anything
                 valid = column.is_valid().to_numpy(zero_copy_only=False)
-                words = np.where(valid, words, np.uint64(0))
-                total += int(_total(valid.astype(np.uint64), row, 2 * i + 1))
-            total += int(_total(words, row, 2 * i))
+                words = np.where(valid, words, _NULL)
+            total += int(_total(words, row, i))
         return total % _MODULUS
 
     def _words(self, column: Any, i: int) -> _Words:
