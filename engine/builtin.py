@@ -32,6 +32,12 @@ BUILTIN: dict[str, Builtin] = {
         "midstream.engine.compiled",
         "LinearLearner",
     ),
+    "softmax": Builtin(
+        "multiclass",
+        "softmax regression in a compiled loop: scaling, hashed categories, SGD and others",
+        "midstream.engine.softmax",
+        "SoftmaxLearner",
+    ),
 }
 
 

@@ -7,7 +7,7 @@ missing one costs nothing.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -22,9 +22,9 @@ from midstream.engine.kernels import (
     options_record,
 )
 from midstream.engine.learner import LEARNERS, LearnerError
-from midstream.engine.slots import NO_FLOATS, Slots, grown, odd_row, plain, sample_weights
+from midstream.engine.slots import NO_FLOATS, Slots, grown, odd_row, plain, sample_weights, sound
 
-__all__ = ["OPTIMIZERS", "Explanation", "LinearLearner"]
+__all__ = ["OPTIMIZERS", "Explanation", "LinearLearner", "explained"]
 
 _SCHEMA = 1
 
@@ -34,6 +34,20 @@ class Explanation(NamedTuple):
 
     intercept: float
     weights: dict[str, float]
+
+
+def explained(
+    names: Iterable[str], weights: FloatArray, scaler: FloatArray | None, intercept: float
+) -> Explanation:
+    """Return weights in the features' own units; `scaler` has rows: mean, variance, count."""
+    if scaler is not None:
+        mean, variance, _ = scaler
+        moved = np.divide(
+            weights, np.sqrt(variance), out=np.zeros(len(weights)), where=variance != 0
+        )
+        intercept -= float((moved * mean).sum())
+        weights = moved
+    return Explanation(intercept, dict(zip(names, weights.tolist(), strict=True)))
 
 
 class LinearLearner:
@@ -104,7 +118,8 @@ class LinearLearner:
         eps: float = 1e-8,
     ) -> None:
         if task not in ("binary", "regression"):
-            raise ValueError(f"task must be binary or regression, found {task!r}")
+            softmax = "; for multiclass there is softmax" if task == "multiclass" else ""
+            raise ValueError(f"task must be binary or regression, found {task!r}{softmax}")
         self.task: Task = task
         self._options = checked_options(
             {
@@ -212,20 +227,18 @@ class LinearLearner:
             does not know their names.
         """
         d = len(self._slots.names)
-        weights = self._weights[0, :d]
-        intercept = float(self._totals["intercept"][0])
-        if self._options["scale"]:
-            mean, variance, _ = self._scaler[:, :d]
-            moved = np.divide(weights, np.sqrt(variance), out=np.zeros(d), where=variance != 0)
-            intercept -= float((moved * mean).sum())
-            weights = moved
-        named = dict(zip(self._slots.names, weights.tolist(), strict=True))
+        told = explained(
+            self._slots.names,
+            self._weights[0, :d],
+            self._scaler[:, :d] if self._options["scale"] else None,
+            float(self._totals["intercept"][0]),
+        )
         for name, values in (categories or {}).items():
             for value in values:
                 slot, sign = self._slots.category(name, value)
                 weight = float(self._table[0, -1 - slot]) if self._slots.hashed else 0.0
-                named[f"{name}={value}"] = weight * sign
-        return Explanation(intercept, named)
+                told.weights[f"{name}={value}"] = weight * sign
+        return told
 
     def state(self) -> bytes:
         """Everything that its next result depends on; equal learners give equal bytes."""
@@ -270,24 +283,17 @@ class LinearLearner:
     @classmethod
     def _restored(cls, state: Mapping[str, Any], task: Task) -> "LinearLearner":
         new = cls(task, **state["options"])
-        names, hashed, used = list(state["names"]), state["hashed"], state["used"]
-        size = 2**new._slots.bits
+        names, hashed, used = state["names"], state["hashed"], state["used"]
         shapes = {"weights": (3, len(names)), "scaler": (3, len(names)), "table": (3, len(used))}
-        sound = (
-            len(set(names)) == len(names) <= new._slots.features
-            and all(isinstance(name, str) for name in names)
+        if not (
+            new._slots.takes(names, used)
             and (type(hashed), type(state["steps"])) == (int, int)
-            and (type(state["intercept"]), type(state["penalty"])) == (float, float)
-            and hashed in (0, size)
-            and used.dtype == np.int64
-            and used.ndim == 1
-            and bool(((used >= 0) & (used < hashed)).all())
-            and all(
-                state[key].shape == shape and state[key].dtype == np.float64
-                for key, shape in shapes.items()
-            )
-        )
-        if not sound:  # kernels do not check what they index
+            and hashed in (0, 2**new._slots.bits)
+            and (hashed or not len(used))
+            and all(type(state[key]) is float for key in ("intercept", "penalty"))
+            and all(math.isfinite(state[key]) for key in ("intercept", "penalty"))
+            and all(sound(state[key], shape) for key, shape in shapes.items())
+        ):  # kernels do not check what they index
             raise ValueError("damaged learner state: its parts do not fit together")
         new._slots.names = {name: i for i, name in enumerate(names)}
         new._slots.hashed = hashed > 0

@@ -22,7 +22,15 @@ from numba import njit
 
 from midstream.engine.events import FloatArray, IntArray
 
-__all__ = ["OPTIMIZERS", "TOTALS", "checked_options", "linear_kernel", "options_record"]
+__all__ = [
+    "LANES",
+    "OPTIMIZERS",
+    "TOTALS",
+    "checked_options",
+    "linear_kernel",
+    "options_record",
+    "softmax_kernel",
+]
 
 OPTIMIZERS = ("sgd", "adagrad", "adam", "ftrl")
 _SGD, _ADAGRAD, _ADAM, _FTRL = range(4)
@@ -39,9 +47,13 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "beta_2": (0.0, 1.0 - 1e-9),
     "eps": (1e-300, 1.0),
 }
-_WHOLE: dict[str, tuple[int, int]] = {"bits": (1, 24), "features": (1, 10_000_000)}
+_WHOLE: dict[str, tuple[int, int]] = {
+    "bits": (1, 24),
+    "features": (1, 10_000_000),
+    "classes": (2, 1_000_000),
+}
 _OPTIONS = np.dtype([(name, "f8") for name in _NUMBERS])
-_LANES = 8  # float64 in the widest vector that there is
+LANES = 8  # float64 in the widest vector that there is
 
 Kernel: TypeAlias = Callable[..., int]
 
@@ -217,7 +229,7 @@ def linear_kernel(logistic: bool, optimizer: int, scale: bool, penalized: bool) 
         o = options[0]
         t = totals[0]
         n, d = len(numbers), numbers.shape[1]
-        wide = (d + _LANES - 1) // _LANES * _LANES
+        wide = (d + LANES - 1) // LANES * LANES
         s = np.zeros((10, wide))
         s[_VALUE] = math.nan
         for k in range(d):
@@ -358,3 +370,212 @@ def linear_kernel(logistic: bool, optimizer: int, scale: bool, penalized: bool) 
         return done
 
     return linear  # type: ignore[no-any-return]
+
+
+@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+def _normalize(scores: FloatArray, known: int, probas: FloatArray) -> None:
+    """Softmax of the first `known` scores, as River's: sums in the order of the classes."""
+    highest = -math.inf
+    for c in range(known):
+        highest = max(highest, scores[c])
+    total = 0.0
+    for c in range(known):
+        probas[c] = math.exp(scores[c] - highest)
+        total += probas[c]
+    for c in range(known):
+        probas[c] /= total
+
+
+@cache
+def softmax_kernel(optimizer: int, scale: bool, penalized: bool) -> Kernel:
+    """Return the loop of softmax regression; parameters as those of `linear_kernel`."""
+
+    @njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+    def softmax(  # kernels take arrays, not objects
+        numbers: FloatArray,
+        at: IntArray,
+        starts: IntArray,
+        slots: IntArray,
+        values: FloatArray,
+        labels: IntArray,
+        sample_weights: FloatArray,
+        options: npt.NDArray[np.void],
+        weights: FloatArray,
+        scaler: FloatArray,
+        table: FloatArray,
+        classes: FloatArray,
+        count: IntArray,
+        probas: FloatArray,
+        best: IntArray,
+        seen: IntArray,
+    ) -> int:
+        """Predict each event, then learn it if it has a label; return how many were done.
+
+        As the loop of linear learners, but `labels` are codes, negative where there is none, and a
+        code is that of a new class if it is the number of classes so far. `weights` and `table`
+        are (3, slots, classes), with room for classes in whole vectors. `classes` has rows: steps,
+        penalty. `count` is the number of classes, before and after. `best` gets the code that is
+        predicted, -1 where there is none, and `seen` how many classes there were at each event.
+        """
+        o = options[0]
+        n, d = len(numbers), numbers.shape[1]
+        known, room = count[0], classes.shape[1]
+        wide = (d + LANES - 1) // LANES * LANES
+        s = np.zeros((10, wide))
+        s[_VALUE] = math.nan
+        if scale:
+            for k in range(d):
+                for row in range(3):
+                    s[_MEAN + row, k] = scaler[row, at[k]]
+                s[_ROOT, k] = math.sqrt(s[_VARIANCE, k])
+        longest = 0
+        for i in range(starts.size - 1):
+            longest = max(longest, starts[i + 1] - starts[i])
+        z = np.empty(longest)
+        score, after = np.zeros(room), np.zeros(room)
+        p, slope = np.zeros(room), np.zeros(room)
+        rates = np.full(room, o.rate)
+        used = _AFTER if scale else _BEFORE
+        first, stop = 0, 0
+        done = n
+        for i in range(n):
+            y = labels[i] if labels.size else -1
+            learns = y >= 0
+            if sample_weights.size and sample_weights[i] == 0.0:
+                learns = False
+            for k in range(d):
+                s[_VALUE, k] = numbers[i, k]
+            if not scale:
+                for k in range(wide):
+                    v = s[_VALUE, k]
+                    s[_BEFORE, k] = v if v == v else 0.0  # noqa: PLR0124 NaN is missing
+            elif learns:
+                for k in range(wide):
+                    v = s[_VALUE, k]
+                    here = v == v  # noqa: PLR0124
+                    mean, variance = s[_MEAN, k], s[_VARIANCE, k]
+                    root, seen_before = s[_ROOT, k], s[_COUNT, k]
+                    z0, z1, mean_1, variance_1, root_1, count_1 = _scaled(
+                        v, mean, variance, root, seen_before
+                    )
+                    s[_BEFORE, k] = z0 if here else 0.0
+                    s[_AFTER, k] = z1 if here else 0.0
+                    s[_MEAN, k] = mean_1 if here else mean
+                    s[_VARIANCE, k] = variance_1 if here else variance
+                    s[_ROOT, k] = root_1 if here else root
+                    s[_COUNT, k] = count_1 if here else seen_before
+            else:
+                for k in range(wide):
+                    v, root = s[_VALUE, k], s[_ROOT, k]
+                    here = v == v and root != 0.0  # noqa: PLR0124
+                    s[_BEFORE, k] = (v - s[_MEAN, k]) / root if here else 0.0
+            # Lanes of no class yet have weights of zero, and no slope.
+            lanes = (known + LANES - 1) // LANES * LANES
+            both = scale and learns
+            for c in range(lanes):
+                score[c], after[c] = 0.0, 0.0
+            for k in range(d):
+                j, z0, z1 = at[k], s[_BEFORE, k], s[_AFTER, k]
+                if both:
+                    for c in range(lanes):
+                        score[c] += weights[0, j, c] * z0
+                        after[c] += weights[0, j, c] * z1
+                else:
+                    for c in range(lanes):
+                        score[c] += weights[0, j, c] * z0
+            if not both:
+                for c in range(lanes):
+                    after[c] = score[c]
+            bad = False
+            if starts.size:
+                first, stop = starts[i], starts[i + 1]
+                for k in range(first, stop):
+                    v, j = values[k], slots[k]
+                    if math.isnan(v):
+                        continue
+                    z0, z1 = v, v
+                    if j >= 0 and scale:
+                        z0, z1, mean, variance, root, seen_before = _scaled(
+                            v, scaler[0, j], scaler[1, j], math.sqrt(scaler[1, j]), scaler[2, j]
+                        )
+                        if learns:
+                            scaler[0, j], scaler[1, j], scaler[2, j] = mean, variance, seen_before
+                            bad |= not variance < math.inf
+                        else:
+                            z1 = z0
+                    z[k - first] = z1
+                    own = table if j < 0 else weights
+                    j = -1 - j if j < 0 else j
+                    for c in range(lanes):
+                        score[c] += own[0, j, c] * z0
+                        after[c] += own[0, j, c] * z1
+            seen[i] = known
+            best[i] = -1
+            if known:
+                _normalize(score, known, p)
+                best[i] = 0
+                for c in range(known):
+                    probas[i, c] = p[c]
+                    if p[c] > p[best[i]]:
+                        best[i] = c
+            if not learns:
+                continue
+
+            if known and both:
+                _normalize(after, known, p)
+            if y == known:
+                p[y] = 0.0
+                known += 1
+                lanes = (known + LANES - 1) // LANES * LANES
+            weight = sample_weights[i] if sample_weights.size else 1.0
+            for c in range(known):
+                clamped = max(min(p[c], 1.0 - 1e-15), 1e-15)  # River's
+                slope[c] = (clamped - (1.0 if c == y else 0.0)) * weight
+                bad |= math.isnan(p[c]) or not math.isfinite(slope[c])
+                slope[c] = max(min(slope[c], o.clip), -o.clip)
+                rates[c] = _rate(optimizer, o, classes[0, c])
+                classes[0, c] += 1.0
+                classes[1, c] += o.l1 * rates[c]
+            if bad:
+                done = i
+                break
+            for k in range(d):
+                if math.isnan(s[_VALUE, k]):
+                    continue
+                j, z1 = at[k], s[used, k]
+                for c in range(lanes):
+                    w, a, b = _stepped(
+                        optimizer, penalized, o, rates[c], classes[1, c], z1 * slope[c],
+                        weights[0, j, c], weights[1, j, c], weights[2, j, c],
+                    )  # fmt: skip
+                    weights[0, j, c] = w
+                    if optimizer != _SGD or penalized:
+                        weights[1, j, c] = a
+                    if optimizer in (_ADAM, _FTRL):
+                        weights[2, j, c] = b
+                    bad |= not (abs(w + a + b) < math.inf)
+                bad |= not (s[_VARIANCE, k] < math.inf)
+            for k in range(first, stop):
+                if math.isnan(values[k]):
+                    continue
+                own = table if slots[k] < 0 else weights
+                j = -1 - slots[k] if slots[k] < 0 else slots[k]
+                z1 = z[k - first]
+                for c in range(lanes):
+                    w, a, b = _stepped(
+                        optimizer, penalized, o, rates[c], classes[1, c], z1 * slope[c],
+                        own[0, j, c], own[1, j, c], own[2, j, c],
+                    )  # fmt: skip
+                    own[0, j, c], own[1, j, c], own[2, j, c] = w, a, b
+                    bad |= not (abs(w + a + b) < math.inf)
+            if bad:
+                done = i
+                break
+        if labels.size and scale:
+            for k in range(d):
+                for row in range(3):
+                    scaler[row, at[k]] = s[_MEAN + row, k]
+        count[0] = known
+        return done
+
+    return softmax  # type: ignore[no-any-return]

@@ -357,7 +357,10 @@ class RiverLearner:
 LEARNERS: dict[str, Callable[..., Learner]] = {RiverLearner.kind: RiverLearner.from_state}
 """What builds a learner of each kind from its state: `f(state, task=…, modules=…)`."""
 
-_ELSEWHERE = {"linear": "midstream.engine.compiled"}  # kinds that are there once it is imported
+_ELSEWHERE = {  # kinds that are there once their module is imported
+    "linear": "midstream.engine.compiled",
+    "softmax": "midstream.engine.softmax",
+}
 
 
 def _numbers(values: tuple[Any, ...]) -> bool:

@@ -30,7 +30,16 @@ from midstream.engine.events import (
 )
 from midstream.engine.learner import LearnerError
 
-__all__ = ["NO_FLOATS", "Rows", "Slots", "grown", "odd_row", "plain", "sample_weights"]
+__all__ = [
+    "NO_FLOATS",
+    "Rows",
+    "Slots",
+    "grown",
+    "odd_row",
+    "plain",
+    "sample_weights",
+    "sound",
+]
 
 NO_FLOATS: FloatArray = np.zeros(0)
 _NO_SLOTS: IntArray = np.zeros(0, np.int64)
@@ -76,6 +85,16 @@ def grown(array: npt.NDArray[Any], size: int, axis: int = 1) -> npt.NDArray[Any]
     return larger
 
 
+def sound(array: Any, shape: tuple[int, ...]) -> bool:
+    """Whether an array of a saved state is one of finite numbers, and of this shape."""
+    return (
+        isinstance(array, np.ndarray)
+        and array.dtype == np.float64
+        and array.shape == shape
+        and bool(np.isfinite(array).all())
+    )
+
+
 def odd_row(batch: EventBatch, check_label: Callable[[Label | None], object]) -> int:
     """Find the event with a value that is no number and no text, or with an odd label."""
     for row, (x, y) in enumerate(zip(batch.dicts(), batch.labels, strict=True)):
@@ -109,6 +128,19 @@ class Slots:
         self._columns: tuple[tuple[str, ...], IntArray] = ((), _NO_SLOTS)
         self._categories: dict[tuple[str, str], tuple[int, float]] = {}
         self._words: dict[tuple[str, int], tuple[list[str], IntArray, FloatArray, int]] = {}
+
+    def takes(self, names: Any, used: Any) -> bool:
+        """Whether these could be the names and the used slots of a saved state."""
+        return (
+            type(names) is list
+            and len(set(names)) == len(names) <= self.features
+            and all(isinstance(name, str) for name in names)
+            and isinstance(used, np.ndarray)
+            and used.dtype == np.int64
+            and used.ndim == 1
+            and bool(((used >= 0) & (used < 2**self.bits)).all())
+            and bool((np.diff(used) > 0).all())
+        )
 
     def rows(self, batch: EventBatch, *, grow: bool) -> Rows:
         """Return the features of a batch.

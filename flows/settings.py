@@ -327,6 +327,9 @@ def _check_learner(model: Model, reader: Reader) -> None:
         return
     if builtin.task != model.task:
         words = f"{builtin.task!r}, which {model.learner} is for"
+        for name, other in BUILTIN.items():
+            if other.task == model.task:
+                words += f", or learner {name!r}"
         raise reader.refusal("model.task", model.task, words)
     known = options_of(model.learner) if model.options else {}
     for key in model.options:

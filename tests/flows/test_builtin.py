@@ -30,6 +30,8 @@ def project(folder, name="logistic", task="binary", n=60_000):
         event["x"]["city"] = f"city{i % 50}"
         if task == "regression":
             event["y"] = event["x"]["f0"] * 2 + (i % 50 == 7)
+        if task == "multiclass":
+            event["y"] = f"y{i % 50 % 3}" if event["x"]["f0"] < 1 else "high"
     made.write(stream)
     return made
 
@@ -82,6 +84,27 @@ def test_evaluate_and_run_are_the_same(tmp_path):
     assert done.returncode == 0, done.stderr
     assert f'"{summary["digest"]["000"]}"' in done.stdout
     assert summary["metrics"]["mae"] < 0.5
+
+
+def test_several_classes_are_learned_by_softmax(tmp_path):
+    """By name, resumed from a snapshot; `logistic` says whom to ask."""
+    made = project(tmp_path, "softmax", "multiclass", 5_000)
+    lines = made.folder.joinpath("events.jsonl").read_text().splitlines()
+    made.write(lines[:2_000])
+    made.run()
+    made.write(lines)
+    summary = made.run()
+    whole = project(tmp_path / "whole", "softmax", "multiclass", 5_000)
+    assert whole.run()["digest"] == summary["digest"]
+    assert whole.output("predictions") == made.output("predictions")
+    assert summary["metrics"]["accuracy"] > 0.7
+    last = made.output("predictions")[-1]
+    assert last["y_proba"].keys() == {"y0", "y1", "y2", "high"}
+    config = made.config.read_text()
+    made.config.write_text(config.replace('"softmax"', '"logistic"'))
+    done = made.call("check", "config.toml")
+    assert done.returncode != 0
+    assert "'binary', which logistic is for, or learner 'softmax'" in done.stdout + done.stderr
 
 
 def test_learners_are_listed_with_their_options(tmp_path):
