@@ -3,12 +3,13 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; \
 	then command -v $$p; break; fi; done)
 VENV ?= .venv
+PEERS ?= .venv-peers
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 JOBS ?= 2
 MYPYPATH := src
 
-.PHONY: demo test test-slow check bench bench-full clean
+.PHONY: demo test test-slow check bench bench-full peers clean
 
 demo: $(VENV)/.core
 	$(BIN)/midstream demo
@@ -25,14 +26,17 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/run.py
+bench: $(VENV)/.dev peers
+	$(BIN)/python benchmarks/run.py --peers $(PEERS)
 
-bench-full: $(VENV)/.dev
-	$(BIN)/python benchmarks/run.py --full
+bench-full: $(VENV)/.dev peers
+	$(BIN)/python benchmarks/run.py --full --peers $(PEERS)
+
+# What the benchmarks compare with, in an environment of its own.
+peers: $(PEERS)/.installed
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Midstream needs Python 3.11 or 3.12; found neither (set PYTHON=/path/to/it)" >&2; exit 1; }
@@ -46,3 +50,8 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.core
+
+$(PEERS)/.installed: pyproject.toml constraints-peers.txt | $(VENV)/bin/python
+	$(BIN)/python -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints-peers.txt '.[peers]'
+	@touch $@

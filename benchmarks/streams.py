@@ -1,52 +1,94 @@
-"""Streams to measure on, seeded, in the engine's own event form; and how `midstream` is run."""
+"""Streams to measure on, seeded, in the engine's own form and in those of the peers."""
 
+import functools
+import importlib.util
 import json
-import os
 import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+
+DISTINCT = 200_000  # events of 10 features; longer streams repeat them
+
+Event = tuple[dict[str, float], bool]
 
 
-def hyperplane(n: int, features: int = 10, seed: int = 1):
+def names(features: int) -> list[str]:
+    """Return the names of the features."""
+    return [f"feature_{i}" for i in range(features)]
+
+
+def hyperplane(n: int, features: int = 10, seed: int = 1) -> Iterator[Event]:
     """Yield n events of a noisy linear concept over numeric features."""
     rng = random.Random(seed)
     weights = [rng.uniform(-1, 1) for _ in range(features)]
-    names = [f"feature_{i}" for i in range(features)]
+    keys = names(features)
     for _ in range(n):
-        values = [round(rng.gauss(0, 1), 6) for _ in names]
+        values = [round(rng.gauss(0, 1), 6) for _ in keys]
         score = sum(w * v for w, v in zip(weights, values, strict=True)) + rng.gauss(0, 0.5)
-        yield dict(zip(names, values, strict=True)), score > 0
+        yield dict(zip(keys, values, strict=True)), score > 0
 
 
-def write(path: Path, events) -> Path:
-    """Write events as JSON Lines; return the path."""
+def _own(i: int, x: dict[str, float], y: bool) -> str:
+    return json.dumps({"id": f"e{i}", "x": x, "y": y}) + "\n"
+
+
+def _vw_json(_: int, x: dict[str, float], y: bool) -> str:
+    return json.dumps({"_label": 1 if y else -1, "x": x}) + "\n"
+
+
+def _vw_text(_: int, x: dict[str, float], y: bool) -> str:
+    return f"{1 if y else -1} |x {' '.join(f'{k}:{v}' for k, v in x.items())}\n"
+
+
+FORMS = {"jsonl": _own, "vwjson": _vw_json, "vw": _vw_text}  # what a line says, by suffix
+
+
+def write(path: Path, events: Iterable[Event]) -> Path:
+    """Write events, a line each, in the form that the suffix names; return the path."""
+    line = FORMS[path.suffix.removeprefix(".")]
     with path.open("w") as file:
-        for i, (x, y) in enumerate(events):
-            file.write(json.dumps({"id": f"e{i}", "x": x, "y": y}) + "\n")
+        file.writelines(line(i, x, y) for i, (x, y) in enumerate(events))
     return path
 
 
-def command(*arguments: str, python: Sequence[str] = ()) -> list[str]:
-    """Return the command line of `midstream`."""
-    return [sys.executable, *python, "-m", "midstream.flows.cli", *arguments]
+def long_stream(
+    folder: Path, events: int, features: int = 10, forms: Sequence[str] = ("jsonl",)
+) -> None:
+    """Write `events` and the suffix for each form: one block of distinct events, repeated."""
+    block = min(events, DISTINCT * 10 // features)
+    assert events % block == 0, f"{events} events are not whole blocks of {block}"
+    for form in forms:
+        with (folder / f"events.{form}").open("wb") as out:
+            for _ in range(events // block):
+                with _block(block, features, form).open("rb") as file:
+                    shutil.copyfileobj(file, out, 2**20)
 
 
-def environment() -> dict[str, str]:
-    """Return the environment to run `midstream` in: the hash seed that it would restart for."""
-    return dict(os.environ, PYTHONHASHSEED="0")
+def has_arrow() -> bool:
+    """Whether pyarrow is there."""
+    return importlib.util.find_spec("pyarrow") is not None
 
 
-def midstream(folder: Path, *, python: Sequence[str] = ()) -> dict[str, Any]:
-    """Run a folder's midstream.toml to the end of its input, anew; return the summary."""
-    run = command("run", "midstream.toml", "--until-eof", "--fresh", "--json", python=python)
-    done = subprocess.run(run, cwd=folder, capture_output=True, env=environment(), check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr.decode().strip().splitlines()[-1])
-    for archived in (folder / "state").glob("archived-*"):
-        shutil.rmtree(archived)
-    summary: dict[str, Any] = json.loads(done.stdout)
-    return summary
+def columnar(folder: Path, events: int, features: int = 10) -> None:
+    """Write the same stream as `events.arrow` and `events.parquet`."""
+    block = min(events, DISTINCT * 10 // features)
+    script = Path(__file__).parent / "to_columns.py"  # a process: pyarrow's memory is not ours
+    source = _block(block, features, "jsonl")
+    subprocess.run([sys.executable, script, source, folder, str(events // block)], check=True)
+
+
+_kept: list[object] = []  # the folder of blocks, until the process ends
+
+
+@functools.cache
+def _block(events: int, features: int, form: str) -> Path:
+    """Return the file of a block, written once in a process."""
+    import tempfile
+
+    if not _kept:
+        _kept.append(tempfile.TemporaryDirectory(prefix="midstream-bench-"))
+    folder = Path(_kept[0].name)  # type: ignore[attr-defined]
+    return write(folder / f"{events}-{features}.{form}", hyperplane(events, features))
