@@ -68,6 +68,9 @@ class ByteStream:
 
     def peek(self, n: int) -> bytes:
         """Return the next `n` bytes; fewer where no more can be read now."""
+        if self._path is not None and self._regular and self._gzip is False:
+            self._buffer.clear()
+            return self._look(n)
         buffer = self._buffer
         while len(buffer) < n:
             more = self._pull()
@@ -77,9 +80,19 @@ class ByteStream:
         with memoryview(buffer) as view, view[:n] as part:
             return bytes(part)
 
+    def _look(self, n: int) -> bytes:
+        """Return the next `n` bytes of a plain file, which can be read again as often as wanted."""
+        try:
+            data = os.pread(self._fd, n, self.offset)
+        except OSError as error:
+            raise InputError(f"{self.name}: {error.strerror}") from None
+        self._raw_end = len(data) < n
+        if not data and n and (size := os.fstat(self._fd).st_size) < self.offset:
+            raise InputError(self.too_short(size, self.offset))
+        return data
+
     def skip(self, n: int) -> None:
         """Move on by `n` bytes, which were peeked at before."""
-        assert n <= len(self._buffer)
         del self._buffer[:n]
         self.offset += n
 
@@ -95,7 +108,7 @@ class ByteStream:
             self._buffer.clear()
             self._pending = b""
             self._gzip = False
-            self.offset = self._raw_offset = os.lseek(self._fd, position, os.SEEK_SET)
+            self.offset = position
             return
         while self.offset < position:
             here = len(self.peek(min(position - self.offset, _INFLATE)))

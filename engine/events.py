@@ -558,17 +558,44 @@ class EventBatch:
             texts={k: pick(v) for k, v in self._texts.items()},
         )
 
+    def event(self, i: int) -> Event:
+        """Return event `i` by itself."""
+
+        def text(column: Sequence[str | None] | None) -> str | None:
+            return None if column is None else column[i]
+
+        if self.targets is None:
+            label = self.labels[i]
+        else:
+            value = float(self.targets.values[i])
+            label = None if math.isnan(value) else bool(value) if self.targets.binary else value
+        given = text(self._ids)
+        return Event(
+            x=self._features(i),
+            y=label,
+            id=f"{self._stem}{self.offsets[i]}" if given is None else given,
+            ts=self.time(i),
+            key=text(self.keys),
+            weight=self.weight(i),
+            source=text(self.sources),
+            group=None if self.groups is None else self.groups[i],
+        )
+
+    def _features(self, i: int) -> Features:
+        if self._dicts is not None:
+            return self._dicts[i]
+        assert self._array is not None
+        assert self._names is not None
+        x: Features = {
+            name: value
+            for name, value in zip(self._names, self._array[i].tolist(), strict=True)
+            if value == value  # noqa: PLR0124 NaN is missing
+        }
+        for name, column in self._texts.items():
+            if (text := column[i]) is not None:
+                x[name] = text
+        return x
+
     def __iter__(self) -> Iterator[Event]:
         """Yield the events one by one, for people rather than for speed."""
-        ids = self.ids
-        for i, x in enumerate(self.dicts()):
-            yield Event(
-                x=x,
-                y=self.labels[i],
-                id=ids[i],
-                ts=self.time(i),
-                key=None if self.keys is None else self.keys[i],
-                weight=self.weight(i),
-                source=None if self.sources is None else self.sources[i],
-                group=None if self.groups is None else self.groups[i],
-            )
+        return map(self.event, range(len(self)))

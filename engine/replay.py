@@ -126,7 +126,8 @@ class Reservoir:
         rows = rows[:hits]
         if labelled < len(batch):
             rows = _labelled_rows(batch)[rows]
-        for event, slot in zip(batch.take(rows.tolist()), slots[:hits].tolist(), strict=True):
+        for row, slot in zip(rows.tolist(), slots[:hits].tolist(), strict=True):
+            event = batch.event(row)
             if _size(event.x) > self.max_bytes:
                 continue
             if len(self._events) < self._limit:
