@@ -44,7 +44,7 @@ __all__ = [
 NO_FLOATS: FloatArray = np.zeros(0)
 _NO_SLOTS: IntArray = np.zeros(0, np.int64)
 _KEPT = 100_000  # categories whose slot is remembered
-_LISTS = 64  # lists of words whose slots are
+_LISTS = 8  # lists of words whose slots are: a decoder has one at a time for each feature
 
 
 class Rows(NamedTuple):

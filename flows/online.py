@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 __all__ = ["Reader", "RunError", "Summary", "evaluate", "make_trainer", "preflight", "run"]
 
 _BLOCK_BYTES = 128 * 1024  # what is made of a block still fits into a core's cache
+_COLUMN_BLOCK_BYTES = 256 * 1024  # ... of columns, which take less room than objects
 _BLOCK_SECONDS = 0.2  # a batch that takes much longer would delay commits, signals and reports
 _KEEP_EVENTS = 10_000  # what is learned again for an event that the learner raises on
 _KINDS = ("predictions", "rejected", "alarms")  # of output
@@ -137,6 +138,7 @@ class Reader:
 
     def __init__(self, settings: Settings, *, until_eof: bool, part: str | None = None) -> None:
         self._settings = settings
+        self.block_bytes = _COLUMN_BLOCK_BYTES if settings.features else _BLOCK_BYTES
         self._decoders: dict[str, Decoder] = {}  # one each: a CSV file has a header of its own
         self.files = FileInput(
             settings.input.path or "",
@@ -170,7 +172,7 @@ class Reader:
 
     def __iter__(self) -> Iterator[tuple[Work, Decoded]]:
         while True:
-            work = self.files.read(_BLOCK_BYTES)
+            work = self.files.read(self.block_bytes)
             if work is not None:
                 yield work, self.decode(work)
             elif self.files.ended:
@@ -305,7 +307,8 @@ class _Room:
         size = work.block.size
         if size:
             fitting = size * _BLOCK_SECONDS / max(taken, 1e-6)
-            self.block_bytes = int(min(max(fitting, 1024), 2 * self.block_bytes, _BLOCK_BYTES))
+            most = self.reader.block_bytes
+            self.block_bytes = int(min(max(fitting, 1024), 2 * self.block_bytes, most))
         return outcome
 
     def publish(self, outcome: Outcome) -> None:
