@@ -35,9 +35,11 @@ class Row(msgspec.Struct):
 
     @property
     def reached(self) -> bool | None:
-        """Whether the goal is reached."""
+        """Whether the goal is reached; a ratio of 0 or less is noise, and reaches none."""
         if self.goal is None:
             return None
+        if self.ratio <= 0:
+            return False
         return self.ratio <= self.goal if self.at_most else self.ratio >= self.goal
 
     @property
@@ -143,10 +145,14 @@ def compare(
     unit: str = "events/s",
     goal: float | None = None,
     at_most: bool = False,
+    best: tuple[float, float] | None = None,
 ) -> Row:
-    """Return the row for two sides' repeats, taken in turns; less is better for `at_most`."""
-    best: Callable[[Sequence[float]], float] = min if at_most else max
-    a, b = best(ours[1]), best(other[1])
+    """Return the row for two sides' repeats, taken in turns; less is better for `at_most`.
+
+    `best` is given where the best of a side is not simply the best of its repeats.
+    """
+    choose: Callable[[Sequence[float]], float] = min if at_most else max
+    a, b = best or (choose(ours[1]), choose(other[1]))
     ratios = [x / y for x, y in zip(ours[1], other[1], strict=True)]
     return Row(
         title, unit, ours[0], a, other[0], b, a / b, min(ratios), max(ratios), goal, at_most

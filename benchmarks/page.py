@@ -183,7 +183,7 @@ def _line(chart: Line, form: _Format) -> tuple[str, int, str]:
 
     def place(x: float, value: float) -> tuple[float, float]:
         share = (math.log(x) - first) / ((last - first) or 1)
-        return left + 20 + share * (right - left - 20), bottom - value / ticks[-1] * _PLOT
+        return left + 20 + share * (right - left - 20), bottom - max(value, 0) / ticks[-1] * _PLOT
 
     out = []
     for tick in ticks:
@@ -287,7 +287,7 @@ main{padding:28px 16px 48px}
 .chart.wide{display:none}
 .chart.narrow{display:block;max-width:560px}
 th,td{padding-left:12px}
-table{font-size:.82rem}
+table{font-size:.82rem;min-width:36rem}
 }
 @media print{section{break-inside:avoid}}
 """

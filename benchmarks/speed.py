@@ -47,13 +47,14 @@ def bench(*, full: bool, peers: Path | None) -> Result:
         sides: dict[str, Callable[[], Sample]] = {}
         sides[JSON] = _ours(root, "json", "events.jsonl")
         sides[WRITTEN] = _ours(root, "written", "events.jsonl", predictions=True)
-        midstream(root / "json")  # compiles the kernels, once on a machine
         if has_arrow():
             columnar(root, events)
             sides[ARROW] = _ours(root, "arrow", "events.arrow")
             sides[PARQUET] = _ours(root, "parquet", "events.parquet")
         else:
             missing.append("Arrow and Parquet: pyarrow is not installed (extra `arrow`)")
+        for run in sides.values():  # compiles the kernels, once on a machine
+            run()
         if peers:
             for name, script, *arguments in (
                 (RIVER, "river_loop.py", "events.jsonl", slow),
