@@ -298,9 +298,8 @@ class TablePartition:
     def _damaged(self, error: BaseException) -> InputError:
         what = "Parquet" if self._format == "parquet" else "Arrow"
         row = self.position.byte + 1
-        return InputError(
-            f"{self.name}: cannot be read as {what} from row {row} on: {one_line(error)}"
-        )
+        where = "" if self._table is None else f" from row {row} on"
+        return InputError(f"{self.name}: cannot be read as {what}{where}: {one_line(error)}")
 
     def _check_unchanged(self) -> None:
         """Raise InputError if the file is not what was mapped: touching what is gone would kill us.
