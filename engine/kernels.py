@@ -186,6 +186,36 @@ def _scaled(v: float, mean: float, variance: float, root: float, n: float) -> An
 _W, _A, _B, _MEAN, _VARIANCE, _COUNT, _ROOT, _VALUE, _BEFORE, _AFTER = range(10)
 
 
+# Inlined before anything else: only within the kernel does the compiler turn this into vectors.
+@njit(inline="always", error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+def _standardize(s: FloatArray, scale: bool, learns: bool) -> None:
+    """Standardize an event's numbers, 0 for a missing one; if it `learns`, also with themselves."""
+    wide = s.shape[1]
+    if not scale:
+        for k in range(wide):
+            v = s[_VALUE, k]
+            s[_BEFORE, k] = v if v == v else 0.0  # noqa: PLR0124 NaN is missing
+    elif learns:
+        for k in range(wide):
+            v, mean, variance = s[_VALUE, k], s[_MEAN, k], s[_VARIANCE, k]
+            root, count = s[_ROOT, k], s[_COUNT, k]
+            here = v == v  # noqa: PLR0124
+            before, after, mean_1, variance_1, root_1, count_1 = _scaled(
+                v, mean, variance, root, count
+            )
+            s[_BEFORE, k] = before if here else 0.0
+            s[_AFTER, k] = after if here else 0.0
+            s[_MEAN, k] = mean_1 if here else mean
+            s[_VARIANCE, k] = variance_1 if here else variance
+            s[_ROOT, k] = root_1 if here else root
+            s[_COUNT, k] = count_1 if here else count
+    else:
+        for k in range(wide):
+            v, root = s[_VALUE, k], s[_ROOT, k]
+            here = v == v and root != 0.0  # noqa: PLR0124
+            s[_BEFORE, k] = (v - s[_MEAN, k]) / root if here else 0.0
+
+
 @cache
 def linear_kernel(logistic: bool, optimizer: int, scale: bool, penalized: bool) -> Kernel:
     """Return the loop for one kind of learner: what never changes is compiled in.
@@ -254,30 +284,7 @@ def linear_kernel(logistic: bool, optimizer: int, scale: bool, penalized: bool) 
                 learns = False
             for k in range(d):
                 s[_VALUE, k] = numbers[i, k]
-            if not scale:
-                for k in range(wide):
-                    v = s[_VALUE, k]
-                    s[_BEFORE, k] = v if v == v else 0.0  # noqa: PLR0124 NaN is missing
-            elif learns:
-                for k in range(wide):
-                    v = s[_VALUE, k]
-                    here = v == v  # noqa: PLR0124
-                    mean, variance = s[_MEAN, k], s[_VARIANCE, k]
-                    root, count = s[_ROOT, k], s[_COUNT, k]
-                    z0, z1, mean_1, variance_1, root_1, count_1 = _scaled(
-                        v, mean, variance, root, count
-                    )
-                    s[_BEFORE, k] = z0 if here else 0.0
-                    s[_AFTER, k] = z1 if here else 0.0
-                    s[_MEAN, k] = mean_1 if here else mean
-                    s[_VARIANCE, k] = variance_1 if here else variance
-                    s[_ROOT, k] = root_1 if here else root
-                    s[_COUNT, k] = count_1 if here else count
-            else:
-                for k in range(wide):
-                    v, root = s[_VALUE, k], s[_ROOT, k]
-                    here = v == v and root != 0.0  # noqa: PLR0124
-                    s[_BEFORE, k] = (v - s[_MEAN, k]) / root if here else 0.0
+            _standardize(s, scale, learns)
             score, after = 0.0, 0.0
             if scale and learns:
                 for k in range(d):
@@ -302,12 +309,12 @@ def linear_kernel(logistic: bool, optimizer: int, scale: bool, penalized: bool) 
                         score += weights[0, j] * v
                         after += weights[0, j] * v
                     else:
-                        z0, z1, mean, variance, root, count = _scaled(
+                        z0, z1, mean, variance, _, times = _scaled(
                             v, scaler[0, j], scaler[1, j], math.sqrt(scaler[1, j]), scaler[2, j]
                         )
                         score += weights[0, j] * z0
                         if learns:
-                            scaler[0, j], scaler[1, j], scaler[2, j] = mean, variance, count
+                            scaler[0, j], scaler[1, j], scaler[2, j] = mean, variance, times
                             z[k - first] = z1
                             after += weights[0, j] * z1
                             bad |= not variance < math.inf
@@ -445,30 +452,7 @@ def softmax_kernel(optimizer: int, scale: bool, penalized: bool) -> Kernel:
                 learns = False
             for k in range(d):
                 s[_VALUE, k] = numbers[i, k]
-            if not scale:
-                for k in range(wide):
-                    v = s[_VALUE, k]
-                    s[_BEFORE, k] = v if v == v else 0.0  # noqa: PLR0124 NaN is missing
-            elif learns:
-                for k in range(wide):
-                    v = s[_VALUE, k]
-                    here = v == v  # noqa: PLR0124
-                    mean, variance = s[_MEAN, k], s[_VARIANCE, k]
-                    root, seen_before = s[_ROOT, k], s[_COUNT, k]
-                    z0, z1, mean_1, variance_1, root_1, count_1 = _scaled(
-                        v, mean, variance, root, seen_before
-                    )
-                    s[_BEFORE, k] = z0 if here else 0.0
-                    s[_AFTER, k] = z1 if here else 0.0
-                    s[_MEAN, k] = mean_1 if here else mean
-                    s[_VARIANCE, k] = variance_1 if here else variance
-                    s[_ROOT, k] = root_1 if here else root
-                    s[_COUNT, k] = count_1 if here else seen_before
-            else:
-                for k in range(wide):
-                    v, root = s[_VALUE, k], s[_ROOT, k]
-                    here = v == v and root != 0.0  # noqa: PLR0124
-                    s[_BEFORE, k] = (v - s[_MEAN, k]) / root if here else 0.0
+            _standardize(s, scale, learns)
             # Lanes of no class yet have weights of zero, and no slope.
             lanes = (known + LANES - 1) // LANES * LANES
             both = scale and learns
@@ -495,11 +479,11 @@ def softmax_kernel(optimizer: int, scale: bool, penalized: bool) -> Kernel:
                         continue
                     z0, z1 = v, v
                     if j >= 0 and scale:
-                        z0, z1, mean, variance, root, seen_before = _scaled(
+                        z0, z1, mean, variance, _, times = _scaled(
                             v, scaler[0, j], scaler[1, j], math.sqrt(scaler[1, j]), scaler[2, j]
                         )
                         if learns:
-                            scaler[0, j], scaler[1, j], scaler[2, j] = mean, variance, seen_before
+                            scaler[0, j], scaler[1, j], scaler[2, j] = mean, variance, times
                             bad |= not variance < math.inf
                         else:
                             z1 = z0
