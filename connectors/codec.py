@@ -97,7 +97,7 @@ def make_table_decoder(
         If pyarrow is not installed.
     """
     try:
-        import pyarrow  # noqa: F401, ICN001 only whether it is there
+        import pyarrow.parquet  # noqa: F401 only whether it is there
     except ImportError:
         raise InputError(
             "Arrow and Parquet need pyarrow; install it with: pip install 'midstream[arrow]'"

@@ -112,7 +112,7 @@ class FileInput:
     Raises
     ------
     InputError
-        If there is no input.
+        If there is no input, or it needs a library that is not installed.
     """
 
     def __init__(
@@ -141,6 +141,10 @@ class FileInput:
         self._cursors: Mapping[str, Cursor] = {}
         self._turn = 0
         self.rescan()
+        for file in self._files.values():
+            if tables is not None and file.unit == "row":
+                self._table_decoder(file)  # libraries are loaded before the first read is awaited
+                break
 
     @property
     def names(self) -> list[str]:
@@ -346,15 +350,18 @@ class FileInput:
     ) -> "TablePartition":
         if file.is_stdin:
             raise InputError("standard input is read as JSON Lines or CSV; give Arrow as a file")
-        if self._tables is None:
-            raise ValueError(f"{file.name}: nothing is given that decodes tables")
-        try:
-            decoder = self._tables()
-        except InputError as error:
-            raise InputError(f"{file.name}: {error}") from None
+        decoder = self._table_decoder(file)
         from midstream.connectors.arrow_files import TablePartition
 
         return TablePartition(file.path, file.name, format=kind, decoder=decoder, position=position)
+
+    def _table_decoder(self, file: _File) -> "TableDecoder":
+        if self._tables is None:
+            raise ValueError(f"{file.name}: nothing is given that decodes tables")
+        try:
+            return self._tables()
+        except InputError as error:
+            raise InputError(f"{file.name}: {error}") from None
 
     def _shut(self, file: _File) -> None:
         if file.partition is not None and not file.is_stdin:

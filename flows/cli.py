@@ -180,7 +180,7 @@ def check(config: Path, sample: int, *, as_json: bool) -> None:
     "data",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A JSON Lines or CSV file that they are to fit.",
+    help="A file, as input.path takes, that they are to fit.",
 )
 @click.option("--force", is_flag=True, help="Overwrite the two files if they are there.")
 @click.argument("folder", default=".", type=click.Path(file_okay=False, path_type=Path))
