@@ -7,6 +7,8 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
+pytestmark = pytest.mark.skipif(not BENCHMARKS.exists(), reason="the sdist has no benchmarks")
+
 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch):
