@@ -39,7 +39,7 @@ from midstream.engine.events import (
     Texts,
 )
 
-__all__ = ["TableDecoder", "TableForm", "is_readable", "one_line"]
+__all__ = ["TableDecoder", "TableForm", "is_readable", "join", "one_line"]
 
 _Kind: TypeAlias = Literal["int", "float", "bool", "string", "time", "null"]
 
@@ -139,7 +139,7 @@ class TableDecoder:
                 batches = list(reader)
             for batch in batches:
                 batch.validate(full=True)
-            chosen = form.select(pa.concat_batches(batches or [_no_rows(reader.schema)]))
+            chosen = form.select(join(batches or [_no_rows(reader.schema)]))
         except InputError as error:
             reason = str(error)
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -151,6 +151,15 @@ class TableDecoder:
             [], [], offsets=np.zeros(0, np.int64), partition=partition, index=index
         )
         return Decoded(nothing, [Rejected((partition, index, first), reason, "", "")])
+
+
+def join(batches: list[Any]) -> Any:
+    """Return record batches of one schema, at least one, as one."""
+    table = pa.Table.from_batches(batches).combine_chunks()
+    joined = table.to_batches()
+    if len(joined) > 1:
+        raise ValueError(f"{table.nbytes:,} bytes do not fit into one record batch")
+    return joined[0] if joined else _no_rows(table.schema)
 
 
 def _no_rows(schema: Any) -> Any:

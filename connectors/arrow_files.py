@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from midstream.connectors.arrow_codec import TableDecoder, TableForm, one_line
+from midstream.connectors.arrow_codec import TableDecoder, TableForm, join, one_line
 from midstream.connectors.bytestream import InputError
 from midstream.connectors.files import open_regular
 from midstream.connectors.records import Position, TableBlock
@@ -26,6 +26,7 @@ HEAD_ROWS = 64
 
 _MOST_ROWS = 16_384
 _TEXT_PER_TABLE = 8  # rows are decoded so much faster than text that a block may have more bytes
+_WORTH_JOINING = 4  # record batches below this part of a block are joined, which copies them
 _KEPT_MAPPED = 64 * 2**20
 _NO_FOOTER = (
     "{} has no footer: it was cut, or is still being written; write it under another name, and "
@@ -148,22 +149,35 @@ class TablePartition:
         if until is not None:
             rows = min(rows, until - start)
         self._check_unchanged()
-        while self._batch is None or self._at >= self._batch.num_rows:
-            self._batch, self._at = self._next(final=final), 0
-            if self._batch is None:
-                if until is not None and start < until:
-                    raise InputError(
-                        f"{self.name}: ends at row {start}, but rows up to {until} were learned "
-                        "from it; it was cut or replaced"
-                    )
-                return None
-        table = self._batch.slice(self._at, rows)
-        n = table.num_rows
-        crc = self._fingerprint(table, start)
-        self._at += n
+        parts: list[Any] = []
+        n = crc = 0
+        while n <= rows // _WORTH_JOINING and n < rows:
+            if self._batch is None or self._at >= self._batch.num_rows:
+                self._batch, self._at = self._next(final=final, more=n > 0), 0
+                if self._batch is None:
+                    break
+            part = self._batch.slice(self._at, rows - n)
+            try:  # before they are joined: it finds strings that are not where they should be
+                crc += self._fingerprint(part, start + n)
+            except InputError:
+                if not parts:
+                    raise
+                break  # what is before the damage comes first
+            self._at += part.num_rows
+            n += part.num_rows
+            parts.append(part)
+        if not parts:
+            if until is not None and start < until:
+                raise InputError(
+                    f"{self.name}: ends at row {start}, but rows up to {until} were learned from "
+                    "it; it was cut or replaced"
+                )
+            return None
+        table = parts[0] if len(parts) == 1 else _joined(parts)
         self.position = Position(start + n, self.position.line + n)
         self._give_back(n * form.row_bytes)
         first = self.position.line - n
+        crc %= 2**32
         return TableBlock(self.name, table, form, first, n, start, start + n, crc, n * counted)
 
     def rows(self, *, final: bool) -> int:
@@ -270,11 +284,16 @@ class TablePartition:
             raise InputError(f"is compressed by gzip, which no {what} is; decompress it")
         raise InputError(f"is no {what}")
 
-    def _next(self, *, final: bool) -> Any:
-        """Return the next record batch that has rows, None at the end."""
+    def _next(self, *, final: bool, more: bool) -> Any:
+        """Return the next record batch that has rows, None at the end.
+
+        `more`: there are rows before it that were not given out: damage behind them can wait.
+        """
         assert self._table is not None
         assert self._form is not None
         if self._failure is not None:
+            if more:
+                return None
             raise self._failure
         try:
             if self._batches is None:
@@ -286,6 +305,8 @@ class TablePartition:
             self._failure = InputError(f"{self.name}: {error}")
         except (pa.ArrowException, OSError, ValueError) as error:
             self._failure = self._damaged(error)
+        if more:
+            return None
         raise self._failure
 
     def _fingerprint(self, table: Any, row: int) -> int:
@@ -421,11 +442,21 @@ class _Parquet:
 
 def _options(columns: list[int] | None = None) -> Any:
     """Return how IPC is read: all columns, without copying, or some, which copies them."""
-    return pa.ipc.IpcReadOptions(
-        included_fields=columns or [],
-        use_threads=False,
-        ensure_alignment=pa.ipc.Alignment.DataTypeSpecific,  # as processors want numbers
-    )
+    return pa.ipc.IpcReadOptions(included_fields=columns or [], use_threads=False)
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Return record batches as one."""
+    try:
+        return join(parts)
+    except pa.ArrowException:  # dictionaries that cannot become one
+        plain = []
+        for part in parts:
+            columns = [
+                c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in part.columns
+            ]
+            plain.append(pa.RecordBatch.from_arrays(columns, part.schema.names))
+        return join(plain)
 
 
 def _selected(batch: Any, form: _Form, row: int) -> Iterator[Any]:

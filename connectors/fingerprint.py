@@ -87,22 +87,18 @@ class Fingerprints:
         for i, column in enumerate(columns):
             if not len(column):
                 continue
-            words = self._words(column, i)
-            if column.null_count:  # what lies under a null is anything
-                valid = column.is_valid().to_numpy(zero_copy_only=False)
-                words = np.where(valid, words, _NULL)
-            total += int(_total(words, row, i))
+            total += int(_total(self._words(column, i), row, i))
         return total % _MODULUS
 
     def _words(self, column: Any, i: int) -> _Words:
         """Return 64 bits for each value."""
         if not pa.types.is_dictionary(column.type):
-            return _plain_words(column)
+            return _without_nulls(column)
         codes, last = _codes(column), self._dictionaries.get(i)
         if last is None or not is_same(last[0], column.dictionary):
             column.dictionary.validate(full=True)
             # -1 for a null is the last of them.
-            last = column.dictionary, np.append(_plain_words(column.dictionary), np.uint64(0))
+            last = column.dictionary, np.append(_without_nulls(column.dictionary), _NULL)
             self._dictionaries[i] = last
         if codes.min() < -1 or codes.max() >= len(last[1]) - 1:
             raise pa.ArrowInvalid("a code that is not in its dictionary")
@@ -115,6 +111,13 @@ def is_same(one: Any, other: Any) -> bool:
         return False
     places = [[b and (b.address, b.size) for b in array.buffers()] for array in (one, other)]
     return bool(places[0] == places[1])
+
+
+def _without_nulls(column: Any) -> _Words:
+    words = _plain_words(column)
+    if column.null_count:  # what lies under a null is anything
+        words = np.where(column.is_valid().to_numpy(zero_copy_only=False), words, _NULL)
+    return words
 
 
 def _plain_words(column: Any) -> _Words:

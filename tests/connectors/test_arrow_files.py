@@ -422,6 +422,36 @@ def test_a_huge_row_group_and_record_batch_are_read_in_small_blocks(tmp_path):
         assert largest < 32 * 2**20, f"{kind}: {largest:,} B for a table of {table.nbytes:,} B"
 
 
+@pytest.mark.parametrize("kind", ["arrow", "arrows", "parquet"])
+def test_tiny_record_batches_are_joined(kind, tmp_path):
+    """As many rows a block as otherwise; each batch may have a dictionary of its own."""
+    null = None if kind == "arrows" else "z"  # other writers take no null in a dictionary
+    words = [pa.array(["u", null]), pa.array(["v", "u"]), pa.array(["w", "x"])]
+    batches = [
+        pa.record_batch(
+            {
+                "a": [i + 0.5, None, 1.0],
+                "d": pa.DictionaryArray.from_arrays([0, 1, None], words[i % 3]),
+                "y": [True, False, True],
+            }
+        )
+        for i in range(300)
+    ]
+    table = pa.Table.from_batches(batches)
+    if kind == "parquet":
+        pq.write_table(table, tmp_path / "e.parquet", row_group_size=3)
+    else:
+        make = pa.ipc.new_stream if kind == "arrows" else pa.ipc.new_file
+        options = pa.ipc.IpcWriteOptions(unify_dictionaries=kind == "arrow")
+        with make(str(tmp_path / f"e.{kind}"), table.schema, options=options) as writer:
+            writer.write_table(table)
+    works = drain(open_input(f"e.{kind}", tmp_path, until_eof=True), 10**6)
+    assert [work.block.lines for work in works] == [900]
+    small = drain(open_input(f"e.{kind}", tmp_path, until_eof=True), 1)
+    assert dicts(works) == dicts(small)
+    assert works[-1].span.crc == small[-1].span.crc
+
+
 def test_wide_rows_make_short_blocks(tmp_path):
     """What a block holds is bounded in bytes, whatever the number of columns."""
     table = pa.table(
