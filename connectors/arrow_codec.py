@@ -59,6 +59,7 @@ _WORDS = {
 }  # fmt: skip
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # what pandas adds is no data
 _INT64_MAX = 2**63 - 1
+_MOST_FORMS = 64
 _MOST_WORDS = 2**17
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -98,7 +99,7 @@ class TableDecoder:
         self.vocabularies = {
             name: _Vocabulary() for name, kind in self.features.items() if kind == "category"
         }
-        self._forms: dict[Any, TableForm] = {}
+        self._forms: dict[bytes, TableForm] = {}
 
     def form(self, schema: Any) -> "TableForm":
         """Return what the columns of a `pyarrow.Schema` mean.
@@ -108,11 +109,12 @@ class TableDecoder:
         InputError
             If a column that is needed is not there, or one is of a type that it may not have.
         """
-        if schema not in self._forms:
-            if len(self._forms) >= 64:
+        key = schema.serialize().to_pybytes()  # a schema with metadata cannot be hashed
+        if key not in self._forms:
+            if len(self._forms) >= _MOST_FORMS:
                 self._forms.clear()
-            self._forms[schema] = TableForm(schema, self)
-        return self._forms[schema]
+            self._forms[key] = TableForm(schema, self)
+        return self._forms[key]
 
     def decode_message(
         self, data: bytes, *, partition: str = "memory", index: int = 0, first: int = 0
