@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 JOBS ?= 2
 MYPYPATH := src
 
-.PHONY: demo test test-slow check bench bench-full peers clean
+.PHONY: demo test test-slow kafka check bench bench-full peers clean
 
 demo: $(VENV)/.core
 	$(BIN)/midstream demo
@@ -19,6 +19,10 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow
+
+# An Apache Kafka to play with, on 9092 if that is free (PORT=19092 for another), until Ctrl-C.
+kafka: $(VENV)/.dev
+	@$(BIN)/python tests/kafka_broker.py $(if $(PORT),--port $(PORT))
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

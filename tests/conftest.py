@@ -1,0 +1,123 @@
+"""Kafka for the tests that need it, started when the first of them asks; CONTRIBUTING.md tells how.
+
+With pytest-xdist every worker has a cluster of its own, about 250 to 360 MB a node: a test may
+kill it without another noticing.
+"""
+
+import functools
+import os
+import secrets
+
+import pytest
+from kafka_broker import Cluster, Noida, missing
+from kafka_client import Kafka
+
+NEEDS = "needs an Apache Kafka of its own"
+
+
+@functools.cache
+def chosen() -> tuple[str, str]:
+    """Return what the Kafka tests run on (given, apache, noida, none, nothing), and why."""
+    if os.environ.get("MIDSTREAM_TEST_BOOTSTRAP"):
+        return "given", "MIDSTREAM_TEST_BOOTSTRAP names a cluster that tests must not break"
+    wanted = os.environ.get("MIDSTREAM_TEST_KAFKA") or "best"
+    if wanted not in {"apache", "noida", "none", "best"}:
+        raise pytest.UsageError(f"MIDSTREAM_TEST_KAFKA is apache, noida or none, not {wanted}")
+    if wanted == "none":
+        return "none", "MIDSTREAM_TEST_KAFKA=none"
+    why = missing()
+    if wanted != "noida" and why is None:
+        return "apache", ""
+    if wanted != "apache" and Noida.available():
+        return "noida", why or "MIDSTREAM_TEST_KAFKA=noida"
+    return "nothing", f"{why or 'no noida-db'}; MIDSTREAM_TEST_KAFKA=none skips the Kafka tests"
+
+
+def cannot():
+    """Skip the test, or fail it where Kafka was to be had and is not."""
+    kind, why = chosen()
+    if kind == "nothing":
+        pytest.fail(f"Kafka cannot run here: {why}", pytrace=False)
+    pytest.skip(f"{NEEDS}: {why}")
+
+
+@pytest.fixture(scope="session")
+def kafka():
+    """Any Kafka: for tests that only read and write. See `kafka_own` for those that break it."""
+    kind, _ = chosen()
+    if kind == "given":
+        yield Kafka(os.environ["MIDSTREAM_TEST_BOOTSTRAP"])
+    elif kind in {"apache", "noida"}:
+        with Cluster() if kind == "apache" else Noida() as running:
+            yield running
+    else:
+        cannot()
+
+
+@pytest.fixture(scope="session")
+def new_kafka():
+    """`Cluster`, for tests that start an Apache Kafka with settings of their own."""
+    if chosen()[0] != "apache":
+        cannot()
+    return Cluster
+
+
+@pytest.fixture
+def kafka_own(new_kafka, kafka):
+    """One node of Apache Kafka that the test may kill, freeze and restart; healed afterwards."""
+    yield kafka
+    kafka.heal()
+
+
+@pytest.fixture(scope="module")
+def _three_nodes(new_kafka):
+    with new_kafka(3) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def kafka3(_three_nodes):
+    """Three nodes that the test may break; one cluster per module, healed before each test."""
+    _three_nodes.heal()
+    return _three_nodes
+
+
+@pytest.fixture
+def topic():
+    """Return a function that makes fresh topic names; what has them is deleted from a given Kafka.
+
+    Names of a test share their beginning, so ``topic("events")`` may also be used to derive more.
+    """
+    prefix = f"midstream-test-{secrets.token_hex(4)}"
+    yield lambda name="events": f"{prefix}-{name}"
+    if chosen()[0] == "given":
+        given = Kafka(os.environ["MIDSTREAM_TEST_BOOTSTRAP"])
+        for name in given.topics():
+            if name.startswith(prefix):
+                given.delete_topic(name)
+
+
+def pytest_runtest_setup(item):
+    if "kafka" in item.fixturenames:
+        item.user_properties.append(("kafka", chosen()[0]))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say in the last lines what ran on something else than Apache Kafka, and what could not."""
+    stats = terminalreporter.stats
+    ran = [
+        report
+        for outcome in ("passed", "failed")
+        for report in stats.get(outcome, [])
+        if report.when == "call" and ("kafka", "noida") in map(tuple, report.user_properties)
+    ]
+    left = [report for report in stats.get("skipped", []) if NEEDS in str(report.longrepr)]
+    if not ran and not left:
+        return
+    terminalreporter.section("Kafka")
+    if ran:
+        terminalreporter.line(f"{len(ran)} tests ran on noida-db, not on Apache Kafka")
+    if left:
+        terminalreporter.line(f"{len(left)} tests could not run ({chosen()[1]}):")
+    for report in left:
+        terminalreporter.line(f"  {report.nodeid}")
