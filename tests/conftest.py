@@ -9,8 +9,9 @@ import os
 import secrets
 
 import pytest
-from kafka_broker import Cluster, Noida, missing
+from kafka_broker import Cluster, Noida
 from kafka_client import Kafka
+from kafka_jars import missing
 
 NEEDS = "needs an Apache Kafka of its own"
 
@@ -102,8 +103,10 @@ def pytest_runtest_setup(item):
         item.user_properties.append(("kafka", chosen()[0]))
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter):
     """Say in the last lines what ran on something else than Apache Kafka, and what could not."""
+    yield
     stats = terminalreporter.stats
     ran = [
         report

@@ -7,12 +7,8 @@ the foreground; tests use `Cluster`. `Noida` is the stand-in where there is no J
 import argparse
 import atexit
 import base64
-import fcntl
-import functools
 import importlib.util
-import os
 import random
-import re
 import secrets
 import shutil
 import signal
@@ -29,93 +25,20 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from guard import Guard
 from kafka_client import QUIET, Kafka
+from kafka_jars import VERSION, BrokerError, cached, jars, java, missing
 
-VERSION = "4.1.1"
-POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>midstream</groupId>
-  <artifactId>kafka-for-tests</artifactId>
-  <version>1</version>
-  <dependencies>
-    <dependency>
-      <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId>
-      <version>{VERSION}</version>
-    </dependency>
-    <dependency>
-      <groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version>
-    </dependency>
-  </dependencies>
-</project>
-"""
 SASL_USER, SASL_PASSWORD = "midstream", "a-test-password"
 START_SECONDS = 90.0  # a start takes 2 to 5 s; on a machine that is busy with tests, more
 
 
-class BrokerError(RuntimeError):
-    """Kafka could not be fetched, or a node did not start."""
-
-
-@functools.cache
-def java() -> tuple[str | None, str | None]:
-    """Return the path of a Java that runs Kafka, or None and the reason."""
-    home = os.environ.get("JAVA_HOME")
-    found = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
-    if found is None:
-        return None, "no Java"
-    told = subprocess.run([found, "-version"], capture_output=True, text=True, check=False).stderr
-    version = re.search(r'version "(\d+)', told)
-    if version is None or int(version[1]) < 17:
-        return None, f"Java {version[1] if version else 'of unknown version'}; Kafka needs 17"
-    return found, None
-
-
-def cache() -> Path:
-    """Return the folder where the jars are or will be."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "midstream-kafka"
-    return Path(os.environ.get("MIDSTREAM_KAFKA_CACHE") or default).expanduser() / VERSION
-
-
-def missing() -> str | None:
-    """Say why Apache Kafka cannot run here; None if it can."""
-    if java()[0] is None:
-        return java()[1]
-    return None if cache().exists() or shutil.which("mvn") else "no Maven to fetch Apache Kafka"
-
-
-def jars() -> Path:
-    """Return the folder with Kafka's jars, fetched by Maven the first time, by one process."""
-    folder = cache()
-    if folder.exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{VERSION}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():  # another process fetched it while this one waited
-            return folder
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="fetching-") as work:
-            pom, lib = Path(work, "pom.xml"), Path(work, "lib")
-            pom.write_text(POM)
-            command = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies"]
-            fetched = subprocess.run(
-                [*command, "-DincludeScope=runtime", f"-DoutputDirectory={lib}"],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            if fetched.returncode != 0:
-                raise BrokerError(
-                    f"Maven could not fetch Kafka:\n{(fetched.stdout + fetched.stderr)[-2000:]}"
-                )
-            lib.rename(folder)  # there only when complete
-    return folder
-
-
-def free_port() -> int:
-    """Return a port that is free, below those the system hands out to clients.
+def free_ports(number: int) -> list[int]:
+    """Return ports that are free, below those the system hands out to clients.
 
     One of those could be taken by a client, even one that tries to reach the broker, while the
     broker that had it is down.
     """
     some = random.SystemRandom().sample(range(20_000, 32_000), 200)
-    return next(port for port in some if is_free(port))
+    return [port for port in some if is_free(port)][:number]
 
 
 def is_free(port: int) -> bool:
@@ -194,9 +117,10 @@ class Cluster(_Local):
         if nodes not in {1, 3}:
             raise ValueError(f"one node or three, not {nodes}")
         self.nodes = range(1, nodes + 1)
-        self._ports = {node: port + node - 1 if port else free_port() for node in self.nodes}
-        self._controllers = {node: free_port() for node in self.nodes}
-        self._sasl = {node: free_port() for node in self.nodes} if sasl else {}
+        free = iter(free_ports(3 * nodes))
+        self._ports = {node: port + node - 1 if port else next(free) for node in self.nodes}
+        self._controllers = {node: next(free) for node in self.nodes}
+        self._sasl = {node: next(free) for node in self.nodes} if sasl else {}
         self.sasl_bootstrap = _addresses(self._sasl)
         self._properties = dict(properties or {})
         self._processes: dict[int, subprocess.Popen] = {}
@@ -399,7 +323,7 @@ class Noida(_Local):
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._port = free_port()
+        (self._port,) = free_ports(1)
         super().__init__(f"127.0.0.1:{self._port}", folder)
 
     @staticmethod
@@ -439,7 +363,7 @@ def main() -> None:
         sys.exit(f"Apache Kafka cannot run here: {why}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        if not cache().exists():
+        if not cached().exists():
             print(f"fetching Apache Kafka {VERSION} (43 MB, once)", flush=True)
         port = None if taken else wanted
         with Cluster(given.nodes, given.folder, port=port) as cluster:

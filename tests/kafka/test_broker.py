@@ -7,12 +7,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import kafka_broker
+import kafka_jars
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
-from kafka_broker import SASL_PASSWORD, SASL_USER, BrokerError
+from kafka_broker import SASL_PASSWORD, SASL_USER
 from kafka_client import Kafka
+from kafka_jars import BrokerError
 from project import wait_for
 
 TESTS = Path(__file__).parents[1]
@@ -178,17 +179,17 @@ def test_the_jars_are_fetched_once(tmp_path, monkeypatch):
     maven.write_text("#!/bin/sh\necho no network; exit 1\n")
     maven.chmod(0o755)
     with pytest.raises(BrokerError, match="no network"):
-        kafka_broker.jars()
-    assert not kafka_broker.cache().exists()
+        kafka_jars.jars()
+    assert not kafka_jars.cached().exists()
     maven.write_text(
         f"#!/bin/sh\necho fetched >> {tmp_path}/calls\nsleep 0.3\n"
         'for last; do :; done\nmkdir "${last#-DoutputDirectory=}"\n'
     )
-    fetch = [sys.executable, "-c", "import kafka_broker; print(kafka_broker.jars())"]
+    fetch = [sys.executable, "-c", "import kafka_jars; print(kafka_jars.jars())"]
     env = dict(os.environ, PYTHONPATH=str(TESTS))
     both = [subprocess.Popen(fetch, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     told = {process.communicate(timeout=60)[0].strip() for process in both}
-    assert told == {str(tmp_path / "cache" / kafka_broker.VERSION)}
+    assert told == {str(tmp_path / "cache" / kafka_jars.VERSION)}
     assert (tmp_path / "calls").read_text() == "fetched\n"
 
 
