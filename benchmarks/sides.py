@@ -84,16 +84,27 @@ def project(
 
 
 class Side:
-    """A process that is measured; it prints one JSON object, the last line of its output."""
+    """A process that is measured; it prints one JSON object, the last line of its output.
+
+    With `one_core`, all of its threads share one.
+    """
 
     def __init__(
-        self, arguments: Sequence[object], folder: Path, env: Mapping[str, str] | None = None
+        self,
+        arguments: Sequence[object],
+        folder: Path,
+        env: Mapping[str, str] | None = None,
+        *,
+        one_core: bool = False,
     ) -> None:
         self._out = tempfile.TemporaryFile()  # noqa: SIM115 closed by `done`
         self._err = tempfile.TemporaryFile()  # noqa: SIM115 the same
         self._begun = time.perf_counter()
+        command = [str(a) for a in arguments]
+        if one_core:
+            command = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0))), *command]
         self.process = subprocess.Popen(
-            [str(a) for a in arguments], cwd=folder, env=env, stdout=self._out, stderr=self._err
+            command, cwd=folder, env=env, stdout=self._out, stderr=self._err
         )
 
     @property
@@ -129,10 +140,12 @@ class Side:
         return Sample(rate, peak, wall, usage.ru_utime + usage.ru_stime, out)
 
 
-def midstream(folder: Path, *, python: Sequence[str] = (), **env: str) -> Sample:
+def midstream(
+    folder: Path, *, python: Sequence[str] = (), one_core: bool = False, **env: str
+) -> Sample:
     """Run a folder's midstream.toml to the end of its input, anew."""
     run = command("run", "midstream.toml", "--until-eof", "--fresh", "--json", python=python)
-    sample = Side(run, folder, environment(**env)).done()
+    sample = Side(run, folder, environment(**env), one_core=one_core).done()
     forget(folder)
     assert sample.out["learned"] == sample.out["events"], "events were rejected"
     return sample

@@ -5,6 +5,7 @@ reservoir, journal and snapshots. River's is the bare loop on decoded events. Vo
 measured line by line from Python, and as its C++ driver on a file.
 """
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +21,9 @@ RIVER = "River, bare loop on decoded events"
 LEARN, READ = "Vowpal Wabbit, Python, learn", "Vowpal Wabbit, Python, prediction read"
 DRIVER, DRIVER_TEXT = "Vowpal Wabbit, C++ driver, JSON", "Vowpal Wabbit, C++ driver, its text"
 
+ARROW_ONE, PARQUET_ONE = f"{ARROW}, one core", f"{PARQUET}, one core"
+DRIVER_ONE = f"{DRIVER}, one core"
+
 COLUMNS_GOAL = 3_000_000  # events/s
 
 # ours, the other side, at least so many times as fast
@@ -32,6 +36,9 @@ GOALS = (
     (WRITTEN, JSON, 0.5),
     (ARROW, DRIVER, 6.0),
     (PARQUET, DRIVER, 6.0),
+    # The driver reads in one thread and learns in another; ours is one thread.
+    (ARROW_ONE, DRIVER_ONE, 6.0),
+    (PARQUET_ONE, DRIVER_ONE, 6.0),
 )
 
 
@@ -41,6 +48,7 @@ def bench(*, full: bool, peers: Path | None) -> Result:
     slow = 2_000_000 if full else 500_000  # for what takes longer: rates do not depend on it
     repeats = 5 if full else 3
     missing = []
+    can_pin = shutil.which("taskset") is not None
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         long_stream(root, events, forms=("jsonl", "vwjson", "vw") if peers else ("jsonl",))
@@ -51,6 +59,9 @@ def bench(*, full: bool, peers: Path | None) -> Result:
             columnar(root, events)
             sides[ARROW] = _ours(root, "arrow", "events.arrow")
             sides[PARQUET] = _ours(root, "parquet", "events.parquet")
+            if can_pin:
+                sides[ARROW_ONE] = partial(midstream, root / "arrow", one_core=True)
+                sides[PARQUET_ONE] = partial(midstream, root / "parquet", one_core=True)
         else:
             missing.append("Arrow and Parquet: pyarrow is not installed (extra `arrow`)")
         for run in sides.values():  # compiles the kernels, once on a machine
@@ -64,6 +75,10 @@ def bench(*, full: bool, peers: Path | None) -> Result:
                 (DRIVER_TEXT, "vw_driver.py", "events.vw"),
             ):
                 sides[name] = partial(_peer, peers, script, arguments, root)
+            if can_pin:
+                sides[DRIVER_ONE] = partial(
+                    _peer, peers, "vw_driver.py", ["events.vwjson", "--json"], root, one_core=True
+                )
         else:
             missing.append("River and Vowpal Wabbit: not installed; `make peers` does it")
         samples = alternate(sides, repeats)
@@ -99,8 +114,10 @@ def _ours(root: Path, name: str, path: str, *, predictions: bool = False) -> Cal
     return partial(midstream, folder)
 
 
-def _peer(python: Path, script: str, arguments: list[object], folder: Path) -> Sample:
-    return Side([python, PEERS / script, *arguments], folder).done()
+def _peer(
+    python: Path, script: str, arguments: list[object], folder: Path, *, one_core: bool = False
+) -> Sample:
+    return Side([python, PEERS / script, *arguments], folder, one_core=one_core).done()
 
 
 def _starts(root: Path, repeats: int) -> list[Fact]:
