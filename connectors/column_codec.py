@@ -77,7 +77,7 @@ class ColumnDecoder:
         """Return the events of a block and what was rejected."""
         if block.oversize:
             return oversize(block)
-        columns = self._scanned(block.data)
+        columns = self._scanned(block)
         if columns is None and self._form is not None:
             columns, _, _ = decode_whole(self._form, block.data)
             if columns is not None:
@@ -89,14 +89,14 @@ class ColumnDecoder:
             EventBatch(offsets=offsets, partition=block.partition, index=-1, **columns), []
         )
 
-    def _scanned(self, data: bytes) -> dict[str, Any] | None:
+    def _scanned(self, block: Block) -> dict[str, Any] | None:
         """Return the columns of a block of plain lines; None if it is not, or hardly will be."""
         if self._plain is None:
             return None
         if self._passed < self._to_pass:
             self._passed += 1
             return None
-        columns = self._plain.columns(data)
+        columns = self._plain.columns(block)
         self._passed = 0
         self._to_pass = 0 if columns is not None else min(2 * self._to_pass + 1, _MOST_PASSED)
         return columns
@@ -210,9 +210,10 @@ class _PlainForm:
             else Scanner({"x": Field("object"), **fields}, features, wanted="x")
         )
 
-    def columns(self, data: bytes) -> dict[str, Any] | None:
+    def columns(self, block: Block) -> dict[str, Any] | None:
         """Return the columns of a batch, None where the block is not plain."""
-        scan = self._scanner.scan(data)
+        data = block.data
+        scan = self._scanner.scan(data, block.lines)
         if scan is None:
             return None
         n = len(scan.numbers)

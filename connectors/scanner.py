@@ -302,29 +302,25 @@ def _scan(  # kernels take arrays, not objects
                 negative = c == _MINUS
                 if negative:
                     p += 1
-                mantissa, exponent, digits = _U0, 0, 0
-                if _at(text, p) == _ZERO:
-                    p += 1
-                else:
-                    first = p
-                    p, mantissa = _run_of_digits(text, p, mantissa)
-                    digits = p - first
-                    if digits == 0:
-                        return -1 - row
-                token = _TOKEN_INT
+                first = p
+                p, mantissa = _run_of_digits(text, p, _U0)
+                digits = p - first
+                if digits == 0 or (digits > 1 and _at(text, first) == _ZERO):
+                    return -1 - row
+                token, exponent = _TOKEN_INT, 0
                 if _at(text, p) == _DOT:
                     token = _TOKEN_FLOAT
                     p += 1
                     point = p
-                    if digits == 0:
-                        while _at(text, p) == _ZERO:
-                            p += 1
-                    first = p
                     p, mantissa = _run_of_digits(text, p, mantissa)
-                    digits += p - first
                     exponent = point - p
+                    digits -= exponent
                     if exponent == 0:
                         return -1 - row
+                if digits > 18:  # leading zeros do not count
+                    while _at(text, first) in (_ZERO, _DOT):
+                        digits -= _at(text, first) == _ZERO
+                        first += 1
                 if _at(text, p) | 32 == _E:
                     token = _TOKEN_FLOAT
                     p += 1
@@ -338,8 +334,6 @@ def _scan(  # kernels take arrays, not objects
                     if p == first or _ZERO <= _at(text, p) <= _NINE:
                         return -1 - row
                     exponent += -e if minus else e
-                if _ZERO <= _at(text, p) <= _NINE:  # after a leading zero
-                    return -1 - row
                 if digits > (18 if token == _TOKEN_INT else 19):
                     return -1 - row
                 if mantissa == _U0:
@@ -523,8 +517,8 @@ class Scanner:
 
         self._widths = width(["number"]), width(["real", "binary"]), width(["text", "name", "word"])
 
-    def scan(self, data: bytes) -> Scan | None:
-        """Read whole lines; None where anything in them is not plain."""
+    def scan(self, data: bytes, n: int) -> Scan | None:
+        """Read `n` whole lines; None where anything in them is not plain."""
         if not data.endswith(b"\n"):
             data += b"\n"
         size = len(data)
@@ -533,7 +527,6 @@ class Scanner:
                 data.decode()
             except UnicodeDecodeError:
                 return None
-        n = data.count(b"\n")
         text = np.frombuffer(data + _PADDING, np.uint8)
         numbers, reals, texts = self._widths
         out = Scan(

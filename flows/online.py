@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 __all__ = ["Reader", "RunError", "Summary", "evaluate", "make_trainer", "preflight", "run"]
 
 _BLOCK_BYTES = 128 * 1024  # what is made of a block still fits into a core's cache
-_COLUMN_BLOCK_BYTES = 256 * 1024  # ... of columns, which take less room than objects
+_COLUMN_BLOCK_BYTES = 384 * 1024  # ... of columns, which take less room than objects
 _BLOCK_SECONDS = 0.2  # a batch that takes much longer would delay commits, signals and reports
 _KEEP_EVENTS = 10_000  # what is learned again for an event that the learner raises on
 _KINDS = ("predictions", "rejected", "alarms")  # of output
