@@ -13,6 +13,7 @@ from midstream.engine.events import IntArray
 __all__ = ["Pieces", "encoded", "weave"]
 
 _encoder = msgspec.json.Encoder()
+_LARGE = 64 * 1024
 
 
 class Pieces(NamedTuple):
@@ -35,6 +36,8 @@ def encoded(values: Sequence[Any], encoder: msgspec.json.Encoder = _encoder) -> 
 @njit(cache=True)  # type: ignore[untyped-decorator]  # numba publishes no types
 def _weave(
     text: npt.NDArray[np.uint8],
+    given: npt.NDArray[np.uint8],
+    is_given: npt.NDArray[np.bool_],
     starts: IntArray,
     stops: IntArray,
     out: npt.NDArray[np.uint8],
@@ -43,27 +46,38 @@ def _weave(
     at = 0
     for i in range(n):
         for part in range(parts):
+            source = given if is_given[part] else text
             for k in range(starts[part, i], stops[part, i]):
-                out[at] = text[k]
+                out[at] = source[k]
                 at += 1
 
 
 def weave(parts: Sequence[bytes | Pieces], n: int) -> bytes:
-    """Return n lines: of each part its piece for the line, or the part itself where it is text."""
+    """Return n lines: of each part its piece for the line, or the part itself where it is text.
+
+    The data of one of the parts may be large: it is not copied as a whole.
+    """
     starts = np.empty((len(parts), n), np.int64)
     stops = np.empty_like(starts)
+    is_given = np.zeros(len(parts), np.bool_)
+    given: bytes | memoryview = b""
     texts: list[bytes | memoryview] = []
     size = 0
     for i, part in enumerate(parts):
         if isinstance(part, bytes):
             starts[i], stops[i] = size, size + len(part)
             texts.append(part)
-        else:
-            starts[i], stops[i] = part.starts, part.stops
-            starts[i] += size
-            stops[i] += size
-            texts.append(part.data)
-        size += len(texts[-1])
+            size += len(part)
+            continue
+        starts[i], stops[i] = part.starts, part.stops
+        if not given and len(part.data) > _LARGE:
+            given, is_given[i] = part.data, True
+            continue
+        starts[i] += size
+        stops[i] += size
+        texts.append(part.data)
+        size += len(part.data)
     out = np.empty(int((stops - starts).sum()), np.uint8)
-    _weave(np.frombuffer(b"".join(texts), np.uint8), starts, stops, out)
+    sources = np.frombuffer(b"".join(texts), np.uint8), np.frombuffer(given, np.uint8)
+    _weave(*sources, is_given, starts, stops, out)
     return out.tobytes()

@@ -5,6 +5,7 @@ exception raised inside a step would reach the operator as a panic of the runtim
 keep it (`Run.failure`), let what is in flight pass unused, and `run` raises it at the end.
 """
 
+import ctypes
 import fcntl
 import gc
 import os
@@ -12,7 +13,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +66,7 @@ _MOST_SHARDS = 1_000
 _IDLE = timedelta(milliseconds=50)
 _RESCAN_SECONDS = 5.0
 _REPORT_SECONDS = 10.0
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 class RunError(RuntimeError):
@@ -625,6 +627,18 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _keep_memory() -> None:
+    """Let the C library keep memory that blocks are made of, where it is glibc.
+
+    It would give each piece back to the kernel, and get it anew with a fault for every page: a
+    third of the time of a fast run.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ((_M_MMAP_THRESHOLD, 4 * 2**20), (_M_TRIM_THRESHOLD, 32 * 2**20)):
+            mallopt(parameter, value)
+
+
 def _archive(settings: Settings) -> None:
     """Move old state, and the outputs that belong to it, out of the way."""
     shards = settings.state_path / "shards"
@@ -663,6 +677,7 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
     RunError, ConfigError, InputError, JournalError, ResumeError, EventError, OSError
         If the run cannot begin or go on; what was committed stays.
     """
+    _keep_memory()
     summary = Summary()
     stop = {"asked": False}
     excluded: set[Origin] = set()
