@@ -64,7 +64,8 @@ _LEAST, _MOST = -342, 308  # powers of ten that a double can have a part in
 def _powers_of_five() -> npt.NDArray[np.uint64]:
     """Return 5**q for q in [-342, 308] as 128 bits, highest one set: (651, 2), high word first.
 
-    Truncated for q >= 0, rounded up for q < 0, as the algorithm of `_rounded` wants it.
+    As the algorithm of `_rounded` wants them: truncated, but rounded up for q in [-27, -1], so that
+    what is half way between two doubles is seen to be.
     """
     rows = []
     for q in range(_LEAST, _MOST + 1):
@@ -75,7 +76,7 @@ def _powers_of_five() -> npt.NDArray[np.uint64]:
         else:
             power = 5**-q
             bits = power.bit_length()
-            scaled = 2 ** (2 * bits + 128) // power + 1
+            scaled = 2 ** (bits + 127 if q >= -27 else 2 * bits + 128) // power + 1
             scaled >>= scaled.bit_length() - 128
         rows.append((scaled >> 64, scaled & (2**64 - 1)))
     return np.array(rows, np.uint64)

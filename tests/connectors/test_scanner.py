@@ -69,6 +69,21 @@ def test_numbers_are_rounded_as_python_rounds_them(seed):
     assert taken > 5_000
 
 
+@pytest.mark.parametrize("power", range(-4, 23))
+def test_half_way_between_two_doubles_it_is_the_even_one(power):
+    """And next to it the nearer one: drawn so, since numbers of other tests hardly ever are."""
+    rng = random.Random(power)
+    tokens = []
+    for _ in range(200):
+        odd = rng.randrange(2**53, 2**54)  # a bit more than a double has
+        whole = (odd | 1) * 5**-power if power < 0 else odd // 5**power | 1
+        tokens += [f"{whole + near}e{power}" for near in (0, 0, 1, -1)]
+    tokens = [token for token in tokens if len(token.partition("e")[0]) <= 19]
+    assert len(tokens) > 300
+    for token, found in zip(tokens, scanned(*tokens), strict=True):
+        assert bits(found) == bits(float(token)), token
+
+
 @pytest.mark.parametrize(
     "token",
     [
