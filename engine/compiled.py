@@ -252,7 +252,7 @@ class LinearLearner:
                 "names": list(self._slots.names),
                 "weights": self._weights[:, :d].copy(),
                 "scaler": self._scaler[:, :d].copy(),
-                "hashed": self._table.shape[1],
+                "hashed": 2**self._slots.bits if self._table.shape[1] else 0,
                 "used": used,
                 "table": self._table[:, used].copy(),
                 "intercept": float(totals["intercept"]),

@@ -44,7 +44,8 @@ __all__ = [
 NO_FLOATS: FloatArray = np.zeros(0)
 _NO_SLOTS: IntArray = np.zeros(0, np.int64)
 _KEPT = 100_000  # categories whose slot is remembered
-_LISTS = 8  # lists of words whose slots are: a decoder has one at a time for each feature
+_LISTS = 2  # lists of words whose slots are, for each feature: a decoder has one at a time
+_FEW_LISTS = 8  # ... and with few features: there may be a decoder for each file
 
 
 class Rows(NamedTuple):
@@ -185,6 +186,8 @@ class Slots:
             return Rows(array, at, _NO_SLOTS, _NO_SLOTS, NO_FLOATS)
         n, m = len(array), len(texts)
         slots, values = np.empty((n, m), np.int64), np.empty((n, m))
+        if len(self._words) > max(_LISTS * m, _FEW_LISTS):
+            self._words.clear()
         for j, (name, column) in enumerate(texts.items()):
             slots[:, j], values[:, j] = self._column(name, column)
         self.hashed = self.hashed or not bool(np.isnan(values).all())
@@ -210,8 +213,6 @@ class Slots:
         key = name, id(words)
         known = self._words.get(key)
         if known is None or known[0] is not words:
-            if len(self._words) >= _LISTS:
-                self._words.clear()
             known = words, _NO_SLOTS, NO_FLOATS, 0
         _, slots, signs, done = known
         total = len(words)

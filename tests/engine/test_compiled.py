@@ -14,6 +14,7 @@ from midstream.engine.checks import check_learner
 from midstream.engine.compiled import LinearLearner
 from midstream.engine.events import Categories, Event, EventBatch, Targets
 from midstream.engine.learner import LearnerError, load_learner
+from midstream.engine.slots import Slots
 
 
 def synthetic(n, *, missing=0.0, seed=1, d=10, regression=False):
@@ -296,6 +297,38 @@ def test_words_that_come_later_are_known_when_they_come():
         x = {"n": 1.0} if code < 0 else {"n": 1.0, "t": words[code]}
         plain.predict_learn(EventBatch([x], [True]))
     assert learner.state() == plain.state()
+
+
+@pytest.mark.parametrize("features", [1, 8, 9, 30])
+def test_words_are_hashed_once_whatever_the_number_of_features(features, monkeypatch):
+    """With many categorical features too, a batch of known words hashes none of them again."""
+    hashed = []
+    original = Slots._hash
+
+    def counted(self, name, value):
+        hashed.append(name)
+        return original(self, name, value)
+
+    monkeypatch.setattr(Slots, "_hash", counted)
+    learner = LinearLearner(bits=8)
+    lists = {f"t{j}": [str(i) for i in range(100)] for j in range(features)}
+    for _ in range(20):
+        texts = {name: Categories(np.arange(5), words) for name, words in lists.items()}
+        learner.learn(EventBatch(None, [True] * 5, array=np.ones((5, 1)), names=["n"], texts=texts))
+    assert len(hashed) == 100 * features
+    for _ in range(50):  # lists that begin anew are forgotten in time
+        texts = {name: Categories(np.arange(5), list(words)) for name, words in lists.items()}
+        learner.learn(EventBatch(None, [True] * 5, array=np.ones((5, 1)), names=["n"], texts=texts))
+    assert len(learner._slots._words) <= 3 * max(features, 4)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3])
+def test_the_smallest_tables_are_restored(bits):
+    """A state taken after the first category gives the same learner again."""
+    learner = LinearLearner(bits=bits)
+    learner.learn(EventBatch([{"city": f"c{i}"} for i in range(20)], [True, False] * 10))
+    state = learner.state()
+    assert LinearLearner.from_state(state, task="binary").state() == state
 
 
 def test_columns_of_one_name_are_as_dicts():
