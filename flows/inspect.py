@@ -5,9 +5,11 @@ from itertools import islice
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from midstream.connectors.files import InputError
 from midstream.engine.encoding import EncodingError
+from midstream.engine.events import EventBatch
 from midstream.engine.learner import LearnerError
 from midstream.engine.shard import EventError
 from midstream.engine.trainer import Trainer
@@ -70,12 +72,14 @@ def _try_input(settings: Settings, trainer: Trainer | None, sample: int, report:
     report.add("input", f"{len(names)} file{'s' * (len(names) != 1)} ({shown}), {shards} shard(s)")
     accepted = unlabelled = 0
     rejected = []
+    seen: set[str] = set()
     try:
         for _, decoded in reader:
             room = sample - accepted
             batch = decoded.batch[:room]
             rejected += decoded.rejected
             accepted += len(batch)
+            seen |= _features(batch)
             unlabelled += len(batch) - batch.labelled
             if trainer is not None:
                 batch, refused = trainer.admit(batch)
@@ -98,6 +102,11 @@ def _try_input(settings: Settings, trainer: Trainer | None, sample: int, report:
         f"{accepted} accepted ({unlabelled} without a label), {len(rejected)} rejected",
         ok=accepted > 0,
     )
+    missing = [name for name in settings.features if name not in seen]
+    if missing and accepted:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        shown = ", ".join(repr(name[:100]) for name in missing[:5])
+        report.add("features", f"in [features], but none of these events has it: {shown}{more}")
     for example in islice(rejected, 3):
         partition, _, line = example.origin
         at = f" at {example.path}" if example.path else ""
@@ -115,6 +124,15 @@ def _try_input(settings: Settings, trainer: Trainer | None, sample: int, report:
         size = sum(map(len, state.values()))
         found = "equal" if same else "with another digest: the learner cannot be saved exactly"
         report.add("state", f"{size:,} bytes, read back {found}", ok=same)
+
+
+def _features(batch: EventBatch) -> set[str]:
+    """Return the names of features that at least one event has, where they came as columns."""
+    if batch.columns is None:
+        return set()
+    names, array, texts = batch.columns
+    found = {names[j] for j in np.flatnonzero(~np.isnan(array).all(axis=0)).tolist() if len(batch)}
+    return found | {k for k, column in texts.items() if any(text is not None for text in column)}
 
 
 def _try_folder(what: str, path: Path, report: Report) -> None:

@@ -163,6 +163,22 @@ def test_a_schema_that_does_not_fit_ends_the_run_with_a_line(tmp_path):
     assert made.run()["seen"] == 1_000
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "arrow", "parquet"])
+def test_check_names_a_feature_that_no_event_has(kind, tmp_path):
+    """A missing column is missing values to learn from, so this is where a typing error shows."""
+    rows = flat(stream(200))
+    for row in rows:
+        del row["f3"], row["city"]
+    path = f"e.{kind}"
+    made = project(tmp_path, path)
+    made.write(rows, path) if kind == "jsonl" else write(made.folder / path, rows)
+    done = made.call("check", "config.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    found = {f["what"]: f["detail"] for f in json.loads(done.stdout)["findings"]}
+    assert found["features"] == "in [features], but none of these events has it: 'f3', 'city'"
+    assert made.run()["learned"] > 150
+
+
 def test_a_followed_folder_of_several_formats(tmp_path):
     """A file that is still written is waited for, told once, and learned when it is whole."""
     made = project(tmp_path, "in")
