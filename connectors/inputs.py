@@ -29,6 +29,7 @@ from midstream.engine.shard import Cursor
 if TYPE_CHECKING:
     from midstream.connectors.arrow_codec import TableDecoder
     from midstream.connectors.arrow_files import TablePartition
+    from midstream.connectors.messages import MessageBlock
 
 __all__ = ["FileInput", "Work", "normal_path"]
 
@@ -48,7 +49,7 @@ def normal_path(path: str, root: Path) -> str:
 class Work(NamedTuple):
     """A block of input with its place in the journal; `final` ends a replayed range."""
 
-    block: Block | TableBlock
+    block: "Block | TableBlock | MessageBlock"
     span: Range
     final: bool = True
 
@@ -182,7 +183,7 @@ class FileInput:
             if name in self._files:
                 self._files[name].cursor = cursor
 
-    def seek_end(self) -> list[Work]:
+    def begin(self) -> list[Work]:
         """Go to the end of every file that is there now (start = "latest").
 
         Returns an empty range for each, by which the journal knows where the partition begins.

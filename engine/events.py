@@ -453,6 +453,24 @@ class EventBatch:
         return [f"{stem}{offsets[i]}" if v is None else v for i, v in enumerate(ids)]
 
     @property
+    def place(self) -> str:
+        """What the journal calls the input partition."""
+        return self._stem[:-1]
+
+    def fill_times(self, times: FloatArray) -> None:
+        """Give events without a time one of (n,) `times`, in seconds, NaN where there is none."""
+        own = self._times
+        if own is None:
+            self._times = None if np.isnan(times).all() else times
+        elif isinstance(own, np.ndarray):
+            self._times = np.where(np.isnan(own), times, own)
+        else:
+            self._times = [
+                (None if math.isnan(t) else t) if mine is None else mine
+                for mine, t in zip(own, times.tolist(), strict=True)
+            ]
+
+    @property
     def origins(self) -> list[Origin]:
         """Where each event came from."""
         index = max(self.index, 0)

@@ -24,11 +24,16 @@ __all__ = [
     "JournalError",
     "Range",
     "Record",
+    "UnavailableError",
 ]
 
 
 class JournalError(RuntimeError):
     """A journal that cannot be used as it is; the message says where and why."""
+
+
+class UnavailableError(JournalError):
+    """A journal that cannot be written to at the moment; what was not committed is not there."""
 
 
 class Range(msgspec.Struct, frozen=True, omit_defaults=True, tag="range", tag_field="entry"):

@@ -27,18 +27,20 @@ class ResumeError(RuntimeError):
 class EventError(RuntimeError):
     """The learner raised on one event, whose origin this names.
 
-    `reason` says what it raised: one line that can be written as UTF-8, whatever the cause says.
+    `place` is what the journal calls the partition that it is from. `reason` says what it raised:
+    one line that can be written as UTF-8, whatever the cause says.
     """
 
-    def __init__(self, origin: Origin, features: str, cause: Exception) -> None:
-        partition, _, line = origin
+    def __init__(self, origin: Origin, place: str, features: str, cause: Exception) -> None:
+        line = origin[2]
         what = " ".join(f"{type(cause).__name__}: {cause}".splitlines())
         self.reason = what.encode(errors="backslashreplace").decode()
         super().__init__(
-            f'the learner raised on {partition}:{line}: {self.reason}; model.on_error = "reject" '
+            f'the learner raised on {place}:{line}: {self.reason}; model.on_error = "reject" '
             "goes on without such events"
         )
         self.origin = origin
+        self.place = place
         self.features = features
         self.cause = cause
 
@@ -210,6 +212,15 @@ class Shard:
         return not self.cursors and not self._replay
 
     @property
+    def positions(self) -> dict[str, Cursor]:
+        """Where each partition is to be read from: before what is still to be replayed."""
+        positions = dict(self.cursors)
+        for entry in self._replay:
+            if isinstance(entry, Range) and entry.partition not in positions:
+                positions[entry.partition] = Cursor(entry.start)
+        return positions
+
+    @property
     def replaying(self) -> bool:
         """Whether some of the journal is still to be applied."""
         return bool(self._replay) or self._replay_left > 0
@@ -256,7 +267,8 @@ class Shard:
         except LearnerError as error:
             event = next(iter(batch[error.row : error.row + 1]))
             features = msgspec.json.encode(event.x).decode()[:1024]
-            raise EventError(batch.origins[error.row], features, error.cause) from error
+            origin = batch.origins[error.row]
+            raise EventError(origin, batch.place, features, error.cause) from error
         self.cursors[span.partition] = Cursor(span.stop, span.line, span.crc, span.head)
         if not live and final:
             self._replay_left -= 1
@@ -305,8 +317,7 @@ class Shard:
         self.commit()
         for name, data in outputs.items():
             self._journal.write(name, data)
-        partition, _, line = error.origin
-        self._journal.commit([Exclude(partition, line, error.reason)])
+        self._journal.commit([Exclude(error.place, error.origin[2], error.reason)])
 
     def close(self) -> None:
         """Commit, and write a snapshot if the newest one is not of this state."""
@@ -326,7 +337,7 @@ class Shard:
         keep = [
             i
             for i, line in enumerate(batch.offsets.tolist())
-            if (batch.partition, line) not in self._excluded
+            if (batch.place, line) not in self._excluded
         ]
         self._excluded = {
             (partition, line)

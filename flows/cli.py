@@ -132,12 +132,44 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
         if path is not None:
             path = path if path == "-" else str(Path(path).absolute())
             settings = msgspec.structs.replace(
-                settings, input=msgspec.structs.replace(settings.input, path=path)
+                settings, input=msgspec.structs.replace(settings.input, path=path, topic=None)
             )
         online.preflight(settings)
     with _one_line_errors(running=True, as_json=as_json), redirect_stdout(sys.stderr):
         summary, _ = online.evaluate(settings)
     _print_summary(summary, settings.name, as_json=as_json)
+
+
+@cli.command("init-topics")
+@CONFIG
+@click.option(
+    "--partitions",
+    default=1,
+    metavar="N",
+    type=click.IntRange(min=1),
+    show_default=True,
+    help="Of the input, where it is not there yet; the others get as many as it has.",
+)
+@click.option(
+    "--replicas",
+    default=-1,
+    metavar="N",
+    type=click.IntRange(min=-1),
+    help="Of each partition. Default: what the brokers do.",
+)
+@JSON
+def init_topics(config: Path, *, partitions: int, replicas: int, as_json: bool) -> None:
+    """Create the topics that CONFIG names and that are not there yet."""
+    from midstream.flows.settings import load
+    from midstream.flows.topics import create_topics
+
+    with _one_line_errors(running=True, as_json=as_json):
+        made = create_topics(load(config), partitions, replicas)
+    if as_json:
+        _print_json(made)
+        return
+    for topic, is_new in made.items():
+        click.echo(f"{'created' if is_new else 'was there'}  {topic}")
 
 
 @cli.command()

@@ -15,6 +15,7 @@ from midstream.engine.shard import EventError
 from midstream.engine.trainer import Trainer
 from midstream.flows import online
 from midstream.flows.settings import ConfigError, Settings, model_modules
+from midstream.flows.topics import missing_topics
 
 __all__ = ["Finding", "Report", "inspect"]
 
@@ -56,44 +57,72 @@ def inspect(settings: Settings, sample: int) -> Report:
     except InputError as error:
         report.add("input", str(error), ok=False)
     _try_folder("state", settings.state_path, report)
-    if settings.output.predictions or settings.output.rejected or settings.output.alarms:
+    output = settings.output
+    if settings.journal_topic is not None:
+        _try_topics(settings, report)
+    elif output.predictions or output.rejected or output.alarms:
         _try_folder("output", settings.output_path, report)
     return report
 
 
+def _try_topics(settings: Settings, report: Report) -> None:
+    """See whether the topics that are written to are there."""
+    try:
+        missing = missing_topics(settings)
+    except InputError as error:
+        report.add("output", str(error), ok=False)
+        return
+    if missing:
+        wanted = ", ".join(missing)
+        report.add("output", f"no topic {wanted}; `midstream init-topics` creates it", ok=False)
+    else:
+        report.add("output", ", ".join(settings.output.topics.values()))
+
+
 def _try_input(settings: Settings, trainer: Trainer | None, sample: int, report: Report) -> None:
-    if settings.input_path == "-":
+    if settings.input.topic is None and settings.input_path == "-":
         report.add("input", "standard input; not looked at")
         return
-    reader = online.Reader(settings, until_eof=True)
-    names = reader.files.names
+    with online.open_reader(settings) as reader:
+        _try_sample(reader, settings, trainer, sample, report)
+
+
+def _try_sample(
+    reader: online.Reader,
+    settings: Settings,
+    trainer: Trainer | None,
+    sample: int,
+    report: Report,
+) -> None:
+    names = reader.input.names
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    shards = 1 if settings.input.shards == 1 else len(names)
-    report.add("input", f"{len(names)} file{'s' * (len(names) != 1)} ({shown}), {shards} shard(s)")
+    shards = 1 if settings.one_shard else len(names)
+    what = "file" if settings.input.topic is None else "partition"
+    report.add(
+        "input", f"{len(names)} {what}{'s' * (len(names) != 1)} ({shown}), {shards} shard(s)"
+    )
     accepted = unlabelled = 0
     rejected = []
     seen: set[str] = set()
-    try:
-        for _, decoded in reader:
-            room = sample - accepted
-            batch = decoded.batch[:room]
-            rejected += decoded.rejected
-            accepted += len(batch)
-            seen |= _features(batch)
-            unlabelled += len(batch) - batch.labelled
-            if trainer is not None:
-                batch, refused = trainer.admit(batch)
-                rejected += refused
-                try:
-                    trainer.step(batch)
-                except LearnerError as error:
-                    raised = EventError(batch.origins[error.row], "", error.cause)
-                    report.add("learning", str(raised), ok=False)
-                    trainer = None
-            if accepted >= sample:
-                break
-    finally:
-        reader.files.close()
+    for _, decoded in reader:
+        room = sample - accepted
+        batch = decoded.batch[:room]
+        rejected += decoded.rejected
+        accepted += len(batch)
+        seen |= _features(batch)
+        unlabelled += len(batch) - batch.labelled
+        if trainer is not None:
+            batch, refused = trainer.admit(batch)
+            rejected += refused
+            try:
+                trainer.step(batch)
+            except LearnerError as error:
+                origin = batch.origins[error.row]
+                raised = EventError(origin, batch.place, "", error.cause)
+                report.add("learning", str(raised), ok=False)
+                trainer = None
+        if accepted >= sample:
+            break
     if accepted + len(rejected) == 0:
         report.add("events", "there are none in the input", ok=False)
         return

@@ -39,9 +39,10 @@ from midstream.connectors.codec import (
 )
 from midstream.connectors.files import InputError, NoFilesError, discover
 from midstream.connectors.inputs import FileInput, Work, normal_path
+from midstream.connectors.messages import MessageBlock, MessageDecoder
 from midstream.connectors.records import TableBlock
 from midstream.engine.events import EventBatch, Origin, Rejected
-from midstream.engine.journal import FileJournal
+from midstream.engine.journal import FileJournal, UnavailableError
 from midstream.engine.learner import LearnerError
 from midstream.engine.replay import Reservoir
 from midstream.engine.shard import EventError, Outcome, Shard
@@ -50,11 +51,31 @@ from midstream.engine.storage import LocalStorage, replace
 from midstream.engine.trainer import Trainer
 from midstream.flows.logs import log
 from midstream.flows.settings import ConfigError, Settings, make_model, model_modules
+from midstream.flows.topics import (
+    Consumer,
+    KafkaJournal,
+    NoAnswerError,
+    TopicInput,
+    index_of,
+    open_consumer,
+    open_journal,
+    open_topic,
+    topic_shards,
+)
 
 if TYPE_CHECKING:
     from midstream.connectors.arrow_codec import TableDecoder
 
-__all__ = ["Reader", "RunError", "Summary", "evaluate", "make_trainer", "preflight", "run"]
+__all__ = [
+    "Reader",
+    "RunError",
+    "Summary",
+    "evaluate",
+    "make_trainer",
+    "open_reader",
+    "preflight",
+    "run",
+]
 
 _BLOCK_BYTES = 128 * 1024  # what is made of a block still fits into a core's cache
 _COLUMN_BLOCK_BYTES = 384 * 1024  # ... of columns, which take less room than objects
@@ -66,6 +87,8 @@ _MOST_SHARDS = 1_000
 _IDLE = timedelta(milliseconds=50)
 _RESCAN_SECONDS = 5.0
 _REPORT_SECONDS = 10.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, before the brokers are asked again
+_UNAVAILABLE = (UnavailableError, NoAnswerError)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -135,14 +158,27 @@ class Reader:
     Parameters
     ----------
     part
-        Only the file of this name; None: all of them.
+        Only the partition (file) of this name; None: all of them.
+    consumer
+        From which a topic is read.
     """
 
-    def __init__(self, settings: Settings, *, until_eof: bool, part: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        until_eof: bool,
+        part: str | None = None,
+        consumer: "Consumer | None" = None,
+    ) -> None:
         self._settings = settings
         self.block_bytes = _COLUMN_BLOCK_BYTES if settings.features else _BLOCK_BYTES
         self._decoders: dict[str, Decoder] = {}  # one each: a CSV file has a header of its own
-        self.files = FileInput(
+        self.input: FileInput | TopicInput
+        if consumer is not None:
+            self.input = open_topic(settings, consumer, part, until_eof=until_eof)
+            return
+        self.input = FileInput(
             settings.input.path or "",
             settings.root,
             part=part,
@@ -158,29 +194,62 @@ class Reader:
         settings = self._settings
         return make_table_decoder(settings.model.task, settings.input.fields, settings.features)
 
+    @cached_property
+    def _messages(self) -> MessageDecoder:
+        settings = self._settings
+        return MessageDecoder(
+            settings.model.task,
+            settings.input.fields,
+            settings.features,
+            settings.input.max_record_bytes,
+        )
+
     def decode(self, work: Work) -> Decoded:
         """Decode a block into a batch and what of it is rejected."""
         if isinstance(work.block, TableBlock):
             return work.block.form.decode(work.block)
         name = work.block.partition
+        if isinstance(work.block, MessageBlock):
+            return self._messages.decode(work.block)
         if name not in self._decoders:
             self._decoders[name] = make_decoder(
                 self._settings.model.task,
                 self._settings.input.fields,
-                self.files.csv_options(name),
+                self.input.csv_options(name),
                 self._settings.features,
             )
         return self._decoders[name].decode(work.block)
 
     def __iter__(self) -> Iterator[tuple[Work, Decoded]]:
         while True:
-            work = self.files.read(self.block_bytes)
+            work = self.input.read(self.block_bytes)
             if work is not None:
                 yield work, self.decode(work)
-            elif self.files.ended:
+            elif self.input.ended:
                 return
             else:
                 time.sleep(_IDLE.total_seconds())
+
+
+@contextmanager
+def open_reader(settings: Settings) -> Iterator[Reader]:
+    """Read the whole input from its beginning to its present end, apart from any run.
+
+    Raises
+    ------
+    InputError
+        If it is not there.
+    """
+    consumer = None if settings.input.topic is None else open_consumer(settings)
+    reader = Reader(settings, until_eof=True, consumer=consumer)
+    try:
+        if consumer is not None:
+            reader.input.seek({})
+        yield reader
+    finally:
+        reader.input.close()
+        if consumer is not None:
+            consumer.close()
 
 
 def preflight(settings: Settings, *, until_eof: bool = True) -> None:
@@ -203,11 +272,11 @@ def preflight(settings: Settings, *, until_eof: bool = True) -> None:
     trainer.drift.update(np.zeros(2), 0)
     if (seconds := time.perf_counter() - begun) > 1.0:
         log.info("compiled", seconds=round(seconds, 1), note="once on a machine")
-    if settings.input_path != "-":
+    if settings.input.topic is None and settings.input_path != "-":
         try:
             discover(settings.input.path or "", settings.root)
         except NoFilesError:
-            if until_eof or settings.input.shards != 1:  # shards are of the files at the start
+            if until_eof or not settings.one_shard:  # shards are of the files at the start
                 raise
 
 
@@ -223,26 +292,32 @@ class _Room:
         settings = run.settings
         self.run = run
         self.name = name
-        self.reader = Reader(settings, until_eof=run.until_eof, part=part)
-        self.files = self.reader.files
+        self.reader = Reader(settings, until_eof=run.until_eof, part=part, consumer=run.consumer)
+        self.input = self.reader.input
         self.block_bytes = 1024  # how much is read at once; adapts to the learner's speed
         self.suffix = "" if run.single else f"-{name}"
         folder = settings.state_path / "shards" / name
         self._folder = LocalStorage(folder)
-        self._outputs = LocalStorage(settings.output_path) if self.output_names() else None
-        self.journal = FileJournal(
-            self._folder,
-            self._outputs,
-            names=self.output_names(),
-            place=os.path.relpath(settings.output_path, settings.root),
-        )
+        self._outputs: LocalStorage | None = None
+        self.journal: FileJournal | KafkaJournal
+        if settings.journal_topic is not None:
+            self.journal = open_journal(settings, name)
+        else:
+            if self.output_names():
+                self._outputs = LocalStorage(settings.output_path)
+            self.journal = FileJournal(
+                self._folder,
+                self._outputs,
+                names=self.output_names(),
+                place=os.path.relpath(settings.output_path, settings.root),
+            )
         self.shard = Shard.open(
             name,
             lambda: make_trainer(settings),
             self.journal,
             SnapshotFolder(self._folder, settings.state.keep),
             decoding=settings.decoding(),
-            source=normal_path(settings.input.path or "", settings.root),
+            source=settings.input.topic or normal_path(settings.input.path or "", settings.root),
             modules=model_modules(settings),
             snapshot_events=settings.state.snapshot_events,
             snapshot_seconds=settings.state.snapshot_seconds,
@@ -252,19 +327,36 @@ class _Room:
             log.warning("snapshot_unusable", shard=name, reason=note)
         for output in self.journal.lost_outputs:
             log.warning("output_gone", shard=name, output=output, action="a new one is begun")
-        self.files.seek(self.shard.cursors)
-        if not self.files.names and not run.until_eof:
+        self.input.seek(
+            self.shard.cursors if settings.input.topic is None else self.shard.positions
+        )
+        self._counts = Summary()  # of what is not committed yet
+        self._settled = self.journal.end
+        self._to_begin = False
+        if not self.input.names and not run.until_eof:
             log.info("waiting", shard=name, input=settings.input_path, note="no files there yet")
-        if settings.input.start == "latest" and self.shard.untouched:
-            for work in self.files.seek_end():
-                nothing = EventBatch([], [], partition=work.span.partition, index=-1)
-                self.shard.publish(self.shard.step(work.span, nothing, []), {})
-            self.shard.commit()
         self._range = self.shard.next_range()
+        if self._range is None:
+            self._begin()
         if self._range is not None:
             log.info("replay_begins", shard=name, snapshot_at=self.shard.trainer.seen)
         self._rescanned_at = time.monotonic()
         self._waiting: set[str] = set()
+
+    def _begin(self) -> None:
+        """Journal where reading begins, where that is not at the start."""
+        source = self.run.settings.input
+        if source.topic is None and not (source.start == "latest" and self.shard.untouched):
+            return
+        for work in self.input.begin():
+            if work.span.stop > work.span.start:
+                log.warning(
+                    "input_lost", shard=self.name, partition=work.span.partition,
+                    start=work.span.start, stop=work.span.stop, action="it is skipped",
+                )  # fmt: skip
+            nothing = EventBatch([], [], partition=work.span.partition, index=-1)
+            self.shard.publish(self.shard.step(work.span, nothing, []), {})
+        self.shard.commit()
 
     def output_names(self) -> list[str]:
         """Names of the output files that this shard writes."""
@@ -272,26 +364,32 @@ class _Room:
         return [_file_name(kind, self.suffix) for kind in _KINDS if getattr(output, kind)]
 
     def _by_file(self, data: Mapping[str, bytes]) -> dict[str, bytes]:
-        return {_file_name(kind, self.suffix): lines for kind, lines in data.items()}
+        if isinstance(self.journal, FileJournal):
+            return {_file_name(kind, self.suffix): lines for kind, lines in data.items()}
+        return dict(data)
 
     def next(self) -> Work | None:
         """Return the next block to apply: of the journal first, then what is new."""
         if self._range is not None:
-            work = self.files.replay(self._range, self.block_bytes)
-            if work.final:
+            work = self.input.replay(self._range, self.block_bytes)
+            if work is not None and work.final:
                 self._range = self.shard.next_range()
                 if self._range is None:
                     log.info("replay_ends", shard=self.name)
+                    self._to_begin = True
             return work
-        found = self.files.read(self.block_bytes)
-        for name in sorted(self.files.waiting - self._waiting):
+        if self._to_begin and not self.shard.replaying:
+            self._to_begin = False
+            self._begin()
+        found = self.input.read(self.block_bytes)
+        for name in sorted(self.input.waiting - self._waiting):
             log.info("input_unfinished", shard=self.name, input=name, note="it is tried again")
-        self._waiting = set(self.files.waiting)
+        self._waiting = set(self.input.waiting)
         if found is None and not self.run.until_eof:
             now = time.monotonic()
             if now - self._rescanned_at >= _RESCAN_SECONDS:
                 self._rescanned_at = now
-                for name in self.files.rescan():
+                for name in self.input.rescan():
                     log.info("input_found", shard=self.name, input=name)
                 self.run.notice_new_shards()
         return found
@@ -299,7 +397,7 @@ class _Room:
     @property
     def ended(self) -> bool:
         """Whether all input has been read and no more will come."""
-        return self._range is None and self.files.ended
+        return self._range is None and self.input.ended
 
     def learn(self, work: Work, decoded: Decoded) -> Outcome:
         """Apply a block; adapt how much is read at once to how long it took."""
@@ -317,7 +415,7 @@ class _Room:
         """Encode what a batch put out, and hand it to the shard to be committed."""
         if not outcome.live:
             return
-        settings, count = self.run.settings, self.run.summary
+        settings, count = self.run.settings, self._counts
         data = {}
         if settings.output.predictions:
             data["predictions"] = encode_predictions(
@@ -346,6 +444,22 @@ class _Room:
         if outcome.snapshot is not None:
             log.info("snapshot", shard=self.name, seen=outcome.snapshot.header["seen"])
 
+    def settle(self) -> None:
+        """After a commit: count what is in it, and tell the brokers how far the input was learned.
+
+        The latter is for tools that show lag; nothing of ours reads it.
+        """
+        if self.journal.end == self._settled:
+            return
+        self._settled = self.journal.end
+        counts, self._counts = self._counts, Summary()
+        for name in ("events", "learned", "rejected", "predictions", "alarms"):
+            total = getattr(self.run.summary, name) + getattr(counts, name)
+            setattr(self.run.summary, name, total)
+        if self.run.consumer is not None:
+            ends = {name: cursor.offset for name, cursor in self.shard.cursors.items()}
+            self.run.consumer.commit({index_of(name): end for name, end in ends.items()})
+
     def exclude(self, error: EventError) -> None:
         """Send the event that the learner raised on to `rejected`, and skip it from now on."""
         reason = f"the learner raised {error.reason}"
@@ -357,7 +471,9 @@ class _Room:
 
     def close(self) -> None:
         """Close files; what is not committed is left to the next resume."""
-        self.files.close()
+        self.input.close()
+        if isinstance(self.journal, KafkaJournal):
+            self.journal.close()
         self._folder.close()
         if self._outputs is not None:
             self._outputs.close()
@@ -374,7 +490,8 @@ class _Run:
         self.failure: BaseException | None = None
         self.input_failure: InputError | None = None
         self.rooms: dict[str, _Room] = {}
-        self.single = settings.input.shards == 1
+        self.single = settings.one_shard
+        self.consumer: Consumer | None = None
         self.caught_up = False
         self._idle: set[str] = set()
         self._known: set[str] = set()
@@ -382,8 +499,14 @@ class _Run:
 
     def open(self) -> None:
         """Open every shard: resume its state, find its input."""
+        if self.settings.input.topic is not None:
+            self.consumer = open_consumer(self.settings)
         if self.single:
             self.rooms["000"] = _Room(self, "000", None)
+            return
+        if self.consumer is not None:
+            for name, part in topic_shards(self.settings, self.consumer).items():
+                self.rooms[name] = _Room(self, name, part)
             return
         for i, part in enumerate(self._parts()):
             name = f"{i:03d}"
@@ -395,7 +518,7 @@ class _Run:
         known: list[str] = []
         if folder.length(_PARTS) is not None:
             known = msgspec.json.decode(folder.read(_PARTS), type=list[str])
-        found = Reader(self.settings, until_eof=True).files.names
+        found = Reader(self.settings, until_eof=True).input.names
         parts = known + [name for name in found if name not in known]
         if len(parts) > _MOST_SHARDS:
             raise RunError(
@@ -409,7 +532,7 @@ class _Run:
 
     def notice_new_shards(self) -> None:
         """Tell of files that would be shards of their own, once each."""
-        if self.single:
+        if self.single or self.consumer is not None:
             return
         try:
             found = discover(self.settings.input.path or "", self.settings.root)
@@ -424,6 +547,8 @@ class _Run:
         """Close every shard's files."""
         for room in self.rooms.values():
             room.close()
+        if self.consumer is not None:
+            self.consumer.close()
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -490,15 +615,19 @@ class _Run:
                 else:
                     room.shard.tick()
                     self.notice_caught_up(room)
+                room.settle()
         self.report()
 
     def notice_caught_up(self, room: _Room) -> None:
         """Tell once that every shard has read what there is; `room` has now."""
-        if self.caught_up or not room.files.names:
+        if self.caught_up or not room.input.names:
             return
         self._idle.add(room.name)
         if len(self._idle) == len(self.rooms):
             self.caught_up = True
+            for other in self.rooms.values():
+                other.shard.commit()
+                other.settle()
             log.info("caught_up", events=self.summary.events)
 
     def report(self) -> None:
@@ -682,6 +811,7 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
     stop = {"asked": False}
     excluded: set[Origin] = set()
     caught_up = until_eof
+    outage = _Outage()
     with _locked(settings.state_path):
         if fresh:
             _archive(settings)
@@ -696,7 +826,14 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
                 try:
                     current.stopping = stop["asked"]
                     current.caught_up = caught_up
-                    current.open()
+                    try:
+                        current.open()
+                    except _UNAVAILABLE as error:
+                        if not outage.begun and settings.input.wait_seconds:
+                            raise
+                        outage.wait(error, stop)
+                        continue
+                    outage.over()
                     seen = sum(room.shard.trainer.seen for room in current.rooms.values())
                     log.info(
                         "running", name=settings.name, shards=len(current.rooms), snapshot_at=seen
@@ -716,9 +853,14 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
                         caught_up = current.caught_up
                         for room in current.rooms.values():
                             room.shard.commit()
+                            room.settle()
                         # The learner may be half updated: resume without that event.
                         _log_rejected(failure)
                         _room_of(current, failure).exclude(failure)
+                        continue
+                    if isinstance(failure, _UNAVAILABLE):  # resume from what was committed
+                        caught_up = current.caught_up
+                        outage.wait(failure, stop)
                         continue
                     if isinstance(failure, SystemExit | KeyboardInterrupt):
                         raise RunError(f"the learner ended the run: {failure!r}") from failure
@@ -740,14 +882,44 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
     return summary
 
 
+class _Outage:
+    """Waits while the brokers cannot be reached."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self._pause = _SHORTEST_PAUSE
+
+    def wait(self, reason: Exception, stop: Mapping[str, bool]) -> None:
+        """Wait a while, the longer the more often in vain.
+
+        Raises
+        ------
+        RunError
+            If the run is asked to stop meanwhile.
+        """
+        self.begun = True
+        log.warning("kafka_unavailable", reason=str(reason), again_in=self._pause)
+        until = time.monotonic() + self._pause
+        while time.monotonic() < until and not stop["asked"]:
+            time.sleep(_IDLE.total_seconds())
+        if stop["asked"]:
+            raise RunError(f"stopped while it waited: {reason}")
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def over(self) -> None:
+        """Tell that all is well again."""
+        if self.begun:
+            log.info("kafka_available")
+        self.begun = False
+        self._pause = _SHORTEST_PAUSE
+
+
 def _log_rejected(error: EventError) -> None:
-    partition, _, line = error.origin
-    log.warning("event_rejected", origin=f"{partition}:{line}", reason=error.reason)
+    log.warning("event_rejected", origin=f"{error.place}:{error.origin[2]}", reason=error.reason)
 
 
 def _room_of(current: _Run, error: EventError) -> _Room:
-    partition = error.origin[0]
-    return next(room for room in current.rooms.values() if partition in room.files.names)
+    return next(room for room in current.rooms.values() if error.place in room.input.names)
 
 
 class _Careful:
@@ -776,7 +948,8 @@ class _Careful:
             try:
                 alarms += self._step(batch)
             except LearnerError as error:
-                event_error = EventError(batch.origins[error.row], "", error.cause)
+                origin = batch.origins[error.row]
+                event_error = EventError(origin, batch.place, "", error.cause)
                 if not self._rejecting:
                     raise event_error from error
                 row = error.row
@@ -815,21 +988,20 @@ def evaluate(
         As `run` does: EventError only where `model.on_error` is not "reject".
     """
     careful = _Careful(make_trainer(settings), settings)
-    reader = Reader(settings, until_eof=True)
     summary = Summary()
     begun = time.perf_counter()
-    for _, decoded in reader:
-        batch, refused = careful.trainer.admit(decoded.batch)
-        seen, learned = careful.trainer.seen, careful.trainer.learned
-        alarms, left_out = careful.step(batch)
-        summary.events += careful.trainer.seen - seen
-        summary.learned += careful.trainer.learned - learned
-        summary.rejected += len(decoded.rejected) + len(refused) + left_out
-        summary.predictions += careful.trainer.seen - seen
-        summary.alarms += alarms
-        if progress is not None:
-            progress(summary)
-    reader.files.close()
+    with open_reader(settings) as reader:
+        for _, decoded in reader:
+            batch, refused = careful.trainer.admit(decoded.batch)
+            seen, learned = careful.trainer.seen, careful.trainer.learned
+            alarms, left_out = careful.step(batch)
+            summary.events += careful.trainer.seen - seen
+            summary.learned += careful.trainer.learned - learned
+            summary.rejected += len(decoded.rejected) + len(refused) + left_out
+            summary.predictions += careful.trainer.seen - seen
+            summary.alarms += alarms
+            if progress is not None:
+                progress(summary)
     trainer = careful.trainer
     summary.seconds = time.perf_counter() - begun
     summary.events_per_second = summary.events / max(summary.seconds, 1e-9)

@@ -43,7 +43,6 @@ Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=1e9)]
 Scalar: TypeAlias = str | bool | int | float
 
-_NO_KAFKA = "topics need Kafka, which this version does not read or write yet"
 _SECRET = re.compile(r"password|secret|token|key", re.IGNORECASE)
 
 
@@ -57,25 +56,41 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where events come from. A `start` that is a number is in seconds since 1970."""
+    """Where events come from. A `start` that is a number is in seconds since 1970.
+
+    `shards` None: one for all files, one for each partition of a topic.
+    """
 
     topic: Text | None = None
     path: Text | None = None
     start: Literal["earliest", "latest"] | float = "earliest"
     format: Literal["auto", "jsonl", "csv", "arrow", "parquet"] = "auto"
-    shards: Literal[1, "partition"] = 1
+    shards: Literal[1, "partition"] | None = None
+    on_lost: Literal["stop", "skip"] = "stop"
+    wait_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 30.0
     order: Literal["name", "fair"] = "name"
     max_record_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 2**20
     fields: FieldMap | None = None
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where predictions, rejected input and alarms go. True: to a file in the folder `path`."""
+    """Where predictions, rejected input and alarms go.
+
+    True: to a file in the folder `path`; a text: to the topic of this name, and then the journal
+    is in a topic too.
+    """
 
     path: Text = "out"
     predictions: bool | str = True
     rejected: bool | str = True
     alarms: bool | str = True
+    journal: Text | None = None
+
+    @property
+    def topics(self) -> dict[str, str]:
+        """The topics among them, by kind."""
+        kinds = {"predictions": self.predictions, "rejected": self.rejected, "alarms": self.alarms}
+        return {kind: topic for kind, topic in kinds.items() if isinstance(topic, str)}
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,8 +160,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def input_path(self) -> str:
         """The input as an absolute path or pattern; "-" is standard input."""
         path = self.input.path
-        assert path is not None, "input.topic is refused so far"
+        assert path is not None, "the input is a topic"
         return path if path == "-" else str(self.root / path)
+
+    @property
+    def one_shard(self) -> bool:
+        """Whether one model learns from all of the input."""
+        shards = self.input.shards
+        return self.input.topic is None if shards is None else shards == 1
+
+    @property
+    def journal_topic(self) -> str | None:
+        """The topic of the journal; None: it is in the state folder."""
+        return (self.output.journal or f"{self.name}.journal") if self.output.topics else None
 
     @property
     def output_path(self) -> Path:
@@ -253,8 +279,7 @@ def _check(settings: Settings, reader: Reader) -> None:
         raise reader.error(
             "input", f"found {found} of topic and path; allowed: exactly one of them"
         )
-    if source.topic is not None:
-        raise reader.error("input.topic", f"{_NO_KAFKA}; use input.path")
+    _check_kafka(settings, reader)
     if source.path == "-" and settings.model.on_error == "reject":
         raise reader.error(
             "model.on_error",
@@ -264,17 +289,14 @@ def _check(settings: Settings, reader: Reader) -> None:
     if source.path == "-" and source.format in ("arrow", "parquet"):
         words = "'auto' | 'jsonl' | 'csv' from standard input; give others as files"
         raise reader.refusal("input.format", source.format, words, ["auto", "jsonl", "csv"])
-    if isinstance(source.start, float):
+    if source.path is not None and isinstance(source.start, float):
         words = "'earliest' | 'latest': a file has no index by time"
         raise reader.refusal("input.start", source.start, words, ["earliest", "latest"])
-    for output in ("predictions", "rejected", "alarms"):
-        if isinstance(getattr(settings.output, output), str):
-            raise reader.error(f"output.{output}", f"{_NO_KAFKA}; use output.path")
     if source.fields is not None and source.fields.label is None:
         raise reader.error(
             "input.fields.label", "missing; needed: the name of the field to predict"
         )
-    if _reads_outputs(settings):
+    if source.path is not None and _reads_outputs(settings):
         raise reader.error("input.path", "takes in what is written to output.path; choose another")
     if settings.metrics.names is not None:
         from midstream.engine.prequential import METRICS  # numba: slow to import
@@ -313,6 +335,40 @@ def _check_features(settings: Settings, reader: Reader) -> None:
             raise reader.error(
                 f"features.{name}", "[input.fields] has another use for it; allowed: one of them"
             )
+
+
+def _check_kafka(settings: Settings, reader: Reader) -> None:
+    """Check what is said of topics."""
+    source, output = settings.input, settings.output
+    topics = output.topics
+    if topics:
+        for kind in ("predictions", "rejected", "alarms"):
+            if getattr(output, kind) is True:
+                other = next(iter(topics))
+                raise reader.error(
+                    f"output.{kind}",
+                    f"it goes to a file, while {other} go to a topic, and both cannot be committed "
+                    "in one piece; allowed: a topic, or false",
+                )
+    elif output.journal is not None:
+        raise reader.error("output.journal", "no output is a topic; leave it out")
+    if source.topic is None and not topics:
+        return
+    if "bootstrap.servers" not in settings.kafka:
+        raise reader.error(
+            'kafka."bootstrap.servers"', "missing; needed: the brokers, as host:port,host:port"
+        )
+    from midstream.connectors.kafka import RESERVED
+
+    for key, why in RESERVED.items():
+        if key in settings.kafka:
+            raise reader.error(f'kafka."{key}"', f"cannot be set: {why}")
+    if source.topic in topics.values():
+        kind = next(kind for kind, topic in topics.items() if topic == source.topic)
+        raise reader.error(f"output.{kind}", "is the topic that is read; choose another")
+    used = [*topics.values(), settings.journal_topic]
+    if len(set(used)) < len(used):
+        raise reader.error("output", "found a topic twice; allowed: each once")
 
 
 def _check_learner(model: Model, reader: Reader) -> None:

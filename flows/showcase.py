@@ -413,7 +413,7 @@ class Race:
                 for start in range(0, len(decoded.batch), _STEP):
                     yield decoded.batch[start : start + _STEP]
         finally:
-            reader.files.close()
+            reader.input.close()
 
     def run(self, look: Callable[["Race"], None]) -> None:
         """Take every learner through the stream; `look` is called each time one has made a step."""

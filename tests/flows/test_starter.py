@@ -386,7 +386,7 @@ def test_a_schema_of_the_features_is_offered(tmp_path, own):
     assert settings.features == {"amount": "number", 'a "b"': "number", "city": "category"}
     reader = Reader(settings, until_eof=True)
     decoded = [d for _, d in reader]
-    reader.files.close()
+    reader.input.close()
     assert sum(len(d.batch) for d in decoded) == 200
     assert all(d.batch.columns is not None for d in decoded)
 

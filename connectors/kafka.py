@@ -1,0 +1,456 @@
+"""Kafka topics as a source, on confluent-kafka: blocks of messages, not yet decoded.
+
+One consumer serves all shards of a process (`Consumer`); each shard reads its partitions through it
+(`TopicInput`). Nothing here commits anything on its own: the journal decides where reading goes on.
+"""
+
+import zlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import confluent_kafka as ck
+import numpy as np
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from midstream.connectors.bytestream import InputError
+from midstream.connectors.inputs import Work
+from midstream.connectors.messages import ARROW, MessageBlock
+from midstream.engine.journal import Range
+from midstream.engine.shard import Cursor
+
+__all__ = [
+    "RESERVED",
+    "Consumer",
+    "NoAnswerError",
+    "TopicInput",
+    "partition_name",
+    "partitions_of",
+    "said",
+]
+
+_MESSAGES = 2_000  # asked of the client at once
+_MOST_QUEUED = 32 * 2**20  # bytes of one partition that wait here before it is paused
+_OURS: dict[str, Any] = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "error",
+    "enable.partition.eof": True,
+    "isolation.level": "read_committed",
+}
+_DEFAULTS: dict[str, Any] = {
+    "fetch.wait.max.ms": 10,
+    "fetch.queue.backoff.ms": 5,
+    "queued.max.messages.kbytes": 16 * 1024,
+    "check.crcs": True,
+}
+RESERVED = {
+    "auto.offset.reset": "input.start says where to begin",
+    "enable.partition.eof": "it is needed as it is",
+    "isolation.level": "only what is committed is read",
+    "transactional.id": "it is the name of the config with the shard",
+    "error_cb": "it is no text",
+    **dict.fromkeys(
+        ("enable.auto.commit", "enable.auto.offset.store", "enable.idempotence", "acks"),
+        "the journal decides what was learned",
+    ),
+}
+"""Settings of librdkafka that are not the user's, and why."""
+_GONE = (
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_ID,
+)
+
+
+class NoAnswerError(InputError):
+    """No broker has answered in time; later one may."""
+
+
+def partition_name(topic: str, index: int) -> str:
+    """Return what the journal calls a partition."""
+    return f"{topic}-{index}"
+
+
+def said(error: object) -> str:
+    """Return what the client says of an error, in one line."""
+    if isinstance(error, KafkaException):
+        error = error.args[0]
+    text = error.str() if isinstance(error, KafkaError) else str(error)
+    return " ".join(text.split())
+
+
+def partitions_of(client: Any, topic: str, seconds: float) -> list[int]:
+    """Return the numbers of a topic's partitions.
+
+    Raises
+    ------
+    InputError
+        If no broker answers within `seconds`, or there is no such topic, or no right to read it.
+    """
+    try:
+        found = client.list_topics(topic, timeout=seconds).topics[topic]
+    except KafkaException as error:
+        raise NoAnswerError(f"Kafka: no answer within {seconds:g} s: {said(error)}") from None
+    if found.error is not None:
+        raise InputError(f"{topic}: {said(found.error)}")
+    return sorted(found.partitions)
+
+
+class Consumer:
+    """One client of the brokers, from which the partitions of a topic are taken each by itself.
+
+    Parameters
+    ----------
+    settings
+        Of librdkafka: `bootstrap.servers` and what else the config says.
+    topic
+        What is read.
+    group
+        The consumer group to which positions are told, for tools that show lag.
+    log
+        Takes what an operator should know: a word for the event, and fields.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        topic: str,
+        group: str,
+        *,
+        log: Callable[..., None] = lambda *_, **__: None,
+    ) -> None:
+        self.topic = topic
+        self._log = log
+        self._client = ck.Consumer(
+            {"group.id": group, **_DEFAULTS, **settings, **_OURS, "error_cb": self._trouble}
+        )
+        self._queues: dict[int, deque[Any]] = {}
+        self._bytes: dict[int, int] = {}
+        self._paused: set[int] = set()
+        self._ends: dict[int, int] = {}
+        self._down = False
+
+    def _trouble(self, error: KafkaError) -> None:
+        """Tell of trouble that the client goes on trying to get over by itself, once."""
+        if not self._down:
+            self._down = True
+            self._log("kafka_trouble", reason=said(error))
+
+    def partitions(self, seconds: float) -> list[int]:
+        """Return the numbers of the topic's partitions; see `partitions_of`."""
+        return partitions_of(self._client, self.topic, seconds)
+
+    def bounds(self, index: int, seconds: float) -> tuple[int, int]:
+        """Return the oldest offset that is there, and the one after the newest."""
+        where = TopicPartition(self.topic, index)
+        try:
+            low, high = self._client.get_watermark_offsets(where, timeout=seconds)
+        except KafkaException as error:
+            raise NoAnswerError(f"{partition_name(self.topic, index)}: {said(error)}") from None
+        return low, high
+
+    def at_time(self, index: int, moment: float, seconds: float) -> int:
+        """Return the offset of the first message that is not older than `moment`, or the end."""
+        where = TopicPartition(self.topic, index, int(moment * 1000))
+        try:
+            (found,) = self._client.offsets_for_times([where], timeout=seconds)
+        except KafkaException as error:
+            raise NoAnswerError(f"{partition_name(self.topic, index)}: {said(error)}") from None
+        offset: int = found.offset
+        return offset if offset >= 0 else self.bounds(index, seconds)[1]
+
+    def assign(self, index: int, offset: int) -> None:
+        """Read a partition from an offset on."""
+        self._queues[index] = deque()
+        self._bytes[index] = 0
+        self._ends.pop(index, None)
+        self._client.incremental_assign([TopicPartition(self.topic, index, offset)])
+
+    def ended(self, index: int) -> bool:
+        """Whether all that there was has been taken; more may have come since."""
+        return index in self._ends and not self._queues[index]
+
+    def take(self, index: int, max_bytes: int, until: int | None = None) -> list[Any]:
+        """Return the next messages of a partition, none if there are none now; never blocks.
+
+        Parameters
+        ----------
+        max_bytes
+            Length to aim at.
+        until
+            Take none from this offset on.
+
+        Returns
+        -------
+        list of confluent_kafka.Message
+            Such that hold JSON, or a single one that holds Arrow.
+        """
+        queue = self._queues[index]
+        if not queue:
+            self._poll()
+        taken: list[Any] = []
+        size = 0
+        while queue and size < max_bytes and (until is None or queue[0].offset() < until):
+            is_table = (queue[0].value() or b"").startswith(ARROW)
+            if is_table and taken:
+                break
+            message = queue.popleft()
+            taken.append(message)
+            size += _length(message)
+            if is_table:
+                break
+        self._bytes[index] -= size
+        if index in self._paused and self._bytes[index] < _MOST_QUEUED // 2:
+            self._paused.remove(index)
+            self._client.resume([TopicPartition(self.topic, index)])
+        return taken
+
+    def waits_from(self, index: int, offset: int) -> bool:
+        """Whether the next message of a partition is known, and not before `offset`."""
+        queue = self._queues[index]
+        return bool(queue) and queue[0].offset() >= offset
+
+    def _poll(self) -> None:
+        messages: list[Any] = self._client.consume(_MESSAGES, 0)
+        for message in messages:
+            index = message.partition()
+            error = message.error()
+            if error is None:
+                self._down = False
+                self._ends.pop(index, None)
+                self._queues[index].append(message)
+                self._bytes[index] += _length(message)
+            else:
+                self._failed(index, message, error)
+        for index, size in self._bytes.items():
+            if size > _MOST_QUEUED and index not in self._paused:
+                self._paused.add(index)
+                self._client.pause([TopicPartition(self.topic, index)])
+
+    def _failed(self, index: int, message: Any, error: KafkaError) -> None:
+        code = error.code()
+        name = partition_name(self.topic, index)
+        if code == KafkaError._PARTITION_EOF:
+            self._ends[index] = message.offset()
+        elif code == KafkaError._AUTO_OFFSET_RESET:
+            raise InputError(
+                f"{name}: what was to be read next is not there any more (retention, or another "
+                f"topic of the same name): {said(error)}"
+            )
+        elif code in _GONE:
+            raise InputError(f"{name}: is gone: {said(error)}")
+        elif error.fatal() or not error.retriable():
+            raise InputError(f"{name}: cannot be read: {said(error)}")
+        else:
+            self._trouble(error)
+
+    def commit(self, positions: Mapping[int, int]) -> None:
+        """Tell the group how far the partitions were learned: for lag tools, nothing else."""
+        told = [TopicPartition(self.topic, index, offset) for index, offset in positions.items()]
+        if told:
+            try:
+                self._client.commit(offsets=told, asynchronous=True)
+            except KafkaException as error:
+                self._log("lag_not_told", reason=said(error))
+
+    def close(self) -> None:
+        """Leave the brokers."""
+        self._client.close()
+
+
+def _length(message: Any) -> int:
+    return len(message) + 64  # with what it takes to keep it
+
+
+class TopicInput:
+    """The partitions of a topic that one shard reads, with a cursor in each.
+
+    As `FileInput`: what `read` gives, `replay` of the same ranges gives again, or an error says
+    what is not there any more.
+
+    Parameters
+    ----------
+    consumer
+        Shared with the other shards.
+    parts
+        Numbers of the partitions.
+    start
+        Where to begin where nothing was read before: "earliest", "latest", or seconds since 1970.
+    until_eof
+        What is there when reading begins is all that is read.
+    on_lost
+        "stop": messages that were deleted before they were read are an error; "skip": go on with
+        the oldest that is there.
+    seconds
+        How long to wait for an answer of the brokers.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        parts: Sequence[int],
+        *,
+        start: Literal["earliest", "latest"] | float = "earliest",
+        until_eof: bool = False,
+        on_lost: Literal["stop", "skip"] = "stop",
+        seconds: float = 30.0,
+    ) -> None:
+        self._consumer = consumer
+        self._parts = {partition_name(consumer.topic, index): index for index in parts}
+        self._start = start
+        self._until_eof = until_eof
+        self._on_lost = on_lost
+        self._seconds = seconds
+        self._cursors: dict[str, Cursor] = {}
+        self._stops: dict[str, int] = {}
+        self._turn = 0
+        self._begun: list[Work] = []
+        self.waiting: set[str] = set()
+        """Of a topic, none: partitions are there whole."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the partitions, in their order."""
+        return list(self._parts)
+
+    def seek(self, cursors: Mapping[str, Cursor]) -> None:
+        """Begin to read: at the cursors of a resumed shard, else at the start.
+
+        Raises
+        ------
+        InputError
+            If what is to be read next is not there any more, or was never.
+        """
+        for name in cursors:
+            if name not in self._parts:
+                raise InputError(f"{name}: was learned from, and is no partition of the input now")
+        for name, index in self._parts.items():
+            low, high = self._consumer.bounds(index, self._seconds)
+            cursor = cursors.get(name)
+            offset = self._first(index, low, high) if cursor is None else cursor.offset
+            if offset > high:
+                raise InputError(
+                    f"{name}: ends at offset {high}, but was read up to {offset}: another topic of "
+                    "the same name? Begin anew with --fresh"
+                )
+            if offset < low:
+                if self._on_lost == "stop":
+                    raise InputError(
+                        f"{name}: offsets {offset} to {low - 1} were deleted before they were "
+                        'read; input.on_lost = "skip" goes on without them'
+                    )
+                self._begun.append(self._nothing(name, index, offset, low, cursor))
+                offset = low
+            elif cursor is None:
+                self._begun.append(self._nothing(name, index, offset, offset, None))
+            self._cursors[name] = cursor if cursor and offset == cursor.offset else Cursor(offset)
+            self._stops[name] = high
+            self._consumer.assign(index, offset)
+
+    def begin(self) -> list[Work]:
+        """Return empty ranges, by which the journal knows where partitions begin or went on."""
+        begun, self._begun = self._begun, []
+        return begun
+
+    def rescan(self) -> list[str]:
+        """Of a topic, nothing: another partition is taken up by a restart."""
+        return []
+
+    def csv_options(self, name: str) -> None:
+        """Of a topic, none."""
+
+    def close(self) -> None:
+        """Leave the consumer to the other shards."""
+
+    def _first(self, index: int, low: int, high: int) -> int:
+        if self._start == "earliest":
+            return low
+        if self._start == "latest":
+            return high
+        return self._consumer.at_time(index, self._start, self._seconds)
+
+    def read(self, max_bytes: int) -> Work | None:
+        """Return the next block, or None if there is nothing (more) now; never blocks."""
+        names = list(self._parts)
+        for i in range(len(names)):
+            name = names[(self._turn + i) % len(names)]
+            work = self._read(name, max_bytes, None)
+            if work is not None:
+                self._turn = (self._turn + i + 1) % len(names)
+                return work
+        return None
+
+    def _read(self, name: str, max_bytes: int, until: int | None) -> Work | None:
+        index = self._parts[name]
+        messages = self._consumer.take(index, max_bytes, until)
+        return self._work(name, index, messages) if messages else None
+
+    def _work(self, name: str, index: int, messages: list[Any]) -> Work:
+        values = [message.value() for message in messages]
+        cursor = self._cursors[name]
+        stop = messages[-1].offset() + 1
+        crc = zlib.crc32(b"".join(value or b"" for value in values), cursor.crc)
+        block = MessageBlock(
+            self._consumer.topic,
+            index,
+            values,
+            np.array([message.offset() for message in messages], np.int64),
+            np.array([_seconds(message) for message in messages]),
+            cursor.offset,
+            stop,
+        )
+        self._cursors[name] = Cursor(stop, stop, crc)
+        return Work(block, Range(name, cursor.offset, stop, stop, crc))
+
+    def _nothing(self, name: str, index: int, start: int, stop: int, cursor: Cursor | None) -> Work:
+        """Return an empty block over what is not there (any more)."""
+        none = np.zeros(0, np.int64)
+        block = MessageBlock(self._consumer.topic, index, [], none, np.zeros(0), start, stop)
+        return Work(block, Range(name, start, stop, stop, cursor.crc if cursor else 0))
+
+    @property
+    def ended(self) -> bool:
+        """Whether all that was there when reading began was read, if that is the end."""
+        return self._until_eof and all(
+            self._cursors[name].offset >= self._stops[name] or self._consumer.ended(index)
+            for name, index in self._parts.items()
+        )
+
+    def replay(self, span: Range, max_bytes: int) -> Work | None:
+        """Read a range of the journal again, a block a call, until one is `final`.
+
+        None where the brokers have not delivered it yet.
+
+        Raises
+        ------
+        InputError
+            If what was learned is not there any more, or is something else now.
+        """
+        name = span.partition
+        index = self._parts[name]
+        cursor = self._cursors[name]
+        if span.start == span.stop:
+            return Work(self._nothing(name, index, span.start, span.stop, cursor).block, span)
+        work = self._read(name, max_bytes, span.stop)
+        if work is None:
+            if not (self._consumer.waits_from(index, span.stop) or self._consumer.ended(index)):
+                return None
+            raise InputError(
+                f"{name}: offsets {cursor.offset} to {span.stop - 1} were learned, and are not "
+                "there any more: they were deleted or compacted"
+            )
+        if work.span.stop < span.stop:
+            return work._replace(final=False)
+        if work.span.crc != span.crc:
+            raise InputError(
+                f"{name}: offsets {span.start} to {span.stop - 1} are not what was learned from "
+                "them: some were deleted, compacted, or are of another topic of the same name"
+            )
+        return work
+
+
+def _seconds(message: Any) -> float:
+    kind, milliseconds = message.timestamp()
+    return float("nan") if kind == ck.TIMESTAMP_NOT_AVAILABLE else milliseconds / 1000

@@ -1,0 +1,244 @@
+"""A journal on Kafka: each record is committed in one transaction with the outputs it caused."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+
+import confluent_kafka as ck
+import msgspec
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from midstream.connectors.kafka import said
+from midstream.engine.journal import Entry, JournalError, Record, UnavailableError
+
+__all__ = ["KafkaJournal"]
+
+_OURS: dict[str, Any] = {"enable.idempotence": True, "acks": "all"}
+_DEFAULTS: dict[str, Any] = {
+    # A writer that was killed blocks readers until its transaction is given up.
+    "transaction.timeout.ms": 10_000,
+    "linger.ms": 5,
+    "compression.type": "lz4",
+}
+
+
+_FENCED = (
+    KafkaError._FENCED,
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+)
+
+
+class KafkaJournal:
+    """A journal in a partition of a topic, with outputs that are topics too.
+
+    Guarantee: a record and the outputs that it caused are seen together, by those who read what is
+    committed, or not at all; and whoever recovers the journal shuts out all who wrote before.
+
+    Parameters
+    ----------
+    settings
+        Of librdkafka.
+    writer
+        The `transactional.id`: one journal at a time may write under it.
+    topic, index
+        Where the records are.
+    outputs
+        The topic of each output.
+    seconds
+        How long to wait for an answer of the brokers.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        writer: str,
+        topic: str,
+        index: int,
+        *,
+        outputs: Mapping[str, str] | None = None,
+        seconds: float = 30.0,
+    ) -> None:
+        self._settings = settings
+        self._writer = writer
+        self._topic = topic
+        self._index = index
+        self._outputs = dict(outputs or {})
+        self._seconds = seconds
+        self._producer: Any = None
+        self._open = False  # a transaction
+        self._lost = ""  # why a message was not delivered
+        self._failed: str | None = "it was not recovered"
+        self._offsets: dict[int, int] = {}  # of records, by seq
+        self.first = 0
+        self.end = 0
+        self.lost_outputs: list[str] = []
+
+    def recover(self) -> list[Record]:
+        """Shut out earlier writers, then return what they committed, in order."""
+        self._producer = ck.Producer(
+            {**_DEFAULTS, **self._settings, **_OURS, "transactional.id": self._writer}
+        )
+        self._check_topics()
+        self._ask("shut out earlier writers", self._producer.init_transactions)
+        records = self._read()
+        for before, after in pairwise(records):
+            if after.seq != before.seq + 1:
+                raise JournalError(
+                    f"{self._topic}: record {after.seq} follows record {before.seq}; some are gone"
+                )
+        self.first = records[0].seq if records else 0
+        self.end = records[-1].seq + 1 if records else 0
+        self._open, self._failed, self._lost = False, None, ""
+        return records
+
+    def _check_topics(self) -> None:
+        """Raise JournalError, naming it, if a topic that is written to is not there."""
+        try:
+            found = self._producer.list_topics(timeout=self._seconds).topics
+        except KafkaException as error:
+            raise UnavailableError(
+                f"Kafka: no answer within {self._seconds:g} s: {said(error)}"
+            ) from None
+        for topic in (*self._outputs.values(), self._topic):
+            if topic not in found:
+                raise JournalError(f"{topic}: no such topic; `midstream init-topics` creates it")
+        if self._index not in found[self._topic].partitions:
+            raise JournalError(
+                f"{self._topic}: has {len(found[self._topic].partitions)} partitions; needed: one "
+                "for each partition of the input"
+            )
+
+    def _read(self) -> list[Record]:
+        where = TopicPartition(self._topic, self._index)
+        consumer = ck.Consumer(
+            {
+                **self._settings,
+                "group.id": self._writer,
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+            }
+        )
+        records: list[Record] = []
+        try:
+            low, high = consumer.get_watermark_offsets(where, timeout=self._seconds)
+            where.offset = low
+            consumer.assign([where])
+            position, deadline = low, time.monotonic() + self._seconds
+            while position < high:
+                messages: list[Any] = consumer.consume(10_000, 0.05)
+                for message in messages:
+                    error = message.error()
+                    if error is None:
+                        record = msgspec.json.decode(message.value(), type=Record)
+                        self._offsets[record.seq] = message.offset()
+                        records.append(record)
+                        position = message.offset() + 1
+                        deadline = time.monotonic() + self._seconds
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        position = max(position, message.offset())
+                    elif not error.retriable():
+                        raise JournalError(f"{self._topic}: cannot be read: {said(error)}")
+                if time.monotonic() > deadline:
+                    raise JournalError(
+                        f"{self._topic}: its end could not be read within {self._seconds:g} s"
+                    )
+        except KafkaException as error:
+            raise JournalError(f"{self._topic}: cannot be read: {said(error)}") from None
+        except msgspec.MsgspecError as error:
+            raise JournalError(
+                f"{self._topic}: holds what is no record of this version: {error}"
+            ) from None
+        finally:
+            consumer.close()
+        return records
+
+    def write(self, output: str, data: bytes) -> None:
+        """Add to an output, a message for each line; part of the next commit."""
+        if not data:
+            return
+        self._guard()
+        topic = self._outputs[output]
+        self._begin()
+        for line in data.split(b"\n")[:-1]:
+            self._produce(topic, line)
+        self._producer.poll(0)
+        self._failed = None
+
+    def commit(self, entries: Sequence[Entry], about: Mapping[str, Any] | None = None) -> int:
+        """Commit entries and what was written since the last commit, in one piece; return `end`."""
+        self._guard()
+        self._begin()
+        record = Record(self.end, list(entries), about=dict(about) if about else None)
+        self._produce(self._topic, msgspec.json.encode(record), self._index)
+        self._ask("commit", self._producer.commit_transaction)
+        self._open, self._failed = False, None
+        self.end += 1
+        return self.end
+
+    def trim(self, seq: int) -> None:
+        """Records stay as long as the topic keeps them."""
+
+    def close(self) -> None:
+        """Leave the brokers; what is not committed is as if it had not been."""
+        if self._producer is not None and self._open and self._failed is None:
+            with suppress(KafkaException):  # the brokers give it up by themselves
+                self._producer.abort_transaction(self._seconds)
+        self._producer = None
+
+    def _begin(self) -> None:
+        if not self._open:
+            self._producer.begin_transaction()
+            self._open = True
+
+    def _produce(self, topic: str, value: bytes, partition: int = -1) -> None:
+        deadline = 0.0
+        while True:
+            try:
+                self._producer.produce(topic, value, partition=partition, on_delivery=self._told)
+                return
+            except BufferError:  # so much is on its way already
+                now = time.monotonic()
+                deadline = deadline or now + self._seconds
+                if now > deadline or self._lost:
+                    reason = self._lost or f"no answer within {self._seconds:g} s"
+                    raise UnavailableError(f"{topic}: cannot be written to: {reason}") from None
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                reason = self._lost or said(error)
+                raise UnavailableError(f"{topic}: cannot be written to: {reason}") from None
+
+    def _ask(self, what: str, act: Callable[[float], None]) -> None:
+        """Do what can be tried again, until the brokers have answered."""
+        deadline = time.monotonic() + self._seconds
+        while True:
+            try:
+                act(max(deadline - time.monotonic(), 0.1))
+                return
+            except KafkaException as raised:
+                error = raised.args[0]
+                if error.code() in _FENCED:
+                    raise JournalError(
+                        f"{self._writer}: another run has taken over these outputs; this one stops"
+                    ) from None
+                reason = f"Kafka: could not {what}: {self._lost or said(error)}"
+                if error.txn_requires_abort() or (
+                    error.retriable() and time.monotonic() > deadline
+                ):
+                    raise UnavailableError(reason) from None
+                if not error.retriable():
+                    raise JournalError(reason) from None
+
+    def _told(self, error: Any, message: Any) -> None:
+        if error is not None:
+            self._lost = f"{message.topic()}: was not delivered: {said(error)}"
+
+    def _guard(self) -> None:
+        """After a failure nobody knows what was committed; only recovery finds out."""
+        if self._failed:
+            raise JournalError(f"the journal cannot be written to: {self._failed}")
+        self._failed = "an earlier write failed"

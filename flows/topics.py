@@ -1,0 +1,147 @@
+"""What a config names of Kafka: its consumer, the input of a shard, its journal and outputs."""
+
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from midstream.connectors.bytestream import InputError
+from midstream.connectors.kafka import Consumer, NoAnswerError, TopicInput, partition_name, said
+from midstream.connectors.kafka_journal import KafkaJournal
+from midstream.flows.logs import log
+from midstream.flows.settings import Settings
+
+__all__ = [
+    "Consumer",
+    "KafkaJournal",
+    "NoAnswerError",
+    "TopicInput",
+    "create_topics",
+    "index_of",
+    "missing_topics",
+    "open_consumer",
+    "open_journal",
+    "open_topic",
+    "topic_shards",
+]
+
+
+_PATIENCE = 30.0  # seconds for an answer, where one is waited for as long as it takes
+
+
+def open_consumer(settings: Settings) -> Consumer:
+    """Return the consumer that the shards of a process share."""
+    topic = settings.input.topic
+    assert topic is not None
+    options = dict(settings.kafka)
+    group = str(options.pop("group.id", settings.name))
+    return Consumer(options, topic, group, log=log.warning)
+
+
+def _seconds(settings: Settings) -> float:
+    """Return how long to wait for one answer of the brokers."""
+    return settings.input.wait_seconds or _PATIENCE
+
+
+def topic_shards(settings: Settings, consumer: Consumer) -> dict[str, str]:
+    """Return the partition of each shard, where every partition is one."""
+    found = consumer.partitions(_seconds(settings))
+    return {f"{index:03d}": partition_name(consumer.topic, index) for index in found}
+
+
+def open_topic(
+    settings: Settings, consumer: Consumer, part: str | None, *, until_eof: bool
+) -> TopicInput:
+    """Return the input of a shard: one partition of the topic, or all of them."""
+    parts = [index_of(part)] if part else consumer.partitions(_seconds(settings))
+    return TopicInput(
+        consumer,
+        parts,
+        start=settings.input.start,
+        until_eof=until_eof,
+        on_lost=settings.input.on_lost,
+        seconds=_seconds(settings),
+    )
+
+
+def index_of(name: str) -> int:
+    """Return the number of a partition by the name that the journal gives it."""
+    return int(name.rpartition("-")[2])
+
+
+def open_journal(settings: Settings, shard: str) -> KafkaJournal:
+    """Return the journal of a shard whose outputs are topics."""
+    assert settings.journal_topic is not None
+    options: dict[str, Any] = {k: v for k, v in settings.kafka.items() if k != "group.id"}
+    return KafkaJournal(
+        options,
+        f"{settings.name}-{shard}",
+        settings.journal_topic,
+        int(shard),
+        outputs=settings.output.topics,
+        seconds=_seconds(settings),
+    )
+
+
+def _admin(settings: Settings) -> tuple[AdminClient, dict[str, Any]]:
+    """Return a client, and the topics that are there."""
+    admin = AdminClient({k: v for k, v in settings.kafka.items() if k != "group.id"})
+    try:
+        return admin, dict(admin.list_topics(timeout=_seconds(settings)).topics)
+    except KafkaException as error:
+        raise NoAnswerError(
+            f"Kafka: no answer within {_seconds(settings):g} s: {said(error)}"
+        ) from None
+
+
+def missing_topics(settings: Settings) -> list[str]:
+    """Return the topics that would be written to and are not there.
+
+    Raises
+    ------
+    InputError
+        If no broker answers.
+    """
+    _, there = _admin(settings)
+    wanted = (*settings.output.topics.values(), settings.journal_topic)
+    return [topic for topic in wanted if topic is not None and topic not in there]
+
+
+def create_topics(settings: Settings, partitions: int, replicas: int) -> dict[str, bool]:
+    """Create the topics of a config that are not there yet; say of each whether it was created.
+
+    Parameters
+    ----------
+    partitions
+        Of the input, where it is not there yet; outputs and journal get as many as it has.
+    replicas
+        Of each partition; -1: as many as the brokers do by default.
+
+    Raises
+    ------
+    InputError
+        If no broker answers, or one refuses.
+    """
+    admin, there = _admin(settings)
+    source = settings.input.topic
+    if source in there:
+        partitions = len(there[source].partitions)
+    # A journal is cut where it is not needed any more; until then nothing of it may go.
+    forever = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
+    wanted: dict[str | None, dict[str, str]] = {source: {}}
+    wanted |= {topic: {} for topic in settings.output.topics.values()}
+    wanted[settings.journal_topic] = forever
+    made = {topic: topic not in there for topic in wanted if topic is not None}
+    new = [
+        NewTopic(topic, partitions, replicas, config=wanted[topic])
+        for topic, missing in made.items()
+        if missing
+    ]
+    for topic, future in (admin.create_topics(new) if new else {}).items():
+        try:
+            future.result(_seconds(settings))
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise InputError(f"{topic}: cannot be created: {said(error)}") from None
+    return made

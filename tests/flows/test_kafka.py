@@ -1,0 +1,305 @@
+"""Kafka in and out, on a real broker: nothing is lost, and nothing learned or published twice."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from confluent_kafka import TopicPartition
+from project import Project, events, stop, wait_for
+
+FEATURES = "\n[features]\n" + "".join(f'f{i} = "number"\n' for i in range(5))
+
+
+class Topics:
+    """A project whose in- and outputs are topics, made for it."""
+
+    def __init__(self, kafka, topic, folder, *, partitions=3, source=None, config="", made=True):
+        self.kafka = kafka
+        self.source = source or kafka.create_topic(topic("in"), partitions=partitions)
+        names = {kind: topic(kind) for kind in ("predictions", "rejected", "alarms", "journal")}
+        if made:
+            for kind, name in names.items():
+                kafka.create_topic(name, partitions=partitions if kind == "journal" else 2)
+        self.names = names
+        outputs = "".join(f'{kind} = "{name}"\n' for kind, name in names.items())
+        text = f"""
+[input]
+topic = "{self.source}"
+wait_seconds = 20
+%s
+[output]
+{outputs}
+[kafka]
+"bootstrap.servers" = "{kafka.bootstrap}"
+[state]
+commit_seconds = 0.05
+snapshot_events = 20000
+"""
+        first, _, rest = config.partition("---")
+        self.project = Project(folder, config=text % first + rest + FEATURES)
+        learner = self.project.config.read_text().replace("models:make", "logistic")
+        self.project.config.write_text(learner)
+
+    def produce(self, lines, partitions=3):
+        def value(line):
+            return line if line is None or isinstance(line, bytes) else json.dumps(line).encode()
+
+        self.kafka.produce(
+            self.source, [(None, value(line), i % partitions) for i, line in enumerate(lines)]
+        )
+
+    def out(self, kind):
+        return [json.loads(message.value) for message in self.kafka.read_all(self.names[kind])]
+
+    def published_once(self, lines):
+        """Check that every event has one prediction, as the events of a partition are in order."""
+        ids = [p["id"] for p in self.out("predictions")]
+        assert len(ids) == len(set(ids)), "a prediction was published twice"
+        assert set(ids) == {e["id"] for e in lines}
+
+
+@pytest.fixture
+def topics(kafka, topic, tmp_path):
+    """Makes projects on topics of their own."""
+    return lambda name, **options: Topics(
+        kafka, lambda n: topic(f"{name}.{n}"), tmp_path / name, **options
+    )
+
+
+def test_topics_in_and_out(topics):
+    """Every event is learned once and has a prediction; what is no event is rejected, named."""
+    one = topics("one")
+    lines = events(3_000)
+    one.produce([*lines, b'{"x"', None, b" ", b'{"x":{"f0":1,\n"f1":2},"y":true,"id":"pretty"}'])
+    summary = one.project.run()
+    assert summary["learned"] == 3_001
+    assert summary["rejected"] == 3
+    assert sorted(summary["digest"]) == ["000", "001", "002"]
+    one.published_once([*lines, {"id": "pretty"}])
+    rejected = {tuple(r["origin"]): r["reason"] for r in one.out("rejected")}
+    assert set(rejected) == {(one.source, 0, 1000), (one.source, 1, 1000), (one.source, 2, 1000)}
+    assert "tombstone" in rejected[one.source, 1, 1000]
+    first = next(p for p in one.out("predictions") if p["id"] == "e0")
+    assert first["origin"] == [one.source, 0, 0]
+    assert first["ts"] is not None, "the message's time"
+    again = one.project.run()
+    assert (again["learned"], again["digest"]) == (0, summary["digest"])
+
+
+@pytest.mark.parametrize("shards", ["partition", "1"])
+def test_a_lost_state_folder_is_rebuilt_from_the_journal(topics, shards):
+    """With the same digest, and nothing is published again."""
+    quoted = shards if shards == "1" else f'"{shards}"'
+    one = topics("one", config=f"shards = {quoted}")
+    lines = events(9_000)
+    one.produce(lines[:5_000])
+    one.project.run()
+    one.produce(lines[5_000:])
+    expected = one.project.run()
+    shutil.rmtree(one.project.folder / "state")
+    rebuilt = one.project.run()
+    assert rebuilt["digest"] == expected["digest"]
+    assert rebuilt["metrics"] == expected["metrics"]
+    assert rebuilt["learned"] == 0
+    one.published_once(lines)
+
+
+@pytest.mark.parametrize("shards", ["partition", "1"])
+def test_killed_at_random_moments(topics, shards):
+    """State is the fold of the journal; every prediction is published once."""
+    quoted = shards if shards == "1" else f'"{shards}"'
+    one = topics("one", config=f"shards = {quoted}")
+    lines = events(60_000)
+    one.produce(lines)
+    rng = random.Random(os.environ.get("MIDSTREAM_KILL_SEED", "5") + shards)
+    for i in range(int(os.environ.get("MIDSTREAM_KILLS", "6"))):
+        process = one.project.start("run", "config.toml", "--json")
+        if i % 4 == 3:
+            time.sleep(rng.uniform(0.5, 3.0))
+        else:
+            for line in process.stderr:
+                if "event=running" in line:
+                    break
+            time.sleep(rng.uniform(0.0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    got = one.project.run()
+    one.published_once(lines)
+    assert got["seen"] == len(lines)
+    shutil.rmtree(one.project.folder / "state")
+    folded = one.project.run()
+    assert (folded["digest"], folded["metrics"]) == (got["digest"], got["metrics"])
+    if shards == "partition":  # then the journal had no choice
+        calm = topics("calm", source=one.source)
+        assert calm.project.run()["digest"] == got["digest"]
+
+
+def test_a_newer_run_on_the_same_outputs_shuts_out_the_older(topics, tmp_path):
+    """The older one stops by itself, and says so."""
+    one = topics("one", partitions=1)
+    one.produce(events(100), partitions=1)
+    older = one.project.start("run", "config.toml")
+    for line in older.stderr:
+        if "caught_up" in line:
+            break
+    shutil.copytree(one.project.folder, tmp_path / "twin", ignore=shutil.ignore_patterns("state"))
+    twin = Project(tmp_path / "twin")
+    twin.config.write_text(one.project.config.read_text())
+    newer = twin.start("run", "config.toml")
+    for line in newer.stderr:
+        if "caught_up" in line:
+            break
+    more = [{**event, "id": f"m{event['id']}"} for event in events(50)]
+    one.produce(more, partitions=1)
+    _, err = older.communicate(timeout=60)
+    assert older.returncode == 1
+    assert "another run has taken over" in err
+    wait_for(lambda: len(one.out("predictions")) >= 150)
+    assert stop(newer)[0] == 0
+    one.published_once([*events(100), *more])
+
+
+def test_topics_are_made_and_checked(topics):
+    """`check` says what is missing and what is read; `init-topics` makes what is not there."""
+    one = topics("one", made=False)
+    one.produce(events(10))
+    checked = one.project.call("check", "config.toml")
+    assert checked.returncode != 0
+    assert "init-topics" in checked.stdout
+    done = one.project.call("run", "config.toml", "--until-eof")
+    assert done.returncode == 1
+    assert "init-topics" in done.stderr.splitlines()[-1]
+    made = json.loads(one.project.call("init-topics", "config.toml", "--json").stdout)
+    assert made == {one.source: False} | dict.fromkeys(one.names.values(), True)
+    assert not any(
+        json.loads(one.project.call("init-topics", "config.toml", "--json").stdout).values()
+    )
+    checked = one.project.call("check", "config.toml")
+    assert checked.returncode == 0, checked.stdout
+    assert "3 partitions" in checked.stdout
+    assert one.project.run()["learned"] == 10
+    evaluated = json.loads(one.project.call("evaluate", "config.toml", "--json").stdout)
+    assert evaluated["learned"] == 10
+
+
+def test_no_broker_is_a_clear_error(topics):
+    """Within the time that the config gives, and the exit code is not 0."""
+    one = topics("one")
+    text = one.project.config.read_text()
+    text = text.replace(one.kafka.bootstrap, "127.0.0.1:1").replace("= 20", "= 1")
+    one.project.config.write_text(text)
+    done = one.project.call("run", "config.toml", "--until-eof")
+    assert done.returncode != 0
+    assert "no answer within 1 s" in done.stderr.splitlines()[-1]
+
+
+def test_a_topic_that_is_not_there_is_named(topics):
+    """Also one of the outputs."""
+    one = topics("one", source="nowhere")
+    done = one.project.call("run", "config.toml", "--until-eof")
+    assert done.returncode != 0
+    assert "nowhere" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("on_lost", ["stop", "skip"])
+def test_messages_that_were_deleted_before_they_were_read(topics, on_lost):
+    """An error that names them, or, if the config says so, a warning that does."""
+    one = topics("one", partitions=1, config=f'on_lost = "{on_lost}"')
+    lines = events(300)
+    one.produce(lines[:100], partitions=1)
+    one.project.run()
+    one.produce(lines[100:], partitions=1)
+    admin, upto = one.kafka.admin(), TopicPartition(one.source, 0, 150)
+    admin.delete_records([upto])[upto].result(30)
+    done = one.project.call("run", "config.toml", "--until-eof", "--json")
+    if on_lost == "stop":
+        assert done.returncode == 1
+        assert "offsets 100 to 149 were deleted" in done.stderr.splitlines()[-1]
+        return
+    assert done.returncode == 0
+    assert "event=input_lost" in done.stderr
+    assert json.loads(done.stdout)["learned"] == 150
+    shutil.rmtree(one.project.folder / "state")
+    done = one.project.call("run", "config.toml", "--until-eof", "--json")
+    assert done.returncode == 1, "it cannot be rebuilt without them"
+
+
+def test_start_latest_is_kept_over_a_crash_before_the_first_event(topics):
+    """Where reading began is in the journal."""
+    one = topics("one", partitions=1, config='start = "latest"')
+    one.produce(events(100), partitions=1)
+    process = one.project.start("run", "config.toml")
+    for line in process.stderr:
+        if "caught_up" in line:
+            break
+    process.kill()
+    process.communicate()
+    shutil.rmtree(one.project.folder / "state", ignore_errors=True)
+    more = [{**event, "id": f"m{event['id']}"} for event in events(50)]
+    one.produce(more, partitions=1)
+    assert one.project.run()["learned"] == 50
+    one.published_once(more)
+
+
+def test_start_at_a_time(topics):
+    """The first message that is not older."""
+    one = topics("one", partitions=1)
+    one.produce(events(100), partitions=1)
+    time.sleep(0.1)
+    moment = time.time()
+    time.sleep(0.1)
+    one.produce([{**event, "id": f"m{event['id']}"} for event in events(50)], partitions=1)
+    text = one.project.config.read_text().replace("wait_seconds", f"start = {moment}\nwait_seconds")
+    one.project.config.write_text(text)
+    assert one.project.run()["learned"] == 50
+
+
+def test_an_aborted_transaction_in_the_input_is_not_read(topics):
+    """Nor does it stop the reading."""
+    one = topics("one", partitions=1)
+    values = [(None, json.dumps(event).encode(), 0) for event in events(30)]
+    one.kafka.produce(one.source, values[:10], transactional_id="a")
+    one.kafka.produce(one.source, values[10:20], transactional_id="a", abort=True)
+    one.kafka.produce(one.source, values[20:], transactional_id="a")
+    assert one.project.run()["learned"] == 20
+
+
+def test_the_broker_killed_mid_stream(kafka_own, topics):
+    """The run goes on by itself, and all is learned and published once."""
+    one = topics("one")
+    lines = events(30_000)
+    one.produce(lines[:10_000])
+    process = one.project.start("run", "config.toml", stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(one.kafka.read_all(one.names["predictions"])) > 1_000)
+    kafka_own.kill()
+    time.sleep(3)
+    kafka_own.restart()
+    one.produce(lines[10_000:])
+    wait_for(lambda: len(one.kafka.read_all(one.names["predictions"])) >= 30_000, 120)
+    assert stop(process)[0] == 0
+    one.published_once(lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            ('"bootstrap.servers"', '"auto.offset.reset" = "earliest"\n"bootstrap.servers"'),
+            "input.start",
+        ),
+        (('"bootstrap.servers"', '"client.id"'), "bootstrap.servers"),
+        (("alarms =", "alarms = true\n#"), "output.alarms"),
+    ],
+)
+def test_configs_that_cannot_be(topics, change, message):
+    """Refused before anything is connected to, naming the key."""
+    one = topics("one", source="in", made=False)
+    one.project.config.write_text(one.project.config.read_text().replace(*change))
+    done = one.project.call("run", "config.toml")
+    assert done.returncode == 2
+    assert message in done.stderr
