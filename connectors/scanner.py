@@ -17,6 +17,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from midstream.connectors.unaligned import eight
 from midstream.engine.events import Categories, FloatArray, IntArray
 
 __all__ = ["Field", "Interner", "Kind", "Scan", "Scanner"]
@@ -88,20 +89,6 @@ _TENS = 10.0 ** np.arange(23)  # exact
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
-def _eight(typing: Any, text: Any, at: Any) -> Any:  # noqa: ARG001
-    """Return the eight bytes of `text` from `at` on as one number, the first lowest."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        word = builder.bitcast(
-            builder.gep(array.data, [arguments[1]]), ir.PointerType(ir.IntType(64))
-        )
-        return builder.load(word, align=1)
-
-    return types.uint64(types.Array(types.uint8, 1, "C", readonly=True), types.int64), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
 def _at(typing: Any, text: Any, at: Any) -> Any:  # noqa: ARG001
     """Return byte `at` of `text`, not negative: an index would be asked whether it is."""
 
@@ -147,7 +134,7 @@ def _run_of_digits(
 ) -> tuple[int, np.uint64]:
     """Return where the digits from `at` on end, and `number` with them behind it, modulo 2**64."""
     while True:
-        word = _eight(text, at)
+        word = eight(text, at)
         bits = _digits(word)
         if bits == _U0:
             return at, number
@@ -266,10 +253,10 @@ def _scan(  # kernels take arrays, not objects
                     f = low
                 at, k, last = p, bounds[f], bounds[f + 1] - 1
                 # A newline is in no name, so this ends within the text.
-                while k < last and _eight(text, at) == names[k]:
+                while k < last and eight(text, at) == names[k]:
                     k += 1
                     at += 8
-                if k == last and _eight(text, at) & tails[f] == names[k]:
+                if k == last and eight(text, at) & tails[f] == names[k]:
                     field = f
                     break
                 f += 1

@@ -5,10 +5,14 @@ one underneath that fails before, within and after every single operation.
 """
 
 import os
+import queue
+import threading
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["LocalStorage", "Storage", "replace"]
+__all__ = ["BackgroundStorage", "LocalStorage", "Storage", "replace"]
+
+_MOST_WAITING = 16  # appends
 
 
 class Storage(Protocol):
@@ -129,3 +133,89 @@ class LocalStorage:
         descriptor = self._open.pop(name, None)
         if descriptor is not None:
             os.close(descriptor)
+
+
+class BackgroundStorage(LocalStorage):
+    """A `LocalStorage` that appends in a thread of its own, while its owner goes on.
+
+    All else waits until what was given is appended, so nothing less is seen or made durable. An
+    append that fails is the last: its error is raised by whatever comes next.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._waiting: queue.Queue[tuple[str, bytes] | None] = queue.Queue(_MOST_WAITING)
+        self._failure: OSError | None = None
+        self._thread: threading.Thread | None = None
+
+    def append(self, name: str, data: bytes) -> None:
+        """Have `data` written at the end of a file, which is created if need be."""
+        if self._failure is not None:
+            raise self._failure
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="outputs", daemon=True)
+            self._thread.start()
+        self._waiting.put((name, data))
+
+    def _work(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            try:
+                if self._failure is None:
+                    super().append(*item)
+            except OSError as error:
+                self._failure = error
+            finally:
+                self._waiting.task_done()
+
+    def _settle(self) -> None:
+        self._waiting.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def names(self) -> list[str]:
+        """Names of the files, sorted."""
+        self._settle()
+        return super().names()
+
+    def length(self, name: str) -> int | None:
+        """Length in bytes; None if there is no such file."""
+        self._settle()
+        return super().length(name)
+
+    def read(self, name: str) -> bytes:
+        """Whole content of a file."""
+        self._settle()
+        return super().read(name)
+
+    def truncate(self, name: str, length: int) -> None:
+        """Cut a file to `length` bytes."""
+        self._settle()
+        super().truncate(name, length)
+
+    def sync(self, name: str) -> None:
+        """Make the content of a file durable."""
+        self._settle()
+        super().sync(name)
+
+    def sync_folder(self) -> None:
+        """Make creations, renames and removals durable."""
+        self._settle()
+        super().sync_folder()
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a file another name, replacing what had it, in one piece."""
+        self._settle()
+        super().rename(old, new)
+
+    def remove(self, name: str) -> None:
+        """Remove a file; nothing happens if there is none."""
+        self._settle()
+        super().remove(name)
+
+    def close(self) -> None:
+        """Close what is open, once all is appended."""
+        if self._thread is not None:
+            self._waiting.put(None)
+            self._thread.join()
+            self._thread = None
+        super().close()

@@ -47,7 +47,7 @@ from midstream.engine.learner import LearnerError
 from midstream.engine.replay import Reservoir
 from midstream.engine.shard import EventError, Outcome, Shard
 from midstream.engine.snapshot import SnapshotFolder
-from midstream.engine.storage import LocalStorage, replace
+from midstream.engine.storage import BackgroundStorage, LocalStorage, replace
 from midstream.engine.trainer import Trainer
 from midstream.flows.logs import log
 from midstream.flows.settings import ConfigError, Settings, make_model, model_modules
@@ -304,7 +304,7 @@ class _Room:
             self.journal = open_journal(settings, name)
         else:
             if self.output_names():
-                self._outputs = LocalStorage(settings.output_path)
+                self._outputs = BackgroundStorage(settings.output_path)
             self.journal = FileJournal(
                 self._folder,
                 self._outputs,
