@@ -148,7 +148,7 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
     metavar="N",
     type=click.IntRange(min=1),
     show_default=True,
-    help="Of the input, where it is not there yet; the others get as many as it has.",
+    help="Of an input that is not there yet.",
 )
 @click.option(
     "--replicas",
@@ -159,7 +159,10 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
 )
 @JSON
 def init_topics(config: Path, *, partitions: int, replicas: int, as_json: bool) -> None:
-    """Create the topics that CONFIG names and that are not there yet."""
+    """Create the topics that CONFIG names and that are not there yet.
+
+    Outputs and journal get as many partitions as the input. The journal's topic keeps everything.
+    """
     from midstream.flows.settings import load
     from midstream.flows.topics import create_topics
 

@@ -58,14 +58,14 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where events come from. A `start` that is a number is in seconds since 1970.
 
-    `shards` None: one for all files, one for each partition of a topic.
+    `shards` "auto": one for all files, one for each partition of a topic.
     """
 
     topic: Text | None = None
     path: Text | None = None
     start: Literal["earliest", "latest"] | float = "earliest"
     format: Literal["auto", "jsonl", "csv", "arrow", "parquet"] = "auto"
-    shards: Literal[1, "partition"] | None = None
+    shards: Literal[1, "partition", "auto"] = "auto"
     on_lost: Literal["stop", "skip"] = "stop"
     wait_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 30.0
     order: Literal["name", "fair"] = "name"
@@ -167,7 +167,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def one_shard(self) -> bool:
         """Whether one model learns from all of the input."""
         shards = self.input.shards
-        return self.input.topic is None if shards is None else shards == 1
+        return self.input.topic is None if shards == "auto" else shards == 1
 
     @property
     def journal_topic(self) -> str | None:

@@ -224,6 +224,7 @@ class Life:
             [e["y"] for _, e in rows],
             offsets=encoding_offsets([i for i, _ in rows]),
             partition=partition,
+            index=-1,
         )
         rejected = [
             Rejected((partition, 0, start + i), "unreadable", "", "")

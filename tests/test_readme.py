@@ -29,7 +29,7 @@ def test_the_configs_shown_load(tmp_path):
 
     blocks = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     config = tmp_path / "config.toml"
-    least, builtin, fields = blocks
+    least, builtin, fields, topics = blocks
     config.write_text(least + fields)
     settings = load(config)
     assert settings.input.fields is not None
@@ -39,6 +39,10 @@ def test_the_configs_shown_load(tmp_path):
     settings = load(config)
     assert make_model(settings).task == "binary"
     assert settings.features == {"amount": "number", "country": "category"}
+    config.write_text(least[: least.index("[input]")] + topics)
+    settings = load(config)
+    assert settings.input.topic == "transactions"
+    assert not settings.one_shard
 
 
 def test_files_and_commands_that_the_readme_names_exist():
@@ -47,5 +51,7 @@ def test_files_and_commands_that_the_readme_names_exist():
         assert (ROOT / path).exists(), path
     from midstream.flows.cli import cli
 
-    for command in re.findall(r"midstream (init|check|run|evaluate|demo|learners)\b", README):
+    for command in re.findall(
+        r"midstream (init-topics|init|check|run|evaluate|demo|learners)\b", README
+    ):
         assert command in cli.commands

@@ -398,7 +398,7 @@ def test_begun_at_the_end(kind, tmp_path):
     """With start = "latest" what is there is not read; later rows of a stream, or files, are."""
     write(tmp_path / f"e.{kind}", rows(90))
     files = open_input(".", tmp_path)
-    (work,) = files.seek_end()
+    (work,) = files.begin()
     assert (work.span.start, work.span.stop, work.span.line) == (90, 90, 91)
     assert files.read(1000) is None
     write(tmp_path / f"f.{kind}", rows(5))

@@ -286,3 +286,51 @@ def test_words_have_codes():
         assert len(set(column.words)) == len(column.words) <= 2_500
         vocabularies.add(id(column.words))
     assert len(vocabularies) > 3
+
+
+def mutated(rng: random.Random, text: bytes) -> bytes:
+    """Change a line in up to three places: bytes that matter to JSON more often than others."""
+    for _ in range(rng.randrange(4)):
+        at = rng.randrange(len(text))
+        kind = rng.randrange(4)
+        if kind == 0:
+            text = text[:at] + rng.choice(PIECES) + text[at + 1 :]
+        elif kind == 1:
+            text = text[:at] + rng.choice(PIECES) + text[at:]
+        elif kind == 2:
+            text = text[:at] + text[at + rng.randrange(1, 4) :]
+        else:
+            other = rng.randrange(len(text))
+            low, high = min(at, other), max(at, other)
+            text = text[:high] + text[low : high + 1] + text[high:]
+        text = text.replace(b"\n", b" ") or b"{"
+    return text
+
+
+PIECES = [
+    *(bytes([c]) for c in b'{}[]",:\\ \t\r-+.eE0123456789truefalsn/x\x00\x1f\x7f\x80\xc3\xa9\xff'),
+    b'"a":', b"1e5", b"null", b"true", b"-0", b"00", b".5", b'"\\u0061"', b"1e400", b'"y":1,',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_is_taken_the_full_decoder_takes_too(seed):
+    """And gives the same for, of lines that were plain before they were changed a little."""
+    rng = random.Random(seed)
+    fast, full = decoders("binary", flat=False)
+    sources = [plain(rng, flat=False).encode() for _ in range(500)]
+    taken = []
+    for i in range(max(LINES // 2, 20_000)):
+        text = mutated(rng, rng.choice(sources)) + b"\n"
+        alone = Block("p", text, 5, 1, 0, len(text))
+        if fast._plain.columns(alone) is None:
+            continue
+        taken.append(text)
+        if len(taken) % 50 == 0 or i < 500:
+            data = b"".join(taken)
+            block = Block("p", data, 5, len(taken), 0, len(data))
+            found = fast._plain.columns(block)
+            assert found is not None
+            fast._passed = fast._to_pass
+            assert everything(fast.decode(block)) == everything(full.decode(block)), data
+            taken = []

@@ -19,7 +19,7 @@ def helped(*arguments: str) -> str:
 
 def test_every_command_is_listed_with_a_whole_sentence():
     """`midstream --help` cuts no description short."""
-    listed = dict(re.findall(r"^  ([a-z]+)  +(.+)$", helped().split("Commands:")[1], re.MULTILINE))
+    listed = dict(re.findall(r"^  ([a-z-]+)  +(.+)$", helped().split("Commands:")[1], re.MULTILINE))
     assert sorted(listed) == COMMANDS
     for command, line in listed.items():
         assert line.endswith("."), f"{command}: {line}"

@@ -54,7 +54,7 @@ def test_defaults(read, tmp_path):
     assert settings.state_path == tmp_path / "state"
     assert (settings.model.task, settings.model.on_error) == ("binary", "stop")
     source = settings.input
-    assert (source.start, source.format, source.shards) == ("earliest", "auto", 1)
+    assert (source.start, source.format, source.shards) == ("earliest", "auto", "auto")
     assert (source.order, source.max_record_bytes, source.fields) == ("name", 1_048_576, None)
     assert settings.output.predictions is settings.output.rejected is settings.output.alarms is True
     state = settings.state
@@ -232,8 +232,7 @@ WRONG_VALUES = [
     ("[input]\nformat = 'csv'", "input: found neither of topic and path; allowed: exactly one"),
     (
         "[input]\ntopic = 'x'",
-        "input.topic: topics need Kafka, which this version does not read or write yet; "
-        "use input.path",
+        'kafka."bootstrap.servers": missing; needed: the brokers, as host:port,host:port',
     ),
     ("[input]\npath = ''", "input.path: found ''; allowed: a string, not empty"),
     ("[input]\npath = ['a']", "input.path: found ['a']; allowed: a string, not empty"),
@@ -244,8 +243,8 @@ WRONG_VALUES = [
     ("start = 07:30:00", "input.start: found 07:30:00; allowed"),
     ("start = []", "input.start: found []; allowed"),
     ("format = 'cvs'", "input.format: found 'cvs'; did you mean 'csv'? Allowed: 'arrow' | "),
-    ("shards = 2", "input.shards: found 2; allowed: 1 | 'partition'"),
-    ("shards = true", "input.shards: found true; allowed: 1 | 'partition'"),
+    ("shards = 2", "input.shards: found 2; allowed: 1 | 'auto' | 'partition'"),
+    ("shards = true", "input.shards: found true; allowed: 1 | 'auto' | 'partition'"),
     ("order = 1", "input.order: found 1; allowed: 'fair' | 'name'"),
     ("max_record_bytes = 1023", "input.max_record_bytes: found 1023; allowed: a whole number from"),
     ("max_record_bytes = 1e6", "input.max_record_bytes: found 1000000.0; allowed: a whole number"),
@@ -264,10 +263,15 @@ WRONG_VALUES = [
     ),
     (
         "[output]\npredictions = 'topic'",
-        "output.predictions: topics need Kafka, which this version does not read or write yet; "
-        "use output.path",
+        "output.rejected: it goes to a file, while predictions go to a topic, and both cannot be "
+        "committed in one piece; allowed: a topic, or false",
     ),
-    ("[output]\nalarms = 'x'", "output.alarms: topics need Kafka"),
+    ("[output]\nalarms = 'x'", "output.predictions: it goes to a file, while alarms go to a topic"),
+    (
+        "[output]\npredictions = false\nrejected = false\nalarms = 'x'",
+        'kafka."bootstrap.servers": missing',
+    ),
+    ("[output]\njournal = 'x'", "output.journal: no output is a topic; leave it out"),
     ("[output]\nrejected = 1", "output.rejected: found 1; allowed: true | false or a string"),
     ("[output]\npath = '.'", None),
     ("[state]\nsnapshot_events = 0", "state.snapshot_events: found 0; allowed: a whole number"),
