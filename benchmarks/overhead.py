@@ -30,7 +30,7 @@ class Model(NamedTuple):
 MODELS = {
     "LogisticRegression": Model("linear_model.LogisticRegression()", 1_000_000, 0.6, 0.9),
     "HoeffdingTree": Model("tree.HoeffdingTreeClassifier()", 200_000, 0.85, None),
-    "ARF(10)": Model("forest.ARFClassifier(n_models=10, seed=1)", 12_000, 0.97, None),
+    "ARF(10)": Model("forest.ARFClassifier(n_models=10, seed=1)", 15_000, 0.97, None),
 }
 
 
