@@ -25,8 +25,8 @@ __all__ = [
     "NoAnswerError",
     "TopicInput",
     "partition_name",
-    "partitions_of",
     "said",
+    "topics_of",
 ]
 
 _MESSAGES = 2_000  # asked of the client at once
@@ -81,21 +81,18 @@ def said(error: object) -> str:
     return " ".join(text.split())
 
 
-def partitions_of(client: Any, topic: str, seconds: float) -> list[int]:
-    """Return the numbers of a topic's partitions.
+def topics_of(client: Any, seconds: float, *names: str) -> dict[str, Any]:
+    """Return what the brokers say of a topic, or of all.
 
     Raises
     ------
-    InputError
-        If no broker answers within `seconds`, or there is no such topic, or no right to read it.
+    NoAnswerError
+        If none answers within `seconds`.
     """
     try:
-        found = client.list_topics(topic, timeout=seconds).topics[topic]
+        return dict(client.list_topics(*names, timeout=seconds).topics)
     except KafkaException as error:
         raise NoAnswerError(f"Kafka: no answer within {seconds:g} s: {said(error)}") from None
-    if found.error is not None:
-        raise InputError(f"{topic}: {said(found.error)}")
-    return sorted(found.partitions)
 
 
 class Consumer:
@@ -129,7 +126,7 @@ class Consumer:
         self._queues: dict[int, deque[Any]] = {}
         self._bytes: dict[int, int] = {}
         self._paused: set[int] = set()
-        self._ends: dict[int, int] = {}
+        self._at_end: set[int] = set()
         self._down = False
 
     def _trouble(self, error: KafkaError) -> None:
@@ -139,8 +136,17 @@ class Consumer:
             self._log("kafka_trouble", reason=said(error))
 
     def partitions(self, seconds: float) -> list[int]:
-        """Return the numbers of the topic's partitions; see `partitions_of`."""
-        return partitions_of(self._client, self.topic, seconds)
+        """Return the numbers of the topic's partitions.
+
+        Raises
+        ------
+        InputError
+            If no broker answers within `seconds`, or there is no such topic, or no right to it.
+        """
+        found = topics_of(self._client, seconds, self.topic)[self.topic]
+        if found.error is not None:
+            raise InputError(f"{self.topic}: {said(found.error)}")
+        return sorted(found.partitions)
 
     def bounds(self, index: int, seconds: float) -> tuple[int, int]:
         """Return the oldest offset that is there, and the one after the newest."""
@@ -165,12 +171,12 @@ class Consumer:
         """Read a partition from an offset on."""
         self._queues[index] = deque()
         self._bytes[index] = 0
-        self._ends.pop(index, None)
+        self._at_end.discard(index)
         self._client.incremental_assign([TopicPartition(self.topic, index, offset)])
 
     def ended(self, index: int) -> bool:
         """Whether all that there was has been taken; more may have come since."""
-        return index in self._ends and not self._queues[index]
+        return index in self._at_end and not self._queues[index]
 
     def take(self, index: int, max_bytes: int, until: int | None = None) -> list[Any]:
         """Return the next messages of a partition, none if there are none now; never blocks.
@@ -219,21 +225,21 @@ class Consumer:
             error = message.error()
             if error is None:
                 self._down = False
-                self._ends.pop(index, None)
+                self._at_end.discard(index)
                 self._queues[index].append(message)
                 self._bytes[index] += _length(message)
             else:
-                self._failed(index, message, error)
+                self._failed(index, error)
         for index, size in self._bytes.items():
             if size > _MOST_QUEUED and index not in self._paused:
                 self._paused.add(index)
                 self._client.pause([TopicPartition(self.topic, index)])
 
-    def _failed(self, index: int, message: Any, error: KafkaError) -> None:
+    def _failed(self, index: int, error: KafkaError) -> None:
         code = error.code()
         name = partition_name(self.topic, index)
         if code == KafkaError._PARTITION_EOF:
-            self._ends[index] = message.offset()
+            self._at_end.add(index)
         elif code == KafkaError._AUTO_OFFSET_RESET:
             raise InputError(
                 f"{name}: what was to be read next is not there any more (retention, or another "

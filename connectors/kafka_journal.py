@@ -10,7 +10,7 @@ import confluent_kafka as ck
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from midstream.connectors.kafka import said
+from midstream.connectors.kafka import said, topics_of
 from midstream.engine.journal import Entry, JournalError, Record, UnavailableError
 
 __all__ = ["KafkaJournal"]
@@ -71,7 +71,6 @@ class KafkaJournal:
         self._open = False  # a transaction
         self._lost = ""  # why a message was not delivered
         self._failed: str | None = "it was not recovered"
-        self._offsets: dict[int, int] = {}  # of records, by seq
         self.first = 0
         self.end = 0
         self.lost_outputs: list[str] = []
@@ -96,12 +95,7 @@ class KafkaJournal:
 
     def _check_topics(self) -> None:
         """Raise JournalError, naming it, if a topic that is written to is not there."""
-        try:
-            found = self._producer.list_topics(timeout=self._seconds).topics
-        except KafkaException as error:
-            raise UnavailableError(
-                f"Kafka: no answer within {self._seconds:g} s: {said(error)}"
-            ) from None
+        found = topics_of(self._producer, self._seconds)
         for topic in (*self._outputs.values(), self._topic):
             if topic not in found:
                 raise JournalError(f"{topic}: no such topic; `midstream init-topics` creates it")
@@ -135,7 +129,6 @@ class KafkaJournal:
                     error = message.error()
                     if error is None:
                         record = msgspec.json.decode(message.value(), type=Record)
-                        self._offsets[record.seq] = message.offset()
                         records.append(record)
                         position = message.offset() + 1
                         deadline = time.monotonic() + self._seconds

@@ -18,6 +18,7 @@ from midstream.engine.kernels import (
     OPTIMIZERS,
     TOTALS,
     checked_options,
+    diverged,
     linear_kernel,
     options_record,
 )
@@ -205,10 +206,7 @@ class LinearLearner:
         if self.task == "binary" and labels[row] not in (0.0, 1.0):
             label = batch.labels[row]
             return ValueError(f"a binary label is True, False, 1 or 0, got {label!r}")
-        return FloatingPointError(
-            "a weight or a variance would become infinite or nan; smaller features, a lower rate "
-            "or clip help"
-        )
+        return diverged()
 
     def _targets(self, batch: EventBatch) -> FloatArray:
         """Return labels as numbers, NaN where there is none."""

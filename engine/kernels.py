@@ -27,6 +27,7 @@ __all__ = [
     "OPTIMIZERS",
     "TOTALS",
     "checked_options",
+    "diverged",
     "linear_kernel",
     "options_record",
     "softmax_kernel",
@@ -56,6 +57,14 @@ _OPTIONS = np.dtype([(name, "f8") for name in _NUMBERS])
 LANES = 8  # float64 in the widest vector that there is
 
 Kernel: TypeAlias = Callable[..., int]
+
+
+def diverged() -> FloatingPointError:
+    """Return why a kernel stops at an event whose labels and values are as they should be."""
+    return FloatingPointError(
+        "a weight or a variance would become infinite or nan; smaller features, a lower rate "
+        "or clip help"
+    )
 
 
 def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from midstream.engine.kernels import (
     LANES,
     OPTIMIZERS,
     checked_options,
+    diverged,
     options_record,
     softmax_kernel,
 )
@@ -200,13 +201,7 @@ class SoftmaxLearner:
             self._totals, self._count, *outcome,
         )  # fmt: skip
         if done < n:
-            raise LearnerError(
-                done,
-                FloatingPointError(
-                    "a weight or a variance would become infinite or nan; smaller features, a "
-                    "lower rate or clip help"
-                ),
-            )
+            raise LearnerError(done, diverged())
         return outcome
 
     def _fit(self) -> None:

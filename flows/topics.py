@@ -7,7 +7,14 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from midstream.connectors.bytestream import InputError
-from midstream.connectors.kafka import Consumer, NoAnswerError, TopicInput, partition_name, said
+from midstream.connectors.kafka import (
+    Consumer,
+    NoAnswerError,
+    TopicInput,
+    partition_name,
+    said,
+    topics_of,
+)
 from midstream.connectors.kafka_journal import KafkaJournal
 from midstream.flows.logs import log
 from midstream.flows.settings import Settings
@@ -34,14 +41,18 @@ def open_consumer(settings: Settings) -> Consumer:
     """Return the consumer that the shards of a process share."""
     topic = settings.input.topic
     assert topic is not None
-    options = dict(settings.kafka)
-    group = str(options.pop("group.id", settings.name))
-    return Consumer(options, topic, group, log=log.warning)
+    group = str(settings.kafka.get("group.id", settings.name))
+    return Consumer(_options(settings), topic, group, log=log.warning)
 
 
 def _seconds(settings: Settings) -> float:
     """Return how long to wait for one answer of the brokers."""
     return settings.input.wait_seconds or _PATIENCE
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    """Return librdkafka's settings for a client that is in no consumer group."""
+    return {key: value for key, value in settings.kafka.items() if key != "group.id"}
 
 
 def topic_shards(settings: Settings, consumer: Consumer) -> dict[str, str]:
@@ -73,9 +84,8 @@ def index_of(name: str) -> int:
 def open_journal(settings: Settings, shard: str) -> KafkaJournal:
     """Return the journal of a shard whose outputs are topics."""
     assert settings.journal_topic is not None
-    options: dict[str, Any] = {k: v for k, v in settings.kafka.items() if k != "group.id"}
     return KafkaJournal(
-        options,
+        _options(settings),
         f"{settings.name}-{shard}",
         settings.journal_topic,
         int(shard),
@@ -86,13 +96,8 @@ def open_journal(settings: Settings, shard: str) -> KafkaJournal:
 
 def _admin(settings: Settings) -> tuple[AdminClient, dict[str, Any]]:
     """Return a client, and the topics that are there."""
-    admin = AdminClient({k: v for k, v in settings.kafka.items() if k != "group.id"})
-    try:
-        return admin, dict(admin.list_topics(timeout=_seconds(settings)).topics)
-    except KafkaException as error:
-        raise NoAnswerError(
-            f"Kafka: no answer within {_seconds(settings):g} s: {said(error)}"
-        ) from None
+    admin = AdminClient(_options(settings))
+    return admin, topics_of(admin, _seconds(settings))
 
 
 def missing_topics(settings: Settings) -> list[str]:
