@@ -57,7 +57,7 @@ def _one_line_errors(*, running: bool, as_json: bool = False) -> Iterator[None]:
     from midstream.engine.journal import JournalError
     from midstream.engine.learner import LearnerError
     from midstream.engine.shard import EventError, ResumeError
-    from midstream.flows.online import RunError
+    from midstream.flows.rooms import RunError
     from midstream.flows.settings import ConfigError
 
     def fail(message: object, code: int) -> NoReturn:
@@ -124,7 +124,7 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
     Every event is predicted, scored, then learned, in one pass: metrics and digest are those that
     a new `run` would give.
     """
-    from midstream.flows import online
+    from midstream.flows import evaluation, online
     from midstream.flows.settings import load
 
     with _one_line_errors(running=False, as_json=as_json), redirect_stdout(sys.stderr):
@@ -136,7 +136,7 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
             )
         online.preflight(settings)
     with _one_line_errors(running=True, as_json=as_json), redirect_stdout(sys.stderr):
-        summary, _ = online.evaluate(settings)
+        summary, _ = evaluation.evaluate(settings)
     _print_summary(summary, settings.name, as_json=as_json)
 
 

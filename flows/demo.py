@@ -22,8 +22,8 @@ from rich.table import Table
 from rich.text import Text
 
 import midstream
-from midstream.flows.online import RunError, Summary
 from midstream.flows.report import Crash, Report, number, render
+from midstream.flows.rooms import RunError, Summary
 from midstream.flows.showcase import SEED, Course, Lane, Race, Row, Stream, bundled_streams
 
 __all__ = ["DemoResult", "run_demo"]

@@ -13,7 +13,7 @@ from midstream.engine.events import EventBatch
 from midstream.engine.learner import LearnerError
 from midstream.engine.shard import EventError
 from midstream.engine.trainer import Trainer
-from midstream.flows import online
+from midstream.flows import reading, rooms
 from midstream.flows.settings import ConfigError, Settings, model_modules
 from midstream.flows.topics import missing_topics
 
@@ -46,7 +46,7 @@ def inspect(settings: Settings, sample: int) -> Report:
     report.add("config", str(settings.file))
     trainer = None
     try:
-        trainer = online.make_trainer(settings)
+        trainer = rooms.make_trainer(settings)
     except ConfigError as error:
         report.add("learner", str(error), ok=False)
     else:
@@ -83,12 +83,12 @@ def _try_input(settings: Settings, trainer: Trainer | None, sample: int, report:
     if settings.input.topic is None and settings.input_path == "-":
         report.add("input", "standard input; not looked at")
         return
-    with online.open_reader(settings) as reader:
+    with reading.open_reader(settings) as reader:
         _try_sample(reader, settings, trainer, sample, report)
 
 
 def _try_sample(
-    reader: online.Reader,
+    reader: reading.Reader,
     settings: Settings,
     trainer: Trainer | None,
     sample: int,

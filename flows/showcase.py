@@ -25,7 +25,8 @@ from river import (
 from river.datasets import synth
 
 from midstream.engine.events import FloatArray, IntArray, Label, Task
-from midstream.flows.online import Reader, RunError, make_trainer
+from midstream.flows.reading import Reader
+from midstream.flows.rooms import RunError, make_trainer
 from midstream.flows.settings import Settings, load
 
 __all__ = [

@@ -473,14 +473,14 @@ import sys
 sys.modules["pyarrow"] = None  # importing it fails
 import midstream
 from pathlib import Path
-from midstream.flows import cli, online, settings, survey
+from midstream.flows import cli, reading, settings, survey
 root = Path({str(tmp_path)!r})
 for name in ("e.jsonl", "e.arrow"):
     (root / "c.toml").write_text(
         '[model]\\nlearner = "logistic"\\ntask = "binary"\\n[input]\\npath = "' + name + '"\\n'
     )
     try:
-        reader = online.Reader(settings.load(root / "c.toml"), until_eof=True)
+        reader = reading.Reader(settings.load(root / "c.toml"), until_eof=True)
         print(sum(len(decoded.batch) for _, decoded in reader))
         survey.survey(root / name)
     except ValueError as error:

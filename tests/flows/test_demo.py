@@ -12,7 +12,7 @@ from rich.console import Console
 from midstream.flows import demo, showcase
 from midstream.flows.cli import cli
 from midstream.flows.demo import run_demo
-from midstream.flows.online import RunError
+from midstream.flows.rooms import RunError
 from midstream.flows.showcase import Race, bundled_streams
 
 

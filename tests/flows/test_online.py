@@ -18,7 +18,7 @@ from project import MODEL, Project, events, stop, wait_for
 from midstream.connectors.files import InputError
 from midstream.connectors.inputs import FileInput
 from midstream.engine.trainer import Trainer
-from midstream.flows import online
+from midstream.flows import evaluation, reading
 from midstream.flows.settings import load
 
 
@@ -462,13 +462,13 @@ def test_many_events_that_the_learner_raises_on_are_rejected_in_linear_time(tmp_
     learned = []
     step = Trainer.step
     monkeypatch.setattr(Trainer, "step", lambda self, b: (learned.append(len(b)), step(self, b))[1])
-    monkeypatch.setattr(online, "_KEEP_EVENTS", 500)
-    monkeypatch.setattr(online, "_BLOCK_BYTES", 4096)
-    summary, trainer = online.evaluate(load(project.config))
+    monkeypatch.setattr(evaluation, "_KEEP_EVENTS", 500)
+    monkeypatch.setattr(reading, "_BLOCK_BYTES", 4096)
+    summary, trainer = evaluation.evaluate(load(project.config))
     assert (summary.learned, summary.rejected) == (5_700, 300)
     assert sum(learned) < 4 * 6_000, f"{sum(learned)} steps for 6,000 events"
     project.write([e for i, e in enumerate(lines) if i not in bad])
-    assert online.evaluate(load(project.config))[1].digest() == trainer.digest()
+    assert evaluation.evaluate(load(project.config))[1].digest() == trainer.digest()
 
 
 def test_evaluate_stops_at_an_event_that_the_learner_raises_on(tmp_path):

@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 from river import datasets, evaluate, metrics
 
-from midstream.flows import online
+from midstream.flows import evaluation
 from midstream.flows.settings import load
 
 MODULES = ("ensemble", "forest", "linear_model", "multiclass", "naive_bayes", "neighbors",
@@ -75,7 +75,7 @@ def test_metrics_equal_rivers_progressive_validation(data, name, text, tmp_path)
     (tmp_path / "config.toml").write_text(
         f'[model]\nlearner = "models:make"\ntask = "{task}"\n[input]\npath = "events.jsonl"\n'
     )
-    summary, _ = online.evaluate(load(tmp_path / "config.toml"))
+    summary, _ = evaluation.evaluate(load(tmp_path / "config.toml"))
     assert summary.learned == n
     assert summary.rejected == 0
 

@@ -15,7 +15,7 @@ from midstream.connectors.files import FilePartition, InputError, discover
 from midstream.engine.drift import drift_options
 from midstream.engine.trainer import Trainer
 from midstream.flows import factory
-from midstream.flows.online import Reader
+from midstream.flows.reading import Reader
 from midstream.flows.settings import ConfigError, load, make_model, model_modules
 from midstream.flows.starter import Starter, write_starter
 

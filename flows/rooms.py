@@ -1,0 +1,492 @@
+"""Shards at work: each has a room, with its input, trainer, journal, snapshots and outputs.
+
+An exception raised inside a step of the dataflow would reach the operator as a panic of the
+runtime, so what runs in steps is guarded: the first one is kept (`Run.failure`), what is in flight
+passes unused, and `midstream.flows.online.run` raises it at the end.
+"""
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import msgspec
+
+from midstream.connectors.codec import (
+    Decoded,
+    encode_alarms,
+    encode_predictions,
+    encode_rejected,
+)
+from midstream.connectors.files import InputError, discover
+from midstream.connectors.inputs import Work, normal_path
+from midstream.engine.events import EventBatch, Rejected
+from midstream.engine.journal import FileJournal
+from midstream.engine.replay import Reservoir
+from midstream.engine.shard import EventError, Outcome, Shard
+from midstream.engine.snapshot import SnapshotFolder
+from midstream.engine.storage import BackgroundStorage, LocalStorage, replace
+from midstream.engine.trainer import Trainer
+from midstream.flows.logs import log
+from midstream.flows.reading import Reader
+from midstream.flows.settings import ConfigError, Settings, make_model, model_modules
+from midstream.flows.topics import (
+    Consumer,
+    KafkaJournal,
+    index_of,
+    open_consumer,
+    open_journal,
+    topic_shards,
+)
+
+__all__ = [
+    "KINDS",
+    "Item",
+    "Room",
+    "Run",
+    "RunError",
+    "Summary",
+    "file_name",
+    "log_rejected",
+    "make_trainer",
+]
+
+KINDS = ("predictions", "rejected", "alarms")
+"""Of output."""
+_BLOCK_SECONDS = 0.2  # a batch that takes much longer would delay commits, signals and reports
+_PARTS = "partitions.json"
+_MOST_SHARDS = 1_000
+_RESCAN_SECONDS = 5.0
+_REPORT_SECONDS = 10.0
+
+
+class RunError(RuntimeError):
+    """A run that cannot begin or go on; one line for the operator."""
+
+
+class Summary(msgspec.Struct):
+    """What a run did. Counts are of this run; metrics are over all that the model has seen.
+
+    `seconds` is from the first read to the last commit and snapshot, start-up not included.
+    `seen` is how many events the model has seen in all, `resumed_at` how many before this run.
+    """
+
+    events: int = 0
+    learned: int = 0
+    rejected: int = 0
+    predictions: int = 0
+    alarms: int = 0
+    seconds: float = 0.0
+    events_per_second: float = 0.0
+    metrics: dict[str, float] = {}
+    digest: dict[str, str] = {}
+    seen: int = 0
+    resumed_at: int = 0
+
+
+class Item(NamedTuple):
+    """What flows from the source: work, or a tick (no work), or the end."""
+
+    work: Work | None = None
+    end: bool = False
+
+
+def make_trainer(settings: Settings) -> Trainer:
+    """Return a new trainer with the learner and all else that the config names.
+
+    Raises
+    ------
+    ConfigError
+        If the learner cannot be made, does not fit the task, or has an unset seed.
+    """
+    replay = settings.replay
+    try:
+        new = Trainer(
+            make_model(settings),
+            task=settings.model.task,
+            metrics=settings.metrics.names,
+            window=settings.metrics.window,
+            fading=settings.metrics.fading,
+            drift=settings.drift.options(),
+            direction=settings.drift.direction,
+            replay=Reservoir(replay.capacity, max_bytes=replay.max_bytes, seed=replay.seed),
+            modules=model_modules(settings),
+        )
+        # As a snapshot would give it back: a set that was built otherwise is walked otherwise.
+        return Trainer.from_state(new.state(), model_modules(settings))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{settings.file}: model.learner: {error}") from error
+
+
+def file_name(kind: str, suffix: str) -> str:
+    """Return the name of the file that a kind of output is written to."""
+    return f"{kind}{suffix}.jsonl"
+
+
+def log_rejected(error: EventError) -> None:
+    """Tell of an event that the learner raised on."""
+    log.warning("event_rejected", origin=f"{error.place}:{error.origin[2]}", reason=error.reason)
+
+
+class Room:
+    """One shard in the run: its input, decoders, trainer, journal, snapshots and outputs."""
+
+    def __init__(self, run: "Run", name: str, part: str | None) -> None:
+        settings = run.settings
+        self.run = run
+        self.name = name
+        self.reader = Reader(settings, until_eof=run.until_eof, part=part, consumer=run.consumer)
+        self.input = self.reader.input
+        self.block_bytes = 1024  # how much is read at once; adapts to the learner's speed
+        self.suffix = "" if run.single else f"-{name}"
+        folder = settings.state_path / "shards" / name
+        self._folder = LocalStorage(folder)
+        self._outputs: LocalStorage | None = None
+        self.journal: FileJournal | KafkaJournal
+        if settings.journal_topic is not None:
+            self.journal = open_journal(settings, name)
+        else:
+            if self.output_names():
+                self._outputs = BackgroundStorage(settings.output_path)
+            self.journal = FileJournal(
+                self._folder,
+                self._outputs,
+                names=self.output_names(),
+                place=os.path.relpath(settings.output_path, settings.root),
+            )
+        self.shard = Shard.open(
+            name,
+            lambda: make_trainer(settings),
+            self.journal,
+            SnapshotFolder(self._folder, settings.state.keep),
+            decoding=settings.decoding(),
+            source=settings.input.topic or normal_path(settings.input.path or "", settings.root),
+            modules=model_modules(settings),
+            snapshot_events=settings.state.snapshot_events,
+            snapshot_seconds=settings.state.snapshot_seconds,
+            commit_seconds=settings.state.commit_seconds,
+        )
+        for note in self.shard.notes:
+            log.warning("snapshot_unusable", shard=name, reason=note)
+        for output in self.journal.lost_outputs:
+            log.warning("output_gone", shard=name, output=output, action="a new one is begun")
+        self.input.seek(
+            self.shard.cursors if settings.input.topic is None else self.shard.positions
+        )
+        self._counts = Summary()  # of what is not committed yet
+        self._settled = self.journal.end
+        self._to_begin = False
+        if not self.input.names and not run.until_eof:
+            log.info("waiting", shard=name, input=settings.input_path, note="no files there yet")
+        self._range = self.shard.next_range()
+        if self._range is None:
+            self._begin()
+        if self._range is not None:
+            log.info("replay_begins", shard=name, snapshot_at=self.shard.trainer.seen)
+        self._rescanned_at = time.monotonic()
+        self._waiting: set[str] = set()
+
+    def _begin(self) -> None:
+        """Journal where reading begins, where that is not at the start."""
+        source = self.run.settings.input
+        if source.topic is None and not (source.start == "latest" and self.shard.untouched):
+            return
+        for work in self.input.begin():
+            if work.span.stop > work.span.start:
+                log.warning(
+                    "input_lost", shard=self.name, partition=work.span.partition,
+                    start=work.span.start, stop=work.span.stop, action="it is skipped",
+                )  # fmt: skip
+            nothing = EventBatch([], [], partition=work.span.partition, index=-1)
+            self.shard.publish(self.shard.step(work.span, nothing, []), {})
+        self.shard.commit()
+
+    def output_names(self) -> list[str]:
+        """Names of the output files that this shard writes."""
+        output = self.run.settings.output
+        return [file_name(kind, self.suffix) for kind in KINDS if getattr(output, kind)]
+
+    def _by_file(self, data: Mapping[str, bytes]) -> dict[str, bytes]:
+        if isinstance(self.journal, FileJournal):
+            return {file_name(kind, self.suffix): lines for kind, lines in data.items()}
+        return dict(data)
+
+    def next(self) -> Work | None:
+        """Return the next block to apply: of the journal first, then what is new."""
+        if self._range is not None:
+            work = self.input.replay(self._range, self.block_bytes)
+            if work is not None and work.final:
+                self._range = self.shard.next_range()
+                if self._range is None:
+                    log.info("replay_ends", shard=self.name)
+                    self._to_begin = True
+            return work
+        if self._to_begin and not self.shard.replaying:
+            self._to_begin = False
+            self._begin()
+        found = self.input.read(self.block_bytes)
+        for name in sorted(self.input.waiting - self._waiting):
+            log.info("input_unfinished", shard=self.name, input=name, note="it is tried again")
+        self._waiting = set(self.input.waiting)
+        if found is None and not self.run.until_eof:
+            now = time.monotonic()
+            if now - self._rescanned_at >= _RESCAN_SECONDS:
+                self._rescanned_at = now
+                for name in self.input.rescan():
+                    log.info("input_found", shard=self.name, input=name)
+                self.run.notice_new_shards()
+        return found
+
+    @property
+    def ended(self) -> bool:
+        """Whether all input has been read and no more will come."""
+        return self._range is None and self.input.ended
+
+    def learn(self, work: Work, decoded: Decoded) -> Outcome:
+        """Apply a block; adapt how much is read at once to how long it took."""
+        begun = time.perf_counter()
+        outcome = self.shard.step(work.span, decoded.batch, decoded.rejected, final=work.final)
+        taken = time.perf_counter() - begun
+        size = work.block.size
+        if size:
+            fitting = size * _BLOCK_SECONDS / max(taken, 1e-6)
+            most = self.reader.block_bytes
+            self.block_bytes = int(min(max(fitting, 1024), 2 * self.block_bytes, most))
+        return outcome
+
+    def publish(self, outcome: Outcome) -> None:
+        """Encode what a batch put out, and hand it to the shard to be committed."""
+        if not outcome.live:
+            return
+        settings, count = self.run.settings, self._counts
+        data = {}
+        if settings.output.predictions:
+            data["predictions"] = encode_predictions(
+                outcome.batch,
+                outcome.predictions,
+                task=settings.model.task,
+                model=settings.name,
+                version=0,
+                role="champion",
+            )
+            count.predictions += len(outcome.batch)
+        if settings.output.rejected:
+            data["rejected"] = encode_rejected(outcome.rejected)
+        if settings.output.alarms:
+            data["alarms"] = encode_alarms(outcome.alarms)
+        self.shard.publish(outcome, self._by_file(data))
+        count.events += len(outcome.batch)
+        count.learned += outcome.batch.labelled
+        count.rejected += len(outcome.rejected)
+        count.alarms += len(outcome.alarms)
+        for alarm in outcome.alarms:
+            log.warning(
+                "drift", shard=self.name, detector=alarm.detector, position=alarm.position,
+                value=round(alarm.value, 6),
+            )  # fmt: skip
+        if outcome.snapshot is not None:
+            log.info("snapshot", shard=self.name, seen=outcome.snapshot.header["seen"])
+
+    def settle(self) -> None:
+        """After a commit: count what is in it, and tell the brokers how far the input was learned.
+
+        The latter is for tools that show lag; nothing of ours reads it.
+        """
+        if self.journal.end == self._settled:
+            return
+        self._settled = self.journal.end
+        counts, self._counts = self._counts, Summary()
+        for name in ("events", "learned", "rejected", "predictions", "alarms"):
+            total = getattr(self.run.summary, name) + getattr(counts, name)
+            setattr(self.run.summary, name, total)
+        if self.run.consumer is not None:
+            ends = {name: cursor.offset for name, cursor in self.shard.cursors.items()}
+            self.run.consumer.commit({index_of(name): end for name, end in ends.items()})
+
+    def exclude(self, error: EventError) -> None:
+        """Send the event that the learner raised on to `rejected`, and skip it from now on."""
+        reason = f"the learner raised {error.reason}"
+        rejected = Rejected(error.origin, reason, "", error.features)
+        wanted = self.run.settings.output.rejected
+        data = {"rejected": encode_rejected([rejected])} if wanted else {}
+        self.shard.exclude(error, self._by_file(data))
+        self.run.summary.rejected += 1
+
+    def close(self) -> None:
+        """Close files; what is not committed is left to the next resume."""
+        self.input.close()
+        if isinstance(self.journal, KafkaJournal):
+            self.journal.close()
+        self._folder.close()
+        if self._outputs is not None:
+            self._outputs.close()
+
+
+class Run:
+    """What the steps of one execution of the dataflow share."""
+
+    def __init__(self, settings: Settings, summary: Summary, *, until_eof: bool) -> None:
+        self.settings = settings
+        self.summary = summary
+        self.until_eof = until_eof
+        self.stopping = False
+        self.failure: BaseException | None = None
+        self.input_failure: InputError | None = None
+        self.rooms: dict[str, Room] = {}
+        self.single = settings.one_shard
+        self.consumer: Consumer | None = None
+        self.caught_up = False
+        self._idle: set[str] = set()
+        self._known: set[str] = set()
+        self._reported = (time.monotonic(), 0)
+
+    def open(self) -> None:
+        """Open every shard: resume its state, find its input."""
+        if self.settings.input.topic is not None:
+            self.consumer = open_consumer(self.settings)
+        if self.single:
+            self.rooms["000"] = Room(self, "000", None)
+            return
+        if self.consumer is not None:
+            for name, part in topic_shards(self.settings, self.consumer).items():
+                self.rooms[name] = Room(self, name, part)
+            return
+        for i, part in enumerate(self._parts()):
+            name = f"{i:03d}"
+            self.rooms[name] = Room(self, name, part)
+
+    def _parts(self) -> list[str]:
+        """Return the files that are shards, each with the number that it was once given."""
+        folder = LocalStorage(self.settings.state_path / "shards")
+        known: list[str] = []
+        if folder.length(_PARTS) is not None:
+            known = msgspec.json.decode(folder.read(_PARTS), type=list[str])
+        found = Reader(self.settings, until_eof=True).input.names
+        parts = known + [name for name in found if name not in known]
+        if len(parts) > _MOST_SHARDS:
+            raise RunError(
+                f"{len(parts)} files would be shards of their own; at most {_MOST_SHARDS} can be"
+            )
+        if parts != known:
+            replace(folder, _PARTS, msgspec.json.encode(parts))
+        folder.close()
+        self._known = set(parts)
+        return parts
+
+    def notice_new_shards(self) -> None:
+        """Tell of files that would be shards of their own, once each."""
+        if self.single or self.consumer is not None:
+            return
+        try:
+            found = discover(self.settings.input.path or "", self.settings.root)
+        except InputError:
+            return  # all are gone, and more may come
+        for name, _, _ in found:
+            if name not in self._known:
+                self._known.add(name)
+                log.warning("input_new", input=name, action="it is taken up by a restart")
+
+    def close(self) -> None:
+        """Close every shard's files."""
+        for room in self.rooms.values():
+            room.close()
+        if self.consumer is not None:
+            self.consumer.close()
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Keep an exception, so that it does not become a panic of the runtime."""
+        try:
+            yield
+        except BaseException as error:  # noqa: BLE001 raised again at the end of the run
+            if self.failure is None:
+                self.failure = error
+
+    def next_items(self, room: Room) -> list[tuple[str, Item]]:
+        """Return what the source of a shard emits now."""
+        items = []
+        with self.guard():
+            try:
+                work = room.next()
+            except InputError as error:  # what was read before is sound: end with a snapshot
+                self.input_failure = self.input_failure or error
+                self.stopping = True
+                return [(room.name, Item(end=True))]
+            if work is not None:
+                items = [(room.name, Item(work))]
+            elif room.ended:
+                items = [(room.name, Item(end=True))]
+            else:
+                items = [(room.name, Item())]
+        return items
+
+    def decode(
+        self, items: Iterable[tuple[str, Item]]
+    ) -> list[tuple[str, tuple[Item, Decoded | None]]]:
+        """Decode blocks into batches; the rest passes."""
+        out: list[tuple[str, tuple[Item, Decoded | None]]] = []
+        for name, item in items:
+            with self.guard():
+                if self.failure is None:
+                    work = item.work
+                    decoded = self.rooms[name].reader.decode(work) if work else None
+                    out.append((name, (item, decoded)))
+        return out
+
+    def learn(
+        self, items: Iterable[tuple[str, tuple[Item, Decoded | None]]]
+    ) -> list[tuple[str, tuple[Item, Outcome | None]]]:
+        """Apply batches to their shards; the rest passes."""
+        out: list[tuple[str, tuple[Item, Outcome | None]]] = []
+        for name, (item, decoded) in items:
+            with self.guard():
+                if self.failure is None:
+                    outcome = None
+                    if item.work is not None and decoded is not None:
+                        outcome = self.rooms[name].learn(item.work, decoded)
+                    out.append((name, (item, outcome)))
+        return out
+
+    def output(self, items: Iterable[tuple[Item, Outcome | None]], room: Room) -> None:
+        """Commit what came out of a shard."""
+        for item, outcome in items:
+            with self.guard():
+                if outcome is not None:
+                    room.publish(outcome)
+                elif item.end:
+                    room.shard.close()
+                else:
+                    room.shard.tick()
+                    self.notice_caught_up(room)
+                room.settle()
+        self.report()
+
+    def notice_caught_up(self, room: Room) -> None:
+        """Tell once that every shard has read what there is; `room` has now."""
+        if self.caught_up or not room.input.names:
+            return
+        self._idle.add(room.name)
+        if len(self._idle) == len(self.rooms):
+            self.caught_up = True
+            for other in self.rooms.values():
+                other.shard.commit()
+                other.settle()
+            log.info("caught_up", events=self.summary.events)
+
+    def report(self) -> None:
+        """Log progress from time to time."""
+        then, events = self._reported
+        now = time.monotonic()
+        if now - then < _REPORT_SECONDS:
+            return
+        count = self.summary.events
+        self._reported = (now, count)
+        fields: dict[str, Any] = {}
+        for room in self.rooms.values():
+            for name, value in list(room.shard.trainer.metrics.items())[:1]:
+                fields[f"{name}{room.suffix}"] = round(value, 4)
+        rate = round((count - events) / (now - then))
+        log.info("progress", events=count, events_per_second=rate, **fields)
