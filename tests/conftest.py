@@ -12,6 +12,7 @@ import pytest
 from kafka_broker import Cluster, Noida
 from kafka_client import Kafka
 from kafka_jars import missing
+from kafka_topics import Topics
 
 NEEDS = "needs an Apache Kafka of its own"
 
@@ -96,6 +97,14 @@ def topic():
         for name in given.topics():
             if name.startswith(prefix):
                 given.delete_topic(name)
+
+
+@pytest.fixture
+def topics(kafka, topic, tmp_path):
+    """Makes projects on topics of their own."""
+    return lambda name, **options: Topics(
+        kafka, lambda n: topic(f"{name}.{n}"), tmp_path / name, **options
+    )
 
 
 def pytest_runtest_setup(item):
