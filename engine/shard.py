@@ -125,6 +125,7 @@ class Shard:
         decoding: Mapping[str, Any] | None = None,
         source: str = "",
         modules: Collection[str] = (),
+        fresh: str = "",
         **policy: Any,
     ) -> "Shard":
         """Resume from what is saved, or begin anew where nothing is.
@@ -140,6 +141,8 @@ class Shard:
             What the input is called: partitions of another one are not those that were learned.
         modules
             Modules besides River whose classes and functions a snapshot may hold.
+        fresh
+            Begin anew, whatever the journal holds, unless it was begun anew under this very token.
         policy
             snapshot_events, snapshot_seconds, commit_seconds, clock.
 
@@ -151,8 +154,8 @@ class Shard:
             If the journal is damaged.
         """
         records = journal.recover()
-        fresh = make()
-        definition = {**fresh.definition(), **({"input": source} if source else {})}
+        new = make()
+        definition = {**new.definition(), **({"input": source} if source else {})}
         about = {"definition": definition, "decoding": dict(decoding or {})}
         positions = snapshots.positions()
         if positions and positions[-1] > journal.end:
@@ -161,15 +164,18 @@ class Shard:
                 f"ends before record {journal.end}: its end was lost; put the journal back, or "
                 "begin anew with --fresh"
             )
-        if not records:
-            journal.commit([], about=about)
-            return cls(name, fresh, journal, snapshots, about, modules=modules, **policy)
+        # The state begins at record 0, or where it was last begun anew.
+        begun = max((i for i, record in enumerate(records) if record.about), default=0)
+        if not records or (fresh and (records[begun].about or {}).get("fresh") != fresh):
+            journal.commit([], about={**about, "fresh": fresh} if fresh else about)
+            return cls(name, new, journal, snapshots, about, modules=modules, **policy)
 
+        records = records[begun:]
         notes = []
-        saved, trainer, seq = records[0].about, fresh, journal.first
+        saved, trainer, seq = records[0].about, new, records[0].seq
         header: dict[str, Any] = {}
         for position in reversed(positions):
-            if position < journal.first:
+            if (position <= seq and saved is not None) or position < seq:
                 continue
             try:
                 snapshot = snapshots.read(position)
@@ -181,7 +187,7 @@ class Shard:
             header, seq, saved = snapshot.header, position, snapshot.header
             break
         else:
-            if journal.first > 0 or saved is None:
+            if saved is None:
                 raise ResumeError(
                     f"shard {name}: no snapshot can be used, and the journal begins at record "
                     f"{journal.first}, not at 0" + "".join(f"; {note}" for note in notes)

@@ -57,6 +57,7 @@ def _one_line_errors(*, running: bool, as_json: bool = False) -> Iterator[None]:
     from midstream.engine.journal import JournalError
     from midstream.engine.learner import LearnerError
     from midstream.engine.shard import EventError, ResumeError
+    from midstream.flows.locks import HeldError
     from midstream.flows.rooms import RunError
     from midstream.flows.settings import ConfigError
 
@@ -73,7 +74,15 @@ def _one_line_errors(*, running: bool, as_json: bool = False) -> Iterator[None]:
         fail(error, WRONG_USAGE)
     except InputError as error:
         fail(error, FAILED if running else WRONG_USAGE)
-    except (RunError, JournalError, ResumeError, EventError, LearnerError, OSError) as error:
+    except (
+        RunError,
+        HeldError,
+        JournalError,
+        ResumeError,
+        EventError,
+        LearnerError,
+        OSError,
+    ) as error:
         fail(error, FAILED)
     except EncodingError as error:
         fail(f"the state cannot be saved or loaded: {error}", FAILED)
@@ -86,21 +95,61 @@ def _one_line_errors(*, running: bool, as_json: bool = False) -> Iterator[None]:
         fail(f"internal error: {what} (MIDSTREAM_DEBUG=1 shows where)", FAILED)
 
 
+class _ShareOf(click.ParamType["tuple[int, int]"]):
+    """K/N: number K of N, counted from 1."""
+
+    name = "K/N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> "tuple[int, int]":
+        """Return K - 1 and N."""
+        first, _, of = str(value).partition("/")
+        if first.isdecimal() and of.isdecimal() and 1 <= int(first) <= int(of):
+            return int(first) - 1, int(of)
+        return self.fail(f"found {value!r}; allowed: K/N, with K from 1 to N", param, ctx)
+
+
 @cli.command()
 @CONFIG
 @click.option("--until-eof", is_flag=True, help="Stop at the end of the input; do not follow it.")
 @click.option(
     "--fresh", is_flag=True, help="Archive the saved state and its outputs, and begin anew."
 )
+@click.option(
+    "--processes",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Share the shards among N processes; one that dies or stalls is replaced.",
+)
+@click.option(
+    "--host", type=_ShareOf(), metavar="K/N", default="1/1", help="This is host K of N hosts."
+)
+@click.option("--process", type=_ShareOf(), default="1/1", hidden=True)
+@click.option("--report-to", type=int, hidden=True)
+@click.option("--fresh-as", default="", hidden=True)
 @JSON
-def run(config: Path, *, until_eof: bool, fresh: bool, as_json: bool) -> None:
+def run(
+    config: Path,
+    *,
+    until_eof: bool,
+    fresh: bool,
+    processes: int | None,
+    host: tuple[int, int],
+    process: tuple[int, int],
+    report_to: int | None,
+    fresh_as: str,
+    as_json: bool,
+) -> None:
     """Learn from the input of CONFIG, from where the last run ended.
 
     Files are followed as they grow, until SIGTERM or Ctrl-C: what was read is then learned, a
     snapshot written, and the exit code is 0. A run that was killed loses and repeats nothing when
     it is started again.
+
+    With --processes, shards (partitions) are shared among so many processes, under a supervisor.
+    Several hosts share them with --host.
     """
-    from midstream.flows import online
+    from midstream.flows import online, supervisor
+    from midstream.flows.rooms import Share
     from midstream.flows.settings import load
 
     # What a model prints is no result of ours.
@@ -108,7 +157,29 @@ def run(config: Path, *, until_eof: bool, fresh: bool, as_json: bool) -> None:
         settings = load(config)
         online.preflight(settings, until_eof=until_eof)
     with _one_line_errors(running=True, as_json=as_json), redirect_stdout(sys.stderr):
-        summary = online.run(settings, until_eof=until_eof, fresh=fresh)
+        if fresh:
+            fresh_as = online.archive(settings)
+        if processes is not None:
+            arguments = ["run", str(config), "--json", "--fresh-as", fresh_as]
+            if click.get_current_context().find_root().params["log_json"]:
+                arguments.insert(0, "--log-json")
+            if until_eof:
+                arguments.append("--until-eof")
+            summary = supervisor.supervise(
+                processes, Share(*host), arguments, stall_seconds=settings.state.stall_seconds
+            )
+        elif report_to is not None:
+            logs.log.always(process=process[0])
+            summary = online.run(
+                settings,
+                until_eof=until_eof,
+                fresh=fresh_as,
+                share=Share(*process),
+                patience=supervisor.HANDOVER,
+                beat=supervisor.Reporter(report_to).beat,
+            )
+        else:
+            summary = online.run(settings, until_eof=until_eof, fresh=fresh_as, share=Share(*host))
     _print_summary(summary, settings.name, as_json=as_json)
 
 

@@ -18,18 +18,23 @@ class Log:
 
     def __init__(self, name: str = "midstream") -> None:
         self._logger = logging.getLogger(name)
+        self._always: dict[str, Any] = {}
+
+    def always(self, **fields: Any) -> None:
+        """Add fields to each event from now on."""
+        self._always |= fields
 
     def info(self, event: str, **fields: Any) -> None:
         """Log what an operator may want to know."""
-        self._logger.info(event, extra={"fields": fields})
+        self._logger.info(event, extra={"fields": self._always | fields})
 
     def warning(self, event: str, **fields: Any) -> None:
         """Log what an operator should know."""
-        self._logger.warning(event, extra={"fields": fields})
+        self._logger.warning(event, extra={"fields": self._always | fields})
 
     def error(self, event: str, **fields: Any) -> None:
         """Log what stops the work."""
-        self._logger.error(event, extra={"fields": fields})
+        self._logger.error(event, extra={"fields": self._always | fields})
 
 
 class _Formatter(logging.Formatter):

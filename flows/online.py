@@ -4,13 +4,12 @@ Bytewax schedules, distributes and connects; durability is ours (`midstream.engi
 """
 
 import ctypes
-import fcntl
 import gc
-import os
+import secrets
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,14 +26,17 @@ from midstream.connectors.files import NoFilesError, discover
 from midstream.engine.events import Origin
 from midstream.engine.journal import UnavailableError
 from midstream.engine.shard import EventError, Outcome
+from midstream.flows.locks import StateLocks
 from midstream.flows.logs import log
 from midstream.flows.reading import IDLE
 from midstream.flows.rooms import (
     KINDS,
+    WHOLE,
     Item,
     Room,
     Run,
     RunError,
+    Share,
     Summary,
     file_name,
     log_rejected,
@@ -43,7 +45,7 @@ from midstream.flows.rooms import (
 from midstream.flows.settings import Settings
 from midstream.flows.topics import NoAnswerError
 
-__all__ = ["RunError", "Summary", "preflight", "run"]
+__all__ = ["RunError", "Summary", "archive", "preflight", "run"]
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, before the brokers are asked again
 _UNAVAILABLE = (UnavailableError, NoAnswerError)
@@ -170,24 +172,6 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the state folder: two runs on one would write into each other's journal."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            raise RunError(f"{folder}: another run holds this state (process {holder})") from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _keep_memory() -> None:
     """Let the C library keep memory that blocks are made of, where it is glibc.
 
@@ -200,8 +184,29 @@ def _keep_memory() -> None:
             mallopt(parameter, value)
 
 
+def archive(settings: Settings) -> str:
+    """Move old state, and the outputs that belong to it, out of the way.
+
+    Returns
+    -------
+    str
+        What `run` takes as `fresh`: a journal that is a topic stays where it is.
+
+    Raises
+    ------
+    HeldError
+        If somebody is at work in it.
+    """
+    locks = StateLocks(settings.state_path)
+    try:
+        locks.clear()
+        _archive(settings)
+    finally:
+        locks.close()
+    return secrets.token_hex(8)
+
+
 def _archive(settings: Settings) -> None:
-    """Move old state, and the outputs that belong to it, out of the way."""
     shards = settings.state_path / "shards"
     outputs = _outputs_present(settings)
     if not shards.exists() and not outputs:
@@ -223,7 +228,15 @@ def _outputs_present(settings: Settings) -> list[Path]:
     return sorted(p for kind in KINDS for p in folder.glob(file_name(kind, "*")))
 
 
-def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> Summary:
+def run(
+    settings: Settings,
+    *,
+    until_eof: bool = False,
+    fresh: str = "",
+    share: Share = WHOLE,
+    patience: float = 0.0,
+    beat: Callable[[str, Summary], None] = lambda *_: None,
+) -> Summary:
     """Run the dataflow until a signal, or until the end of the input.
 
     Parameters
@@ -231,97 +244,170 @@ def run(settings: Settings, *, until_eof: bool = False, fresh: bool = False) -> 
     until_eof
         The end of the files is the end of the run; otherwise they are followed as they grow.
     fresh
-        Archive the old state and its outputs, and begin anew.
+        What `archive` returned: begin anew, once.
+    share
+        Which shards are this process's.
+    patience
+        Seconds to wait for another process to let go a shard.
+    beat
+        Called often, by which one sees from outside that the run gets on, with a word for what it
+        is at ("opening", "running", "waiting") and what it did.
 
     Raises
     ------
-    RunError, ConfigError, InputError, JournalError, ResumeError, EventError, OSError
+    RunError, HeldError, ConfigError, InputError, JournalError, ResumeError, EventError, OSError
         If the run cannot begin or go on; what was committed stays.
     """
     _keep_memory()
-    summary = Summary()
-    stop = {"asked": False}
-    excluded: set[Origin] = set()
-    caught_up = until_eof
-    outage = _Outage()
-    with _locked(settings.state_path):
-        if fresh:
-            _archive(settings)
-        while True:
-            current = Run(settings, summary, until_eof=until_eof)
+    locks = StateLocks(settings.state_path, patience=patience)
+    try:
+        locks.enter()
+        attempts = _Attempts(
+            settings, locks, until_eof=until_eof, fresh=fresh, share=share, beat=beat
+        )
+        return attempts.go()
+    finally:
+        locks.close()
 
-            def ask(current: Run = current) -> None:
-                stop["asked"] = True
-                current.stopping = True
 
-            with _signals(ask):
-                try:
-                    current.stopping = stop["asked"]
-                    current.caught_up = caught_up
-                    try:
-                        current.open()
-                    except _UNAVAILABLE as error:
-                        if not outage.begun and settings.input.wait_seconds:
-                            raise
-                        outage.wait(error, stop)
-                        continue
-                    outage.over()
-                    seen = sum(room.shard.trainer.seen for room in current.rooms.values())
-                    log.info(
-                        "running", name=settings.name, shards=len(current.rooms), snapshot_at=seen
-                    )
-                    gc.collect()
-                    gc.freeze()  # models and modules are long-lived: not worth looking at again
-                    begun = time.perf_counter()
+class _Attempts:
+    """Runs the dataflow until it ends well.
+
+    Anew after an outage, and without an event that the learner raised on.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        locks: StateLocks,
+        *,
+        until_eof: bool,
+        fresh: str,
+        share: Share,
+        beat: Callable[[str, Summary], None],
+    ) -> None:
+        self._settings = settings
+        self._locks = locks
+        self._until_eof = until_eof
+        self._fresh = fresh
+        self._share = share
+        self._beat = beat
+        self._summary = Summary()
+        self._excluded: set[Origin] = set()
+        self._caught_up = until_eof
+        self._stopping = False
+        self._outage = _Outage(lambda: beat("waiting", self._summary))
+
+    def go(self) -> Summary:
+        """Run to the end, or until a signal; return what was done."""
+        while (ended := self._attempt()) is None:
+            pass
+        summary = self._summary
+        summary.events_per_second = summary.events / max(summary.seconds, 1e-9)
+        for name, room in ended.rooms.items():
+            prefix = "" if ended.single else f"{name}."
+            summary.metrics |= {prefix + k: v for k, v in room.shard.trainer.metrics.items()}
+            summary.digest[name] = room.shard.trainer.digest()
+            summary.seen += room.shard.trainer.seen
+        summary.resumed_at = summary.seen - summary.events
+        return summary
+
+    def _attempt(self) -> Run | None:
+        """Run once; return what ended well, or None where it is to be tried anew."""
+        current = Run(
+            self._settings,
+            self._summary,
+            self._locks,
+            until_eof=self._until_eof,
+            share=self._share,
+            fresh=self._fresh,
+            beat=lambda: self._beat("running", self._summary),
+        )
+
+        def stop() -> None:
+            self._stopping = current.stopping = True
+
+        with _signals(stop):
+            try:
+                current.stopping = self._stopping
+                current.caught_up = self._caught_up
+                if not self._opened(current):
+                    return None
+                gc.collect()
+                gc.freeze()  # models and modules are long-lived: not worth looking at again
+                begun = time.perf_counter()
+                if current.rooms:
                     cli_main(_dataflow(current))  # type: ignore[no-untyped-call]
-                    summary.seconds += time.perf_counter() - begun
-                    failure = current.failure
-                    if (
-                        isinstance(failure, EventError)
-                        and settings.model.on_error == "reject"
-                        and failure.origin not in excluded
-                    ):
-                        excluded.add(failure.origin)
-                        caught_up = current.caught_up
-                        for room in current.rooms.values():
-                            room.shard.commit()
-                            room.settle()
-                        # The learner may be half updated: resume without that event.
-                        log_rejected(failure)
-                        _room_of(current, failure).exclude(failure)
-                        continue
-                    if isinstance(failure, _UNAVAILABLE):  # resume from what was committed
-                        caught_up = current.caught_up
-                        outage.wait(failure, stop)
-                        continue
-                    if isinstance(failure, SystemExit | KeyboardInterrupt):
-                        raise RunError(f"the learner ended the run: {failure!r}") from failure
-                    if failure is not None:
-                        raise failure
-                    if current.input_failure is not None:
-                        raise current.input_failure
-                    break
-                finally:
-                    current.close()
-                    gc.unfreeze()
-    summary.events_per_second = summary.events / max(summary.seconds, 1e-9)
-    for name, room in current.rooms.items():
-        prefix = "" if current.single else f"{name}."
-        summary.metrics |= {prefix + k: v for k, v in room.shard.trainer.metrics.items()}
-        summary.digest[name] = room.shard.trainer.digest()
-        summary.seen += room.shard.trainer.seen
-    summary.resumed_at = summary.seen - summary.events
-    return summary
+                self._summary.seconds += time.perf_counter() - begun
+                return current if self._ended_well(current) else None
+            finally:
+                current.close()
+                gc.unfreeze()
+
+    def _opened(self, current: Run) -> bool:
+        """Open all that a run needs; False where the brokers did not answer."""
+        self._beat("opening", self._summary)
+        try:
+            current.open()
+        except _UNAVAILABLE as error:
+            if not self._outage.begun and self._settings.input.wait_seconds:
+                raise
+            self._wait(error)
+            return False
+        self._outage.over()
+        seen = sum(room.shard.trainer.seen for room in current.rooms.values())
+        log.info("running", name=self._settings.name, shards=len(current.rooms), snapshot_at=seen)
+        if not current.rooms:
+            log.warning("no_shards", note="there are more processes than shards; this one ends")
+        return True
+
+    def _ended_well(self, current: Run) -> bool:
+        """Raise what the run failed of, unless a new attempt gets over it: then return False."""
+        failure = current.failure
+        self._caught_up = current.caught_up
+        if (
+            isinstance(failure, EventError)
+            and self._settings.model.on_error == "reject"
+            and failure.origin not in self._excluded
+        ):
+            self._excluded.add(failure.origin)
+            for room in current.rooms.values():
+                room.shard.commit()
+                room.settle()
+            # The learner may be half updated: resume without that event.
+            log_rejected(failure)
+            _room_of(current, failure).exclude(failure)
+            return False
+        if isinstance(failure, _UNAVAILABLE):  # resume from what was committed
+            self._wait(failure)
+            return False
+        if isinstance(failure, SystemExit | KeyboardInterrupt):
+            raise RunError(f"the learner ended the run: {failure!r}") from failure
+        if failure is not None:
+            raise failure
+        if current.input_failure is not None:
+            raise current.input_failure
+        return True
+
+    def _wait(self, reason: Exception) -> None:
+        self._outage.wait(reason, lambda: self._stopping)
 
 
 class _Outage:
-    """Waits while the brokers cannot be reached."""
+    """Waits while the brokers cannot be reached.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    beat
+        Called now and then while it waits.
+    """
+
+    def __init__(self, beat: Callable[[], None]) -> None:
         self.begun = False
+        self._beat = beat
         self._pause = _SHORTEST_PAUSE
 
-    def wait(self, reason: Exception, stop: Mapping[str, bool]) -> None:
+    def wait(self, reason: Exception, stopping: Callable[[], bool]) -> None:
         """Wait a while, the longer the more often in vain.
 
         Raises
@@ -332,9 +418,10 @@ class _Outage:
         self.begun = True
         log.warning("kafka_unavailable", reason=str(reason), again_in=self._pause)
         until = time.monotonic() + self._pause
-        while time.monotonic() < until and not stop["asked"]:
+        while time.monotonic() < until and not stopping():
+            self._beat()
             time.sleep(IDLE.total_seconds())
-        if stop["asked"]:
+        if stopping():
             raise RunError(f"stopped while it waited: {reason}")
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 

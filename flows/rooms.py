@@ -7,7 +7,7 @@ passes unused, and `midstream.flows.online.run` raises it at the end.
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from midstream.engine.shard import EventError, Outcome, Shard
 from midstream.engine.snapshot import SnapshotFolder
 from midstream.engine.storage import BackgroundStorage, LocalStorage, replace
 from midstream.engine.trainer import Trainer
+from midstream.flows.locks import StateLocks
 from midstream.flows.logs import log
 from midstream.flows.reading import Reader
 from midstream.flows.settings import ConfigError, Settings, make_model, model_modules
@@ -42,10 +43,12 @@ from midstream.flows.topics import (
 
 __all__ = [
     "KINDS",
+    "WHOLE",
     "Item",
     "Room",
     "Run",
     "RunError",
+    "Share",
     "Summary",
     "file_name",
     "log_rejected",
@@ -83,6 +86,21 @@ class Summary(msgspec.Struct):
     digest: dict[str, str] = {}
     seen: int = 0
     resumed_at: int = 0
+
+
+class Share(NamedTuple):
+    """Which shards are those of one process: every `of`-th, from number `first` on."""
+
+    first: int = 0
+    of: int = 1
+
+    def has(self, shard: str) -> bool:
+        """Whether a shard, by its name, is of this share."""
+        return int(shard) % self.of == self.first
+
+
+WHOLE = Share()
+"""All of them."""
 
 
 class Item(NamedTuple):
@@ -136,6 +154,7 @@ class Room:
 
     def __init__(self, run: "Run", name: str, part: str | None) -> None:
         settings = run.settings
+        run.locks.take(name)
         self.run = run
         self.name = name
         self.reader = Reader(settings, until_eof=run.until_eof, part=part, consumer=run.consumer)
@@ -165,6 +184,7 @@ class Room:
             decoding=settings.decoding(),
             source=settings.input.topic or normal_path(settings.input.path or "", settings.root),
             modules=model_modules(settings),
+            fresh=run.fresh,
             snapshot_events=settings.state.snapshot_events,
             snapshot_seconds=settings.state.snapshot_seconds,
             commit_seconds=settings.state.commit_seconds,
@@ -326,12 +346,38 @@ class Room:
 
 
 class Run:
-    """What the steps of one execution of the dataflow share."""
+    """What the steps of one execution of the dataflow share.
 
-    def __init__(self, settings: Settings, summary: Summary, *, until_eof: bool) -> None:
+    Parameters
+    ----------
+    locks
+        On the state folder.
+    share
+        Which shards are this process's.
+    fresh
+        As of `Shard.open`.
+    beat
+        Called at every turn, by which one sees from outside that the run gets on.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        summary: Summary,
+        locks: StateLocks,
+        *,
+        until_eof: bool,
+        share: Share = WHOLE,
+        fresh: str = "",
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
         self.settings = settings
         self.summary = summary
+        self.locks = locks
         self.until_eof = until_eof
+        self.share = share
+        self.fresh = fresh
+        self.beat = beat
         self.stopping = False
         self.failure: BaseException | None = None
         self.input_failure: InputError | None = None
@@ -347,31 +393,33 @@ class Run:
         """Open every shard: resume its state, find its input."""
         if self.settings.input.topic is not None:
             self.consumer = open_consumer(self.settings)
+        shards: Mapping[str, str | None]
         if self.single:
-            self.rooms["000"] = Room(self, "000", None)
-            return
-        if self.consumer is not None:
-            for name, part in topic_shards(self.settings, self.consumer).items():
+            shards = {"000": None}
+        elif self.consumer is not None:
+            shards = topic_shards(self.settings, self.consumer)
+        else:
+            shards = {f"{i:03d}": part for i, part in enumerate(self._parts())}
+        for name, part in shards.items():
+            if self.share.has(name):
                 self.rooms[name] = Room(self, name, part)
-            return
-        for i, part in enumerate(self._parts()):
-            name = f"{i:03d}"
-            self.rooms[name] = Room(self, name, part)
 
     def _parts(self) -> list[str]:
         """Return the files that are shards, each with the number that it was once given."""
         folder = LocalStorage(self.settings.state_path / "shards")
-        known: list[str] = []
-        if folder.length(_PARTS) is not None:
-            known = msgspec.json.decode(folder.read(_PARTS), type=list[str])
-        found = Reader(self.settings, until_eof=True).input.names
-        parts = known + [name for name in found if name not in known]
-        if len(parts) > _MOST_SHARDS:
-            raise RunError(
-                f"{len(parts)} files would be shards of their own; at most {_MOST_SHARDS} can be"
-            )
-        if parts != known:
-            replace(folder, _PARTS, msgspec.json.encode(parts))
+        with self.locks.alone():
+            known: list[str] = []
+            if folder.length(_PARTS) is not None:
+                known = msgspec.json.decode(folder.read(_PARTS), type=list[str])
+            found = Reader(self.settings, until_eof=True).input.names
+            parts = known + [name for name in found if name not in known]
+            if len(parts) > _MOST_SHARDS:
+                raise RunError(
+                    f"{len(parts)} files would be shards of their own; at most {_MOST_SHARDS} can "
+                    "be"
+                )
+            if parts != known:
+                replace(folder, _PARTS, msgspec.json.encode(parts))
         folder.close()
         self._known = set(parts)
         return parts
@@ -477,7 +525,8 @@ class Run:
             log.info("caught_up", events=self.summary.events)
 
     def report(self) -> None:
-        """Log progress from time to time."""
+        """Tell that the run gets on; log progress from time to time."""
+        self.beat()
         then, events = self._reported
         now = time.monotonic()
         if now - then < _REPORT_SECONDS:

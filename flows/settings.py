@@ -101,6 +101,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     snapshot_seconds: Seconds = 30.0
     keep: Count = 3
     commit_seconds: Seconds = 0.5
+    stall_seconds: Seconds = 60.0
 
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -137,6 +137,7 @@ def _config_text(name: str, path: str, found: Survey | None) -> str:
         _default(State, "snapshot_seconds", "or after so many seconds"),
         _default(State, "keep", "how many snapshots are kept"),
         _default(State, "commit_seconds", "how often outputs and journal are committed"),
+        _default(State, "stall_seconds", "with --processes: one that does not get on is replaced"),
         "",
         "[metrics]",
         _hint("names", "which metrics; without it: all that fit the task", "[...]"),

@@ -1,0 +1,315 @@
+"""Several processes for one config, each with shards of its own; who dies or stalls is replaced.
+
+Shards exchange nothing, so each process is a whole run over its share of them, and one that is
+replaced does not disturb the others. What was learned and published stays exact: a shard is locked
+while a process has it, and whoever takes over its journal shuts out who wrote before.
+"""
+
+import math
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from midstream.flows.logs import log
+from midstream.flows.rooms import RunError, Share, Summary
+
+__all__ = ["HANDOVER", "Reporter", "supervise"]
+
+HANDOVER = 20.0
+"""Seconds that a process waits for the one before it to let go of its shards."""
+
+_TURN = 0.05  # seconds between looks at the processes
+_BEAT = 0.5  # ... between two reports of a process
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # ... before a process is started again
+_GRACE = 30.0  # ... from the request to stop until it is enforced
+_COUNTS = ("events", "learned", "rejected", "predictions", "alarms")
+
+
+class _Report(msgspec.Struct):
+    """What a process tells: what it is at, and what it did since it was started."""
+
+    at: str
+    summary: Summary
+
+
+class Reporter:
+    """In a process under a supervisor: tells how it gets on, and stops when the supervisor is gone.
+
+    Parameters
+    ----------
+    descriptor
+        Of the socket that was inherited.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._told = 0.0
+        self._opening = threading.Event()
+        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._tell_opening, daemon=True).start()
+
+    def beat(self, at: str, summary: Summary) -> None:
+        """Tell, unless that was done a moment ago."""
+        now = time.monotonic()
+        if at == "opening":  # it asks brokers and reads snapshots: steps of unknown length
+            self._opening.set()
+        else:
+            self._opening.clear()
+            if now - self._told >= _BEAT:
+                self._told = now
+                self._send(_Report(at, summary))
+
+    def _tell_opening(self) -> None:
+        while self._opening.wait():
+            self._send(_Report("opening", Summary()))
+            time.sleep(_BEAT)
+
+    def _send(self, report: _Report) -> None:
+        with suppress(OSError):  # nobody is there any more: `_listen` sees to that
+            self._socket.sendall(msgspec.json.encode(report) + b"\n")
+
+    def _listen(self) -> None:
+        with suppress(OSError):
+            while self._socket.recv(1):
+                pass
+        log.warning("supervisor_gone", action="this process stops")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Worker:
+    """One process, and those that replace it.
+
+    Parameters
+    ----------
+    number
+        Among the processes of this host.
+    command
+        Starts it; where to report is added.
+    stall_seconds
+        After so long without a report it is killed.
+    """
+
+    def __init__(self, number: int, command: Sequence[str], stall_seconds: float) -> None:
+        self.number = number
+        self.summary = Summary()
+        """What all of them did. Of those that were killed, what they had told."""
+        self.ended = False
+        self._command = command
+        self._stall_seconds = stall_seconds
+        self._pause = _SHORTEST_PAUSE
+        self._restart_at = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._earlier = Summary()
+
+    def start(self) -> None:
+        """Start the process."""
+        self._socket, theirs = socket.socketpair()
+        self._socket.setblocking(False)
+        self._said = b""
+        self._out = tempfile.TemporaryFile()  # noqa: SIM115 closed when the process has ended
+        self._beaten_at = time.monotonic()
+        with theirs:
+            os.set_inheritable(theirs.fileno(), True)
+            self._process = subprocess.Popen(  # noqa: S603 ourselves again
+                [*self._command, "--report-to", str(theirs.fileno())],
+                stdout=self._out,
+                stdin=None if self.number == 0 else subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                process_group=0,  # Ctrl-C is for the supervisor
+            )
+        log.info("process_started", process=self.number, pid=self._process.pid)
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process now."""
+        return self._process is not None
+
+    def look(self, *, stopping: bool) -> None:
+        """See how it gets on; kill it if it stalls, and start another if it is gone.
+
+        Raises
+        ------
+        RunError
+            If it ended with an error that it named: another would only meet it again.
+        """
+        if self._process is None:
+            if self.ended or (not stopping and time.monotonic() < self._restart_at):
+                return
+            if stopping:
+                self.ended = True
+            else:
+                self.start()
+            return
+        self._hear()
+        code = self._process.poll()
+        if code is not None:
+            self._gone(code, stopping=stopping)
+        elif time.monotonic() - self._beaten_at > self._stall_seconds:
+            log.error(
+                "process_stalled", process=self.number, pid=self._process.pid,
+                seconds=self._stall_seconds, action="it is killed and replaced",
+            )  # fmt: skip
+            self._process.kill()
+            self._process.wait()
+
+    def signal(self, number: int) -> None:
+        """Send the process a signal, if there is one."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End the process at once; what it had not committed is as if it had not been."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._close()
+
+    def _hear(self) -> None:
+        while select.select([self._socket], [], [], 0)[0]:
+            data = b""
+            with suppress(ConnectionError):
+                data = self._socket.recv(2**16)
+            if not data:
+                return
+            *reports, self._said = (self._said + data).split(b"\n")
+            self._beaten_at = time.monotonic()
+            for report in reports[-1:]:
+                told = msgspec.json.decode(report, type=_Report)
+                self.summary = _sum(self._earlier, told.summary)
+                if told.summary.events:
+                    self._pause = _SHORTEST_PAUSE
+
+    def _gone(self, code: int, *, stopping: bool) -> None:
+        self._hear()
+        self._out.seek(0)
+        last = self._out.read().decode(errors="replace").strip().rpartition("\n")[2]
+        self._close()
+        if code == 0:
+            self.summary = _sum(self._earlier, _summary(last))
+            self.ended = True
+            return
+        if last.startswith('{"error"'):
+            raise RunError(f"process {self.number}: {msgspec.json.decode(last)['error']}")
+        self._earlier = self.summary
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if stopping:
+            log.error("process_died", process=self.number, how=how)
+            self.ended = True
+            return
+        log.error("process_died", process=self.number, how=how, again_in=self._pause)
+        self._restart_at = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def _close(self) -> None:
+        self._process = None
+        self._socket.close()
+        self._out.close()
+
+
+def _summary(line: str) -> Summary:
+    """Return what a process printed at its end; an undefined number is printed as null."""
+    fields = msgspec.json.decode(line)
+    metrics = fields["metrics"]
+    fields["metrics"] = {k: math.nan if v is None else v for k, v in metrics.items()}
+    return msgspec.convert(fields, Summary)
+
+
+def _sum(one: Summary, other: Summary) -> Summary:
+    """Return what two processes did, or one and the one that replaced it."""
+    total = Summary(
+        metrics=one.metrics | other.metrics,
+        digest=one.digest | other.digest,
+        seen=one.seen + other.seen,
+        seconds=max(one.seconds, other.seconds),
+    )
+    for count in _COUNTS:
+        setattr(total, count, getattr(one, count) + getattr(other, count))
+    return total
+
+
+def supervise(
+    processes: int, host: Share, arguments: Sequence[str], *, stall_seconds: float
+) -> Summary:
+    """Run a config in several processes until a signal, or until the end of the input.
+
+    Parameters
+    ----------
+    processes
+        How many; more than there are shards have nothing to do.
+    host
+        Which shards are this host's, of several hosts.
+    arguments
+        Of our command line: what each process is to run; its share, and where to report, are added.
+    stall_seconds
+        Seconds without a report after which a process is killed and replaced.
+
+    Returns
+    -------
+    Summary
+        Of all. Of a process that was killed it counts what was told last, up to half a second
+        before; `seen` and `digest` are exact.
+
+    Raises
+    ------
+    RunError
+        If a process ended with an error; the others were stopped in order then.
+    """
+    shares = [Share(host.first + host.of * i, host.of * processes) for i in range(processes)]
+    begin = [sys.executable, "-m", "midstream.flows.cli", *arguments]
+    workers = [
+        _Worker(i, [*begin, "--process", f"{share.first + 1}/{share.of}"], stall_seconds)
+        for i, share in enumerate(shares)
+    ]
+    asked: list[float] = []  # when it was asked to stop
+    failures: list[RunError] = []
+
+    def stop() -> None:
+        asked.append(time.monotonic())
+        for worker in workers:
+            worker.signal(signal.SIGTERM)
+
+    def handle(number: int, _: Any) -> None:
+        log.info("stopping", signal=signal.Signals(number).name)
+        stop()
+
+    old = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+    begun = time.monotonic()
+    try:
+        while not all(worker.ended for worker in workers):
+            for worker in workers:
+                try:
+                    worker.look(stopping=bool(asked))
+                except RunError as error:
+                    worker.ended = True
+                    failures.append(error)
+                    if not asked:
+                        log.error("process_failed", reason=str(error), action="all are stopped")
+                        stop()
+            if asked and time.monotonic() - asked[0] > _GRACE:
+                raise RunError(f"a process did not stop within {_GRACE:g} s, and was killed")
+            time.sleep(_TURN)
+    finally:
+        for worker in workers:
+            worker.kill()
+        for number, handler in old.items():
+            signal.signal(number, handler)
+    if failures:
+        raise failures[0]
+    summary = Summary()
+    for worker in workers:
+        summary = _sum(summary, worker.summary)
+    summary.seconds = summary.seconds or time.monotonic() - begun
+    summary.events_per_second = summary.events / max(summary.seconds, 1e-9)
+    summary.resumed_at = max(summary.seen - summary.events, 0)
+    return summary
