@@ -30,6 +30,7 @@ HANDOVER = 20.0
 """Seconds that a process waits for the one before it to let go of its shards."""
 
 _TURN = 0.05  # seconds between looks at the processes
+_START = 60.0  # ... within which a process has to tell something for the first time
 _BEAT = 0.5  # ... between two reports of a process
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # ... before a process is started again
 _GRACE = 30.0  # ... from the request to stop until it is enforced
@@ -118,6 +119,7 @@ class _Worker:
         self._socket.setblocking(False)
         self._said = b""
         self._out = tempfile.TemporaryFile()  # noqa: SIM115 closed when the process has ended
+        self._patience = max(self._stall_seconds, _START)  # until it tells something
         self._beaten_at = time.monotonic()
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
@@ -155,10 +157,10 @@ class _Worker:
         code = self._process.poll()
         if code is not None:
             self._gone(code, stopping=stopping)
-        elif time.monotonic() - self._beaten_at > self._stall_seconds:
+        elif time.monotonic() - self._beaten_at > self._patience:
             log.error(
                 "process_stalled", process=self.number, pid=self._process.pid,
-                seconds=self._stall_seconds, action="it is killed and replaced",
+                seconds=self._patience, action="it is killed and replaced",
             )  # fmt: skip
             self._process.kill()
             self._process.wait()
@@ -184,6 +186,7 @@ class _Worker:
                 return
             *reports, self._said = (self._said + data).split(b"\n")
             self._beaten_at = time.monotonic()
+            self._patience = self._stall_seconds
             for report in reports[-1:]:
                 told = msgspec.json.decode(report, type=_Report)
                 self.summary = _sum(self._earlier, told.summary)

@@ -12,6 +12,7 @@ import pytest
 from confluent_kafka import TopicPartition
 from project import Project, events, stop, wait_for
 
+
 def test_topics_in_and_out(topics):
     """Every event is learned once and has a prediction; what is no event is rejected, named."""
     one = topics("one")
