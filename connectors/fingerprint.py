@@ -32,7 +32,7 @@ _NULL = np.uint64(0xD1B54A32D192ED03)  # no number that anyone has
 _S29, _S32 = np.uint64(29), np.uint64(32)
 
 
-@njit(types.uint64(_WORDS, types.uint64, types.uint64), cache=True)  # type: ignore[untyped-decorator]
+@njit(types.uint64(_WORDS, types.uint64, types.uint64), cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _total(words: _Words, row: np.uint64, column: np.uint64) -> np.uint64:
     total = np.uint64(0)
     counter = row * _STEP + column * _MIX2
@@ -47,7 +47,7 @@ def _total(words: _Words, row: np.uint64, column: np.uint64) -> np.uint64:
     return total
 
 
-@njit(types.Array(types.uint64, 1, "C")(_OFFSETS, _BYTES), cache=True)  # type: ignore[untyped-decorator]
+@njit(types.Array(types.uint64, 1, "C")(_OFFSETS, _BYTES), cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _of_texts(offsets: npt.NDArray[np.int64], data: npt.NDArray[np.uint8]) -> _Words:
     """FNV-1a of each text, 64 bits."""
     out = np.empty(offsets.size - 1, np.uint64)

@@ -156,7 +156,7 @@ def _product(a: np.uint64, b: np.uint64) -> tuple[np.uint64, np.uint64]:
     return high, a * b
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba publishes no types
 def _rounded(w: np.uint64, q: int, fives: npt.NDArray[np.uint64]) -> np.uint64:
     """Return the bits of the double nearest to w * 10**q, w > 0; 0 where that is not certain.
 
@@ -199,7 +199,7 @@ def _rounded(w: np.uint64, q: int, fives: npt.NDArray[np.uint64]) -> np.uint64:
     return bits
 
 
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
 def _scan(  # kernels take arrays, not objects
     text: npt.NDArray[np.uint8],
     size: int,
@@ -530,7 +530,7 @@ class Scanner:
         return out if read == n else None
 
 
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
 def _intern(
     text: npt.NDArray[np.uint8],
     starts: IntArray,

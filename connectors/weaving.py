@@ -35,7 +35,7 @@ def encoded(values: Sequence[Any], encoder: msgspec.json.Encoder = _encoder) -> 
     return Pieces(data, starts, stops)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba publishes no types
 def _weave(
     text: npt.NDArray[np.uint8],
     given: npt.NDArray[np.uint8],

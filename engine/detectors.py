@@ -73,7 +73,7 @@ class Detector(Protocol):
 
 
 # River's operations in River's order; no fastmath, which would let the compiler reorder them.
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
 def _insert(
     x: float,
     max_buckets: int,
@@ -111,7 +111,7 @@ def _insert(
     w.rows = max(w.rows, row + 1)
 
 
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
 def _has_cut(
     delta: float,
     min_window_length: int,
@@ -144,7 +144,7 @@ def _has_cut(
     return False
 
 
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
 def _drop_oldest(
     window: npt.NDArray[np.void], counts: IntArray, totals: FloatArray, variances: FloatArray
 ) -> None:
@@ -164,7 +164,7 @@ def _drop_oldest(
         w.rows -= 1
 
 
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
 def _adwin(
     values: FloatArray,
     delta: float,
@@ -212,7 +212,7 @@ def _adwin(
     return found
 
 
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
 def _page_hinkley(
     values: FloatArray,
     min_instances: int,

@@ -109,7 +109,7 @@ def options_record(options: Mapping[str, Any]) -> npt.NDArray[np.void]:
     return record
 
 
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
 def _sigmoid(s: float) -> float:
     if s < -30.0:
         return 0.0
@@ -118,7 +118,7 @@ def _sigmoid(s: float) -> float:
     return 1.0 / (1.0 + math.exp(-s))
 
 
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
 def _slope(logistic: bool, s: float, y: float) -> float:
     """Return the gradient of the loss with respect to the score, as River's Log and Squared."""
     if not logistic:
@@ -132,7 +132,7 @@ def _slope(logistic: bool, s: float, y: float) -> float:
     return -sign / (math.exp(z) + 1.0)
 
 
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
 def _rate(optimizer: int, o: Any, steps: float) -> float:
     """Return the learning rate of the step after `steps`."""
     if optimizer != _ADAM:
@@ -144,7 +144,7 @@ def _rate(optimizer: int, o: Any, steps: float) -> float:
     return rate / (1.0 - first)  # type: ignore[no-any-return]
 
 
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
 def _stepped(
     optimizer: int, penalized: bool, o: Any, rate: float, penalty: float, g: float,
     w: float, a: float, b: float,
@@ -178,7 +178,7 @@ def _stepped(
     return w, a, b
 
 
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
 def _scaled(v: float, mean: float, variance: float, root: float, n: float) -> Any:
     """Return a value standardized by what was known, and by what is known with it; and that."""
     n += 1.0
@@ -241,7 +241,7 @@ def linear_kernel(logistic: bool, optimizer: int, scale: bool, penalized: bool) 
         With the cumulative L1 penalty.
     """
 
-    @njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+    @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
     def linear(  # kernels take arrays, not objects
         numbers: FloatArray,
         at: IntArray,
@@ -388,7 +388,7 @@ def linear_kernel(logistic: bool, optimizer: int, scale: bool, penalized: bool) 
     return linear  # type: ignore[no-any-return]
 
 
-@njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
 def _normalize(scores: FloatArray, known: int, probas: FloatArray) -> None:
     """Softmax of the first `known` scores, as River's: sums in the order of the classes."""
     highest = -math.inf
@@ -406,7 +406,7 @@ def _normalize(scores: FloatArray, known: int, probas: FloatArray) -> None:
 def softmax_kernel(optimizer: int, scale: bool, penalized: bool) -> Kernel:
     """Return the loop of softmax regression; parameters as those of `linear_kernel`."""
 
-    @njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
+    @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
     def softmax(  # kernels take arrays, not objects
         numbers: FloatArray,
         at: IntArray,

@@ -91,7 +91,7 @@ _NUMBER_TOTALS = np.dtype([
 
 # Means are River's, operation by operation: mean += (1 / n) * (x - mean). No fastmath, which
 # would let the compiler reorder them.
-@njit(cache=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba publishes no types
 def _score_labels(  # kernels take arrays, not objects
     truths: IntArray,
     guesses: IntArray,
@@ -138,7 +138,7 @@ def _score_labels(  # kernels take arrays, not objects
         t.last = truth
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba publishes no types
 def _score_probas(  # kernels take arrays, not objects
     truths: IntArray,
     probas: FloatArray,
@@ -166,7 +166,7 @@ def _score_probas(  # kernels take arrays, not objects
         t.faded_count = t.faded_count * fading + 1.0
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba publishes no types
 def _score_numbers(  # kernels take arrays, not objects
     truths: FloatArray,
     guesses: FloatArray,

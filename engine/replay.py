@@ -15,7 +15,7 @@ _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba publishes no types
 def _below(seed: np.uint64, counter: np.uint64, bound: int) -> int:
     """Draw number `counter` of a counter-based generator, uniform in [0, bound).
 
@@ -31,7 +31,7 @@ def _below(seed: np.uint64, counter: np.uint64, bound: int) -> int:
     return np.int64(float(u >> _U11) * 2.0**-53 * bound)  # type: ignore[return-value]
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba publishes no types
 def _hits(seed: np.uint64, first: int, limit: int, rows: IntArray, slots: IntArray) -> int:
     """Draw a slot for each of `rows.size` events after `first`; return how many are hit.
 

@@ -8,8 +8,9 @@ passes unused, and `midstream.flows.online.run` raises it at the end.
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -54,6 +55,8 @@ __all__ = [
     "log_rejected",
     "make_trainer",
 ]
+
+T = TypeVar("T")
 
 KINDS = ("predictions", "rejected", "alarms")
 """Of output."""
@@ -104,9 +107,10 @@ WHOLE = Share()
 
 
 class Item(NamedTuple):
-    """What flows from the source: work, or a tick (no work), or the end."""
+    """What flows from the source: work, decoded already or not; or a tick (no work); or the end."""
 
     work: Work | None = None
+    decoded: Decoded | None = None
     end: bool = False
 
 
@@ -208,6 +212,7 @@ class Room:
             log.info("replay_begins", shard=name, snapshot_at=self.shard.trainer.seen)
         self._rescanned_at = time.monotonic()
         self._waiting: set[str] = set()
+        self._fetched: Future[Item] | None = None  # the next block, if it is read ahead
 
     def _begin(self) -> None:
         """Journal where reading begins, where that is not at the start."""
@@ -234,24 +239,28 @@ class Room:
             return {file_name(kind, self.suffix): lines for kind, lines in data.items()}
         return dict(data)
 
-    def next(self) -> Work | None:
+    def next(self) -> Item:
         """Return the next block to apply: of the journal first, then what is new."""
         if self._range is not None:
-            work = self.input.replay(self._range, self.block_bytes)
+            work = self._reading(self.input.replay, self._range, self.block_bytes)
             if work is not None and work.final:
                 self._range = self.shard.next_range()
                 if self._range is None:
                     log.info("replay_ends", shard=self.name)
                     self._to_begin = True
-            return work
+            return Item(work)
         if self._to_begin and not self.shard.replaying:
             self._to_begin = False
             self._begin()
-        found = self.input.read(self.block_bytes)
+        if self.run.ahead is None:
+            found = Item(self.input.read(self.block_bytes))
+        else:
+            found = self._fetched.result() if self._fetched else self._reading(self._fetch)
+            self._fetched = None if found.work is None else self.run.ahead.submit(self._fetch)
         for name in sorted(self.input.waiting - self._waiting):
             log.info("input_unfinished", shard=self.name, input=name, note="it is tried again")
         self._waiting = set(self.input.waiting)
-        if found is None and not self.run.until_eof:
+        if found.work is None and not self.run.until_eof:
             now = time.monotonic()
             if now - self._rescanned_at >= _RESCAN_SECONDS:
                 self._rescanned_at = now
@@ -259,6 +268,17 @@ class Room:
                     log.info("input_found", shard=self.name, input=name)
                 self.run.notice_new_shards()
         return found
+
+    def _reading(self, read: Callable[..., T], *arguments: Any) -> T:
+        """Call what reads: in the one thread that does, if there is one."""
+        if self.run.ahead is None:
+            return read(*arguments)
+        return self.run.ahead.submit(read, *arguments).result()
+
+    def _fetch(self) -> Item:
+        """Read and decode a block."""
+        work = self.input.read(self.block_bytes)
+        return Item(work, None if work is None else self.reader.decode(work))
 
     @property
     def ended(self) -> bool:
@@ -336,7 +356,9 @@ class Room:
         self.run.summary.rejected += 1
 
     def close(self) -> None:
-        """Close files; what is not committed is left to the next resume."""
+        """Close files; what is not committed, or was read ahead, is left to the next resume."""
+        if self._fetched is not None:
+            wait([self._fetched])
         self.input.close()
         if isinstance(self.journal, KafkaJournal):
             self.journal.close()
@@ -382,6 +404,10 @@ class Run:
         self.failure: BaseException | None = None
         self.input_failure: InputError | None = None
         self.rooms: dict[str, Room] = {}
+        self.ahead: ThreadPoolExecutor | None = None
+        """Reads and decodes the next block while one is learned; None: nothing does."""
+        if settings.input.ahead:
+            self.ahead = ThreadPoolExecutor(1, "ahead")
         self.single = settings.one_shard
         self.consumer: Consumer | None = None
         self.caught_up = False
@@ -441,6 +467,8 @@ class Run:
         """Close every shard's files."""
         for room in self.rooms.values():
             room.close()
+        if self.ahead is not None:
+            self.ahead.shutdown()
         if self.consumer is not None:
             self.consumer.close()
 
@@ -458,13 +486,13 @@ class Run:
         items = []
         with self.guard():
             try:
-                work = room.next()
+                found = room.next()
             except InputError as error:  # what was read before is sound: end with a snapshot
                 self.input_failure = self.input_failure or error
                 self.stopping = True
                 return [(room.name, Item(end=True))]
-            if work is not None:
-                items = [(room.name, Item(work))]
+            if found.work is not None:
+                items = [(room.name, found)]
             elif room.ended:
                 items = [(room.name, Item(end=True))]
             else:
@@ -479,8 +507,9 @@ class Run:
         for name, item in items:
             with self.guard():
                 if self.failure is None:
-                    work = item.work
-                    decoded = self.rooms[name].reader.decode(work) if work else None
+                    decoded = item.decoded
+                    if item.work is not None and decoded is None:
+                        decoded = self.rooms[name].reader.decode(item.work)
                     out.append((name, (item, decoded)))
         return out
 

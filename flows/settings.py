@@ -69,6 +69,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     on_lost: Literal["stop", "skip"] = "stop"
     wait_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 30.0
     order: Literal["name", "fair"] = "name"
+    ahead: bool = False
     max_record_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 2**20
     fields: FieldMap | None = None
 
@@ -286,6 +287,12 @@ def _check(settings: Settings, reader: Reader) -> None:
             "model.on_error",
             "found 'reject' with standard input, which cannot be read again to leave an event out; "
             "allowed: 'stop'",
+        )
+    if source.path == "-" and source.ahead:
+        raise reader.error(
+            "input.ahead",
+            "found true with standard input, of which a stop would lose what was read ahead; "
+            "allowed: false",
         )
     if source.path == "-" and source.format in ("arrow", "parquet"):
         words = "'auto' | 'jsonl' | 'csv' from standard input; give others as files"

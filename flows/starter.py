@@ -117,6 +117,7 @@ def _config_text(name: str, path: str, found: Survey | None) -> str:
         _default(Input, "start", 'where to begin while nothing is saved; or "latest"'),
         _default(Input, "shards", '1: one model; "partition": one for each; "auto": by the input'),
         _default(Input, "order", 'of files: "name", or "fair": a part of each in turn'),
+        _default(Input, "ahead", "true: the next block is read and decoded on another core"),
         _default(Input, "max_record_bytes", "longer records are rejected"),
         _hint("topic", "of Kafka, in the place of path; needs [kafka]"),
         _default(Input, "on_lost", 'messages deleted unread: "stop", or "skip" them'),

@@ -13,6 +13,7 @@ from kafka_broker import Cluster, Noida
 from kafka_client import Kafka
 from kafka_jars import missing
 from kafka_topics import Topics
+from project import Project
 
 NEEDS = "needs an Apache Kafka of its own"
 
@@ -97,6 +98,12 @@ def topic():
         for name in given.topics():
             if name.startswith(prefix):
                 given.delete_topic(name)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_running():
+    yield
+    Project.end_all()
 
 
 @pytest.fixture

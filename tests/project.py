@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 MODEL = """
 from river import linear_model, preprocessing
@@ -32,7 +33,12 @@ def events(n: int, seed: int = 1, features: int = 5):
 
 
 class Project:
-    """A folder with a config; `run` starts `midstream run` in it as a process of its own."""
+    """A folder with a config; `run` starts `midstream run` in it as a process of its own.
+
+    What a test leaves running is killed after it (`end_all`).
+    """
+
+    _running: ClassVar[list[subprocess.Popen]] = []
 
     def __init__(self, folder: Path, *, model: str = MODEL, config: str = "", task: str = "binary"):
         self.folder = folder
@@ -53,7 +59,18 @@ class Project:
         command = [sys.executable, "-m", "midstream.flows.cli", *arguments]
         env = dict(os.environ, PYTHONHASHSEED="0")
         popen = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **popen}
-        return subprocess.Popen(command, cwd=self.folder, env=env, **popen)
+        process = subprocess.Popen(command, cwd=self.folder, env=env, **popen)
+        self._running.append(process)
+        return process
+
+    @classmethod
+    def end_all(cls):
+        """Kill what still runs."""
+        for process in cls._running:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+        cls._running.clear()
 
     def call(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess:
         process = self.start(*arguments, stdin=subprocess.PIPE if stdin else subprocess.DEVNULL)
