@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from midstream.connectors.records import Block, framing
 from midstream.connectors.values import role_columns, typed_cells
 from midstream.engine.events import IntArray, Rejected, Task
 
-__all__ = ["CsvDecoder"]
+__all__ = ["CsvDecoder", "Rows", "Splitter"]
 
 
 class CsvDecoder:
@@ -53,6 +53,7 @@ class CsvDecoder:
         self._fields = fields
         self._delimiter = delimiter
         self._width = len(header)
+        self._splitter = Splitter(self._width, delimiter)
         self._place = {name: i for i, name in enumerate(header)}
         wanted = [*fields.roles, *(fields.features or ()), *fields.exclude, *fields.types]
         absent = [name for name in dict.fromkeys(wanted) if name not in self._place]
@@ -74,74 +75,17 @@ class CsvDecoder:
         """Return the events of a block and what was rejected."""
         if block.oversize:
             return oversize(block)
-        rejected: list[Rejected] = []
-        rows = self._plain_rows(block.data)
-        if rows is not None:
-            numbers = np.arange(block.first, block.first + len(rows), dtype=np.int64)
-        else:
-            rows, numbers = self._rows(block, rejected)
+        rows = self._splitter.split(block)
         faults: Faults = {}
-        columns = self._columns(list(zip(*rows, strict=True)), faults)
+        columns = self._columns(list(zip(*rows.cells, strict=True)), faults)
         return assemble(
             block,
             columns,
-            numbers,
+            rows.numbers,
             faults=faults,
-            rejected=rejected,
+            rejected=rows.rejected,
             records=lambda: dict(_records(block, self._delimiter)),
         )
-
-    def _plain_rows(self, data: bytes) -> list[list[str]] | None:
-        """Split records without quotes; None if there is anything to look at more closely."""
-        if b'"' in data or b"\0" in data or self._width == 1:
-            return None
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            return None
-        lines = text.split("\n")
-        if not lines[-1]:
-            lines.pop()
-        if "\r" in text:
-            lines = [line.removesuffix("\r") for line in lines]
-        delimiter = self._delimiter
-        rows = [line.split(delimiter) for line in lines]
-        return rows if set(map(len, rows)) == {self._width} else None
-
-    def _rows(self, block: Block, rejected: list[Rejected]) -> tuple[list[list[str]], IntArray]:
-        """Split records one by one; those that can't be split are rejected."""
-        rows, numbers = [], []
-        separator = self._delimiter.encode()
-        for number, record in _records(block, self._delimiter):
-            if not record or (record.isspace() and separator not in record):
-                continue
-            row = self._row(record)
-            if isinstance(row, str):
-                rejected.append(reject(block.partition, number, row, "", record))
-            else:
-                rows.append(row)
-                numbers.append(number)
-        return rows, np.array(numbers, dtype=np.int64)
-
-    def _row(self, record: bytes) -> list[str] | str:
-        """Return the cells of a record, or the reason why it is rejected."""
-        try:
-            text = record.decode().removesuffix("\r")
-        except UnicodeDecodeError as error:
-            return f"invalid UTF-8 at byte {error.start + 1}"
-        if "\0" in text:
-            return "NUL byte in the record"
-        if '"' not in text:
-            row = text.split(self._delimiter)
-        else:
-            try:
-                row = next(csv.reader([text], delimiter=self._delimiter, strict=True))
-            except csv.Error as error:
-                closed = framing(self._delimiter).record.fullmatch(record)
-                return f"invalid CSV: {error}" if closed else "a quote is never closed"
-        if len(row) != self._width:
-            return f"expected {self._width} columns, found {len(row)}"
-        return row
 
     def _columns(self, cells: list[tuple[str, ...]], faults: Faults) -> Columns:
         fields, place = self._fields, self._place
@@ -165,6 +109,104 @@ class CsvDecoder:
         else:
             columns.x = [dict(zip(names, row)) for row in zip(*values)]  # noqa: B905 100 ns a row
         return columns
+
+
+class Rows(NamedTuple):
+    """The records of a block, cut into cells.
+
+    Attributes
+    ----------
+    cells
+        A list for each record that is sound.
+    numbers
+        (n,) the line that each of these begins in.
+    rejected
+        Those that cannot be cut.
+    blank
+        How many lines hold nothing, and are no records.
+    """
+
+    cells: list[list[str]]
+    numbers: IntArray
+    rejected: list[Rejected]
+    blank: int
+
+
+class Splitter:
+    """Cuts blocks of CSV records into cells.
+
+    Parameters
+    ----------
+    width
+        How many cells a record has.
+    delimiter
+        What separates them.
+    """
+
+    def __init__(self, width: int, delimiter: str = ",") -> None:
+        self._width = width
+        self._delimiter = delimiter
+
+    def split(self, block: Block) -> Rows:
+        """Return the records of a block. One that is too long is not for this."""
+        rows = self._plain_rows(block.data)
+        if rows is None:
+            return self._one_by_one(block)
+        numbers = np.arange(block.first, block.first + len(rows), dtype=np.int64)
+        return Rows(rows, numbers, [], 0)
+
+    def _plain_rows(self, data: bytes) -> list[list[str]] | None:
+        """Split records without quotes; None if there is anything to look at more closely."""
+        if b'"' in data or b"\0" in data or self._width == 1:
+            return None
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            return None
+        lines = text.split("\n")
+        if not lines[-1]:
+            lines.pop()
+        if "\r" in text:
+            lines = [line.removesuffix("\r") for line in lines]
+        delimiter = self._delimiter
+        rows = [line.split(delimiter) for line in lines]
+        return rows if set(map(len, rows)) == {self._width} else None
+
+    def _one_by_one(self, block: Block) -> Rows:
+        """Split records one by one; those that can't be split are rejected."""
+        rows, numbers, rejected, blank = [], [], [], 0
+        separator = self._delimiter.encode()
+        for number, record in _records(block, self._delimiter):
+            if not record or (record.isspace() and separator not in record):
+                blank += 1
+                continue
+            row = self._row(record)
+            if isinstance(row, str):
+                rejected.append(reject(block.partition, number, row, "", record))
+            else:
+                rows.append(row)
+                numbers.append(number)
+        return Rows(rows, np.array(numbers, dtype=np.int64), rejected, blank)
+
+    def _row(self, record: bytes) -> list[str] | str:
+        """Return the cells of a record, or the reason why it is rejected."""
+        try:
+            text = record.decode().removesuffix("\r")
+        except UnicodeDecodeError as error:
+            return f"invalid UTF-8 at byte {error.start + 1}"
+        if "\0" in text:
+            return "NUL byte in the record"
+        if '"' not in text:
+            row = text.split(self._delimiter)
+        else:
+            try:
+                row = next(csv.reader([text], delimiter=self._delimiter, strict=True))
+            except csv.Error as error:
+                closed = framing(self._delimiter).record.fullmatch(record)
+                return f"invalid CSV: {error}" if closed else "a quote is never closed"
+        if len(row) != self._width:
+            return f"expected {self._width} columns, found {len(row)}"
+        return row
 
 
 def _records(block: Block, delimiter: str) -> Iterator[tuple[int, bytes]]:

@@ -247,6 +247,63 @@ def init_topics(config: Path, *, partitions: int, replicas: int, as_json: bool) 
 
 
 @cli.command()
+@click.argument("file")
+@click.option(
+    "--config",
+    default="midstream.toml",
+    show_default=True,
+    metavar="CONFIG",
+    type=click.Path(path_type=Path),
+    help="Says what brokers there are, the topic, and what columns of CSV mean.",
+)
+@click.option("--topic", metavar="TOPIC", help="Send there, not to the config's input.")
+@click.option(
+    "--rate",
+    metavar="N",
+    type=click.FloatRange(min=0, min_open=True, max=1e9),
+    help="Messages a second, evenly. Default: as fast as brokers take them.",
+)
+@click.option(
+    "--key", metavar="FIELD", help="Field (as in x.user) or column whose value is the key."
+)
+@JSON
+def send(
+    file: str,
+    config: Path,
+    topic: str | None,
+    rate: float | None,
+    key: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Send each line of FILE as a message: JSON Lines as they are, CSV as JSON objects.
+
+    FILE is plain or gzip; - is standard input. Messages with the same key go to the same
+    partition. What was acknowledged by the brokers is told, also after Ctrl-C.
+    """
+    from midstream.flows import send as sending
+    from midstream.flows.settings import load
+
+    with _one_line_errors(running=False, as_json=as_json):
+        settings = load(config)
+        sending.destination(settings, topic)
+    with _one_line_errors(running=True, as_json=as_json):
+        show = sys.stderr.isatty() and not as_json
+        sent = sending.send(settings, file, topic=topic, rate=rate, key=key, show=show)
+    if sent.error:
+        click.echo(f"midstream: {sent.error}", err=True)
+    if as_json:
+        _print_json(sent)
+    elif not sent.error:
+        click.echo(
+            f"{sent.acknowledged:,} messages to {sent.topic} acknowledged in {sent.seconds:.1f} s "
+            f"({sent.messages_per_second:,.0f} a second)"
+            + (f"; {sent.blank:,} blank lines left out" if sent.blank else "")
+        )
+    sys.exit(FAILED if sent.error else 0)
+
+
+@cli.command()
 @CONFIG
 @click.option(
     "--sample",

@@ -16,6 +16,7 @@ from midstream.connectors.kafka import (
     topics_of,
 )
 from midstream.connectors.kafka_journal import KafkaJournal
+from midstream.connectors.kafka_sender import Sender
 from midstream.flows.logs import log
 from midstream.flows.settings import Settings
 
@@ -23,12 +24,14 @@ __all__ = [
     "Consumer",
     "KafkaJournal",
     "NoAnswerError",
+    "Sender",
     "TopicInput",
     "create_topics",
     "index_of",
     "missing_topics",
     "open_consumer",
     "open_journal",
+    "open_sender",
     "open_topic",
     "topic_shards",
 ]
@@ -92,6 +95,17 @@ def open_journal(settings: Settings, shard: str) -> KafkaJournal:
         outputs=settings.output.topics,
         seconds=_seconds(settings),
     )
+
+
+def open_sender(settings: Settings, topic: str) -> Sender:
+    """Return what sends messages to a topic.
+
+    Raises
+    ------
+    InputError
+        If no broker answers, or there is no such topic.
+    """
+    return Sender(_options(settings), topic, seconds=_seconds(settings))
 
 
 def _admin(settings: Settings) -> tuple[AdminClient, dict[str, Any]]:

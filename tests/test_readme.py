@@ -52,6 +52,6 @@ def test_files_and_commands_that_the_readme_names_exist():
     from midstream.flows.cli import cli
 
     for command in re.findall(
-        r"midstream (init-topics|init|check|run|evaluate|demo|learners)\b", README
+        r"midstream (init-topics|init|check|run|evaluate|send|demo|learners)\b", README
     ):
         assert command in cli.commands
