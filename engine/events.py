@@ -165,6 +165,18 @@ class Predictions:
             self._probas = [dict(zip(classes, row, strict=True)) for row in rows]
         return self._probas
 
+    def take(self, rows: IntArray) -> "Predictions":
+        """Return the predictions at `rows`, in that order."""
+        values: Any = self.array
+        probas: Any = self.table
+        index = rows.tolist()
+        values = [self.values[i] for i in index] if values is None else values[rows]
+        if self.table is not None:
+            probas = Table(self.table.classes, self.table.values[rows])
+        elif self._probas is not None:
+            probas = [self._probas[i] for i in index]
+        return Predictions(values, probas)
+
 
 class Targets(NamedTuple):
     """Labels as a column: (n,) float64 `values`, NaN where there is none.
@@ -421,6 +433,12 @@ class EventBatch:
         if self.targets is None:
             return len(self) - self.labels.count(None)
         return len(self) - int(np.count_nonzero(np.isnan(self.targets.values)))
+
+    def without_label(self) -> npt.NDArray[np.bool_]:
+        """Return (n,) bool: whether an event has no label."""
+        if self.targets is not None:
+            return np.isnan(self.targets.values)
+        return np.array([label is None for label in self.labels], np.bool_)
 
     def __repr__(self) -> str:
         span = f"{self.offsets[0]}..{self.offsets[-1]}" if len(self) else "empty"

@@ -254,18 +254,16 @@ def init_topics(config: Path, *, partitions: int, replicas: int, as_json: bool) 
     show_default=True,
     metavar="CONFIG",
     type=click.Path(path_type=Path),
-    help="Says what brokers there are, the topic, and what columns of CSV mean.",
+    help="Names brokers, topic, fields.",
 )
 @click.option("--topic", metavar="TOPIC", help="Send there, not to the config's input.")
 @click.option(
     "--rate",
     metavar="N",
-    type=click.FloatRange(min=0, min_open=True, max=1e9),
-    help="Messages a second, evenly. Default: as fast as brokers take them.",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Messages a second. Default: at once.",
 )
-@click.option(
-    "--key", metavar="FIELD", help="Field (as in x.user) or column whose value is the key."
-)
+@click.option("--key", metavar="FIELD", help="Field or column that is the key: user, x.user.")
 @JSON
 def send(
     file: str,
@@ -276,10 +274,11 @@ def send(
     *,
     as_json: bool,
 ) -> None:
-    """Send each line of FILE as a message: JSON Lines as they are, CSV as JSON objects.
+    """Send the events in FILE to the topic of a config.
 
+    Each line of JSON Lines is a message, as it is, and each row of CSV is one, as a JSON object.
     FILE is plain or gzip; - is standard input. Messages with the same key go to the same
-    partition. What was acknowledged by the brokers is told, also after Ctrl-C.
+    partition. How many the brokers acknowledged is told, also after Ctrl-C.
     """
     from midstream.flows import send as sending
     from midstream.flows.settings import load

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from midstream.connectors.choice import Choice
 from midstream.connectors.codec import (
     Decoded,
     encode_alarms,
@@ -165,6 +166,7 @@ class Room:
         self.input = self.reader.input
         self.block_bytes = 1024  # how much is read at once; adapts to the learner's speed
         self.suffix = "" if run.single else f"-{name}"
+        self._choice = Choice(settings.output.share, settings.output.only)
         folder = settings.state_path / "shards" / name
         self._folder = LocalStorage(folder)
         self._outputs: LocalStorage | None = None
@@ -304,15 +306,16 @@ class Room:
         settings, count = self.run.settings, self._counts
         data = {}
         if settings.output.predictions:
+            batch, predictions = self._choice.apply(outcome.batch, outcome.predictions)
             data["predictions"] = encode_predictions(
-                outcome.batch,
-                outcome.predictions,
+                batch,
+                predictions,
                 task=settings.model.task,
                 model=settings.name,
                 version=0,
                 role="champion",
             )
-            count.predictions += len(outcome.batch)
+            count.predictions += len(batch)
         if settings.output.rejected:
             data["rejected"] = encode_rejected(outcome.rejected)
         if settings.output.alarms:

@@ -40,6 +40,7 @@ _WORDS = {
 }
 Text: TypeAlias = Annotated[str, Meta(min_length=1)]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Share: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=1e9)]
 Scalar: TypeAlias = str | bool | int | float
 
@@ -78,7 +79,8 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Where predictions, rejected input and alarms go.
 
     True: to a file in the folder `path`; a text: to the topic of this name, and then the journal
-    is in a topic too.
+    is in a topic too. Of the predictions only a `share` goes there, and `only` those for events
+    without a label, if the config says so.
     """
 
     path: Text = "out"
@@ -86,6 +88,8 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     rejected: bool | str = True
     alarms: bool | str = True
     journal: Text | None = None
+    share: Share = 1.0
+    only: Literal["unlabelled"] | None = None
 
     @property
     def topics(self) -> dict[str, str]:

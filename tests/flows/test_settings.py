@@ -281,6 +281,12 @@ WRONG_VALUES = [
     ("[state]\ncommit_seconds = '1'", "state.commit_seconds: found '1'; allowed: a number > 0"),
     ("[state]\nkeep = -1", "state.keep: found -1; allowed: a whole number from 1 to 2147483647"),
     ("[metrics]\nwindow = 0", "metrics.window: found 0; allowed: a whole number from 1 to"),
+    ("[output]\nshare = 0", "output.share: found 0; allowed: a number > 0 and <= 1"),
+    ("[output]\nshare = 1.1", "output.share: found 1.1; allowed: a number > 0 and <= 1"),
+    (
+        '[output]\nonly = "labelled"',
+        "output.only: found 'labelled'; did you mean 'unlabelled'? Allowed: 'unlabelled'",
+    ),
     ("[metrics]\nfading = 1", "metrics.fading: found 1; allowed: a number >= 0.001 and < 1"),
     ("[metrics]\nfading = 0.0", "metrics.fading: found 0.0; allowed: a number >= 0.001 and < 1"),
     (
