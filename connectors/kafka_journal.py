@@ -137,11 +137,14 @@ class KafkaJournal:
                     elif not error.retriable():
                         raise JournalError(f"{self._topic}: cannot be read: {said(error)}")
                 if time.monotonic() > deadline:
-                    raise JournalError(
+                    raise UnavailableError(
                         f"{self._topic}: its end could not be read within {self._seconds:g} s"
                     )
         except KafkaException as error:
-            raise JournalError(f"{self._topic}: cannot be read: {said(error)}") from None
+            reason = f"{self._topic}: cannot be read: {said(error)}"
+            if error.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise JournalError(reason) from None
+            raise UnavailableError(reason) from None
         except msgspec.MsgspecError as error:
             raise JournalError(
                 f"{self._topic}: holds what is no record of this version: {error}"
@@ -159,7 +162,7 @@ class KafkaJournal:
         self._begin()
         for line in data.split(b"\n")[:-1]:
             self._produce(topic, line)
-        self._producer.poll(0)
+        self._ask("write", self._poll)
         self._failed = None
 
     def commit(self, entries: Sequence[Entry], about: Mapping[str, Any] | None = None) -> int:
@@ -185,8 +188,12 @@ class KafkaJournal:
 
     def _begin(self) -> None:
         if not self._open:
-            self._producer.begin_transaction()
+            self._ask("begin", lambda _: self._producer.begin_transaction())
             self._open = True
+
+    def _poll(self, _: float) -> None:
+        """Hear of deliveries; raises once the producer is of no use any more."""
+        self._producer.poll(0)
 
     def _produce(self, topic: str, value: bytes, partition: int = -1) -> None:
         deadline = 0.0
@@ -200,8 +207,10 @@ class KafkaJournal:
                 if now > deadline or self._lost:
                     reason = self._lost or f"no answer within {self._seconds:g} s"
                     raise UnavailableError(f"{topic}: cannot be written to: {reason}") from None
-                self._producer.poll(0.1)
+                self._ask("write", lambda _: self._producer.poll(0.1))
             except KafkaException as error:
+                if error.args[0].code() == KafkaError._FATAL:  # this is told why:
+                    self._ask("write", self._producer.abort_transaction)
                 reason = self._lost or said(error)
                 raise UnavailableError(f"{topic}: cannot be written to: {reason}") from None
 
