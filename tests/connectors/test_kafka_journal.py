@@ -1,0 +1,72 @@
+"""The journal on a simulated Kafka: what a run is told when it cannot go on."""
+
+import random
+
+import pytest
+from kafka_simulation import Cluster
+
+from midstream.connectors.kafka import NoAnswerError
+from midstream.connectors.kafka_journal import KafkaJournal
+from midstream.engine.journal import JournalError, UnavailableError
+
+
+@pytest.fixture
+def cluster():
+    with Cluster(random.Random(1), {"journal": 1, "out": 1}).installed() as cluster:
+        yield cluster
+
+
+def journal():
+    return KafkaJournal({}, "writer", "journal", 0, outputs={"out": "out"}, seconds=5.0)
+
+
+def commit(journal):
+    journal.commit([])
+
+
+def write(journal):
+    for _ in range(100):
+        journal.write("out", b"a\nb\n")
+
+
+def write_much(journal):
+    journal.write("out", b"line\n" * 1000)
+
+
+@pytest.mark.parametrize("then", [commit, write, write_much])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_writer_that_was_shut_out_says_so(cluster, before, then):
+    """Whatever it does next, in a transaction or out of one: it must not take it for an outage."""
+    older = journal()
+    older.recover()
+    older.commit([])
+    for _ in range(before):
+        older.write("out", b"line\n")
+    newer = journal()
+    assert len(newer.recover()) == 1
+    with pytest.raises(JournalError, match="another run has taken over") as caught:
+        then(older)
+    assert not isinstance(caught.value, UnavailableError)
+    newer.commit([])
+    assert len(cluster.logs["journal", 0].decided) == 2
+    assert cluster.logs["out", 0].decided == []
+
+
+@pytest.mark.parametrize("calls", range(4))
+def test_brokers_that_go_away_while_the_journal_is_read(cluster, calls, monkeypatch):
+    """The run can wait for them: it is told that they are not available, not that all is lost."""
+    older = journal()
+    older.recover()
+    for _ in range(3):
+        older.commit([])
+    tick = cluster.tick
+    left = iter(range(calls))
+
+    def go_away():
+        tick()
+        if next(left, None) is None:
+            monkeypatch.setattr(cluster, "_down_until", cluster.now + 60.0)
+
+    monkeypatch.setattr(cluster, "tick", go_away)
+    with pytest.raises((UnavailableError, NoAnswerError)):
+        journal().recover()

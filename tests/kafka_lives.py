@@ -1,0 +1,552 @@
+"""Lives of an engine on a simulated Kafka: crashes, zombies, outages, disks that fail or are lost.
+
+One seed decides everything. What runs is ours as it is: journal, consumer, input, decoder, shard.
+Each process is a thread, of which one at a time goes on; where it dies or is frozen, and who goes
+on then, is decided at its calls to the brokers. Afterwards all that a reader of committed records
+sees is compared with the fold of the journal, and with a life in which nothing happened.
+"""
+
+import json
+import random
+import threading
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import numpy as np
+from kafka_simulation import Cluster, Log, Process, Transaction
+from simulation import Crash, Disk, make_trainer
+
+from midstream.connectors.codec import encode_predictions, encode_rejected
+from midstream.connectors.kafka import Consumer, NoAnswerError, TopicInput
+from midstream.connectors.kafka_journal import KafkaJournal
+from midstream.connectors.messages import MessageBlock, MessageDecoder
+from midstream.engine.events import Rejected
+from midstream.engine.journal import Exclude, JournalError, Range, Record, UnavailableError
+from midstream.engine.shard import EventError, Shard
+from midstream.engine.snapshot import SnapshotFolder
+
+SECONDS = 5.0  # how long an answer is waited for
+OUTPUTS = {"predictions": "predictions", "rejected": "rejected"}
+DECODER = MessageDecoder("regression", None, None, 10_000)
+
+
+class Input:
+    """What producers write, a little at a time, some of it in transactions, some of them aborted.
+
+    An event whose feature `bad` is true makes the learner raise; one in twelve is unreadable.
+    """
+
+    def __init__(self, rng: random.Random, logs: list[Log], events: int) -> None:
+        self._rng = rng
+        self._logs = logs
+        self._left = events
+        self._made = 0
+        self._open: list[Transaction] = []
+
+    def feed(self, now: float) -> None:
+        rng = self._rng
+        if self._open and rng.random() < 0.5:
+            self._end(self._open.pop(0))
+        if self._left <= 0 or rng.random() < 0.4:
+            return
+        log = rng.choice(self._logs)
+        kind = rng.choice(["plain", "plain", "committed", "aborted"])
+        transaction = None if kind == "plain" else Transaction(now)
+        for _ in range(rng.randint(1, 10)):
+            log.append(self._event(aborted=kind == "aborted"), now, transaction, None)
+        if transaction is not None:
+            transaction.decision = kind == "committed"
+            self._open.append(transaction)
+
+    def finish(self, now: float) -> None:
+        while self._open or self._left > 0:
+            self.feed(now)
+
+    def _end(self, transaction: Transaction) -> None:
+        for log in transaction.logs:
+            del log.open[transaction]
+            log.entries.append(None)
+
+    def _event(self, *, aborted: bool) -> bytes | None:
+        rng = self._rng
+        self._left -= not aborted
+        self._made += 1
+        kind = rng.random()
+        if kind < 0.04:
+            return None
+        if kind < 0.08:
+            return b'{"x"'
+        event: dict[str, Any] = {"id": f"e{self._made}", "x": {"v": rng.randrange(1000)}}
+        if kind > 0.97:
+            event["x"]["bad"] = True
+        if kind > 0.12:
+            event["y"] = rng.randrange(5)
+        return json.dumps(event).encode()
+
+
+class Host(Disk):
+    """A machine's disk, with the state of whoever runs there."""
+
+    process: Any = None
+
+    def operate(self, operation: Any, partial: Any = None) -> Any:
+        try:
+            return super().operate(operation, partial)
+        except Crash:
+            self.process.dead = True
+            raise
+
+
+class Engine(Process):
+    """A process of the engine. It goes on only within `resume`.
+
+    Attributes
+    ----------
+    result
+        None while it lives, then: ended, shut out, crashed, or failed (of an error of the disk).
+    last
+        It reads to the end of the input, and nothing happens to it.
+    """
+
+    def __init__(self, life: "Life", host: Host, *, fate: str = "", fuse: int = -1) -> None:
+        super().__init__()
+        self.life = life
+        self.host = host
+        self.fate = fate
+        self.last = not fate
+        self.dead = self.frozen = self.stopping = False
+        self.result: str | None = None
+        self.problem: BaseException | None = None
+        self.digests: dict[str, str] = {}
+        self._fuse = fuse
+        self._left = -1
+        self._go, self._back = threading.Lock(), threading.Lock()
+        self._go.acquire()
+        self._back.acquire()
+        self._thread = threading.Thread(target=self._main, daemon=True)
+        self._thread.start()
+        host.process = self
+        host.fuse = fuse if fate == "disk" else -1
+
+    def resume(self, points: int = -1) -> None:
+        """Let it go on until it ends, is frozen, or has passed so many points."""
+        self._left = points
+        self.frozen = False
+        self.life.cluster.process = self
+        self._go.release()
+        self._back.acquire()
+        if self.result is not None:
+            self._thread.join()
+        if self.problem is not None:
+            raise self.problem
+
+    def kill(self) -> None:
+        """End the thread."""
+        if self.result is None:
+            self.dead = True
+            self.problem = None
+            self.resume()
+
+    def point(self) -> None:
+        if self.dead:
+            raise Crash
+        self._fuse -= 1
+        self._left -= 1
+        if self._fuse == 0 and self.fate == "crash":
+            self.dead = True
+            raise Crash
+        if self._fuse == 0 and self.fate == "freeze":
+            self.frozen = True
+        if self._fuse == 0 and self.fate == "stop":
+            self.stopping = True
+        if self.frozen or self._left == 0:
+            self._back.release()
+            self._go.acquire()
+            if self.dead:
+                raise Crash
+
+    def _main(self) -> None:
+        self._go.acquire()
+        try:
+            self.result = self.life.live(self)
+        except Crash:
+            self.result = "crashed"
+        except OSError:
+            self.result = "failed"
+        except BaseException as problem:
+            self.result, self.problem = "broken", problem
+        finally:
+            self._back.release()
+
+
+class Lane:
+    """A shard in a process, as the dataflow has it: input, journal, and what is on its way."""
+
+    def __init__(self, engine: Engine, consumer: Consumer, name: str, parts: list[int]) -> None:
+        life = engine.life
+        self._engine = engine
+        self._rng = life.rng
+        self.input = TopicInput(consumer, parts, until_eof=engine.last, seconds=SECONDS)
+        self.journal = KafkaJournal(
+            {}, f"life-{name}", "journal", int(name), outputs=OUTPUTS, seconds=SECONDS
+        )
+        self.shard = Shard.open(
+            name,
+            make_trainer,
+            self.journal,
+            SnapshotFolder(engine.host.folder(name), keep=2),
+            source="in",
+            snapshot_events=self._rng.choice([5, 15, 1000]),
+            snapshot_seconds=1e9,
+            commit_seconds=self._rng.choice([0.0, 0.02, 0.3]),
+            clock=lambda: life.cluster.now,
+        )
+        self._recovered = self.journal.end
+        self.input.seek(self.shard.positions)
+        self._range = self.shard.next_range()
+        self._to_begin = False
+        self._flight: list[Any] = []  # outcomes; None is a tick
+        if self._range is None:
+            self._begin()
+
+    def _begin(self) -> None:
+        for work in self.input.begin():
+            batch = DECODER.decode(work.block).batch
+            self.shard.publish(self.shard.step(work.span, batch, []), {})
+        self.shard.commit()
+        self.check()
+
+    def _next(self) -> Any:
+        if self._range is not None:
+            work = self.input.replay(self._range, self._rng.choice([1, 300, 2000]))
+            if work is not None and work.final:
+                self._range = self.shard.next_range()
+                self._to_begin = self._range is None
+            return work
+        if self._to_begin and not self.shard.replaying:
+            self._to_begin = False
+            self._begin()
+        return self.input.read(self._rng.choice([1, 300, 2000]))
+
+    def turn(self) -> str:
+        """Read, decode, learn and put out; return what came of it: work, nothing, or the end."""
+        work = self._next()
+        if work is not None:
+            decoded = DECODER.decode(work.block)
+            self._flight.append(
+                self.shard.step(work.span, decoded.batch, decoded.rejected, final=work.final)
+            )
+        elif self._range is None and self.input.ended:
+            self.land()
+            return "end"
+        else:
+            self._flight.append(None)
+        self.land(self._rng.choice([0, 0, 2]))
+        return "nothing" if work is None else "work"
+
+    def land(self, most: int = 0) -> None:
+        """Put out what is on its way, but for the newest."""
+        while len(self._flight) > most:
+            outcome = self._flight.pop(0)
+            if outcome is None:
+                self.shard.tick()
+            elif outcome.live:
+                predictions = encode_predictions(
+                    outcome.batch, outcome.predictions,
+                    task="regression", model="life", version=0, role="champion",
+                )  # fmt: skip
+                rejected = encode_rejected(outcome.rejected)
+                self.shard.publish(outcome, {"predictions": predictions, "rejected": rejected})
+            self.check()
+
+    def exclude(self, error: EventError) -> None:
+        rejected = Rejected(error.origin, "raised", "", error.features)
+        self.shard.exclude(error, {"rejected": encode_rejected([rejected])})
+        self.check()
+
+    def drop(self) -> None:
+        self._flight.clear()
+
+    def check(self) -> None:
+        """What the journal says was committed was committed, by this process."""
+        decided = self._engine.life.journal(self.shard.name).decided
+        assert len(decided) >= self.journal.end, "more was said to be committed than was"
+        if self.journal.end > self._recovered:
+            value, who = decided[self.journal.end - 1]
+            assert json.loads(value)["seq"] == self.journal.end - 1
+            assert who is self._engine, "another's record was taken for one's own"
+
+
+class Life:
+    """What happens to an engine under a seed; `check` says what has to hold afterwards.
+
+    Parameters
+    ----------
+    partitions
+        Of the input.
+    single
+        All partitions feed one shard; else each has one.
+    """
+
+    def __init__(self, seed: int, *, partitions: int = 1, single: bool = True) -> None:
+        self.rng = random.Random(seed)
+        names = ["000"] if single else [f"{i:03d}" for i in range(partitions)]
+        parts = [list(range(partitions))] if single else [[i] for i in range(partitions)]
+        self.shards = dict(zip(names, parts, strict=True))
+        topics = {"in": partitions, "journal": len(names), "predictions": 2, "rejected": 1}
+        self.cluster = Cluster(self.rng, topics)
+        self.input = Input(
+            self.rng, [self.cluster.logs["in", i] for i in range(partitions)], events=30
+        )
+        self.cluster.feed = lambda: self.input.feed(self.cluster.now)
+        self.engines: list[Engine] = []
+        self.results: list[str] = []
+        self._hosts: list[Host] = []
+        self._fates = self.rng.randint(1, 4)
+
+    def journal(self, name: str) -> Log:
+        return self.cluster.logs["journal", int(name)]
+
+    # --- one process
+
+    def live(self, engine: Engine) -> str:
+        """Run as `midstream run` does, which waits where brokers do not answer."""
+        for _ in range(100):
+            try:
+                if self._session(engine):
+                    return "ended"
+            except (UnavailableError, NoAnswerError):
+                self.cluster.now += self.rng.choice([0.5, 10.0])
+                engine.point()
+            except JournalError as error:
+                assert "another run has taken over" in str(error), error
+                return "shut out"
+        raise AssertionError("it begins again without end")
+
+    def _session(self, engine: Engine) -> bool:
+        """Open all shards and go on to the end; False if an event is to be skipped first."""
+        consumer = Consumer({}, "in", "life")
+        lanes: dict[str, Lane] = {}
+        try:
+            for name, parts in self.shards.items():
+                lanes[name] = Lane(engine, consumer, name, parts)
+            try:
+                self._loop(engine, lanes, consumer)
+            except EventError as error:
+                if self.rng.random() < 0.5:  # the rest may be dropped or not
+                    for lane in lanes.values():
+                        lane.drop()
+                for lane in lanes.values():
+                    lane.land()
+                    lane.shard.commit()
+                    lane.check()
+                next(a for a in lanes.values() if error.place in a.input.names).exclude(error)
+                return False
+            for name, lane in lanes.items():
+                lane.shard.close()
+                lane.check()
+                if engine.last:
+                    engine.digests[name] = lane.shard.trainer.digest()
+            return True
+        finally:
+            for lane in lanes.values():
+                lane.journal.close()
+            consumer.close()
+
+    def _loop(self, engine: Engine, lanes: dict[str, Lane], consumer: Consumer) -> None:
+        running, idle = list(lanes.values()), 0
+        while running and not (engine.stopping or (idle > 20 and not engine.last)):
+            lane = self.rng.choice(running)
+            came = lane.turn()
+            if came == "end":
+                running.remove(lane)
+            elif came == "nothing":
+                self.cluster.now += self.rng.choice([0.05, 0.05, 1.0])
+            idle = 0 if came == "work" else idle + 1
+            consumer.commit({0: 1})  # for lag tools; nothing may come of it
+        for lane in lanes.values():
+            lane.land()
+
+    # --- all of them
+
+    def run(self) -> None:
+        """Live through what the seed has in store, then to the end of the input."""
+        with self.cluster.installed():
+            try:
+                self._run()
+            finally:
+                for engine in self.engines:
+                    engine.kill()
+
+    def _run(self) -> None:
+        rng = self.rng
+        self.cluster.trouble_in = rng.choice([-1, rng.randint(1, 80)])
+        asleep: list[Engine] = []
+        awake: list[Engine] = []
+        live = self._start()
+        while True:
+            if asleep and rng.random() < 0.3:
+                awake.append(asleep.pop(rng.randrange(len(asleep))))
+            engine = rng.choice([live, *awake])
+            engine.resume(rng.randint(1, 60) if awake or asleep else -1)
+            if engine.frozen:
+                asleep.append(engine)
+                if engine in awake:
+                    awake.remove(engine)
+                self.cluster.now += rng.choice([0.0, 0.0, 5.0, 15.0])
+            elif engine.result is None:
+                continue
+            else:
+                self._ended(engine)
+            if engine is not live:
+                if engine in awake:
+                    awake.remove(engine)
+            elif live.last and live.result == "ended":
+                break
+            else:
+                live = self._start()
+        self.final = live
+        for zombie in [*awake, *asleep]:
+            while zombie.result is None:
+                zombie.resume()
+            self._ended(zombie)
+        for writer in self.cluster.writers.values():
+            self.cluster.mark(writer)
+
+    def _start(self) -> Engine:
+        rng = self.rng
+        assert len(self.engines) < 30, "processes shut each other out without end"
+        free = [h for h in self._hosts if h.process is None]
+        if free and rng.random() < 0.8:
+            host = rng.choice(free[-2:])
+        else:
+            host = Host(rng)
+            self._hosts.append(host)
+        fate = ""
+        if self._fates > 0:
+            self._fates -= 1
+            fate = rng.choice(["crash", "crash", "freeze", "freeze", "disk", "stop"])
+        else:
+            self.cluster.heal()
+            self.input.finish(self.cluster.now)
+        fuse = rng.randint(1, 30 if fate == "disk" else rng.choice([40, 300]))
+        engine = Engine(self, host, fate=fate, fuse=fuse)
+        self.engines.append(engine)
+        return engine
+
+    def _ended(self, engine: Engine) -> None:
+        self.results.append(f"{engine.fate} {engine.result}")
+        engine.host.process, engine.host.fuse = None, -1
+        if engine.result == "crashed":
+            for producer in engine.producers:
+                producer.leave()
+            engine.host.die()
+
+    # --- what has to hold
+
+    def check(self) -> None:
+        outputs = self.outputs()
+        predicted: dict[Any, Any] = {}
+        for name, parts in self.shards.items():
+            records = [msgspec.json.decode(v, type=Record) for v in self.journal(name).read()]
+            assert [r.seq for r in records] == list(range(len(records))), "the journal has gaps"
+            entries = [entry for record in records for entry in record.entries]
+            digest, values = self.fold(entries)
+            assert self.final.digests[name] == digest, "the state is not the fold of its journal"
+            predicted |= values
+            calm, values = self.uninterrupted(parts)
+            assert set(values) <= set(predicted), "an event was not learned"
+            if len(parts) == 1:
+                assert digest == calm, "the state is not that of an uninterrupted run"
+                assert all(predicted[origin] == value for origin, value in values.items())
+        got = {tuple(p["origin"]): p["y_pred"] for p in outputs["predictions"]}
+        assert len(got) == len(outputs["predictions"]), "a prediction is there twice"
+        assert got == predicted, "predictions differ"
+        rejected = {tuple(r["origin"]) for r in outputs["rejected"]}
+        assert len(rejected) == len(outputs["rejected"]), "a rejected event is there twice"
+        all_of_them = {
+            ("in", part, offset)
+            for parts in self.shards.values()
+            for part in parts
+            for offset in self.offsets(part)
+        }
+        assert rejected == all_of_them - set(predicted), "a rejected event is missing, or too many"
+        assert rejected == all_of_them - self.sound, "an event was rejected without a reason"
+
+    def outputs(self) -> dict[str, list[dict[str, Any]]]:
+        """What readers of committed records see; each partition has a shard's in its order."""
+        found: dict[str, list[dict[str, Any]]] = {"predictions": [], "rejected": []}
+        for (topic, _), log in self.cluster.logs.items():
+            if topic in found:
+                lines = [json.loads(value) for value in log.read()]
+                for parts in self.shards.values():
+                    for part in parts:
+                        mine = [x["origin"][2] for x in lines if x["origin"][1] == part]
+                        assert topic == "rejected" or mine == sorted(mine), "out of order"
+                found[topic] += lines
+        return found
+
+    def offsets(self, part: int) -> list[int]:
+        log = self.cluster.logs["in", part]
+        return [i for i in range(log.end) if log.visible(i, True)]
+
+    @cached_property
+    def events(self) -> list[Any]:
+        """All events of each partition, once all is over."""
+        batches = []
+        for part in range(self.cluster.topics["in"]):
+            log = self.cluster.logs["in", part]
+            offsets = self.offsets(part)
+            entries = [log.entries[i] for i in offsets]
+            values, times = [e[0] for e in entries], np.array([e[1] / 1000 for e in entries])
+            block = MessageBlock("in", part, values, np.array(offsets, np.int64), times, 0, log.end)
+            batches.append(DECODER.decode(block).batch)
+        return batches
+
+    @cached_property
+    def sound(self) -> set[Any]:
+        """Origins of all events that can be learned."""
+        return {
+            origin
+            for batch in self.events
+            for origin, x in zip(batch.origins, batch.dicts(), strict=True)
+            if not x.get("bad")
+        }
+
+    def fold(self, entries: list[Any]) -> tuple[str, dict[Any, Any]]:
+        """Digest and predictions of the fold of a journal, one event after another."""
+        trainer, values, skipped = make_trainer(), {}, set()
+        for entry in entries:
+            if isinstance(entry, Exclude):
+                skipped.add((entry.partition, entry.line))
+                continue
+            batch = self.events[int(entry.partition[3:])]
+            for i in range(*np.searchsorted(batch.offsets, [entry.start, entry.stop])):
+                origin = batch.origins[i]
+                if (entry.partition, origin[2]) not in skipped:
+                    assert origin not in values, "an event was learned twice"
+                    values[origin] = trainer.step(batch[i : i + 1]).predictions.values[0]
+        return trainer.digest(), values
+
+    def uninterrupted(self, parts: list[int]) -> tuple[str, dict[Any, Any]]:
+        """What a life gives in which nothing happens, one partition after another."""
+        entries: list[Any] = []
+        for part in parts:
+            name = f"in-{part}"
+            entries += [
+                Exclude(name, i, "")
+                for i in self.offsets(part)
+                if ("in", part, i) not in self.sound
+            ]
+            entries.append(Range(name, 0, self.cluster.logs["in", part].end))
+        return self.fold(entries)
+
+
+def lived(seed: int) -> Life:
+    """Live and check what a seed has in store: one shard, one of two partitions, or two shards."""
+    partitions, single = [(1, True), (1, True), (2, True), (2, False)][seed % 4]
+    life = Life(seed, partitions=partitions, single=single)
+    life.run()
+    life.check()
+    return life
