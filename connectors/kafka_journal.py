@@ -1,8 +1,8 @@
 """A journal on Kafka: each record is committed in one transaction with the outputs it caused."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -70,7 +70,7 @@ class KafkaJournal:
         self._producer: Any = None
         self._open = False  # a transaction
         self._lost = ""  # why a message was not delivered
-        self._failed: str | None = "it was not recovered"
+        self._failed: JournalError | None = JournalError(f"{topic}: was not recovered")
         self.first = 0
         self.end = 0
         self.lost_outputs: list[str] = []
@@ -157,22 +157,21 @@ class KafkaJournal:
         """Add to an output, a message for each line; part of the next commit."""
         if not data:
             return
-        self._guard()
-        topic = self._outputs[output]
-        self._begin()
-        for line in data.split(b"\n")[:-1]:
-            self._produce(topic, line)
-        self._ask("write", self._poll)
-        self._failed = None
+        with self._whole():
+            topic = self._outputs[output]
+            self._begin()
+            for line in data.split(b"\n")[:-1]:
+                self._produce(topic, line)
+            self._ask("write", self._poll)
 
     def commit(self, entries: Sequence[Entry], about: Mapping[str, Any] | None = None) -> int:
         """Commit entries and what was written since the last commit, in one piece; return `end`."""
-        self._guard()
-        self._begin()
-        record = Record(self.end, list(entries), about=dict(about) if about else None)
-        self._produce(self._topic, msgspec.json.encode(record), self._index)
-        self._ask("commit", self._producer.commit_transaction)
-        self._open, self._failed = False, None
+        with self._whole():
+            self._begin()
+            record = Record(self.end, list(entries), about=dict(about) if about else None)
+            self._produce(self._topic, msgspec.json.encode(record), self._index)
+            self._ask("commit", self._producer.commit_transaction)
+            self._open = False
         self.end += 1
         return self.end
 
@@ -239,8 +238,15 @@ class KafkaJournal:
         if error is not None:
             self._lost = f"{message.topic()}: was not delivered: {said(error)}"
 
-    def _guard(self) -> None:
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
         """After a failure nobody knows what was committed; only recovery finds out."""
-        if self._failed:
-            raise JournalError(f"the journal cannot be written to: {self._failed}")
-        self._failed = "an earlier write failed"
+        if self._failed is not None:
+            raise self._failed
+        self._failed = JournalError(f"{self._topic}: an earlier write failed")
+        try:
+            yield
+        except JournalError as error:
+            self._failed = error
+            raise
+        self._failed = None

@@ -370,13 +370,10 @@ class _Attempts:
             and self._settings.model.on_error == "reject"
             and failure.origin not in self._excluded
         ):
-            self._excluded.add(failure.origin)
-            for room in current.rooms.values():
-                room.shard.commit()
-                room.settle()
-            # The learner may be half updated: resume without that event.
-            log_rejected(failure)
-            _room_of(current, failure).exclude(failure)
+            try:
+                self._exclude(current, failure)
+            except _UNAVAILABLE as error:  # the learner will raise on it again
+                self._wait(error)
             return False
         if isinstance(failure, _UNAVAILABLE):  # resume from what was committed
             self._wait(failure)
@@ -388,6 +385,15 @@ class _Attempts:
         if current.input_failure is not None:
             raise current.input_failure
         return True
+
+    def _exclude(self, current: Run, error: EventError) -> None:
+        for room in current.rooms.values():
+            room.shard.commit()
+            room.settle()
+        # The learner may be half updated: resume without that event.
+        log_rejected(error)
+        _room_of(current, error).exclude(error)
+        self._excluded.add(error.origin)
 
     def _wait(self, reason: Exception) -> None:
         self._outage.wait(reason, lambda: self._stopping)

@@ -24,7 +24,7 @@ from midstream.connectors.codec import (
 from midstream.connectors.files import InputError, discover
 from midstream.connectors.inputs import Work, normal_path
 from midstream.engine.events import EventBatch, Rejected
-from midstream.engine.journal import FileJournal
+from midstream.engine.journal import FileJournal, UnavailableError
 from midstream.engine.replay import Reservoir
 from midstream.engine.shard import EventError, Outcome, Shard
 from midstream.engine.snapshot import SnapshotFolder
@@ -152,6 +152,19 @@ def file_name(kind: str, suffix: str) -> str:
 def log_rejected(error: EventError) -> None:
     """Tell of an event that the learner raised on."""
     log.warning("event_rejected", origin=f"{error.place}:{error.origin[2]}", reason=error.reason)
+
+
+def _gravity(failure: BaseException | None) -> int:
+    """Return what counts among the failures of several shards: the gravest.
+
+    What the learner raises on it raises on again, and an outage is waited for; a run that was shut
+    out must not overlook that, or it would take over again.
+    """
+    if failure is None:
+        return 0
+    if isinstance(failure, EventError):
+        return 1
+    return 2 if isinstance(failure, UnavailableError) else 3
 
 
 class Room:
@@ -481,7 +494,7 @@ class Run:
         try:
             yield
         except BaseException as error:  # noqa: BLE001 raised again at the end of the run
-            if self.failure is None:
+            if _gravity(error) > _gravity(self.failure):
                 self.failure = error
 
     def next_items(self, room: Room) -> list[tuple[str, Item]]:
