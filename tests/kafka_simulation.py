@@ -93,6 +93,7 @@ class Cluster:
         self.process: Any = Process()  # which one calls
         self.feed = lambda: None  # called before each fetch
         self.trouble_in = -1
+        self.trouble_every = 60  # calls at most
         self.calm = False
         self.eager = eager  # give readers all that there is
         self.isolation: str | None = None  # instead of what readers ask for, as a bug
@@ -126,7 +127,7 @@ class Cluster:
 
     def _trouble(self) -> None:
         rng = self.rng
-        self.trouble_in = rng.randint(1, 60)
+        self.trouble_in = rng.randint(1, self.trouble_every)
         if self.calm:
             return
         kind = rng.choice(["down", "down", "reply", "reply", "message", "full", "pause"])
@@ -240,6 +241,7 @@ class Process:
     """Whose calls they are. `point` is called wherever it may die or be frozen."""
 
     told_shut_out = False  # and so has no right to come back
+    dead = False
 
     def __init__(self) -> None:
         self.producers: list[Producer] = []
@@ -338,7 +340,12 @@ class Producer(_Base):
         self._end(True, timeout)
 
     def abort_transaction(self, timeout: float) -> None:
-        self._end(False, timeout)
+        if not self._process.dead:
+            told = self._process.told_shut_out
+            try:
+                self._end(False, timeout)
+            finally:  # a run gives up when it closes: it is in an outage, or ends anyway
+                self._process.told_shut_out = told
 
     def _end(self, commit: bool, timeout: float) -> None:
         self._call()
@@ -551,4 +558,5 @@ class Consumer(_Base):
             raise KafkaException(error(KafkaError._WAIT_COORD))
 
     def close(self) -> None:
-        self._process.point()
+        if not self._process.dead:
+            self._process.point()

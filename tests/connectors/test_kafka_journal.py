@@ -47,6 +47,8 @@ def test_a_writer_that_was_shut_out_says_so(cluster, before, then):
     with pytest.raises(JournalError, match="another run has taken over") as caught:
         then(older)
     assert not isinstance(caught.value, UnavailableError)
+    with pytest.raises(JournalError, match="another run has taken over"):
+        older.commit([])
     newer.commit([])
     assert len(cluster.logs["journal", 0].decided) == 2
     assert cluster.logs["out", 0].decided == []
@@ -70,3 +72,18 @@ def test_brokers_that_go_away_while_the_journal_is_read(cluster, calls, monkeypa
     monkeypatch.setattr(cluster, "tick", go_away)
     with pytest.raises((UnavailableError, NoAnswerError)):
         journal().recover()
+
+
+def test_a_journal_in_an_outage_stays_so_until_it_is_recovered(cluster, monkeypatch):
+    """What is written to it next fails as the first did, by which a run knows that it may wait."""
+    one = journal()
+    one.recover()
+    monkeypatch.setattr(cluster, "_down_until", cluster.now + 60.0)
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="could not commit"):
+            one.commit([])
+    monkeypatch.setattr(cluster, "_down_until", 0.0)
+    with pytest.raises(UnavailableError, match="could not commit"):
+        one.write("out", b"line\n")
+    one.recover()
+    one.commit([])

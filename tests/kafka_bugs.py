@@ -1,0 +1,155 @@
+"""Known bugs, to be put in on purpose: the seeds of a simulation have to find each of them."""
+
+import itertools
+
+from kafka_simulation import Consumer
+
+from midstream.connectors import kafka_journal
+from midstream.connectors.kafka_journal import KafkaJournal
+from midstream.engine.journal import UnavailableError
+from midstream.engine.shard import Shard
+
+_recover = KafkaJournal.recover
+
+
+def journal_read_before_fencing(monkeypatch):
+    """The end of the journal is read while an earlier writer may still add to it."""
+
+    def recover(self):
+        records = self._read()
+        self._read = lambda: records
+        return _recover(self)
+
+    monkeypatch.setattr(KafkaJournal, "recover", recover)
+
+
+def nobody_is_fenced(monkeypatch):
+    """Each process writes under a name of its own, so that none shuts out another."""
+    begin, count = KafkaJournal.__init__, itertools.count()
+
+    def begin_under_another_name(self, settings, writer, *rest, **more):
+        begin(self, settings, f"{writer}-{next(count)}", *rest, **more)
+
+    monkeypatch.setattr(KafkaJournal, "__init__", begin_under_another_name)
+
+
+def outputs_outside_of_the_transaction(monkeypatch):
+    """Outputs are produced at once, and only the record is in a transaction."""
+
+    def write(self, output, data):
+        producer = kafka_journal.ck.Producer({})
+        for line in data.split(b"\n")[:-1]:
+            producer.produce(self._outputs[output], line)
+        producer.send()
+
+    monkeypatch.setattr(KafkaJournal, "write", write)
+
+
+def a_lost_reply_is_taken_for_a_lost_commit(monkeypatch):
+    """What was written is written again as another record where no answer came."""
+    write, commit = KafkaJournal.write, KafkaJournal.commit
+
+    def remember(self, output, data):
+        self.__dict__.setdefault("written", []).append((output, data))
+        write(self, output, data)
+
+    def again(self, entries, about=None):
+        written = self.__dict__.pop("written", [])
+        try:
+            return commit(self, entries, about)
+        except UnavailableError:
+            self._producer = kafka_journal.ck.Producer({"transactional.id": self._writer})
+            self._ask("begin again", self._producer.init_transactions)
+            self._open, self._failed, self._lost = False, None, ""
+            for output, data in written:
+                write(self, output, data)
+            return commit(self, entries, about)
+
+    monkeypatch.setattr(KafkaJournal, "write", remember)
+    monkeypatch.setattr(KafkaJournal, "commit", again)
+
+
+def replay_puts_out_again(monkeypatch):
+    """What is replayed is published as if it were new."""
+    step = Shard.step
+
+    def loud(self, *arguments, **options):
+        outcome = step(self, *arguments, **options)
+        outcome.live = True
+        return outcome
+
+    monkeypatch.setattr(Shard, "step", loud)
+
+
+def uncommitted_input_is_read(monkeypatch):
+    """Events of transactions that are not committed, or aborted, are learned."""
+    _read_uncommitted(monkeypatch, "in")
+
+
+def uncommitted_records_are_read(monkeypatch):
+    """Records of the journal that were not committed are obeyed."""
+    _read_uncommitted(monkeypatch, "journal")
+
+
+def _read_uncommitted(monkeypatch, topic):
+    fetch = Consumer._fetch
+
+    def all_of_it(self, place, most, found):
+        committed = self._committed
+        self._committed = committed and place[0] != topic
+        fetch(self, place, most, found)
+        self._committed = committed
+
+    monkeypatch.setattr(Consumer, "_fetch", all_of_it)
+
+
+def the_journal_is_not_read_to_its_end(monkeypatch):
+    """The newest record is missed, so that what is in it is done again."""
+
+    def recover(self):
+        records = _recover(self)[:-1]
+        self.end = len(records)
+        return records
+
+    monkeypatch.setattr(KafkaJournal, "recover", recover)
+
+
+def a_snapshot_before_its_record(monkeypatch):
+    """A snapshot is written before the journal has what it holds."""
+
+    def publish(self, outcome, outputs):
+        if not outcome.live:
+            return
+        for name, data in outputs.items():
+            self._journal.write(name, data)
+        self._append(outcome.span)
+        if outcome.snapshot is not None:
+            self._write_snapshot(outcome.snapshot)
+        self.tick()
+
+    monkeypatch.setattr(Shard, "publish", publish)
+
+
+def exclusions_are_forgotten(monkeypatch):
+    """Events that the learner raised on are fed to it again after a resume."""
+    monkeypatch.setattr(Shard, "_without_excluded", lambda self, batch, span: batch)
+
+
+def one_who_is_shut_out_comes_back(monkeypatch):
+    """To be shut out is taken for an outage, after which one begins again."""
+    monkeypatch.setattr(kafka_journal, "JournalError", UnavailableError)
+
+
+BUGS = [
+    journal_read_before_fencing,
+    nobody_is_fenced,
+    outputs_outside_of_the_transaction,
+    a_lost_reply_is_taken_for_a_lost_commit,
+    replay_puts_out_again,
+    uncommitted_input_is_read,
+    uncommitted_records_are_read,
+    the_journal_is_not_read_to_its_end,
+    a_snapshot_before_its_record,
+    exclusions_are_forgotten,
+    one_who_is_shut_out_comes_back,
+]
