@@ -1,7 +1,7 @@
 """The other side of `kafka.py`: a bare loop that only consumes and decodes a topic, to its end.
 
-Prints one JSON object. With an output topic, each event gives a JSON message there, too. The loop is
-what one would write without Midstream: nothing is learned, and nothing is kept for after a crash.
+Prints one JSON object. With an output topic, each event gives a JSON message there, too. The loop
+is what one would write without Midstream: nothing is learned, nothing kept for after a crash.
 """
 
 import argparse

@@ -7,6 +7,7 @@ One consumer serves all shards of a process (`Consumer`); each shard reads its p
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Literal
 
 import confluent_kafka as ck
@@ -16,6 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from midstream.connectors.bytestream import InputError
 from midstream.connectors.inputs import Work
 from midstream.connectors.messages import ARROW, MessageBlock
+from midstream.engine.events import IntArray
 from midstream.engine.journal import Range
 from midstream.engine.shard import Cursor
 
@@ -29,7 +31,8 @@ __all__ = [
     "topics_of",
 ]
 
-_MESSAGES = 2_000  # asked of the client at once
+_MESSAGES = 200  # asked of the client at once: so few stay in the cache until they are read
+_ENVELOPE = 64  # bytes that each message is counted with besides its own
 _MOST_QUEUED = 32 * 2**20  # bytes of one partition that wait here before it is paused
 _OURS: dict[str, Any] = {
     "enable.auto.commit": False,
@@ -95,6 +98,102 @@ def topics_of(client: Any, seconds: float, *names: str) -> dict[str, Any]:
         raise NoAnswerError(f"Kafka: no answer within {seconds:g} s: {said(error)}") from None
 
 
+class Messages:
+    """Consecutive messages of one partition, as columns.
+
+    Attributes
+    ----------
+    values
+        Their bytes; None is a tombstone.
+    offsets
+        (n,) rising, not always by one.
+    times
+        Milliseconds since 1970 that they came in, less than 0 where the broker does not say.
+    data
+        All values, a newline after each.
+    size
+        Bytes, with what it takes to keep them.
+    """
+
+    __slots__ = ("_mixed", "data", "offsets", "size", "times", "values")
+
+    def __init__(
+        self,
+        values: list[bytes | None],
+        offsets: IntArray,
+        times: list[int],
+        data: bytes | None = None,
+    ) -> None:
+        self.values = values
+        self.offsets = offsets
+        self.times = times
+        if data is None:
+            try:
+                data = b"\n".join([*values, b""])  # type: ignore[list-item]
+            except TypeError:
+                data = b"\n".join([*[value or b"" for value in values], b""])
+        self.data = data
+        self.size = len(data) + _ENVELOPE * len(values)
+        # Of JSON no byte is one that Arrow begins with, so this is mostly all there is to look at.
+        self._mixed = b"\xff" in data
+
+    @classmethod
+    def of(cls, messages: list[Any]) -> "Messages":
+        """Return what confluent_kafka's messages hold, so that they themselves can go."""
+        first, last = messages[0].offset(), messages[-1].offset()
+        if last - first == len(messages) - 1:
+            offsets = np.arange(first, last + 1)
+        else:
+            offsets = np.array([message.offset() for message in messages])
+        return cls(
+            [message.value() for message in messages],
+            offsets,
+            [message.timestamp()[1] for message in messages],
+        )
+
+    @classmethod
+    def join(cls, parts: "Sequence[Messages]") -> "Messages":
+        """Return the messages of all parts, at least one, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            [value for part in parts for value in part.values],
+            np.concatenate([part.offsets for part in parts]),
+            [time for part in parts for time in part.times],
+            b"".join([part.data for part in parts]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def split(self, n: int) -> "tuple[Messages, Messages]":
+        """Return the first `n` messages, and the rest."""
+        return (
+            Messages(self.values[:n], self.offsets[:n], self.times[:n]),
+            Messages(self.values[n:], self.offsets[n:], self.times[n:]),
+        )
+
+    def to_take(self, max_bytes: int) -> int:
+        """Return how many of the first to take: about so many bytes of JSON, or one of Arrow."""
+        n = len(self)
+        if self.size > max_bytes:
+            n = max(max_bytes * n // self.size, 1)
+        if not self._mixed:
+            return n
+        if self.begins_with_table:
+            return 1
+        return next((i for i in range(n) if _is_table(self.values[i])), n)
+
+    @property
+    def begins_with_table(self) -> bool:
+        """Whether the first message holds Arrow."""
+        return self._mixed and _is_table(self.values[0])
+
+
+def _is_table(value: bytes | None) -> bool:
+    return value is not None and value.startswith(ARROW)
+
+
 class Consumer:
     """One client of the brokers, from which the partitions of a topic are taken each by itself.
 
@@ -123,7 +222,7 @@ class Consumer:
         self._client = ck.Consumer(
             {"group.id": group, **_DEFAULTS, **settings, **_OURS, "error_cb": self._trouble}
         )
-        self._queues: dict[int, deque[Any]] = {}
+        self._queues: dict[int, deque[Messages]] = {}
         self._bytes: dict[int, int] = {}
         self._paused: set[int] = set()
         self._at_end: set[int] = set()
@@ -178,8 +277,8 @@ class Consumer:
         """Whether all that there was has been taken; more may have come since."""
         return index in self._at_end and not self._queues[index]
 
-    def take(self, index: int, max_bytes: int, until: int | None = None) -> list[Any]:
-        """Return the next messages of a partition, none if there are none now; never blocks.
+    def take(self, index: int, max_bytes: int, until: int | None = None) -> Messages | None:
+        """Return the next messages of a partition, None if there are none now; never blocks.
 
         Parameters
         ----------
@@ -190,50 +289,63 @@ class Consumer:
 
         Returns
         -------
-        list of confluent_kafka.Message
+        Messages
             Such that hold JSON, or a single one that holds Arrow.
         """
         queue = self._queues[index]
-        if not queue:
-            self._poll()
-        taken: list[Any] = []
+        taken: list[Messages] = []
         size = 0
-        while queue and size < max_bytes and (until is None or queue[0].offset() < until):
-            is_table = (queue[0].value() or b"").startswith(ARROW)
-            if is_table and taken:
-                break
-            message = queue.popleft()
-            taken.append(message)
-            size += _length(message)
-            if is_table:
+        while size < max_bytes and (queue or self._poll(index)):
+            part = queue[0]
+            n = part.to_take(max_bytes - size)
+            if until is not None:
+                n = min(n, int(np.searchsorted(part.offsets, until)))
+            if taken and part.begins_with_table:
+                n = 0
+            whole = n == len(part)
+            if whole:
+                queue.popleft()
+            elif n:
+                part, queue[0] = part.split(n)
+            if n:
+                taken.append(part)
+                size += part.size
+            if not whole or part.begins_with_table:
                 break
         self._bytes[index] -= size
         if index in self._paused and self._bytes[index] < _MOST_QUEUED // 2:
             self._paused.remove(index)
             self._client.resume([TopicPartition(self.topic, index)])
-        return taken
+        return Messages.join(taken) if taken else None
 
     def waits_from(self, index: int, offset: int) -> bool:
         """Whether the next message of a partition is known, and not before `offset`."""
         queue = self._queues[index]
-        return bool(queue) and queue[0].offset() >= offset
+        return bool(queue) and int(queue[0].offsets[0]) >= offset
 
-    def _poll(self) -> None:
+    def _poll(self, wanted: int) -> bool:
+        """Take what has come; return whether some of it is of the partition `wanted`."""
         messages: list[Any] = self._client.consume(_MESSAGES, 0)
-        for message in messages:
-            index = message.partition()
-            error = message.error()
-            if error is None:
-                self._down = False
-                self._at_end.discard(index)
-                self._queues[index].append(message)
-                self._bytes[index] += _length(message)
-            else:
-                self._failed(index, error)
+        if not messages:
+            return False
+        errors = [message.error() for message in messages]
+        one = len(self._queues) == 1 and not any(errors)
+        runs = [((wanted, True), messages)] if one else groupby(messages, _kind)
+        for (index, sound), run in runs:
+            if not sound:
+                for message in run:
+                    self._failed(index, message.error())
+                continue
+            part = Messages.of(list(run))
+            self._down = False
+            self._at_end.discard(index)
+            self._queues[index].append(part)
+            self._bytes[index] += part.size
         for index, size in self._bytes.items():
             if size > _MOST_QUEUED and index not in self._paused:
                 self._paused.add(index)
                 self._client.pause([TopicPartition(self.topic, index)])
+        return bool(self._queues[wanted])
 
     def _failed(self, index: int, error: KafkaError) -> None:
         code = error.code()
@@ -266,8 +378,9 @@ class Consumer:
         self._client.close()
 
 
-def _length(message: Any) -> int:
-    return len(message) + 64  # with what it takes to keep it
+def _kind(message: Any) -> tuple[int, bool]:
+    """Return the partition of a message, and whether it is one, and not an error."""
+    return message.partition(), message.error() is None
 
 
 class TopicInput:
@@ -391,21 +504,22 @@ class TopicInput:
     def _read(self, name: str, max_bytes: int, until: int | None) -> Work | None:
         index = self._parts[name]
         messages = self._consumer.take(index, max_bytes, until)
-        return self._work(name, index, messages) if messages else None
+        return self._work(name, index, messages) if messages is not None else None
 
-    def _work(self, name: str, index: int, messages: list[Any]) -> Work:
-        values = [message.value() for message in messages]
+    def _work(self, name: str, index: int, messages: Messages) -> Work:
         cursor = self._cursors[name]
-        stop = messages[-1].offset() + 1
-        crc = zlib.crc32(b"".join(value or b"" for value in values), cursor.crc)
+        stop = int(messages.offsets[-1]) + 1
+        # With the newline after each message, so that it matters where one ends.
+        crc = zlib.crc32(messages.data, cursor.crc)
         block = MessageBlock(
             self._consumer.topic,
             index,
-            values,
-            np.array([message.offset() for message in messages], np.int64),
-            np.array([_seconds(message) for message in messages]),
+            messages.values,
+            messages.offsets,
+            messages.times,
             cursor.offset,
             stop,
+            messages.data,
         )
         self._cursors[name] = Cursor(stop, stop, crc)
         return Work(block, Range(name, cursor.offset, stop, stop, crc))
@@ -413,7 +527,7 @@ class TopicInput:
     def _nothing(self, name: str, index: int, start: int, stop: int, cursor: Cursor | None) -> Work:
         """Return an empty block over what is not there (any more)."""
         none = np.zeros(0, np.int64)
-        block = MessageBlock(self._consumer.topic, index, [], none, np.zeros(0), start, stop)
+        block = MessageBlock(self._consumer.topic, index, [], none, [], start, stop, b"")
         return Work(block, Range(name, start, stop, stop, cursor.crc if cursor else 0))
 
     @property
@@ -455,8 +569,3 @@ class TopicInput:
                 "them: some were deleted, compacted, or are of another topic of the same name"
             )
         return work
-
-
-def _seconds(message: Any) -> float:
-    kind, milliseconds = message.timestamp()
-    return float("nan") if kind == ck.TIMESTAMP_NOT_AVAILABLE else milliseconds / 1000

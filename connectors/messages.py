@@ -4,14 +4,17 @@ JSON messages are decoded as the lines of a block are, so what a message may hol
 rejected for, is what holds for a line of a file.
 """
 
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from midstream.connectors.codec import make_decoder, make_table_decoder
 from midstream.connectors.column_codec import Schema
 from midstream.connectors.fields import Decoded, FieldMap
 from midstream.connectors.records import Block
-from midstream.engine.events import EventBatch, FloatArray, IntArray, Rejected, Task
+from midstream.engine.events import EventBatch, IntArray, Rejected, Task
 
 if TYPE_CHECKING:
     from midstream.connectors.arrow_codec import TableDecoder
@@ -21,6 +24,7 @@ __all__ = ["ARROW", "MessageBlock", "MessageDecoder"]
 ARROW = b"\xff\xff\xff\xff"
 """What an Arrow IPC stream begins with, and no JSON does."""
 _RAW = 1024
+_NEWLINE = ord("\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +40,21 @@ class MessageBlock:
     offsets
         (n,) their offsets: rising, not always by one.
     times
-        (n,) seconds since 1970 that they came in, NaN where the broker does not say.
+        Milliseconds since 1970 that they came in, less than 0 where the broker does not say.
     start, stop
         The block is all of the partition from one offset up to the other.
+    data
+        All values, a newline after each.
     """
 
     topic: str
     index: int
     values: list[bytes | None]
     offsets: IntArray
-    times: FloatArray
+    times: list[int]
     start: int
     stop: int
+    data: bytes
 
     @property
     def partition(self) -> str:
@@ -57,7 +64,7 @@ class MessageBlock:
     @property
     def size(self) -> int:
         """Bytes of all values."""
-        return sum(map(len, filter(None, self.values)))
+        return len(self.data)
 
 
 class MessageDecoder:
@@ -87,53 +94,46 @@ class MessageDecoder:
 
     def decode(self, block: MessageBlock) -> Decoded:
         """Return the events of a block and what was rejected."""
-        values, faults = self._sound(block)
+        values = block.values
         if not values:
             return Decoded(EventBatch([], [], partition=block.topic, index=block.index), [])
-        if len(values) == 1 and (value := values[0]).startswith(ARROW):
-            decoded = self._decode_table(block, value)
-        else:
-            data = b"\n".join(values) + b"\n"
-            if data.count(b"\n") > len(values):
-                # Outside of strings it is white space as a tab is; within them neither is allowed.
-                values = [value.replace(b"\n", b"\t") for value in values]
-                data = b"\n".join(values) + b"\n"
-            lines = Block(block.topic, data, 0, len(values), 0, len(data))
-            decoded = self._lines.decode(lines)
-            self._place(decoded.batch, block)
-            for rejection in decoded.rejected:
-                line = rejection.origin[2]
-                rejection.origin = (block.topic, block.index, int(block.offsets[line]))
-        if faults:
-            decoded.rejected.extend(faults)
+        data, limit = block.data, self._max_bytes
+        first = values[0]
+        if len(values) == 1 and first and first.startswith(ARROW) and len(first) <= limit:
+            return self._decode_table(block, first)
+        too_long = len(data) > limit and max(map(len, filter(None, values)), default=0) > limit
+        letters = np.frombuffer(data, np.uint8)
+        if too_long or np.count_nonzero(letters == _NEWLINE) > len(values):
+            # Outside of strings it is white space as a tab is; within them neither is allowed.
+            sound = [b"" if _fault(value, limit) else value for value in values]
+            data = b"\n".join([(value or b"").replace(b"\n", b"\t") for value in sound] + [b""])
+        decoded = self._lines.decode(Block(block.topic, data, 0, len(values), 0, len(data)))
+        self._place(decoded.batch, block)
+        for rejection in decoded.rejected:
+            line = rejection.origin[2]
+            rejection.origin = (block.topic, block.index, int(block.offsets[line]))
+        if len(decoded.batch) + len(decoded.rejected) < len(values):  # a blank line is no event
+            decoded.rejected.extend(self._faults(block))
             decoded.rejected.sort(key=lambda rejection: rejection.origin[2])
         return decoded
 
-    def _sound(self, block: MessageBlock) -> tuple[list[bytes], list[Rejected]]:
-        """Return the values that may be decoded, b"" for one that may not, and why not."""
-        values: list[bytes] = []
+    def _faults(self, block: MessageBlock) -> list[Rejected]:
+        """Return those messages that are not even looked into, and why not."""
         faults = []
         for value, offset in zip(block.values, block.offsets.tolist(), strict=True):
-            if value and len(value) <= self._max_bytes and not value.isspace():
-                values.append(value)
-                continue
-            if value is None:
-                reason = "no value (a tombstone)"
-            elif len(value) > self._max_bytes:
-                reason = f"message of {len(value):,} bytes; the limit is {self._max_bytes:,}"
-            else:
-                reason = "empty message"
-            raw = (value or b"")[: 4 * _RAW].decode("utf-8", "backslashreplace")[:_RAW]
-            faults.append(Rejected((block.topic, block.index, offset), reason, "", raw))
-            values.append(b"")  # a blank line is no event
-        return values, faults
+            if reason := _fault(value, self._max_bytes):
+                raw = (value or b"")[: 4 * _RAW].decode("utf-8", "backslashreplace")[:_RAW]
+                faults.append(Rejected((block.topic, block.index, offset), reason, "", raw))
+        return faults
 
     def _place(self, batch: EventBatch, block: MessageBlock) -> None:
         """Say where in the topic the events of a batch were, and when, if they do not."""
         rows = batch.offsets
+        milliseconds = np.array(array("q", block.times))
+        times = np.where(milliseconds < 0, np.nan, milliseconds / 1000)
         batch.offsets = block.offsets[rows]
         batch.index = block.index
-        batch.fill_times(block.times[rows])
+        batch.fill_times(times[rows])
 
     def _decode_table(self, block: MessageBlock, value: bytes) -> Decoded:
         if self._tables is None:
@@ -142,3 +142,12 @@ class MessageDecoder:
         return self._tables.decode_message(
             value, partition=block.topic, index=block.index, first=offset
         )
+
+
+def _fault(value: bytes | None, max_bytes: int) -> str:
+    """Return why a message is not looked into; nothing if it is."""
+    if value is None:
+        return "no value (a tombstone)"
+    if len(value) > max_bytes:
+        return f"message of {len(value):,} bytes; the limit is {max_bytes:,}"
+    return "" if value and not value.isspace() else "empty message"
