@@ -16,8 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from midstream.connectors.bytestream import InputError
 from midstream.connectors.inputs import Work
-from midstream.connectors.messages import ARROW, MessageBlock
-from midstream.engine.events import IntArray
+from midstream.connectors.messages import MessageBlock, Messages
 from midstream.engine.journal import Range
 from midstream.engine.shard import Cursor
 
@@ -32,7 +31,6 @@ __all__ = [
 ]
 
 _MESSAGES = 200  # asked of the client at once: so few stay in the cache until they are read
-_ENVELOPE = 64  # bytes that each message is counted with besides its own
 _MOST_QUEUED = 32 * 2**20  # bytes of one partition that wait here before it is paused
 _OURS: dict[str, Any] = {
     "enable.auto.commit": False,
@@ -96,102 +94,6 @@ def topics_of(client: Any, seconds: float, *names: str) -> dict[str, Any]:
         return dict(client.list_topics(*names, timeout=seconds).topics)
     except KafkaException as error:
         raise NoAnswerError(f"Kafka: no answer within {seconds:g} s: {said(error)}") from None
-
-
-class Messages:
-    """Consecutive messages of one partition, as columns.
-
-    Attributes
-    ----------
-    values
-        Their bytes; None is a tombstone.
-    offsets
-        (n,) rising, not always by one.
-    times
-        Milliseconds since 1970 that they came in, less than 0 where the broker does not say.
-    data
-        All values, a newline after each.
-    size
-        Bytes, with what it takes to keep them.
-    """
-
-    __slots__ = ("_mixed", "data", "offsets", "size", "times", "values")
-
-    def __init__(
-        self,
-        values: list[bytes | None],
-        offsets: IntArray,
-        times: list[int],
-        data: bytes | None = None,
-    ) -> None:
-        self.values = values
-        self.offsets = offsets
-        self.times = times
-        if data is None:
-            try:
-                data = b"\n".join([*values, b""])  # type: ignore[list-item]
-            except TypeError:
-                data = b"\n".join([*[value or b"" for value in values], b""])
-        self.data = data
-        self.size = len(data) + _ENVELOPE * len(values)
-        # Of JSON no byte is one that Arrow begins with, so this is mostly all there is to look at.
-        self._mixed = b"\xff" in data
-
-    @classmethod
-    def of(cls, messages: list[Any]) -> "Messages":
-        """Return what confluent_kafka's messages hold, so that they themselves can go."""
-        first, last = messages[0].offset(), messages[-1].offset()
-        if last - first == len(messages) - 1:
-            offsets = np.arange(first, last + 1)
-        else:
-            offsets = np.array([message.offset() for message in messages])
-        return cls(
-            [message.value() for message in messages],
-            offsets,
-            [message.timestamp()[1] for message in messages],
-        )
-
-    @classmethod
-    def join(cls, parts: "Sequence[Messages]") -> "Messages":
-        """Return the messages of all parts, at least one, in order."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(
-            [value for part in parts for value in part.values],
-            np.concatenate([part.offsets for part in parts]),
-            [time for part in parts for time in part.times],
-            b"".join([part.data for part in parts]),
-        )
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def split(self, n: int) -> "tuple[Messages, Messages]":
-        """Return the first `n` messages, and the rest."""
-        return (
-            Messages(self.values[:n], self.offsets[:n], self.times[:n]),
-            Messages(self.values[n:], self.offsets[n:], self.times[n:]),
-        )
-
-    def to_take(self, max_bytes: int) -> int:
-        """Return how many of the first to take: about so many bytes of JSON, or one of Arrow."""
-        n = len(self)
-        if self.size > max_bytes:
-            n = max(max_bytes * n // self.size, 1)
-        if not self._mixed:
-            return n
-        if self.begins_with_table:
-            return 1
-        return next((i for i in range(n) if _is_table(self.values[i])), n)
-
-    @property
-    def begins_with_table(self) -> bool:
-        """Whether the first message holds Arrow."""
-        return self._mixed and _is_table(self.values[0])
-
-
-def _is_table(value: bytes | None) -> bool:
-    return value is not None and value.startswith(ARROW)
 
 
 class Consumer:
@@ -511,23 +413,14 @@ class TopicInput:
         stop = int(messages.offsets[-1]) + 1
         # With the newline after each message, so that it matters where one ends.
         crc = zlib.crc32(messages.data, cursor.crc)
-        block = MessageBlock(
-            self._consumer.topic,
-            index,
-            messages.values,
-            messages.offsets,
-            messages.times,
-            cursor.offset,
-            stop,
-            messages.data,
-        )
+        block = MessageBlock(self._consumer.topic, index, messages, cursor.offset, stop)
         self._cursors[name] = Cursor(stop, stop, crc)
         return Work(block, Range(name, cursor.offset, stop, stop, crc))
 
     def _nothing(self, name: str, index: int, start: int, stop: int, cursor: Cursor | None) -> Work:
         """Return an empty block over what is not there (any more)."""
-        none = np.zeros(0, np.int64)
-        block = MessageBlock(self._consumer.topic, index, [], none, [], start, stop, b"")
+        nothing = Messages([], np.zeros(0, np.int64), [])
+        block = MessageBlock(self._consumer.topic, index, nothing, start, stop)
         return Work(block, Range(name, start, stop, stop, cursor.crc if cursor else 0))
 
     @property

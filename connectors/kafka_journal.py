@@ -15,7 +15,11 @@ from midstream.engine.journal import Entry, JournalError, Record, UnavailableErr
 
 __all__ = ["KafkaJournal"]
 
-_OURS: dict[str, Any] = {"enable.idempotence": True, "acks": "all"}
+_OURS: dict[str, Any] = {
+    "enable.idempotence": True,
+    "acks": "all",
+    "delivery.report.only.error": True,  # a commit says that all was delivered
+}
 _DEFAULTS: dict[str, Any] = {
     # A writer that was killed blocks readers until its transaction is given up.
     "transaction.timeout.ms": 10_000,
@@ -78,7 +82,13 @@ class KafkaJournal:
     def recover(self) -> list[Record]:
         """Shut out earlier writers, then return what they committed, in order."""
         self._producer = ck.Producer(
-            {**_DEFAULTS, **self._settings, **_OURS, "transactional.id": self._writer}
+            {
+                **_DEFAULTS,
+                **self._settings,
+                **_OURS,
+                "transactional.id": self._writer,
+                "on_delivery": self._told,
+            }
         )
         self._check_topics()
         self._ask("shut out earlier writers", self._producer.init_transactions)
@@ -160,8 +170,12 @@ class KafkaJournal:
         with self._whole():
             topic = self._outputs[output]
             self._begin()
+            produce = self._producer.produce
             for line in data.split(b"\n")[:-1]:
-                self._produce(topic, line)
+                try:
+                    produce(topic, line)
+                except (BufferError, KafkaException):
+                    self._produce(topic, line)
             self._ask("write", self._poll)
 
     def commit(self, entries: Sequence[Entry], about: Mapping[str, Any] | None = None) -> int:
@@ -198,7 +212,7 @@ class KafkaJournal:
         deadline = 0.0
         while True:
             try:
-                self._producer.produce(topic, value, partition=partition, on_delivery=self._told)
+                self._producer.produce(topic, value, partition=partition)
                 return
             except BufferError:  # so much is on its way already
                 now = time.monotonic()

@@ -5,8 +5,9 @@ rejected for, is what holds for a line of a file.
 """
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,12 +20,109 @@ from midstream.engine.events import EventBatch, IntArray, Rejected, Task
 if TYPE_CHECKING:
     from midstream.connectors.arrow_codec import TableDecoder
 
-__all__ = ["ARROW", "MessageBlock", "MessageDecoder"]
+__all__ = ["ARROW", "MessageBlock", "MessageDecoder", "Messages"]
 
 ARROW = b"\xff\xff\xff\xff"
 """What an Arrow IPC stream begins with, and no JSON does."""
 _RAW = 1024
 _NEWLINE = ord("\n")
+_ENVELOPE = 64  # bytes that a message is counted with besides its own
+
+
+class Messages:
+    """Consecutive messages of one partition, as columns.
+
+    Attributes
+    ----------
+    values
+        Their bytes; None is a tombstone.
+    offsets
+        (n,) rising, not always by one.
+    times
+        Milliseconds since 1970 that they came in, less than 0 where the broker does not say.
+    data
+        All values, a newline after each.
+    size
+        Bytes, with what it takes to keep them.
+    """
+
+    __slots__ = ("_mixed", "data", "offsets", "size", "times", "values")
+
+    def __init__(
+        self,
+        values: list[bytes | None],
+        offsets: IntArray,
+        times: list[int],
+        data: bytes | None = None,
+    ) -> None:
+        self.values = values
+        self.offsets = offsets
+        self.times = times
+        if data is None:
+            try:
+                data = b"\n".join([*values, b""])  # type: ignore[list-item]
+            except TypeError:
+                data = b"\n".join([*[value or b"" for value in values], b""])
+        self.data = data
+        self.size = len(data) + _ENVELOPE * len(values)
+        # Of JSON no byte is one that Arrow begins with, so this is mostly all there is to look at.
+        self._mixed = b"\xff" in data
+
+    @classmethod
+    def of(cls, messages: list[Any]) -> "Messages":
+        """Return what confluent_kafka's messages hold, so that they themselves can go."""
+        first, last = messages[0].offset(), messages[-1].offset()
+        if last - first == len(messages) - 1:
+            offsets = np.arange(first, last + 1)
+        else:
+            offsets = np.array([message.offset() for message in messages])
+        return cls(
+            [message.value() for message in messages],
+            offsets,
+            [message.timestamp()[1] for message in messages],
+        )
+
+    @classmethod
+    def join(cls, parts: "Sequence[Messages]") -> "Messages":
+        """Return the messages of all parts, at least one, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            [value for part in parts for value in part.values],
+            np.concatenate([part.offsets for part in parts]),
+            [time for part in parts for time in part.times],
+            b"".join([part.data for part in parts]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def split(self, n: int) -> "tuple[Messages, Messages]":
+        """Return the first `n` messages, and the rest."""
+        return (
+            Messages(self.values[:n], self.offsets[:n], self.times[:n]),
+            Messages(self.values[n:], self.offsets[n:], self.times[n:]),
+        )
+
+    def to_take(self, max_bytes: int) -> int:
+        """Return how many of the first to take: about so many bytes of JSON, or one of Arrow."""
+        n = len(self)
+        if self.size > max_bytes:
+            n = max(max_bytes * n // self.size, 1)
+        if not self._mixed:
+            return n
+        if self.begins_with_table:
+            return 1
+        return next((i for i in range(n) if _is_table(self.values[i])), n)
+
+    @property
+    def begins_with_table(self) -> bool:
+        """Whether the first message holds Arrow."""
+        return self._mixed and _is_table(self.values[0])
+
+
+def _is_table(value: bytes | None) -> bool:
+    return value is not None and value.startswith(ARROW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +133,17 @@ class MessageBlock:
     ----------
     topic, index
         Where they are from.
-    values
-        Their bytes; None is a tombstone.
-    offsets
-        (n,) their offsets: rising, not always by one.
-    times
-        Milliseconds since 1970 that they came in, less than 0 where the broker does not say.
+    messages
+        What is in it.
     start, stop
         The block is all of the partition from one offset up to the other.
-    data
-        All values, a newline after each.
     """
 
     topic: str
     index: int
-    values: list[bytes | None]
-    offsets: IntArray
-    times: list[int]
+    messages: Messages
     start: int
     stop: int
-    data: bytes
 
     @property
     def partition(self) -> str:
@@ -64,7 +153,7 @@ class MessageBlock:
     @property
     def size(self) -> int:
         """Bytes of all values."""
-        return len(self.data)
+        return len(self.messages.data)
 
 
 class MessageDecoder:
@@ -94,10 +183,10 @@ class MessageDecoder:
 
     def decode(self, block: MessageBlock) -> Decoded:
         """Return the events of a block and what was rejected."""
-        values = block.values
+        values = block.messages.values
         if not values:
             return Decoded(EventBatch([], [], partition=block.topic, index=block.index), [])
-        data, limit = block.data, self._max_bytes
+        data, limit = block.messages.data, self._max_bytes
         first = values[0]
         if len(values) == 1 and first and first.startswith(ARROW) and len(first) <= limit:
             return self._decode_table(block, first)
@@ -111,7 +200,7 @@ class MessageDecoder:
         self._place(decoded.batch, block)
         for rejection in decoded.rejected:
             line = rejection.origin[2]
-            rejection.origin = (block.topic, block.index, int(block.offsets[line]))
+            rejection.origin = (block.topic, block.index, int(block.messages.offsets[line]))
         if len(decoded.batch) + len(decoded.rejected) < len(values):  # a blank line is no event
             decoded.rejected.extend(self._faults(block))
             decoded.rejected.sort(key=lambda rejection: rejection.origin[2])
@@ -120,7 +209,9 @@ class MessageDecoder:
     def _faults(self, block: MessageBlock) -> list[Rejected]:
         """Return those messages that are not even looked into, and why not."""
         faults = []
-        for value, offset in zip(block.values, block.offsets.tolist(), strict=True):
+        for value, offset in zip(
+            block.messages.values, block.messages.offsets.tolist(), strict=True
+        ):
             if reason := _fault(value, self._max_bytes):
                 raw = (value or b"")[: 4 * _RAW].decode("utf-8", "backslashreplace")[:_RAW]
                 faults.append(Rejected((block.topic, block.index, offset), reason, "", raw))
@@ -129,16 +220,16 @@ class MessageDecoder:
     def _place(self, batch: EventBatch, block: MessageBlock) -> None:
         """Say where in the topic the events of a batch were, and when, if they do not."""
         rows = batch.offsets
-        milliseconds = np.array(array("q", block.times))
+        milliseconds = np.array(array("q", block.messages.times))
         times = np.where(milliseconds < 0, np.nan, milliseconds / 1000)
-        batch.offsets = block.offsets[rows]
+        batch.offsets = block.messages.offsets[rows]
         batch.index = block.index
         batch.fill_times(times[rows])
 
     def _decode_table(self, block: MessageBlock, value: bytes) -> Decoded:
         if self._tables is None:
             self._tables = make_table_decoder(self._task, self._fields, self._schema)
-        offset = int(block.offsets[0])
+        offset = int(block.messages.offsets[0])
         return self._tables.decode_message(
             value, partition=block.topic, index=block.index, first=offset
         )

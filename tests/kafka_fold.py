@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from midstream.connectors.codec import encode_alarms, encode_predictions
-from midstream.connectors.messages import MessageBlock, MessageDecoder
+from midstream.connectors.messages import MessageBlock, MessageDecoder, Messages
 from midstream.engine.journal import Record
 from midstream.flows.rooms import make_trainer
 from midstream.flows.settings import load
@@ -87,12 +87,9 @@ def _alarms(lines):
 
 def _block(messages, span) -> MessageBlock:
     topic, _, index = span.partition.rpartition("-")
-    return MessageBlock(
-        topic,
-        int(index),
+    read = Messages(
         [message.value for message in messages],
         np.array([message.offset for message in messages], np.int64),
-        np.array([message.timestamp / 1000 for message in messages]),
-        span.start,
-        span.stop,
+        [message.timestamp for message in messages],
     )
+    return MessageBlock(topic, int(index), read, span.start, span.stop)

@@ -20,7 +20,7 @@ from simulation import Crash, Disk, make_trainer
 from midstream.connectors.codec import encode_predictions, encode_rejected
 from midstream.connectors.kafka import Consumer, NoAnswerError, TopicInput
 from midstream.connectors.kafka_journal import KafkaJournal
-from midstream.connectors.messages import MessageBlock, MessageDecoder
+from midstream.connectors.messages import MessageBlock, MessageDecoder, Messages
 from midstream.engine.events import Rejected
 from midstream.engine.journal import Exclude, JournalError, Range, Record, UnavailableError
 from midstream.engine.shard import EventError, Shard
@@ -502,8 +502,9 @@ class Life:
             log = self.cluster.logs["in", part]
             offsets = self.offsets(part)
             entries = [log.entries[i] for i in offsets]
-            values, times = [e[0] for e in entries], np.array([e[1] / 1000 for e in entries])
-            block = MessageBlock("in", part, values, np.array(offsets, np.int64), times, 0, log.end)
+            values, times = [e[0] for e in entries], [e[1] for e in entries]
+            messages = Messages(values, np.array(offsets, np.int64), times)
+            block = MessageBlock("in", part, messages, 0, log.end)
             batches.append(DECODER.decode(block).batch)
         return batches
 

@@ -438,7 +438,8 @@ class Producer(_Base):
     def _serve(self, count: int) -> int:
         for _ in range(count):
             problem, message, told = self._reports.popleft()
-            if told is not None:
+            told = told or self._config.get("on_delivery")
+            if told is not None and (problem or not self._config["delivery.report.only.error"]):
                 told(problem, message)
         return count
 

@@ -153,7 +153,7 @@ def test_messages_that_are_none_are_rejected_among_the_others(consumer):
     made = consumer([Message(0, 10 + 2 * i, v, 1_000 * i - 1) for i, v in enumerate(values)])
     block = made.take(0, 10_000)
     decoded = MessageDecoder("binary", None, {"a": "number"}, 1_000).decode(
-        MessageBlock("t", 0, block.values, block.offsets, block.times, 0, 30, block.data)
+        MessageBlock("t", 0, block, 0, 30)
     )
     assert decoded.batch.offsets.tolist() == [10, 20]
     assert decoded.batch.times == [None, 4.999]
@@ -169,9 +169,7 @@ def test_a_block_of_nothing_sound(consumer):
     """Is a batch of no events, all of it rejected."""
     made = consumer([Message(0, 0, None), Message(0, 1, None)])
     block = made.take(0, 1_000)
-    decoded = MessageDecoder("binary", None, None, 100).decode(
-        MessageBlock("t", 0, block.values, block.offsets, block.times, 0, 2, block.data)
-    )
+    decoded = MessageDecoder("binary", None, None, 100).decode(MessageBlock("t", 0, block, 0, 2))
     assert len(decoded.batch) == 0
     assert [r.origin for r in decoded.rejected] == [("t", 0, 0), ("t", 0, 1)]
     assert np.array_equal(block.offsets, [0, 1])
