@@ -1,6 +1,7 @@
 """The journal on a simulated Kafka: what a run is told when it cannot go on."""
 
 import random
+import time
 
 import pytest
 from kafka_simulation import Cluster
@@ -52,6 +53,36 @@ def test_a_writer_that_was_shut_out_says_so(cluster, before, then):
     newer.commit([])
     assert len(cluster.logs["journal", 0].decided) == 2
     assert cluster.logs["out", 0].decided == []
+
+
+def test_a_writer_that_kafka_has_shut_out_says_so(kafka_own, topic):
+    """The same on a real broker, of which it hears some time after it wrote."""
+    names = {name: kafka_own.create_topic(topic(name)) for name in ("journal", "out")}
+    older, newer = (
+        KafkaJournal(
+            kafka_own.settings(),
+            names["journal"],
+            names["journal"],
+            0,
+            outputs={"out": names["out"]},
+        )
+        for _ in range(2)
+    )
+    older.recover()
+    older.write("out", b"line\n")
+    older.commit([])
+    newer.recover()
+
+    def go_on():
+        for _ in range(500):
+            older.write("out", b"line\n")
+            time.sleep(0.02)
+
+    with pytest.raises(JournalError, match="another run has taken over"):
+        go_on()
+    newer.commit([])
+    assert len(kafka_own.read_all(names["journal"])) == 2
+    assert len(kafka_own.read_all(names["out"])) == 1
 
 
 @pytest.mark.parametrize("calls", range(4))
