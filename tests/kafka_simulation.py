@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, KafkaException
 from midstream.connectors import kafka, kafka_journal
 
 TRANSACTION_SECONDS = 10.0
+OUTAGES = (0.2, 2.0, 6.0, 30.0)  # seconds
 _CAPACITY = 50  # messages that a producer holds before it is full
 
 
@@ -84,7 +85,7 @@ class Writer:
 class Cluster:
     """Brokers. `trouble_in` calls from now something goes wrong, unless `calm`."""
 
-    def __init__(self, rng, topics: dict[str, int], *, eager: bool = False) -> None:
+    def __init__(self, rng, topics: dict[str, int]) -> None:
         self.rng = rng
         self.now = 1_000_000.0
         self.logs = {(t, i): Log() for t, count in topics.items() for i in range(count)}
@@ -95,8 +96,7 @@ class Cluster:
         self.trouble_in = -1
         self.trouble_every = 60  # calls at most
         self.calm = False
-        self.eager = eager  # give readers all that there is
-        self.isolation: str | None = None  # instead of what readers ask for, as a bug
+        self.eager = False  # give readers all that there is
         self._down_until = 0.0
         self._lose_reply = False
         self._fail_message = False
@@ -132,7 +132,7 @@ class Cluster:
             return
         kind = rng.choice(["down", "down", "reply", "reply", "message", "full", "pause"])
         if kind == "down":
-            self._go_down()
+            self.go_down(rng.choice(OUTAGES))
         elif kind == "reply":
             self._lose_reply = True
         elif kind == "message":
@@ -150,9 +150,9 @@ class Cluster:
     def down(self) -> bool:
         return self.now < self._down_until
 
-    def _go_down(self) -> None:
+    def go_down(self, seconds: float) -> None:
         self.happened.add("outage")
-        self._down_until = self.now + self.rng.choice([0.2, 2.0, 6.0, 30.0])
+        self._down_until = self.now + seconds
 
     def loses_reply(self) -> bool:
         """Whether the answer to what was just done is lost, perhaps for a good while."""
@@ -160,7 +160,7 @@ class Cluster:
         if lost:
             self.happened.add("reply lost")
             if self.rng.random() < 0.5:
-                self._go_down()
+                self.go_down(self.rng.choice(OUTAGES))
         return lost
 
     def fails_message(self) -> bool:
@@ -487,8 +487,7 @@ class Consumer(_Base):
 
     def __init__(self, cluster: Cluster, config: dict[str, Any]) -> None:
         super().__init__(cluster, config)
-        isolation = cluster.isolation or config.get("isolation.level")
-        self._committed = isolation == "read_committed"
+        self._committed = config.get("isolation.level") == "read_committed"
         self._positions: dict[tuple[str, int], int] = {}
         self._ends: dict[tuple[str, int], int] = {}  # told already
         self._paused: set[tuple[str, int]] = set()

@@ -5,6 +5,7 @@ import os
 import pytest
 from kafka_bugs import BUGS
 from kafka_lives import lived
+from simulation import make_trainer
 
 SEEDS = int(os.environ.get("MIDSTREAM_KAFKA_SEEDS", "5000"))
 BLOCKS = 20
@@ -18,6 +19,15 @@ def test_any_schedule_on_kafka_leaves_state_and_outputs_exact(block):
             lived(seed)
         except BaseException as error:
             pytest.fail(f"seed {seed}: {error!r}")
+
+
+def test_a_life_of_one_partition_ends_as_one_in_which_nothing_happened():
+    """With the state of a trainer that was given all events at once."""
+    for seed in range(0, 80, 4):
+        life = lived(seed)
+        trainer, (events,) = make_trainer(), life.events
+        trainer.step(events.take([i for i, x in enumerate(events.dicts()) if not x.get("bad")]))
+        assert trainer.digest() == life.digests["000"]
 
 
 def test_a_seed_gives_the_same_life_again():

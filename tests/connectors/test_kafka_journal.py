@@ -98,22 +98,22 @@ def test_brokers_that_go_away_while_the_journal_is_read(cluster, calls, monkeypa
     def go_away():
         tick()
         if next(left, None) is None:
-            monkeypatch.setattr(cluster, "_down_until", cluster.now + 60.0)
+            cluster.go_down(60.0)
 
     monkeypatch.setattr(cluster, "tick", go_away)
     with pytest.raises((UnavailableError, NoAnswerError)):
         journal().recover()
 
 
-def test_a_journal_in_an_outage_stays_so_until_it_is_recovered(cluster, monkeypatch):
+def test_a_journal_in_an_outage_stays_so_until_it_is_recovered(cluster):
     """What is written to it next fails as the first did, by which a run knows that it may wait."""
     one = journal()
     one.recover()
-    monkeypatch.setattr(cluster, "_down_until", cluster.now + 60.0)
+    cluster.go_down(60.0)
     for _ in range(2):
         with pytest.raises(UnavailableError, match="could not commit"):
             one.commit([])
-    monkeypatch.setattr(cluster, "_down_until", 0.0)
+    cluster.heal()
     with pytest.raises(UnavailableError, match="could not commit"):
         one.write("out", b"line\n")
     one.recover()

@@ -21,7 +21,7 @@ from midstream.engine.shard import EventError, Shard
 from midstream.flows import online, rooms
 from midstream.flows.settings import load
 
-SEEDS = int(os.environ.get("MIDSTREAM_KAFKA_FLOW_SEEDS", "240"))
+SEEDS = int(os.environ.get("MIDSTREAM_KAFKA_FLOW_SEEDS", "300"))
 BLOCKS = 8
 CONFIG = """
 [model]

@@ -247,7 +247,7 @@ def test_an_outage_is_told_as_kafka_does(kafka_own, topic):
     kafka_own.thaw()
     assert outcome(one.commit_transaction, 30) == "done"
     with Cluster(random.Random(1), {"a": 1}).installed() as cluster:
-        simulated, one = during(Simulated(cluster), lambda: setattr(cluster, "_down_until", 1e9))
+        simulated, one = during(Simulated(cluster), lambda: cluster.go_down(1e9))
         cluster.heal()
         assert outcome(one.commit_transaction, 30) == "done"
     assert simulated == real
