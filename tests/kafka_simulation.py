@@ -78,6 +78,7 @@ class Writer:
 
     def __init__(self) -> None:
         self.epoch = -1
+        self.owner: Any = None  # the process that was given the epoch
         self.transaction: Transaction | None = None  # not decided yet
         self.unmarked: Transaction | None = None  # decided
 
@@ -142,6 +143,10 @@ class Cluster:
         else:
             self.now += 1.5 * TRANSACTION_SECONDS
 
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.process.point()
+
     def heal(self) -> None:
         self.calm = True
         self._down_until, self._lose_reply, self._fail_message, self.full = 0.0, False, False, 0
@@ -197,6 +202,7 @@ class Cluster:
     def shut_out(self, writer: Writer) -> int:
         """Give a writer a new epoch, ending what the one before had open."""
         writer.epoch += 1
+        writer.owner = self.process
         self.decide(writer, False)
         self.mark(writer)
         return writer.epoch
@@ -213,7 +219,8 @@ class Cluster:
     def installed(self):
         """Have our connectors use this cluster and its clock."""
         modules = (kafka, kafka_journal)
-        client, clock = _Client(self), SimpleNamespace(monotonic=lambda: self.now)
+        client = _Client(self)
+        clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep)
         old = [module.ck for module in modules], kafka_journal.time
         try:
             for module in modules:
@@ -311,7 +318,7 @@ class Producer(_Base):
     def produce(self, topic: str, value: Any = None, partition: int = -1, on_delivery=None) -> None:
         self._process.point()
         if self._state == "shut out":
-            self._process.told_shut_out = True
+            self._tell()
             raise KafkaException(error(KafkaError._FATAL, "Unable to produce message: Fatal error"))
         if self._state != "open":
             raise KafkaException(error(KafkaError._STATE, f"in state {self._state}"))
@@ -388,11 +395,11 @@ class Producer(_Base):
                 continue
             writer = cluster.writer(self._name)
             if writer.epoch != self._epoch:
-                self._report(error(KafkaError.INVALID_PRODUCER_EPOCH), topic, value, told)
+                self._report(error(KafkaError.INVALID_PRODUCER_EPOCH), topic, index, value, told)
                 self._shut_out()
                 return
             if cluster.fails_message():
-                self._report(error(KafkaError._MSG_TIMED_OUT), topic, value, told)
+                self._report(error(KafkaError._MSG_TIMED_OUT), topic, index, value, told)
                 self._state = "abortable"
                 self._queue.clear()
                 return
@@ -400,8 +407,8 @@ class Producer(_Base):
                 cluster.mark(writer)
                 writer.transaction = Transaction(cluster.now)
             log = cluster.logs[topic, index]
-            log.append(value, cluster.now, writer.transaction, self._process)
-            self._report(None, topic, value, told)
+            offset = log.append(value, cluster.now, writer.transaction, self._process)
+            self._report(None, topic, index, value, told, offset)
 
     def ask_to_end(self) -> None:
         """Have the coordinator end the transaction, unless another epoch has begun."""
@@ -422,18 +429,24 @@ class Producer(_Base):
         self.purge()
 
     def purge(self) -> None:
-        for topic, _, value, told in self._queue:
-            self._report(error(KafkaError._PURGE_QUEUE), topic, value, told)
+        for topic, index, value, told in self._queue:
+            self._report(error(KafkaError._PURGE_QUEUE), topic, index, value, told)
         self._queue.clear()
 
-    def _report(self, problem: Any, topic: str, value: Any, told: Any) -> None:
-        self._reports.append((problem, Message(topic, 0, -1, value, 0, problem), told))
+    def _report(self, problem, topic, index, value, told, offset: int = -1001) -> None:
+        message = Message(topic, index, offset, value, 0, problem)
+        self._reports.append((problem, message, told))
 
     def _refuse_if_shut_out(self) -> None:
         if self._state == "shut out":
+            self._tell()
+            raise KafkaException(error(KafkaError._FENCED, "fenced", fatal=True))
+
+    def _tell(self) -> None:
+        """Note that the process knows; it is not shut out if it only was silent too long."""
+        if self._cluster.writer(self._name).owner is not self._process:
             self._process.told_shut_out = True
             self._cluster.happened.add("shut out")
-            raise KafkaException(error(KafkaError._FENCED, "fenced", fatal=True))
 
     def _serve(self, count: int) -> int:
         for _ in range(count):

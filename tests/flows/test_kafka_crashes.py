@@ -91,7 +91,7 @@ class FlowLife(Life):
             clock = SimpleNamespace(
                 monotonic=lambda: self.cluster.now,
                 perf_counter=lambda: self.cluster.now,
-                sleep=self._sleep,
+                sleep=self.cluster.sleep,
             )
             patch.setattr(online, "time", clock)
             patch.setattr(rooms, "time", clock)
@@ -105,10 +105,6 @@ class FlowLife(Life):
             self.cluster.heal()
             self.input.finish(self.cluster.now)
             self.one(self._folders.pop(), "")
-
-    def _sleep(self, seconds):
-        self.cluster.now += seconds
-        self.cluster.process.point()
 
     def others(self):
         """Live through the lives that are left, on this machine or another."""
