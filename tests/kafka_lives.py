@@ -275,7 +275,7 @@ class Lane:
         assert len(decided) >= self.journal.end, "more was said to be committed than was"
         if self.journal.end > self._recovered:
             value, who = decided[self.journal.end - 1]
-            assert json.loads(value)["seq"] == self.journal.end - 1
+            assert json.loads(value)["seq"] == self.journal.end - 1, "a record has another's place"
             assert who is self._engine, "another's record was taken for one's own"
 
 
@@ -359,7 +359,7 @@ class Life:
 
     def _loop(self, engine: Engine, lanes: dict[str, Lane], consumer: Consumer) -> None:
         running, idle = list(lanes.values()), 0
-        while running and not (engine.stopping or (idle > 20 and not engine.last)):
+        while running and not (engine.stopping or (idle > 8 and not engine.last)):
             lane = self.rng.choice(running)
             came = lane.turn()
             if came == "end":
