@@ -167,6 +167,14 @@ class Engine(Process):
             if self.dead:
                 raise Crash
 
+    def rest(self) -> None:
+        self._left = min(self._left, 1)
+        self.point()
+
+    @property
+    def at_work(self) -> bool:
+        return self.result is None and not self.frozen
+
     def _main(self) -> None:
         self._go.acquire()
         try:

@@ -145,7 +145,7 @@ class Cluster:
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
-        self.process.point()
+        self.process.rest()
 
     def heal(self) -> None:
         self.calm = True
@@ -247,14 +247,18 @@ class _Client:
 class Process:
     """Whose calls they are. `point` is called wherever it may die or be frozen."""
 
-    told_shut_out = False  # and so has no right to come back
+    told_shut_out_by: Any = None  # and so must not come back as long as that one is at work
     dead = False
+    at_work = True
 
     def __init__(self) -> None:
         self.producers: list[Producer] = []
 
     def point(self) -> None:
         """Nothing happens to this one."""
+
+    def rest(self) -> None:
+        """Let others go on while this one waits."""
 
 
 class _Base:
@@ -298,7 +302,8 @@ class Producer(_Base):
     def init_transactions(self, timeout: float) -> None:
         self._call()
         cluster = self._cluster
-        assert not self._process.told_shut_out, "a run that was shut out has taken over again"
+        told = self._process.told_shut_out_by
+        assert told is None or not told.at_work, "a run that was shut out has taken over again"
         if cluster.down:
             cluster.now += timeout
             raise timed_out()
@@ -348,11 +353,11 @@ class Producer(_Base):
 
     def abort_transaction(self, timeout: float) -> None:
         if not self._process.dead:
-            told = self._process.told_shut_out
+            told = self._process.told_shut_out_by
             try:
                 self._end(False, timeout)
             finally:  # a run gives up when it closes: it is in an outage, or ends anyway
-                self._process.told_shut_out = told
+                self._process.told_shut_out_by = told
 
     def _end(self, commit: bool, timeout: float) -> None:
         self._call()
@@ -444,8 +449,9 @@ class Producer(_Base):
 
     def _tell(self) -> None:
         """Note that the process knows; it is not shut out if it only was silent too long."""
-        if self._cluster.writer(self._name).owner is not self._process:
-            self._process.told_shut_out = True
+        owner = self._cluster.writer(self._name).owner
+        if owner is not self._process:
+            self._process.told_shut_out_by = owner
             self._cluster.happened.add("shut out")
 
     def _serve(self, count: int) -> int:

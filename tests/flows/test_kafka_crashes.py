@@ -126,6 +126,7 @@ class FlowLife(Life):
             self.digests = online.run(settings, until_eof=True).digest
             self.results.append(f"{fate} ended")
         except Crash:
+            worker.at_work = False
             self.results.append(f"{fate} crashed")
             for producer in worker.producers:
                 producer.leave()
