@@ -18,6 +18,10 @@ ABOUT = {
     ),
     "scaling": "Two processes beside one, and what an event and a feature cost as there are more.",
     "overhead": "`midstream run` with River's learners beside a bare loop of River.",
+    "kafka": (
+        "From a Kafka topic to learned, and every prediction back to Kafka in transactions, beside "
+        "bare loops that consume, decode and produce; how long an event takes to be learned."
+    ),
     "memory": "Resident memory at the end of a long run beside that at 500,000 events.",
 }
 

@@ -19,7 +19,7 @@ import page
 from figures import Result, markdown, show
 
 HERE = Path(__file__).parent
-NAMES = ("speed", "scaling", "overhead", "memory")
+NAMES = ("speed", "scaling", "overhead", "memory", "kafka")
 BEGIN, END = "<!-- figures: written by run.py --write-readme -->", "<!-- end of figures -->"
 
 _ASK = "import importlib.metadata as m, sys; print(*map(m.version, sys.argv[1:]))"
@@ -34,7 +34,16 @@ def machine(peers: Path | None) -> dict[str, str]:
         cpu = models[0].split(":", 1)[1].strip() if models else cpu
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     out = {"cores": str(cores), "cpu": cpu, "Python": platform.python_version()}
-    for name in ("midstream", "numba", "numpy", "msgspec", "bytewax", "pyarrow", "river"):
+    for name in (
+        "midstream",
+        "numba",
+        "numpy",
+        "msgspec",
+        "bytewax",
+        "pyarrow",
+        "river",
+        "confluent-kafka",
+    ):
         try:
             out[name] = version(name)
         except PackageNotFoundError:

@@ -67,6 +67,12 @@ def long_stream(
                     shutil.copyfileobj(file, out, 2**20)
 
 
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """Return the value that half of all do not exceed, and that 99 of 100 do not."""
+    ordered = sorted(values)
+    return {f"p{part}": ordered[len(ordered) * part // 100] for part in (50, 99)}
+
+
 def has_arrow() -> bool:
     """Whether pyarrow is there."""
     return importlib.util.find_spec("pyarrow") is not None

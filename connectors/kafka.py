@@ -199,20 +199,21 @@ class Consumer:
         size = 0
         while size < max_bytes and (queue or self._poll(index)):
             part = queue[0]
-            n = part.to_take(max_bytes - size)
+            n = len(part)
+            if part.size > (room := max_bytes - size):
+                n = max(room * n // part.size, 1)
             if until is not None:
                 n = min(n, int(np.searchsorted(part.offsets, until)))
-            if taken and part.begins_with_table:
-                n = 0
-            whole = n == len(part)
-            if whole:
-                queue.popleft()
-            elif n:
+            if n == 0 or (taken and part.is_table):
+                break
+            if n < len(part):
                 part, queue[0] = part.split(n)
-            if n:
-                taken.append(part)
-                size += part.size
-            if not whole or part.begins_with_table:
+                max_bytes = 0  # enough
+            else:
+                queue.popleft()
+            taken.append(part)
+            size += part.size
+            if part.is_table:
                 break
         self._bytes[index] -= size
         if index in self._paused and self._bytes[index] < _MOST_QUEUED // 2:
@@ -238,11 +239,11 @@ class Consumer:
                 for message in run:
                     self._failed(index, message.error())
                 continue
-            part = Messages.of(list(run))
+            parts = Messages.parts(list(run))
             self._down = False
             self._at_end.discard(index)
-            self._queues[index].append(part)
-            self._bytes[index] += part.size
+            self._queues[index].extend(parts)
+            self._bytes[index] += sum(part.size for part in parts)
         for index, size in self._bytes.items():
             if size > _MOST_QUEUED and index not in self._paused:
                 self._paused.add(index)

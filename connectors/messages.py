@@ -7,6 +7,7 @@ rejected for, is what holds for a line of a file.
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Messages:
         Bytes, with what it takes to keep them.
     """
 
-    __slots__ = ("_mixed", "data", "offsets", "size", "times", "values")
+    __slots__ = ("data", "offsets", "size", "times", "values")
 
     def __init__(
         self,
@@ -58,29 +59,28 @@ class Messages:
         self.values = values
         self.offsets = offsets
         self.times = times
-        if data is None:
-            try:
-                data = b"\n".join([*values, b""])  # type: ignore[list-item]
-            except TypeError:
-                data = b"\n".join([*[value or b"" for value in values], b""])
-        self.data = data
-        self.size = len(data) + _ENVELOPE * len(values)
-        # Of JSON no byte is one that Arrow begins with, so this is mostly all there is to look at.
-        self._mixed = b"\xff" in data
+        self.data = _ended(values) if data is None else data
+        self.size = len(self.data) + _ENVELOPE * len(values)
 
     @classmethod
-    def of(cls, messages: list[Any]) -> "Messages":
-        """Return what confluent_kafka's messages hold, so that they themselves can go."""
+    def parts(cls, messages: list[Any]) -> "list[Messages]":
+        """Return what confluent_kafka's messages hold, so that they themselves can go.
+
+        A message that holds Arrow is a part of its own.
+        """
         first, last = messages[0].offset(), messages[-1].offset()
         if last - first == len(messages) - 1:
             offsets = np.arange(first, last + 1)
         else:
             offsets = np.array([message.offset() for message in messages])
-        return cls(
-            [message.value() for message in messages],
-            offsets,
-            [message.timestamp()[1] for message in messages],
-        )
+        values = [message.value() for message in messages]
+        times = [message.timestamp()[1] for message in messages]
+        data = _ended(values)
+        if b"\xff" not in data:  # no JSON has a byte that Arrow begins with
+            return [cls(values, offsets, times, data)]
+        tables = [i for i, value in enumerate(values) if value and value.startswith(ARROW)]
+        cuts = sorted({0, len(values), *tables, *(i + 1 for i in tables)})
+        return [cls(values[a:b], offsets[a:b], times[a:b]) for a, b in pairwise(cuts)]
 
     @classmethod
     def join(cls, parts: "Sequence[Messages]") -> "Messages":
@@ -97,6 +97,11 @@ class Messages:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def is_table(self) -> bool:
+        """Whether this is a message that holds Arrow."""
+        return self.data.startswith(ARROW)
+
     def split(self, n: int) -> "tuple[Messages, Messages]":
         """Return the first `n` messages, and the rest."""
         return (
@@ -104,25 +109,13 @@ class Messages:
             Messages(self.values[n:], self.offsets[n:], self.times[n:]),
         )
 
-    def to_take(self, max_bytes: int) -> int:
-        """Return how many of the first to take: about so many bytes of JSON, or one of Arrow."""
-        n = len(self)
-        if self.size > max_bytes:
-            n = max(max_bytes * n // self.size, 1)
-        if not self._mixed:
-            return n
-        if self.begins_with_table:
-            return 1
-        return next((i for i in range(n) if _is_table(self.values[i])), n)
 
-    @property
-    def begins_with_table(self) -> bool:
-        """Whether the first message holds Arrow."""
-        return self._mixed and _is_table(self.values[0])
-
-
-def _is_table(value: bytes | None) -> bool:
-    return value is not None and value.startswith(ARROW)
+def _ended(values: list[bytes | None]) -> bytes:
+    """Return all values, a newline after each."""
+    try:
+        return b"\n".join([*values, b""])  # type: ignore[list-item]
+    except TypeError:
+        return b"\n".join([*[value or b"" for value in values], b""])
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +181,7 @@ class MessageDecoder:
             return Decoded(EventBatch([], [], partition=block.topic, index=block.index), [])
         data, limit = block.messages.data, self._max_bytes
         first = values[0]
-        if len(values) == 1 and first and first.startswith(ARROW) and len(first) <= limit:
+        if first is not None and block.messages.is_table and len(first) <= limit:
             return self._decode_table(block, first)
         too_long = len(data) > limit and max(map(len, filter(None, values)), default=0) > limit
         letters = np.frombuffer(data, np.uint8)

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 
@@ -47,6 +47,7 @@ from midstream.flows.topics import NoAnswerError
 
 __all__ = ["RunError", "Summary", "archive", "preflight", "run"]
 
+_BRIEF = timedelta(milliseconds=2)
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, before the brokers are asked again
 _UNAVAILABLE = (UnavailableError, NoAnswerError)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -99,6 +100,7 @@ class _SourcePart(StatefulSourcePartition[tuple[str, Item], None]):
         self._room = room
         self._ended = False
         self._awake: datetime | None = None
+        self._pause = _BRIEF
 
     def next_batch(self) -> list[tuple[str, Item]]:
         if self._ended or self._run.failure is not None:
@@ -109,7 +111,12 @@ class _SourcePart(StatefulSourcePartition[tuple[str, Item], None]):
         items = self._run.next_items(self._room)
         idle = not items or items[0][1].work is None
         self._ended = bool(items) and items[0][1].end
-        self._awake = datetime.now(UTC) + IDLE if idle and not self._ended else None
+        self._awake = None
+        if not idle:
+            self._pause = _BRIEF
+        elif not self._ended:  # look again soon where something came just now
+            self._awake = datetime.now(UTC) + self._pause
+            self._pause = min(2 * self._pause, IDLE)
         return items
 
     def next_awake(self) -> datetime | None:

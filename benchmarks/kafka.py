@@ -1,0 +1,219 @@
+"""Kafka: a topic to learned by `midstream run`, beside bare loops of confluent-kafka and msgspec.
+
+Ours is the whole command: decoding, learning, every metric, ADWIN, reservoir, journal, snapshots.
+A bare loop consumes and decodes, and nothing else; with predictions, it also produces as many
+messages, without transactions. An Apache Kafka of its own runs on the same machine.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from figures import Bar, Bars, Fact, Mark, Result, compare, measured
+from sides import Side, alternate, command, environment, midstream
+from streams import columnar, has_arrow, long_stream, names
+
+HERE = Path(__file__).parent
+TESTS = HERE.parent / "tests"
+
+LOGISTIC, ARROW = "Midstream, logistic, JSON", "Midstream, logistic, Arrow of 1,000 rows"
+RIVER, NOTHING = "Midstream, River's LogisticRegression, JSON", "Midstream, no learning, JSON"
+WRITTEN = "Midstream, logistic, JSON, predictions to Kafka"
+BARE, BARE_WRITTEN = "Bare loop, JSON", "Bare loop, JSON, a message produced for each"
+
+# ours, the other side, at least so many times as fast
+GOALS = (
+    (LOGISTIC, BARE, 0.75),
+    (ARROW, BARE, None),
+    (RIVER, BARE, None),
+    (NOTHING, BARE, None),
+    (WRITTEN, BARE_WRITTEN, 0.7),
+)
+RATE = 2_000  # events/s, where latency is measured
+LATENCY_GOAL = 50.0  # ms, of the 99th percentile
+
+MODELS = """
+from river import base, linear_model, preprocessing
+
+class Nothing(base.Classifier):
+    def learn_one(self, x, y):
+        pass
+
+    def predict_proba_one(self, x):
+        return {}
+
+def make():
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression()
+"""
+# The built-in learner, with a look at the clock after each batch that it has learned.
+TIMED = """
+import atexit, json, sys, time
+sys.path.insert(0, %r)
+from midstream.engine.compiled import LinearLearner
+from streams import percentiles
+from kafka_latency import WARM
+
+plain, taken = LinearLearner.predict_learn, []
+
+def timed(self, batch):
+    made = plain(self, batch)
+    now = time.time()
+    taken.extend((ts, now - ts) for ts in batch.times or ())
+    return made
+
+LinearLearner.predict_learn = timed
+
+def tell():
+    first = min((ts for ts, _ in taken), default=0.0)
+    counted = [late for ts, late in taken if ts > first + WARM]
+    with open("learned.json", "w") as file:
+        json.dump(percentiles(counted), file)
+
+atexit.register(tell)
+
+def make():
+    return LinearLearner("binary")
+"""
+
+
+def bench(*, full: bool, peers: Path | None) -> Result:  # noqa: ARG001 all is in our environment
+    """Measure; return the figures."""
+    sys.path.insert(0, str(TESTS))
+    try:
+        from kafka_broker import Cluster
+        from kafka_jars import missing
+    except ImportError as error:
+        return Result(missing=[f"Kafka: {error}"])
+    if why := missing():
+        return Result(missing=[f"Kafka: {why}"])
+    with tempfile.TemporaryDirectory() as temporary, Cluster() as cluster:
+        return _measure(Path(temporary), cluster, full=full)
+
+
+def _measure(root: Path, cluster, *, full: bool) -> Result:
+    events = 4_000_000 if full else 1_000_000
+    result = Result(repeats=5 if full else 3)
+    long_stream(root, events)
+    address = cluster.bootstrap
+    _fill(cluster, "events", root / "events.jsonl")
+    loop = [sys.executable, HERE / "kafka_loop.py", address, "events"]
+    sides = {
+        BARE: lambda: Side(loop, root).done(),
+        LOGISTIC: _ours(root, "logistic", address, "logistic"),
+        RIVER: _ours(root, "river", address, "models:make", features=0),
+        NOTHING: _ours(root, "nothing", address, "models:Nothing", features=0),
+    }
+    if has_arrow():
+        columnar(root, events)
+        _fill(cluster, "arrow", root / "events.arrow")
+        sides[ARROW] = _ours(root, "arrow", address, "logistic", topic="arrow")
+    else:
+        result.missing.append("Arrow messages: pyarrow is not installed (extra `arrow`)")
+    cluster.create_topic("bare")
+    sides[BARE_WRITTEN] = lambda: Side([*loop, "--to", "bare"], root).done()
+    sides[WRITTEN] = _ours(root, "written", address, "logistic", cluster=cluster)
+    sides[LOGISTIC]()  # compiles the kernels, once on a machine
+    samples = alternate(sides, result.repeats)
+    result.sides = [
+        measured(name, taken, ours=name.startswith("Midstream")) for name, taken in samples.items()
+    ]
+    rates = {name: [s.rate for s in taken] for name, taken in samples.items()}
+    for ours, other, goal in GOALS:
+        if ours in rates:
+            title = ours.removeprefix("Midstream, ")
+            result.rows.append(
+                compare(title, ("ours", rates[ours]), (other, rates[other]), goal=goal)
+            )
+    _latency(root, cluster, result, 20.0 if full else 6.0)
+    marks = {
+        ours: [Mark(goal * max(rates[other]), f"{goal:g} x {other}")]
+        for ours, other, goal in GOALS
+        if goal is not None
+    }
+    bars = [
+        Bar(name, max(taken), name.startswith("Midstream"), marks.get(name, []))
+        for name, taken in rates.items()
+    ]
+    result.charts = [Bars("Events a second, from a Kafka topic", "events/s", bars)]
+    return result
+
+
+def _fill(cluster, topic: str, path: Path) -> None:
+    cluster.create_topic(topic)
+    fill = [sys.executable, HERE / "kafka_fill.py", cluster.bootstrap, topic, path]
+    subprocess.run(fill, check=True)
+
+
+def _config(
+    folder: Path,
+    address: str,
+    learner: str,
+    *,
+    topic: str = "events",
+    features: int = 10,
+    cluster=None,
+    models: str = MODELS,
+    commit_seconds: float = 0.5,
+) -> Path:
+    """Make a project whose input is a topic; with a cluster, its outputs are topics there, too."""
+    folder.mkdir()
+    outputs = "predictions = false\n"
+    if cluster is not None:
+        kinds = ("predictions", "rejected", "alarms", "journal")
+        made = {kind: cluster.create_topic(f"{folder.name}.{kind}") for kind in kinds}
+        outputs = "".join(f'{kind} = "{name}"\n' for kind, name in made.items())
+    (folder / "models.py").write_text(models)
+    schema = "".join(f'{name} = "number"\n' for name in names(features))
+    (folder / "midstream.toml").write_text(
+        f'[model]\nlearner = "{learner}"\ntask = "binary"\n'
+        f'[input]\ntopic = "{topic}"\n[output]\n{outputs}'
+        f'[kafka]\n"bootstrap.servers" = "{address}"\n'
+        f"[state]\ncommit_seconds = {commit_seconds}\n"
+        + (f"[features]\n{schema}" if schema else "")
+    )
+    return folder
+
+
+def _ours(root: Path, name: str, address: str, learner: str, **options):
+    return partial(midstream, _config(root / name, address, learner, **options))
+
+
+def _latency(root: Path, cluster, result: Result, seconds: float) -> None:
+    """Measure how long events take, at a rate, to be learned, and their predictions to be seen."""
+    cluster.create_topic("live")
+    folder = _config(
+        root / "live", cluster.bootstrap, "models:make", topic="live", cluster=cluster,
+        models=TIMED % str(HERE), commit_seconds=0.1,
+    )  # fmt: skip
+    script = [sys.executable, HERE / "kafka_latency.py", cluster.bootstrap, "live"]
+    script += ["live.predictions", RATE, seconds]
+    learned, visible = [], []
+    for _ in range(result.repeats):
+        run = Side(command("run", "midstream.toml", "--json"), folder, environment())
+        try:
+            seen = Side(script, root).done()
+        finally:
+            run.process.send_signal(signal.SIGTERM)
+            run.done()
+        learned.append(json.loads((folder / "learned.json").read_text()))
+        visible.append(seen.out["visible"])
+    wanted = ("the goal", [LATENCY_GOAL] * result.repeats)
+    ours = ("ours", [1_000 * p["p99"] for p in learned])
+    title = f"produce to learned at {RATE:,} events/s, 99 of 100"
+    result.rows.append(compare(title, ours, wanted, unit="ms", goal=1.0, at_most=True))
+    facts = (
+        ("produce to learned, half of all events", learned, "p50"),
+        (
+            "produce to prediction seen by a reader of what is committed, half of all",
+            visible,
+            "p50",
+        ),
+        ("the same (with commit_seconds = 0.1), 99 of 100", visible, "p99"),
+    )
+    result.facts = [
+        Fact(name, 1_000 * min(p[part] for p in found), "ms") for name, found, part in facts
+    ]
