@@ -1,7 +1,7 @@
 """Produces events at a rate, and measures how long their predictions take to be seen.
 
 For `kafka.py`: an engine runs meanwhile. Each event's `ts` is the moment just before it is
-produced, so the engine's side can tell when it was learned (see `TIMED` there). Prints one JSON object.
+produced, so the engine can tell when it was learned (`TIMED` there). Prints one JSON object.
 """
 
 import argparse
