@@ -7,6 +7,8 @@ one underneath that fails before, within and after every single operation.
 import os
 import queue
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -88,16 +90,19 @@ class LocalStorage:
     def append(self, name: str, data: bytes) -> None:
         """Write `data` at the end of a file, which is created if need be."""
         view = memoryview(data)
-        while view:
-            view = view[os.write(self._descriptor(name), view) :]
+        with self._naming(name):
+            while view:
+                view = view[os.write(self._descriptor(name), view) :]
 
     def truncate(self, name: str, length: int) -> None:
         """Cut a file to `length` bytes."""
-        os.ftruncate(self._descriptor(name), length)
+        with self._naming(name):
+            os.ftruncate(self._descriptor(name), length)
 
     def sync(self, name: str) -> None:
         """Make the content of a file durable."""
-        os.fsync(self._descriptor(name))
+        with self._naming(name):
+            os.fsync(self._descriptor(name))
 
     def sync_folder(self) -> None:
         """Make creations, renames and removals durable."""
@@ -122,6 +127,15 @@ class LocalStorage:
         """Close what is open."""
         for name in list(self._open):
             self._forget(name)
+
+    @contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        """Have an error name the file, which those on an open one do not."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = str(self.folder / name)
+            raise
 
     def _descriptor(self, name: str) -> int:
         if name not in self._open:
