@@ -117,7 +117,7 @@ class TableDecoder:
         return self._forms[key]
 
     def decode_message(
-        self, data: bytes, *, partition: str = "memory", index: int = 0, first: int = 0
+        self, data: bytes, *, partition: str = "memory", index: int = 0, offset: int = 0
     ) -> Decoded:
         """Decode one message: an Arrow IPC stream, schema and record batches.
 
@@ -125,8 +125,8 @@ class TableDecoder:
         ----------
         partition, index
             Where the message came from.
-        first
-            Offset of its first row; rows are numbered on from there.
+        offset
+            Its own, which all its rows share.
 
         Returns
         -------
@@ -147,12 +147,12 @@ class TableDecoder:
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = f"no Arrow message: {one_line(error)}"
         else:
-            offsets = np.arange(first, first + chosen.num_rows, dtype=np.int64)
-            return form.events(chosen, offsets, partition, index)
+            rows = np.arange(chosen.num_rows, dtype=np.int64)
+            return form.events(chosen, np.full_like(rows, offset), partition, index, rows)
         nothing = EventBatch(
             [], [], offsets=np.zeros(0, np.int64), partition=partition, index=index
         )
-        return Decoded(nothing, [Rejected((partition, index, first), reason, "", "")])
+        return Decoded(nothing, [Rejected((partition, index, offset), reason, "", "")])
 
 
 def join(batches: list[Any]) -> Any:
@@ -230,8 +230,21 @@ class TableForm:
         offsets = np.arange(block.first, block.first + block.lines, dtype=np.int64)
         return self.events(block.table, offsets, block.partition, -1)
 
-    def events(self, table: Any, offsets: IntArray, partition: str, index: int) -> Decoded:
-        """Return the events of selected rows, and what of them was rejected."""
+    def events(
+        self,
+        table: Any,
+        offsets: IntArray,
+        partition: str,
+        index: int,
+        rows: IntArray | None = None,
+    ) -> Decoded:
+        """Return the events of selected rows, and what of them was rejected.
+
+        Parameters
+        ----------
+        offsets, partition, index, rows
+            As of `EventBatch`.
+        """
         faults: Faults = {}
         columns: dict[str, Any] = {}
         if self._decoder.features:
@@ -256,6 +269,7 @@ class TableForm:
             sources=self._role_texts(table, "source", faults),
             groups=self._role_groups(table, faults),
             offsets=offsets,
+            rows=rows,
             partition=partition,
             index=index,
             **columns,
@@ -264,7 +278,7 @@ class TableForm:
         if faults:
             for row, (reason, path) in sorted(faults.items()):
                 raw = msgspec.json.encode(table.slice(row, 1).to_pylist()[0], enc_hook=str)
-                one = reject(partition, int(offsets[row]), reason, path, raw)
+                one = reject(partition, int(offsets[row]), reason, batch.path(row, path), raw)
                 one.origin = (partition, max(index, 0), one.origin[2])
                 rejected.append(one)
             batch = batch.take([i for i in range(len(batch)) if i not in faults])

@@ -47,13 +47,15 @@ class Choice:
 
 
 def _uniform(batch: EventBatch) -> FloatArray:
-    """Return (n,) numbers in [0, 1), each by the event's origin.
+    """Return (n,) numbers in [0, 1), each by the event's origin (and row).
 
     SplitMix64 of the offset (see `engine.replay`), begun at a hash of the partition.
     """
     place = f"{batch.partition}\0{max(batch.index, 0)}".encode()
     seed = int.from_bytes(hashlib.blake2b(place, digest_size=8).digest(), "little")
     u = batch.offsets.astype(np.uint64) * _GOLDEN + np.uint64(seed)
+    if batch.rows is not None:
+        u += batch.rows.astype(np.uint64) * _MIX2
     u = (u ^ (u >> _U30)) * _MIX1
     u = (u ^ (u >> _U27)) * _MIX2
     u ^= u >> _U31

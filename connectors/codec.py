@@ -157,11 +157,13 @@ def encode_predictions(
     if n == 0:
         return b""
     text = _encoder.encode
-    offsets = _column(batch.offsets.tolist())
+    numbers = offsets = _column(batch.numbers.tolist())
+    if batch.rows is not None:
+        offsets = _column(batch.offsets.tolist())
     ids = batch.given_ids
     parts: list[bytes | Pieces]
     if batch.id_stem is not None:
-        parts = [b'{"id":' + text(batch.id_stem)[:-1], offsets, b'"']
+        parts = [b'{"id":' + text(batch.id_stem)[:-1], numbers, b'"']
     elif isinstance(ids, Texts) and (pieces := ids.pieces) is not None:
         parts = [b'{"id":"', Pieces(*pieces), b'"']
     else:

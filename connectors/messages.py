@@ -223,9 +223,13 @@ class MessageDecoder:
         if self._tables is None:
             self._tables = make_table_decoder(self._task, self._fields, self._schema)
         offset = int(block.messages.offsets[0])
-        return self._tables.decode_message(
-            value, partition=block.topic, index=block.index, first=offset
+        decoded = self._tables.decode_message(
+            value, partition=block.topic, index=block.index, offset=offset
         )
+        milliseconds = block.messages.times[0]
+        time = np.nan if milliseconds < 0 else milliseconds / 1000
+        decoded.batch.fill_times(np.full(len(decoded.batch), time))
+        return decoded
 
 
 def _fault(value: bytes | None, max_bytes: int) -> str:

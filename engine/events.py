@@ -35,6 +35,7 @@ __all__ = [
     "TextColumn",
     "Texts",
     "floats",
+    "row_path",
 ]
 
 Label: TypeAlias = bool | int | float | str
@@ -48,6 +49,11 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
 _EXACT_INT = 2**53
+
+
+def row_path(row: int, path: str = "") -> str:
+    """Return where a field is in a message that holds many events."""
+    return f"row {row}: {path}" if path else f"row {row}"
 
 
 def floats(column: Sequence[Any] | FloatArray) -> FloatArray:
@@ -297,6 +303,9 @@ class EventBatch:
         One label per event, None for an event without one; or `Targets`.
     offsets
         (n,) int64, the events' positions in their partition. Default: 0, 1, 2, …
+    rows
+        (n,) int64, their places in one message that holds them all, whose offset they share; None:
+        a position holds one event.
     partition, index
         The input partition: topic or file, and the number of the partition in it.
     ids
@@ -326,6 +335,7 @@ class EventBatch:
         "keys",
         "offsets",
         "partition",
+        "rows",
         "sources",
         "targets",
         "weights",
@@ -337,6 +347,7 @@ class EventBatch:
         labels: list[Label | None] | Targets,
         *,
         offsets: IntArray | None = None,
+        rows: IntArray | None = None,
         partition: str = "memory",
         index: int = 0,
         ids: list[str | None] | TextColumn | None = None,
@@ -355,8 +366,8 @@ class EventBatch:
         self._labels = None if isinstance(labels, Targets) else labels
         n = len(labels.values) if isinstance(labels, Targets) else len(labels)
         columns: dict[str, Any] = {
-            "x": x, "array": array, "offsets": offsets, "ids": ids, "times": times,
-            "weights": weights, "sources": sources, "groups": groups, "keys": keys,
+            "x": x, "array": array, "offsets": offsets, "rows": rows, "ids": ids,
+            "times": times, "weights": weights, "sources": sources, "groups": groups, "keys": keys,
         }  # fmt: skip
         for name, column in columns.items():
             if column is not None and len(column) != n:
@@ -374,6 +385,7 @@ class EventBatch:
         self._texts = dict(texts or {})
         self._ids = ids
         self.offsets = np.arange(n, dtype=np.int64) if offsets is None else offsets
+        self.rows = rows
         self.partition = partition
         self.index = index
         self._times = times
@@ -451,8 +463,17 @@ class EventBatch:
 
     @property
     def id_stem(self) -> str | None:
-        """What comes before the offset in the ids, where no event brought one; else None."""
-        return self._stem if self._ids is None else None
+        """What comes before the numbers in the ids, where no event brought one; else None."""
+        if self._ids is not None:
+            return None
+        return (
+            f"{self._stem}{self.offsets[0]}-" if self.rows is not None and len(self) else self._stem
+        )
+
+    @property
+    def numbers(self) -> IntArray:
+        """(n,) int64, that tell the events apart: their rows in a message, else their offsets."""
+        return self.offsets if self.rows is None else self.rows
 
     @property
     def _stem(self) -> str:
@@ -460,15 +481,26 @@ class EventBatch:
 
     @property
     def ids(self) -> list[str]:
-        """An id per event: the one it brought, else its origin."""
-        stem = self._stem
+        """An id per event: the one it brought, else its origin (and row)."""
         if self._ids is None:
-            return [f"{stem}{offset}" for offset in self.offsets.tolist()]
+            stem = self.id_stem
+            return [f"{stem}{number}" for number in self.numbers.tolist()]
         ids = list(self._ids)
         if None not in ids:
             return ids  # type: ignore[return-value]
-        offsets = self.offsets.tolist()
-        return [f"{stem}{offsets[i]}" if v is None else v for i, v in enumerate(ids)]
+        return [self._made_id(i) if v is None else v for i, v in enumerate(ids)]
+
+    def _made_id(self, i: int) -> str:
+        row = "" if self.rows is None else f"-{self.rows[i]}"
+        return f"{self._stem}{self.offsets[i]}{row}"
+
+    def row(self, i: int) -> int:
+        """Place of event `i` in its message; -1 where a message holds one event."""
+        return -1 if self.rows is None else int(self.rows[i])
+
+    def path(self, i: int, path: str = "") -> str:
+        """Return where in its message event `i`, or a field at `path` in it, is."""
+        return path if self.rows is None else row_path(self.row(i), path)
 
     @property
     def place(self) -> str:
@@ -581,6 +613,7 @@ class EventBatch:
             if targets is None
             else Targets(targets.values[index], targets.binary),
             offsets=self.offsets[index],
+            rows=pick(self.rows),
             partition=self.partition,
             index=self.index,
             ids=pick(self._ids),
@@ -609,7 +642,7 @@ class EventBatch:
         return Event(
             x=self._features(i),
             y=label,
-            id=f"{self._stem}{self.offsets[i]}" if given is None else given,
+            id=self._made_id(i) if given is None else given,
             ts=self.time(i),
             key=text(self.keys),
             weight=self.weight(i),

@@ -57,12 +57,16 @@ class Range(msgspec.Struct, frozen=True, omit_defaults=True, tag="range", tag_fi
     whole: bool = True
 
 
-class Exclude(msgspec.Struct, frozen=True, tag="exclude", tag_field="entry"):
-    """From here on, the event at `line` of a partition is skipped: the learner raised on it."""
+class Exclude(msgspec.Struct, frozen=True, omit_defaults=True, tag="exclude", tag_field="entry"):
+    """From here on, the event at `line` of a partition is skipped: the learner raised on it.
+
+    `row` is its place there, where a message holds many events; else -1.
+    """
 
     partition: str
     line: int
     reason: str
+    row: int = -1
 
 
 Entry: TypeAlias = Range | Exclude
@@ -71,7 +75,8 @@ Entry: TypeAlias = Range | Exclude
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     """One commit. `lengths` are those of the output files in the folder `place`.
 
-    `about` says what the state is of.
+    `about` says what the state is of. `writer` is set in the first record of whoever takes a
+    journal over that several may write to, and tells it from others.
     """
 
     seq: int
@@ -80,6 +85,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     place: str = ""
     generation: int = 0
     about: dict[str, Any] | None = None
+    writer: str = ""
 
 
 class Journal(Protocol):

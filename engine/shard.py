@@ -19,6 +19,8 @@ from midstream.engine.trainer import Trainer, digest
 
 __all__ = ["Cursor", "EventError", "Outcome", "ResumeError", "Shard"]
 
+_REASON = 1_000  # characters of what a learner says, which may be all of the event and more
+
 
 class ResumeError(RuntimeError):
     """The saved state cannot be gone on from; the message says why and what can be done."""
@@ -27,19 +29,23 @@ class ResumeError(RuntimeError):
 class EventError(RuntimeError):
     """The learner raised on one event, whose origin this names.
 
-    `place` is what the journal calls the partition that it is from. `reason` says what it raised:
-    one line that can be written as UTF-8, whatever the cause says.
+    `place` is what the journal calls the partition that it is from; `row` is its place in a message
+    that holds many, else -1; `where` says all of that. `reason` says what it raised:
+    one line that can be written as UTF-8, cut where it is very long, whatever the cause says.
     """
 
-    def __init__(self, origin: Origin, place: str, features: str, cause: Exception) -> None:
-        line = origin[2]
+    def __init__(
+        self, origin: Origin, place: str, features: str, cause: Exception, row: int = -1
+    ) -> None:
+        self.where = f"{place}:{origin[2]}" + (f":{row}" if row >= 0 else "")
         what = " ".join(f"{type(cause).__name__}: {cause}".splitlines())
-        self.reason = what.encode(errors="backslashreplace").decode()
+        self.reason = what[:_REASON].encode(errors="backslashreplace").decode()
         super().__init__(
-            f'the learner raised on {place}:{line}: {self.reason}; model.on_error = "reject" '
+            f'the learner raised on {self.where}: {self.reason}; model.on_error = "reject" '
             "goes on without such events"
         )
         self.origin = origin
+        self.row = row
         self.place = place
         self.features = features
         self.cause = cause
@@ -105,7 +111,7 @@ class Shard:
         self._snapshot_seconds = snapshot_seconds
         self._commit_seconds = commit_seconds
         self._clock = clock
-        self._excluded: set[tuple[str, int]] = set()
+        self._excluded: set[tuple[str, int, int]] = set()  # partition, line, row
         self._replay: deque[Entry] = deque()
         self._replay_left = 0  # ranges handed out by next_range and not yet applied whole
         self._pending: list[Entry] = []
@@ -205,7 +211,9 @@ class Shard:
         shard = cls(name, trainer, journal, snapshots, about, modules=modules, **policy)
         shard.notes = notes
         shard.cursors = {p: Cursor(*c) for p, c in header.get("cursors", {}).items()}
-        shard._excluded = {(p, line) for p, line in header.get("excluded", [])}
+        shard._excluded = {
+            (p, line, *(row or [-1])) for p, line, *row in header.get("excluded", [])
+        }
         shard._replay = deque(entries)
         shard._snapshot_end = seq if not changed else -1
         if changed:  # so that the next resume compares with what is now in force
@@ -238,7 +246,7 @@ class Shard:
             if isinstance(entry, Range):
                 self._replay_left += 1
                 return entry
-            self._excluded.add((entry.partition, entry.line))
+            self._excluded.add((entry.partition, entry.line, entry.row))
         return None
 
     def step(
@@ -274,12 +282,13 @@ class Shard:
             event = next(iter(batch[error.row : error.row + 1]))
             features = msgspec.json.encode(event.x).decode()[:1024]
             origin = batch.origins[error.row]
-            raise EventError(origin, batch.place, features, error.cause) from error
+            row = batch.row(error.row)
+            raise EventError(origin, batch.place, features, error.cause, row) from error
         self.cursors[span.partition] = Cursor(span.stop, span.line, span.crc, span.head)
         if not live and final:
             self._replay_left -= 1
-            if not self.replaying:  # soon, lest the same be replayed again and again
-                self._snapshot_seen = -self._snapshot_events
+            if not self.replaying:  # lest the same be replayed again and again
+                self.snapshot_soon()
         outcome = Outcome(span, batch, result.predictions, rejected + refused, result.alarms, live)
         if live and self._snapshot_due():
             parts = self.trainer.state()
@@ -289,6 +298,10 @@ class Shard:
             self.trainer = Trainer.from_state(parts, self._modules)
             outcome.snapshot = self._snapshot(parts)
         return outcome
+
+    def snapshot_soon(self) -> None:
+        """Have the next batch followed by a snapshot: what was before may not be there any more."""
+        self._snapshot_seen = -self._snapshot_events
 
     def publish(self, outcome: Outcome, outputs: Mapping[str, bytes]) -> None:
         """Take what a batch put out; commit if it is time to, or a snapshot is due."""
@@ -323,7 +336,7 @@ class Shard:
         self.commit()
         for name, data in outputs.items():
             self._journal.write(name, data)
-        self._journal.commit([Exclude(error.place, error.origin[2], error.reason)])
+        self._journal.commit([Exclude(error.place, error.origin[2], error.reason, error.row)])
 
     def close(self) -> None:
         """Commit, and write a snapshot if the newest one is not of this state."""
@@ -343,11 +356,11 @@ class Shard:
         keep = [
             i
             for i, line in enumerate(batch.offsets.tolist())
-            if (batch.place, line) not in self._excluded
+            if (batch.place, line, batch.row(i)) not in self._excluded
         ]
         self._excluded = {
-            (partition, line)
-            for partition, line in self._excluded
+            (partition, line, row)
+            for partition, line, row in self._excluded
             if partition != span.partition or line >= span.line
         }
         return batch if len(keep) == len(batch) else batch.take(keep)
@@ -363,7 +376,7 @@ class Shard:
             **self._about,
             "shard": self.name,
             "cursors": {p: [c.offset, c.line, c.crc, c.head] for p, c in self.cursors.items()},
-            "excluded": sorted(self._excluded),
+            "excluded": [e if e[2] >= 0 else e[:2] for e in sorted(self._excluded)],
             "digest": digest(parts),
             "seen": self.trainer.seen,
             "learned": self.trainer.learned,

@@ -109,7 +109,9 @@ class Trainer:
         reason = "weight is given, but this learner takes no sample weights"
         origins = batch.origins
         rejected = [
-            Rejected(origins[i], f"{reason} (found {batch.weight(i)})", "$.weight", "")
+            Rejected(
+                origins[i], f"{reason} (found {batch.weight(i)})", batch.path(i, "$.weight"), ""
+            )
             for i in sorted(bad)
         ]
         return batch.take([i for i in range(len(batch)) if i not in bad]), rejected

@@ -43,7 +43,7 @@ class _Careful:
                 alarms += self._step(batch)
             except LearnerError as error:
                 origin = batch.origins[error.row]
-                event_error = EventError(origin, batch.place, "", error.cause)
+                event_error = EventError(origin, batch.place, "", error.cause, batch.row(error.row))
                 if not self._rejecting:
                     raise event_error from error
                 row = error.row

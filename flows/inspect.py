@@ -118,7 +118,7 @@ def _try_sample(
                 trainer.step(batch)
             except LearnerError as error:
                 origin = batch.origins[error.row]
-                raised = EventError(origin, batch.place, "", error.cause)
+                raised = EventError(origin, batch.place, "", error.cause, batch.row(error.row))
                 report.add("learning", str(raised), ok=False)
                 trainer = None
         if accepted >= sample:

@@ -26,9 +26,16 @@ def message(table: pa.Table | pa.RecordBatch) -> bytes:
 
 
 def decode(columns, *, task="binary", fields=FLAT, features=None):
-    """Decode columns by name, given as a table or as lists."""
+    """Decode columns by name, given as a table or as lists; rows count as those of a file do."""
     table = columns if isinstance(columns, pa.Table) else pa.table(columns)
-    return TableDecoder(task, fields, features).decode_message(message(table), partition="p")
+    decoded = TableDecoder(task, fields, features).decode_message(message(table), partition="p")
+    batch = decoded.batch
+    if batch.rows is not None:
+        batch.offsets, batch.rows = batch.rows, None
+        for rejected in decoded.rejected:
+            row, _, rejected.path = rejected.path.partition(": ")
+            rejected.origin = ("p", 0, int(row.removeprefix("row ")))
+    return decoded
 
 
 def reasons(decoded):
@@ -286,7 +293,7 @@ def test_a_schema_that_does_not_fit_is_refused_as_a_whole(columns, options, mess
     decoder = TableDecoder(
         options.get("task", "binary"), options.get("fields", FLAT), options.get("features")
     )
-    batch, (rejected,) = decoder.decode_message(message_of(columns), partition="p", first=5)
+    batch, (rejected,) = decoder.decode_message(message_of(columns), partition="p", offset=5)
     assert len(batch) == 0
     assert message in rejected.reason
     assert rejected.origin == ("p", 0, 5)
@@ -374,9 +381,24 @@ def test_a_message_of_several_record_batches():
         for i in range(0, 10, 3):
             writer.write(table.slice(i, 3))
     data = sink.getvalue().to_pybytes()
-    batch, _ = TableDecoder("binary", FLAT).decode_message(data, partition="t", index=2, first=100)
+    batch, _ = TableDecoder("binary", FLAT).decode_message(data, partition="t", index=2, offset=100)
     assert [x["a"] for x in batch.dicts()] == list(range(10))
-    assert batch.ids[0] == "t-2-100"
+    assert batch.ids[:2] == ["t-2-100-0", "t-2-100-1"]
+    assert batch.origins == [("t", 2, 100)] * 10
+    assert [event.id for event in batch[8:]] == batch.ids[8:] == ["t-2-100-8", "t-2-100-9"]
+
+
+def test_rejected_rows_of_a_message_are_told_apart():
+    """All have its offset; the row is in the path, and the ids of the others do not move."""
+    columns = {"a": [1.0, 2.0, float("inf"), 4.0], "c": list("uvwx"), "y": [1, 7, 0, 1]}
+    batch, rejected = TableDecoder("binary", FLAT).decode_message(
+        message_of(columns), partition="t", index=2, offset=100
+    )
+    assert batch.ids == ["t-2-100-0", "t-2-100-3"]
+    assert [(r.origin, r.path) for r in rejected] == [
+        (("t", 2, 100), "row 1: y"),
+        (("t", 2, 100), "row 2: a"),
+    ]
 
 
 def test_a_message_cut_anywhere_is_one_rejection():
@@ -384,7 +406,7 @@ def test_a_message_cut_anywhere_is_one_rejection():
     data = message_of({"a": [1.0, 2.0], "c": ["u", "v"], "y": [True, False]})
     decoder = TableDecoder("binary", FLAT)
     for end in range(len(data)):
-        batch, rejected = decoder.decode_message(data[:end], partition="t", index=1, first=7)
+        batch, rejected = decoder.decode_message(data[:end], partition="t", index=1, offset=7)
         assert len(batch) == 0, end
         (one,) = rejected
         assert one.origin == ("t", 1, 7)

@@ -99,3 +99,13 @@ def test_none_of_a_batch_may_be_chosen():
     batch, made = batch_of("dicts", 3), predictions_of("dicts", 3)
     assert encoded(*Choice(1e-12).apply(batch, made)) == []
     assert encoded(*Choice(0.5, "unlabelled").apply(batch[1:1], made.take(np.arange(0)))) == []
+
+
+def test_rows_of_one_message_are_chosen_each_by_itself():
+    """They share an offset; about as many of them are published as asked for."""
+    batch, made = batch_of("dicts"), predictions_of("dicts")
+    batch.rows, batch.offsets = batch.offsets, np.full(N, 7)
+    chosen, _ = Choice(0.1).apply(batch, made)
+    assert abs(len(chosen) - 0.1 * N) < 0.01 * N
+    more, _ = Choice(0.2).apply(batch, made)
+    assert set(chosen.rows.tolist()) < set(more.rows.tolist())
