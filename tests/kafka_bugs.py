@@ -17,7 +17,7 @@ def journal_read_before_fencing(monkeypatch):
 
     def recover(self):
         records = self._read()
-        self._read = lambda: records
+        self._read = lambda start=0: records
         return _recover(self)
 
     monkeypatch.setattr(KafkaJournal, "recover", recover)

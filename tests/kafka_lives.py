@@ -120,6 +120,7 @@ class Engine(Process):
         self.result: str | None = None
         self.problem: BaseException | None = None
         self.digests: dict[str, str] = {}
+        self.signatures: dict[str, set[str]] = {}
         self._fuse = fuse
         self._left = -1
         self._go, self._back = threading.Lock(), threading.Lock()
@@ -198,8 +199,9 @@ class Lane:
         self._rng = life.rng
         self.input = TopicInput(consumer, parts, until_eof=engine.last, seconds=SECONDS)
         self.journal = KafkaJournal(
-            {}, f"life-{name}", "journal", int(name), outputs=OUTPUTS, seconds=SECONDS
-        )
+            {}, f"life-{name}", "journal", int(name), outputs=OUTPUTS, seconds=SECONDS,
+            signatures=engine.signatures,
+        )  # fmt: skip
         self.shard = Shard.open(
             name,
             make_trainer,

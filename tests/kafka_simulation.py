@@ -6,6 +6,7 @@ transaction markers take up, what readers of committed records see, epochs that 
 writers, transactions that time out, and which errors are fatal, retriable or need an abort.
 """
 
+import itertools
 from collections import deque
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -32,8 +33,9 @@ def timed_out() -> KafkaException:
 class Transaction:
     """What a writer has begun: `decision` is what it will be, known once the markers are there."""
 
-    def __init__(self, begun: float) -> None:
+    def __init__(self, begun: float, who: Any = None) -> None:
         self.begun = begun
+        self.who = who
         self.decision: bool | None = None
         self.logs: list[Log] = []
 
@@ -78,9 +80,9 @@ class Writer:
 
     def __init__(self) -> None:
         self.epoch = -1
-        self.owner: Any = None  # the process that was given the epoch
         self.transaction: Transaction | None = None  # not decided yet
         self.unmarked: Transaction | None = None  # decided
+        self.commits: list[Process] = []  # that readers see; whose they were
 
 
 class Cluster:
@@ -198,11 +200,12 @@ class Cluster:
             for log in transaction.logs:
                 del log.open[transaction]
                 log.entries.append(None)
+            if transaction.decision:
+                writer.commits.append(transaction.who)
 
     def shut_out(self, writer: Writer) -> int:
         """Give a writer a new epoch, ending what the one before had open."""
         writer.epoch += 1
-        writer.owner = self.process
         self.decide(writer, False)
         self.mark(writer)
         return writer.epoch
@@ -221,16 +224,18 @@ class Cluster:
         modules = (kafka, kafka_journal)
         client = _Client(self)
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep)
-        old = [module.ck for module in modules], kafka_journal.time
+        tokens = itertools.count()
+        old = [module.ck for module in modules], kafka_journal.time, kafka_journal.secrets
         try:
             for module in modules:
                 module.ck = client
             kafka_journal.time = clock
+            kafka_journal.secrets = SimpleNamespace(token_hex=lambda _: f"token {next(tokens)}")
             yield self
         finally:
             for module, was in zip(modules, old[0], strict=True):
                 module.ck = was
-            kafka_journal.time = old[1]
+            kafka_journal.time, kafka_journal.secrets = old[1:]
 
 
 class _Client:
@@ -292,6 +297,7 @@ class Producer(_Base):
         super().__init__(cluster, config)
         self._name: str | None = config.get("transactional.id")
         self._epoch = -1
+        self._commits = 0  # of the writer, when this one began
         self._state = "new" if self._name else "open"  # ready, open, ending, abortable, shut out
         self._told = False  # by an exception of `poll`, that it is shut out
         self._ending: bool | None = None
@@ -307,7 +313,8 @@ class Producer(_Base):
         if cluster.down:
             cluster.now += timeout
             raise timed_out()
-        self._epoch = cluster.shut_out(cluster.writer(self._name))
+        writer = cluster.writer(self._name)
+        self._epoch, self._commits = cluster.shut_out(writer), len(writer.commits)
         if cluster.loses_reply():
             raise timed_out()
         self._state = "ready"
@@ -410,7 +417,7 @@ class Producer(_Base):
                 return
             if writer.transaction is None:
                 cluster.mark(writer)
-                writer.transaction = Transaction(cluster.now)
+                writer.transaction = Transaction(cluster.now, self._process)
             log = cluster.logs[topic, index]
             offset = log.append(value, cluster.now, writer.transaction, self._process)
             self._report(None, topic, index, value, told, offset)
@@ -448,10 +455,14 @@ class Producer(_Base):
             raise KafkaException(error(KafkaError._FENCED, "fenced", fatal=True))
 
     def _tell(self) -> None:
-        """Note that the process knows; it is not shut out if it only was silent too long."""
-        owner = self._cluster.writer(self._name).owner
-        if owner is not self._process:
-            self._process.told_shut_out_by = owner
+        """Note that the process knows who has shut it out: who has committed since it began.
+
+        Else it only was silent too long, or the other has just begun: then it may come back.
+        """
+        commits = self._cluster.writer(self._name).commits[self._commits :]
+        others = [who for who in commits if who is not self._process]
+        if others:
+            self._process.told_shut_out_by = others[-1]
             self._cluster.happened.add("shut out")
 
     def _serve(self, count: int) -> int:
@@ -570,6 +581,9 @@ class Consumer(_Base):
             self._ends[place] = end
             problem = error(KafkaError._PARTITION_EOF)
             found.append(Message(*place, at, None, 0, problem))
+
+    def poll(self, timeout: float) -> None:
+        """Serve what is called back, which `consume` has served."""
 
     def commit(self, **_: Any) -> None:
         self._process.point()

@@ -51,7 +51,7 @@ def test_a_writer_that_was_shut_out_says_so(cluster, before, then):
     with pytest.raises(JournalError, match="another run has taken over"):
         older.commit([])
     newer.commit([])
-    assert len(cluster.logs["journal", 0].decided) == 2
+    assert len(cluster.logs["journal", 0].decided) == 3, "one is the newer's signature"
     assert cluster.logs["out", 0].decided == []
 
 
@@ -81,8 +81,23 @@ def test_a_writer_that_kafka_has_shut_out_says_so(kafka_own, topic):
     with pytest.raises(JournalError, match="another run has taken over"):
         go_on()
     newer.commit([])
-    assert len(kafka_own.read_all(names["journal"])) == 2
+    assert len(kafka_own.read_all(names["journal"])) == 3
     assert len(kafka_own.read_all(names["out"])) == 1
+
+
+def test_a_writer_that_was_silent_too_long_may_come_back(cluster):
+    """Its transaction is given up, in the same way as if another had taken over, but none has."""
+    one = journal()
+    one.recover()
+    one.commit([])
+    one.write("out", b"line\n")
+    one._producer.send()
+    cluster.now += 60.0
+    with pytest.raises(UnavailableError, match="gave up a transaction"):
+        one.commit([])
+    again = journal()
+    assert len(again.recover()) == 1
+    again.commit([])
 
 
 @pytest.mark.parametrize("calls", range(4))
