@@ -23,6 +23,7 @@ from midstream.engine.shard import Cursor
 __all__ = [
     "RESERVED",
     "Consumer",
+    "Heard",
     "NoAnswerError",
     "TopicInput",
     "partition_name",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 _MESSAGES = 200  # asked of the client at once: so few stay in the cache until they are read
+_ASIDE = 5.0  # seconds to wait for an answer where others wait meanwhile
 _MOST_QUEUED = 32 * 2**20  # bytes of one partition that wait here before it is paused
 _OURS: dict[str, Any] = {
     "enable.auto.commit": False,
@@ -82,8 +84,35 @@ def said(error: object) -> str:
     return " ".join(text.split())
 
 
-def topics_of(client: Any, seconds: float, *names: str) -> dict[str, Any]:
+class Heard:
+    """What a client last said of its connections: its `error_cb`, asked where no answer came.
+
+    The answer itself only ever says that there was none; here is whether a password was wrong, or
+    nobody listens.
+    """
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, error: KafkaError) -> None:
+        """Take what the client says."""
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self._last = said(error)
+
+    def why(self, error: KafkaException) -> str:
+        """Return why there was no answer, in one line."""
+        return self._last or said(error)
+
+
+def topics_of(
+    client: Any, seconds: float, *names: str, heard: Heard | None = None
+) -> dict[str, Any]:
     """Return what the brokers say of a topic, or of all.
+
+    Parameters
+    ----------
+    heard
+        Of this client, which must not have anything assigned.
 
     Raises
     ------
@@ -93,7 +122,11 @@ def topics_of(client: Any, seconds: float, *names: str) -> dict[str, Any]:
     try:
         return dict(client.list_topics(*names, timeout=seconds).topics)
     except KafkaException as error:
-        raise NoAnswerError(f"Kafka: no answer within {seconds:g} s: {said(error)}") from None
+        why = said(error)
+        if heard is not None:
+            client.poll(0)  # so that it says what it has to say
+            why = heard.why(error)
+        raise NoAnswerError(f"Kafka: no answer within {seconds:g} s: {why}") from None
 
 
 class Consumer:
@@ -121,6 +154,7 @@ class Consumer:
     ) -> None:
         self.topic = topic
         self._log = log
+        self._heard = Heard()
         self._client = ck.Consumer(
             {"group.id": group, **_DEFAULTS, **settings, **_OURS, "error_cb": self._trouble}
         )
@@ -128,10 +162,13 @@ class Consumer:
         self._bytes: dict[int, int] = {}
         self._paused: set[int] = set()
         self._at_end: set[int] = set()
+        self._out_of_range: dict[int, str] = {}
         self._down = False
+        self._missed = 0  # how often the topic was not found
 
     def _trouble(self, error: KafkaError) -> None:
         """Tell of trouble that the client goes on trying to get over by itself, once."""
+        self._heard(error)
         if not self._down:
             self._down = True
             self._log("kafka_trouble", reason=said(error))
@@ -144,10 +181,36 @@ class Consumer:
         InputError
             If no broker answers within `seconds`, or there is no such topic, or no right to it.
         """
-        found = topics_of(self._client, seconds, self.topic)[self.topic]
+        heard = None if self._queues else self._heard
+        found = topics_of(self._client, seconds, self.topic, heard=heard)[self.topic]
         if found.error is not None:
             raise InputError(f"{self.topic}: {said(found.error)}")
         return sorted(found.partitions)
+
+    def look(self, seconds: float) -> list[int] | None:
+        """Return the numbers of the topic's partitions now; None if nobody says so in time.
+
+        Raises
+        ------
+        InputError
+            If the topic is gone: a fetch of what was deleted says so late, or never.
+        """
+        try:
+            found = topics_of(self._client, seconds, self.topic)[self.topic]
+        except NoAnswerError:
+            return None
+        if found.error is None:
+            self._missed = 0
+            return sorted(found.partitions)
+        if found.error.code() in _GONE:
+            self._missed += 1  # a broker that has just started may not know it yet
+            if self._missed > 1:
+                raise InputError(f"{self.topic}: is gone: {said(found.error)}")
+        return None
+
+    def tell(self, event: str, **fields: Any) -> None:
+        """Tell the operator."""
+        self._log(event, **fields)
 
     def bounds(self, index: int, seconds: float) -> tuple[int, int]:
         """Return the oldest offset that is there, and the one after the newest."""
@@ -170,6 +233,10 @@ class Consumer:
 
     def assign(self, index: int, offset: int) -> None:
         """Read a partition from an offset on."""
+        if index in self._queues:
+            self._client.incremental_unassign([TopicPartition(self.topic, index)])
+        self._paused.discard(index)
+        self._out_of_range.pop(index, None)
         self._queues[index] = deque()
         self._bytes[index] = 0
         self._at_end.discard(index)
@@ -178,6 +245,10 @@ class Consumer:
     def ended(self, index: int) -> bool:
         """Whether all that there was has been taken; more may have come since."""
         return index in self._at_end and not self._queues[index]
+
+    def out_of_range(self, index: int) -> str | None:
+        """Return why what comes after all that was taken is not there; None if it may be."""
+        return None if self._queues[index] else self._out_of_range.get(index)
 
     def take(self, index: int, max_bytes: int, until: int | None = None) -> Messages | None:
         """Return the next messages of a partition, None if there are none now; never blocks.
@@ -256,10 +327,7 @@ class Consumer:
         if code == KafkaError._PARTITION_EOF:
             self._at_end.add(index)
         elif code == KafkaError._AUTO_OFFSET_RESET:
-            raise InputError(
-                f"{name}: what was to be read next is not there any more (retention, or another "
-                f"topic of the same name): {said(error)}"
-            )
+            self._out_of_range[index] = said(error)
         elif code in _GONE:
             raise InputError(f"{name}: is gone: {said(error)}")
         elif error.fatal() or not error.retriable():
@@ -327,6 +395,8 @@ class TopicInput:
         self._seconds = seconds
         self._cursors: dict[str, Cursor] = {}
         self._stops: dict[str, int] = {}
+        self._lows: dict[str, int] = {}  # what is before was deleted
+        self._gone: dict[str, int] = {}  # from where on, if that is to be replayed
         self._turn = 0
         self._begun: list[Work] = []
         self.waiting: set[str] = set()
@@ -343,7 +413,7 @@ class TopicInput:
         Raises
         ------
         InputError
-            If what is to be read next is not there any more, or was never.
+            If what is to be read next was never there. If it is not there any more, `read` says so.
         """
         for name in cursors:
             if name not in self._parts:
@@ -357,22 +427,16 @@ class TopicInput:
                     f"{name}: ends at offset {high}, but was read up to {offset}: another topic of "
                     "the same name? Begin anew with --fresh"
                 )
-            if offset < low:
-                if self._on_lost == "stop":
-                    raise InputError(
-                        f"{name}: offsets {offset} to {low - 1} were deleted before they were "
-                        'read; input.on_lost = "skip" goes on without them'
-                    )
-                self._begun.append(self._nothing(name, index, offset, low, cursor))
-                offset = low
-            elif cursor is None:
-                self._begun.append(self._nothing(name, index, offset, offset, None))
-            self._cursors[name] = cursor if cursor and offset == cursor.offset else Cursor(offset)
+            if cursor is None:
+                self._begun.append(self._nothing(name, offset, 0))
+            else:
+                self._cursors[name] = cursor
+            self._lows[name] = low
             self._stops[name] = high
-            self._consumer.assign(index, offset)
+            self._consumer.assign(index, max(offset, low))
 
     def begin(self) -> list[Work]:
-        """Return empty ranges, by which the journal knows where partitions begin or went on."""
+        """Return empty ranges, by which the journal knows where partitions begin."""
         begun, self._begun = self._begun, []
         return begun
 
@@ -394,20 +458,62 @@ class TopicInput:
         return self._consumer.at_time(index, self._start, self._seconds)
 
     def read(self, max_bytes: int) -> Work | None:
-        """Return the next block, or None if there is nothing (more) now; never blocks."""
+        """Return the next block, or None if there is nothing (more) now; never blocks.
+
+        Raises
+        ------
+        InputError
+            If messages were deleted before they were read, and are not to be skipped.
+        """
         names = list(self._parts)
         for i in range(len(names)):
             name = names[(self._turn + i) % len(names)]
             work = self._read(name, max_bytes, None)
+            if work is None and self._cursors[name].offset < self._lows[name]:
+                work = self._skip(name)
             if work is not None:
                 self._turn = (self._turn + i + 1) % len(names)
                 return work
         return None
 
     def _read(self, name: str, max_bytes: int, until: int | None) -> Work | None:
+        if self._cursors[name].offset < self._lows[name]:
+            return None
         index = self._parts[name]
         messages = self._consumer.take(index, max_bytes, until)
-        return self._work(name, index, messages) if messages is not None else None
+        if messages is not None:
+            return self._work(name, index, messages)
+        if (why := self._consumer.out_of_range(index)) is not None:
+            self._look_again(name, index, why)
+        return None
+
+    def _look_again(self, name: str, index: int, why: str) -> None:
+        """Find out what there is, now that the brokers do not have what comes next."""
+        try:
+            low, high = self._consumer.bounds(index, min(self._seconds, _ASIDE))
+        except NoAnswerError:
+            return  # it is asked again
+        offset = self._cursors[name].offset
+        if low <= offset:
+            raise InputError(
+                f"{name}: begins at offset {low} and ends at {high} now, but was read up to "
+                f"{offset}: another topic of the same name, or its end was lost? ({why})"
+            )
+        self._lows[name] = low
+        self._consumer.assign(index, low)
+
+    def _skip(self, name: str) -> Work:
+        """Go on after what was deleted before it was read, if that is wanted."""
+        start, stop = self._cursors[name].offset, self._lows[name]
+        if self._on_lost == "stop":
+            raise InputError(
+                f"{name}: offsets {start} to {stop - 1} were deleted before they were "
+                'read; input.on_lost = "skip" goes on without them'
+            )
+        self._consumer.tell(
+            "input_lost", partition=name, start=start, stop=stop, action="it is skipped"
+        )
+        return self._nothing(name, stop, self._cursors[name].crc)
 
     def _work(self, name: str, index: int, messages: Messages) -> Work:
         cursor = self._cursors[name]
@@ -418,11 +524,14 @@ class TopicInput:
         self._cursors[name] = Cursor(stop, stop, crc)
         return Work(block, Range(name, cursor.offset, stop, stop, crc))
 
-    def _nothing(self, name: str, index: int, start: int, stop: int, cursor: Cursor | None) -> Work:
-        """Return an empty block over what is not there (any more)."""
+    def _nothing(self, name: str, stop: int, crc: int) -> Work:
+        """Return an empty block from the cursor (if there is one) to `stop`, and go on there."""
+        start = self._cursors[name].offset if name in self._cursors else stop
         nothing = Messages([], np.zeros(0, np.int64), [])
-        block = MessageBlock(self._consumer.topic, index, nothing, start, stop)
-        return Work(block, Range(name, start, stop, stop, cursor.crc if cursor else 0))
+        topic, index = self._consumer.topic, self._parts[name]
+        block = MessageBlock(topic, index, nothing, start, stop)
+        self._cursors[name] = Cursor(stop, stop, crc)
+        return Work(block, Range(name, start, stop, stop, crc))
 
     @property
     def ended(self) -> bool:
@@ -446,20 +555,33 @@ class TopicInput:
         index = self._parts[name]
         cursor = self._cursors[name]
         if span.start == span.stop:
-            return Work(self._nothing(name, index, span.start, span.stop, cursor).block, span)
-        work = self._read(name, max_bytes, span.stop)
-        if work is None:
-            if not (self._consumer.waits_from(index, span.stop) or self._consumer.ended(index)):
+            return self._nothing(name, span.stop, span.crc)
+        if cursor.offset < self._lows[name]:  # it may have been gone then, too: the sum tells
+            self._gone[name] = cursor.offset
+            work = self._nothing(name, min(self._lows[name], span.stop), cursor.crc)
+        else:
+            found = self._read(name, max_bytes, span.stop)
+            if found is None:
+                if self._consumer.waits_from(index, span.stop) or self._consumer.ended(index):
+                    raise _cannot_replay(name, cursor.offset, span.stop)
                 return None
-            raise InputError(
-                f"{name}: offsets {cursor.offset} to {span.stop - 1} were learned, and are not "
-                "there any more: they were deleted or compacted"
-            )
+            work = found
         if work.span.stop < span.stop:
             return work._replace(final=False)
+        gone = self._gone.pop(name, None)
+        if work.span.crc != span.crc and gone is not None:
+            raise _cannot_replay(name, gone, self._lows[name])
         if work.span.crc != span.crc:
             raise InputError(
                 f"{name}: offsets {span.start} to {span.stop - 1} are not what was learned from "
                 "them: some were deleted, compacted, or are of another topic of the same name"
             )
         return work
+
+
+def _cannot_replay(name: str, start: int, stop: int) -> InputError:
+    return InputError(
+        f"{name}: offsets {start} to {stop - 1} are not there any more (deleted, or compacted), "
+        "and the journal says that they were learned; without them or a newer snapshot the state "
+        "cannot be rebuilt: put the state folder back, or begin anew with --fresh"
+    )

@@ -232,7 +232,8 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
 def init_topics(config: Path, *, partitions: int, replicas: int, as_json: bool) -> None:
     """Create the topics that CONFIG names and that are not there yet.
 
-    Outputs and journal get as many partitions as the input. The journal's topic keeps everything.
+    Outputs and journal get as many partitions as the input; a journal that is there gets more if
+    the input has. The journal's topic keeps everything.
     """
     from midstream.flows.settings import load
     from midstream.flows.topics import create_topics
@@ -242,8 +243,8 @@ def init_topics(config: Path, *, partitions: int, replicas: int, as_json: bool) 
     if as_json:
         _print_json(made)
         return
-    for topic, is_new in made.items():
-        click.echo(f"{'created' if is_new else 'was there'}  {topic}")
+    for topic, what in made.items():
+        click.echo(f"{what}  {topic}")
 
 
 @cli.command()

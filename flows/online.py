@@ -297,10 +297,11 @@ class _Attempts:
         self._locks = locks
         self._until_eof = until_eof
         self._fresh = fresh
+        self._signatures: dict[str, set[str]] = {}
         self._share = share
         self._beat = beat
         self._summary = Summary()
-        self._excluded: set[Origin] = set()
+        self._excluded: set[tuple[Origin, int]] = set()
         self._caught_up = until_eof
         self._stopping = False
         self._outage = _Outage(lambda: beat("waiting", self._summary))
@@ -328,6 +329,7 @@ class _Attempts:
             until_eof=self._until_eof,
             share=self._share,
             fresh=self._fresh,
+            signatures=self._signatures,
             beat=lambda: self._beat("running", self._summary),
         )
 
@@ -375,7 +377,7 @@ class _Attempts:
         if (
             isinstance(failure, EventError)
             and self._settings.model.on_error == "reject"
-            and failure.origin not in self._excluded
+            and (failure.origin, failure.row) not in self._excluded
         ):
             try:
                 self._exclude(current, failure)
@@ -400,7 +402,7 @@ class _Attempts:
         # The learner may be half updated: resume without that event.
         log_rejected(error)
         _room_of(current, error).exclude(error)
-        self._excluded.add(error.origin)
+        self._excluded.add((error.origin, error.row))
 
     def _wait(self, reason: Exception) -> None:
         self._outage.wait(reason, lambda: self._stopping)

@@ -23,7 +23,8 @@ from midstream.connectors.codec import (
 )
 from midstream.connectors.files import InputError, discover
 from midstream.connectors.inputs import Work, normal_path
-from midstream.engine.events import EventBatch, Rejected
+from midstream.connectors.messages import MessageBlock
+from midstream.engine.events import EventBatch, Rejected, row_path
 from midstream.engine.journal import FileJournal, UnavailableError
 from midstream.engine.replay import Reservoir
 from midstream.engine.shard import EventError, Outcome, Shard
@@ -40,6 +41,7 @@ from midstream.flows.topics import (
     index_of,
     open_consumer,
     open_journal,
+    partition_name,
     topic_shards,
 )
 
@@ -65,6 +67,7 @@ _BLOCK_SECONDS = 0.2  # a batch that takes much longer would delay commits, sign
 _PARTS = "partitions.json"
 _MOST_SHARDS = 1_000
 _RESCAN_SECONDS = 5.0
+_LOOK_SECONDS = 1.0  # to wait for an answer that is not urgent
 _REPORT_SECONDS = 10.0
 
 
@@ -151,7 +154,7 @@ def file_name(kind: str, suffix: str) -> str:
 
 def log_rejected(error: EventError) -> None:
     """Tell of an event that the learner raised on."""
-    log.warning("event_rejected", origin=f"{error.place}:{error.origin[2]}", reason=error.reason)
+    log.warning("event_rejected", origin=error.where, reason=error.reason)
 
 
 def _gravity(failure: BaseException | None) -> int:
@@ -185,7 +188,7 @@ class Room:
         self._outputs: LocalStorage | None = None
         self.journal: FileJournal | KafkaJournal
         if settings.journal_topic is not None:
-            self.journal = open_journal(settings, name)
+            self.journal = open_journal(settings, name, run.signatures)
         else:
             if self.output_names():
                 self._outputs = BackgroundStorage(settings.output_path)
@@ -235,11 +238,6 @@ class Room:
         if source.topic is None and not (source.start == "latest" and self.shard.untouched):
             return
         for work in self.input.begin():
-            if work.span.stop > work.span.start:
-                log.warning(
-                    "input_lost", shard=self.name, partition=work.span.partition,
-                    start=work.span.start, stop=work.span.stop, action="it is skipped",
-                )  # fmt: skip
             nothing = EventBatch([], [], partition=work.span.partition, index=-1)
             self.shard.publish(self.shard.step(work.span, nothing, []), {})
         self.shard.commit()
@@ -275,6 +273,11 @@ class Room:
         for name in sorted(self.input.waiting - self._waiting):
             log.info("input_unfinished", shard=self.name, input=name, note="it is tried again")
         self._waiting = set(self.input.waiting)
+        block = None if found.work is None else found.work.block
+        if (
+            isinstance(block, MessageBlock) and not block.messages.values
+        ):  # what is skipped was deleted
+            self.shard.snapshot_soon()
         if found.work is None and not self.run.until_eof:
             now = time.monotonic()
             if now - self._rescanned_at >= _RESCAN_SECONDS:
@@ -365,7 +368,8 @@ class Room:
     def exclude(self, error: EventError) -> None:
         """Send the event that the learner raised on to `rejected`, and skip it from now on."""
         reason = f"the learner raised {error.reason}"
-        rejected = Rejected(error.origin, reason, "", error.features)
+        path = row_path(error.row) if error.row >= 0 else ""
+        rejected = Rejected(error.origin, reason, path, error.features)
         wanted = self.run.settings.output.rejected
         data = {"rejected": encode_rejected([rejected])} if wanted else {}
         self.shard.exclude(error, self._by_file(data))
@@ -394,6 +398,8 @@ class Run:
         Which shards are this process's.
     fresh
         As of `Shard.open`.
+    signatures
+        As of `KafkaJournal`, over all runs of the process.
     beat
         Called at every turn, by which one sees from outside that the run gets on.
     """
@@ -407,6 +413,7 @@ class Run:
         until_eof: bool,
         share: Share = WHOLE,
         fresh: str = "",
+        signatures: dict[str, set[str]] | None = None,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
@@ -415,6 +422,7 @@ class Run:
         self.until_eof = until_eof
         self.share = share
         self.fresh = fresh
+        self.signatures = {} if signatures is None else signatures
         self.beat = beat
         self.stopping = False
         self.failure: BaseException | None = None
@@ -429,6 +437,7 @@ class Run:
         self.caught_up = False
         self._idle: set[str] = set()
         self._known: set[str] = set()
+        self._looked_at = time.monotonic()
         self._reported = (time.monotonic(), 0)
 
     def open(self) -> None:
@@ -445,6 +454,9 @@ class Run:
         for name, part in shards.items():
             if self.share.has(name):
                 self.rooms[name] = Room(self, name, part)
+        if self.consumer is not None:
+            read = (room.input.names for room in self.rooms.values())
+            self._known = {part for part in shards.values() if part}.union(*read)
 
     def _parts(self) -> list[str]:
         """Return the files that are shards, each with the number that it was once given."""
@@ -479,6 +491,21 @@ class Run:
                 self._known.add(name)
                 log.warning("input_new", input=name, action="it is taken up by a restart")
 
+    def _look_at_topic(self) -> None:
+        """Now and then, tell of partitions that are new, once each; raise InputError if it is gone.
+
+        A look takes a few ms where the brokers are well.
+        """
+        now = time.monotonic()
+        if self.consumer is None or now - self._looked_at < _RESCAN_SECONDS:
+            return
+        self._looked_at = now
+        for index in self.consumer.look(_LOOK_SECONDS) or ():
+            name = partition_name(self.consumer.topic, index)
+            if name not in self._known and self.share.first == 0:
+                self._known.add(name)
+                log.warning("input_new", input=name, action="it is taken up by a restart")
+
     def close(self) -> None:
         """Close every shard's files."""
         for room in self.rooms.values():
@@ -502,6 +529,7 @@ class Run:
         items = []
         with self.guard():
             try:
+                self._look_at_topic()
                 found = room.next()
             except InputError as error:  # what was read before is sound: end with a snapshot
                 self.input_failure = self.input_failure or error

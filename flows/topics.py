@@ -4,11 +4,12 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from midstream.connectors.bytestream import InputError
 from midstream.connectors.kafka import (
     Consumer,
+    Heard,
     NoAnswerError,
     TopicInput,
     partition_name,
@@ -33,6 +34,7 @@ __all__ = [
     "open_journal",
     "open_sender",
     "open_topic",
+    "partition_name",
     "topic_shards",
 ]
 
@@ -55,7 +57,8 @@ def _seconds(settings: Settings) -> float:
 
 def _options(settings: Settings) -> dict[str, Any]:
     """Return librdkafka's settings for a client that is in no consumer group."""
-    return {key: value for key, value in settings.kafka.items() if key != "group.id"}
+    options = {key: value for key, value in settings.kafka.items() if key != "group.id"}
+    return {"log_level": 2, **options}  # what it says of its connections comes into our own log
 
 
 def topic_shards(settings: Settings, consumer: Consumer) -> dict[str, str]:
@@ -84,8 +87,8 @@ def index_of(name: str) -> int:
     return int(name.rpartition("-")[2])
 
 
-def open_journal(settings: Settings, shard: str) -> KafkaJournal:
-    """Return the journal of a shard whose outputs are topics."""
+def open_journal(settings: Settings, shard: str, signatures: dict[str, set[str]]) -> KafkaJournal:
+    """Return the journal of a shard whose outputs are topics; `signatures` as of `KafkaJournal`."""
     assert settings.journal_topic is not None
     return KafkaJournal(
         _options(settings),
@@ -94,6 +97,7 @@ def open_journal(settings: Settings, shard: str) -> KafkaJournal:
         int(shard),
         outputs=settings.output.topics,
         seconds=_seconds(settings),
+        signatures=signatures,
     )
 
 
@@ -110,12 +114,14 @@ def open_sender(settings: Settings, topic: str) -> Sender:
 
 def _admin(settings: Settings) -> tuple[AdminClient, dict[str, Any]]:
     """Return a client, and the topics that are there."""
-    admin = AdminClient(_options(settings))
-    return admin, topics_of(admin, _seconds(settings))
+    heard = Heard()
+    options: dict[str, Any] = {**_options(settings), "error_cb": heard}
+    admin = AdminClient(options)
+    return admin, topics_of(admin, _seconds(settings), heard=heard)
 
 
 def missing_topics(settings: Settings) -> list[str]:
-    """Return the topics that would be written to and are not there.
+    """Return the topics that would be written to and are not there, or lack partitions.
 
     Raises
     ------
@@ -123,12 +129,26 @@ def missing_topics(settings: Settings) -> list[str]:
         If no broker answers.
     """
     _, there = _admin(settings)
-    wanted = (*settings.output.topics.values(), settings.journal_topic)
-    return [topic for topic in wanted if topic is not None and topic not in there]
+    journal = settings.journal_topic
+    missing = [topic for topic in settings.output.topics.values() if topic not in there]
+    if journal is not None and journal not in there:
+        missing.append(journal)
+    elif journal is not None and (more := _lacking(settings, there)):
+        missing.append(f"{journal} with {more} more partition{'s' * (more > 1)}")
+    return missing
 
 
-def create_topics(settings: Settings, partitions: int, replicas: int) -> dict[str, bool]:
-    """Create the topics of a config that are not there yet; say of each whether it was created.
+def _lacking(settings: Settings, there: dict[str, Any]) -> int:
+    """Return how many partitions the journal's topic, which is there, has less than are needed."""
+    source, journal = settings.input.topic or "", settings.journal_topic or ""
+    needed = 1 if settings.one_shard or source not in there else len(there[source].partitions)
+    return max(needed - len(there[journal].partitions), 0)
+
+
+def create_topics(settings: Settings, partitions: int, replicas: int) -> dict[str, str]:
+    """Create the topics of a config that are not there yet; say of each what was done.
+
+    A journal that has less partitions than the input has now gets more.
 
     Parameters
     ----------
@@ -151,16 +171,26 @@ def create_topics(settings: Settings, partitions: int, replicas: int) -> dict[st
     wanted: dict[str | None, dict[str, str]] = {source: {}}
     wanted |= {topic: {} for topic in settings.output.topics.values()}
     wanted[settings.journal_topic] = forever
-    made = {topic: topic not in there for topic in wanted if topic is not None}
+    done = {topic: "was there" for topic in wanted if topic is not None}
     new = [
         NewTopic(topic, partitions, replicas, config=wanted[topic])
-        for topic, missing in made.items()
-        if missing
+        for topic in done
+        if topic not in there
     ]
     for topic, future in (admin.create_topics(new) if new else {}).items():
+        done[topic] = "created"
         try:
             future.result(_seconds(settings))
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise InputError(f"{topic}: cannot be created: {said(error)}") from None
-    return made
+    journal = settings.journal_topic
+    if journal in there and (more := _lacking(settings, there)):
+        total = len(there[journal].partitions) + more
+        done[journal] = f"{more} partition{'s' * (more > 1)} added"
+        try:
+            asked = admin.create_partitions([NewPartitions(journal, total)])
+            asked[journal].result(_seconds(settings))
+        except KafkaException as error:
+            raise InputError(f"{journal}: cannot get more partitions: {said(error)}") from None
+    return done

@@ -14,7 +14,16 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
 
 # Brokers are killed in these tests; that clients notice is no news.
 QUIET = {"log_level": 2, "reconnect.backoff.max.ms": 500}
@@ -67,6 +76,11 @@ class Kafka:
             config={key: str(value) for key, value in (config or {}).items()},
         )
         admin.create_topics([wanted])[name].result(self.timeout)
+        self._until_led(name, partitions)
+        return name
+
+    def _until_led(self, name: str, partitions: int) -> None:
+        admin = self.admin()
 
         def led() -> bool:
             found = admin.list_topics(timeout=self.timeout).topics.get(name)
@@ -77,7 +91,22 @@ class Kafka:
             )
 
         self._until(led, f"{name} has no leaders")
-        return name
+
+    def add_partitions(self, name: str, total: int) -> None:
+        """Let a topic have more partitions, `total` in all."""
+        admin = self.admin()
+        admin.create_partitions([NewPartitions(name, total)])[name].result(self.timeout)
+        self._until_led(name, total)
+
+    def configure_topic(self, name: str, config: Mapping[str, Any]) -> None:
+        """Set some of a topic's settings; the others stay."""
+        entries = [
+            ConfigEntry(key, str(value), incremental_operation=AlterConfigOpType.SET)
+            for key, value in config.items()
+        ]
+        wanted = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+        admin = self.admin()
+        admin.incremental_alter_configs([wanted])[wanted].result(self.timeout)
 
     def delete_topic(self, name: str) -> None:
         admin = self.admin()
