@@ -193,7 +193,12 @@ def _latency(root: Path, cluster, result: Result, seconds: float) -> None:
         cluster.create_topic(name)
         out = cluster if name == "live-out" else None
         _config(root / name, address, "models:make", topic=name, cluster=out, **made)
+    cluster.create_topic("bare-live")
+    consumed = []
     for _ in range(result.repeats):
+        script = [sys.executable, HERE / "kafka_latency.py", address, "bare-live", RATE, seconds]
+        bare = Side([*script, root, "--predictions=bare-live"], HERE).done()
+        consumed.append(bare.out["visible"])
         learned, _ = _lived(root / "live", address, seconds)
         found["learned"].append(learned)
         learned, seen = _lived(root / "live-out", address, seconds, "--predictions")
@@ -203,7 +208,10 @@ def _latency(root: Path, cluster, result: Result, seconds: float) -> None:
     ours = ("ours", [1_000 * p["p99"] for p in found["learned"]])
     wanted = ("the goal", [LATENCY_GOAL] * result.repeats)
     result.rows.append(compare(title, ours, wanted, unit="ms", goal=1.0, at_most=True))
+    found["consumed"] = consumed
     facts = (
+        ("produce to seen by a bare consumer, half of all events", "consumed", "p50"),
+        ("99 of 100", "consumed", "p99"),
         ("produce to learned, half of all events", "learned", "p50"),
         ("learned, predictions put out every 0.1 s, half of all", "put out", "p50"),
         ("the same, 99 of 100", "put out", "p99"),
