@@ -33,7 +33,8 @@ def test_every_command_is_described_and_each_option_has_a_line(command):
     description = " ".join((cli.commands[command].help or "").split())
     assert len(re.findall(r"\w\.(?: |$)", description)) >= 2, description
     lines = text.split("Options:")[1].strip().splitlines()
-    options = [p for p in cli.commands[command].params if isinstance(p, click.Option)]
+    params = cli.commands[command].params
+    options = [p for p in params if isinstance(p, click.Option) and not p.hidden]
     assert len(lines) == len(options) + 1, text  # and --help
     for option in options:
         assert option.help, option.name
