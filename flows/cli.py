@@ -118,7 +118,7 @@ class _ShareOf(click.ParamType["tuple[int, int]"]):
     "--processes",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Share the shards among N processes; one that dies or stalls is replaced.",
+    help="Share the shards among N processes.",
 )
 @click.option(
     "--host", type=_ShareOf(), metavar="K/N", default="1/1", help="This is host K of N hosts."
