@@ -517,3 +517,22 @@ def test_a_frozen_run_is_replaced_and_thawed(topics, start, tmp_path, busy):
     published(one, 12_000)
     newer.stop()
     one.published_once(lines)
+
+
+@pytest.mark.slow
+def test_a_run_frozen_for_longer_than_a_transaction_may_take(topics, start):
+    """It was not replaced, so it goes on by itself."""
+    one = topics("one")
+    change(one.project, "[kafka]", '[kafka]\n"transaction.timeout.ms" = 2000')
+    change(one.project, "commit_seconds = 0.05", "commit_seconds = 0.5")
+    lines = events(45_000)
+    run = start(one.project)
+    run.says("event=running")
+    for i in range(3):  # at least once in the middle of a transaction
+        one.produce(lines[i * 15_000 : (i + 1) * 15_000])
+        run.process.send_signal(signal.SIGSTOP)
+        time.sleep(4)
+        run.process.send_signal(signal.SIGCONT)
+        published(one, (i + 1) * 15_000)
+    run.stop()
+    one.published_once(lines)
