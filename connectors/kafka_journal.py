@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import confluent_kafka as ck
 import msgspec
@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from midstream.connectors.kafka import Heard, said, topics_of
 from midstream.engine.journal import Entry, JournalError, Record, UnavailableError
 
-__all__ = ["KafkaJournal"]
+__all__ = ["KafkaJournal", "Signature"]
 
 _OURS: dict[str, Any] = {
     "enable.idempotence": True,
@@ -29,6 +29,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+_FEW = 2_000  # offsets that are read rather than searched
 _DROPPED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)  # because of something else
 _DOUBT = 5.0  # seconds to find out whether another run has taken over
 _FENCED = (
@@ -36,6 +37,16 @@ _FENCED = (
     KafkaError.PRODUCER_FENCED,
     KafkaError.INVALID_PRODUCER_EPOCH,
 )
+
+
+class Signature(NamedTuple):
+    """What a process has signed a journal with, and an offset before the first of it.
+
+    All that others signed before that offset, they signed before us.
+    """
+
+    position: int
+    tokens: frozenset[str]
 
 
 class KafkaJournal:
@@ -57,9 +68,9 @@ class KafkaJournal:
     seconds
         How long to wait for an answer of the brokers.
     signatures
-        By writer, those in its journal that this process knows: kept up by `recover`, for the
-        journals that follow in this process. Where another has signed since, it has replaced us,
-        and we may not take over again.
+        By writer, what this process has signed: kept up by journals, for those that follow them in
+        this process. Where another has signed since, it has replaced us, and we may not take over
+        again.
     """
 
     def __init__(
@@ -71,7 +82,7 @@ class KafkaJournal:
         *,
         outputs: Mapping[str, str] | None = None,
         seconds: float = 30.0,
-        signatures: dict[str, set[str]] | None = None,
+        signatures: dict[str, Signature] | None = None,
     ) -> None:
         self._settings = settings
         self._writer = writer
@@ -88,14 +99,20 @@ class KafkaJournal:
         self._signatures = {} if signatures is None else signatures
         self._token = secrets.token_hex(8)  # what we sign with
         self._known = False  # whether we have
-        self._before: set[str] = set()  # what others had signed with
         self._position = 0  # in the topic, after all that was read of it
+        self._reads_from: tuple[Any, int] = (None, 0)  # a consumer, and where it goes on
         self.first = 0
         self.end = 0
         self.lost_outputs: list[str] = []
 
-    def recover(self) -> list[Record]:
+    def recover(self, since: int = 0) -> list[Record]:
         """Shut out earlier writers, return what they committed, in order, and sign below it.
+
+        Parameters
+        ----------
+        since
+            Earlier records but the last of them are left out, so that little is read of a long
+            journal.
 
         Raises
         ------
@@ -115,10 +132,11 @@ class KafkaJournal:
             }
         )
         self._check_topics()
-        if self._writer in self._signatures and self._replaced(self._read()):
+        signed = self._signatures.get(self._writer)
+        if signed is not None and self._replaced(self._read(signed.position)):
             raise self._taken_over()
         self._ask("shut out earlier writers", self._producer.init_transactions)
-        records = self._read()
+        records = self._read(since=since)
         for before, after in pairwise(records):
             if after.seq != before.seq + 1:
                 raise JournalError(
@@ -128,15 +146,15 @@ class KafkaJournal:
         self.end = records[-1].seq + 1 if records else 0
         self._open, self._failed, self._lost, self._too_long = False, None, "", False
         self._known = False
-        self._before = {record.writer for record in records}
         if records:  # else its first record will
             self.commit([])
         return records
 
     def _replaced(self, records: Sequence[Record]) -> bool:
-        """Whether another has signed since this process did."""
-        known = self._signatures.get(self._writer, set())
-        return any(record.writer not in known for record in records if record.writer)
+        """Whether another has signed one of these."""
+        signed = self._signatures.get(self._writer)
+        ours = signed.tokens if signed is not None else frozenset()
+        return any(record.writer not in ours for record in records if record.writer)
 
     def _taken_over(self) -> JournalError:
         return JournalError(
@@ -155,9 +173,24 @@ class KafkaJournal:
                 "for each partition of the input; `midstream init-topics` adds what is missing"
             )
 
-    def _read(self, start: int = 0) -> list[Record]:
-        """Return what is committed from an offset on."""
-        where = TopicPartition(self._topic, self._index)
+    def _read(self, start: int = 0, since: int = 0) -> list[Record]:
+        """Return what is committed from an offset on, and from the record before `since` on."""
+        with self._reader() as consumer:
+            where = TopicPartition(self._topic, self._index)
+            low, high = consumer.get_watermark_offsets(where, timeout=self._seconds)
+            position = max(low, start)
+            if since > 0:
+                position = self._near(consumer, position, high, since - 1)
+            records: list[Record] = []
+            while position < high:
+                found, position = self._some(consumer, position, high)
+                records += found
+            self._position = position
+        return [record for record in records if record.seq >= since - 1]
+
+    @contextmanager
+    def _reader(self) -> Iterator[Any]:
+        """Give a consumer of what is committed, and say in our words what it fails of."""
         consumer = ck.Consumer(
             {
                 **self._settings,
@@ -168,30 +201,8 @@ class KafkaJournal:
                 "auto.offset.reset": "earliest",
             }
         )
-        records: list[Record] = []
         try:
-            low, high = consumer.get_watermark_offsets(where, timeout=self._seconds)
-            position = where.offset = max(low, start)
-            consumer.assign([where])
-            deadline = time.monotonic() + self._seconds
-            while position < high:
-                messages: list[Any] = consumer.consume(10_000, 0.05)
-                for message in messages:
-                    error = message.error()
-                    if error is None:
-                        record = msgspec.json.decode(message.value(), type=Record)
-                        records.append(record)
-                        position = message.offset() + 1
-                        deadline = time.monotonic() + self._seconds
-                    elif error.code() == KafkaError._PARTITION_EOF:
-                        position = max(position, message.offset())
-                    elif not error.retriable():
-                        raise JournalError(f"{self._topic}: cannot be read: {said(error)}")
-                if time.monotonic() > deadline:
-                    raise UnavailableError(
-                        f"{self._topic}: its end could not be read within {self._seconds:g} s"
-                    )
-            self._position = position
+            yield consumer
         except KafkaException as error:
             reason = f"{self._topic}: cannot be read: {said(error)}"
             if error.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
@@ -203,7 +214,42 @@ class KafkaJournal:
             ) from None
         finally:
             consumer.close()
-        return records
+
+    def _near(self, consumer: Any, low: int, high: int, seq: int) -> int:
+        """Return an offset at or before which record `seq` is, and not long before it."""
+        while high - low > _FEW:
+            middle = (low + high) // 2
+            found, _ = self._some(consumer, middle, high, most=1)
+            if found and found[0].seq <= seq:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def _some(
+        self, consumer: Any, start: int, stop: int, most: int = 10_000
+    ) -> tuple[list[Record], int]:
+        """Return some records from `start` on, none only if there are none, and where they end."""
+        if self._reads_from != (consumer, start):
+            consumer.assign([TopicPartition(self._topic, self._index, start)])
+        records: list[Record] = []
+        position, deadline = start, time.monotonic() + self._seconds
+        while not records and position < stop:
+            for message in consumer.consume(most, 0.05):
+                error = message.error()
+                if error is None:
+                    records.append(msgspec.json.decode(message.value(), type=Record))
+                    position = message.offset() + 1
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    position = max(position, message.offset())
+                elif not error.retriable():
+                    raise JournalError(f"{self._topic}: cannot be read: {said(error)}")
+            if time.monotonic() > deadline:
+                raise UnavailableError(
+                    f"{self._topic}: its end could not be read within {self._seconds:g} s"
+                )
+        self._reads_from = (consumer, position)
+        return records, position
 
     def write(self, output: str, data: bytes) -> None:
         """Add to an output, a message for each line; part of the next commit."""
@@ -235,7 +281,8 @@ class KafkaJournal:
             self._open = False
             if not self._known:
                 self._known = True
-                self._signatures[self._writer] = {self._token, *self._before}
+                earlier = self._signatures.get(self._writer, Signature(0, frozenset())).tokens
+                self._signatures[self._writer] = Signature(self._position, earlier | {self._token})
         self.end += 1
         return self.end
 

@@ -96,8 +96,11 @@ class Journal(Protocol):
     end: int
     """`seq` of the next record."""
 
-    def recover(self) -> list[Record]:
-        """Shut out earlier writers, drop what was not committed, return what was, in order."""
+    def recover(self, since: int = 0) -> list[Record]:
+        """Shut out earlier writers, drop what was not committed, return what was, in order.
+
+        Records before the last one before number `since` may be left out.
+        """
 
     def write(self, output: str, data: bytes) -> None:
         """Add to an output; part of the next commit."""
@@ -157,7 +160,7 @@ class FileJournal:
         self.lost_outputs: list[str] = []
         """Outputs with committed content that were gone at recovery, and are begun anew."""
 
-    def recover(self) -> list[Record]:
+    def recover(self, since: int = 0) -> list[Record]:  # noqa: ARG002 all that is not trimmed
         """Read the journal, cut what a crash left half written, return the records in order.
 
         Raises

@@ -159,11 +159,11 @@ class Shard:
         JournalError
             If the journal is damaged.
         """
-        records = journal.recover()
+        positions = snapshots.positions()
+        records = journal.recover(positions[0] if positions and not fresh else 0)
         new = make()
         definition = {**new.definition(), **({"input": source} if source else {})}
         about = {"definition": definition, "decoding": dict(decoding or {})}
-        positions = snapshots.positions()
         if positions and positions[-1] > journal.end:
             raise ResumeError(
                 f"shard {name}: there is a snapshot of record {positions[-1]}, but the journal "
@@ -193,6 +193,10 @@ class Shard:
             header, seq, saved = snapshot.header, position, snapshot.header
             break
         else:
+            if saved is None and seq > 0:  # none can be read: from the beginning, if that is there
+                records = journal.recover()
+                records = records[max((i for i, r in enumerate(records) if r.about), default=0) :]
+                saved, seq = records[0].about, records[0].seq
             if saved is None:
                 raise ResumeError(
                     f"shard {name}: no snapshot can be used, and the journal begins at record "

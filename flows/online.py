@@ -43,7 +43,7 @@ from midstream.flows.rooms import (
     make_trainer,
 )
 from midstream.flows.settings import Settings
-from midstream.flows.topics import NoAnswerError
+from midstream.flows.topics import NoAnswerError, Signature
 
 __all__ = ["RunError", "Summary", "archive", "preflight", "run"]
 
@@ -297,7 +297,7 @@ class _Attempts:
         self._locks = locks
         self._until_eof = until_eof
         self._fresh = fresh
-        self._signatures: dict[str, set[str]] = {}
+        self._signatures: dict[str, Signature] = {}
         self._share = share
         self._beat = beat
         self._summary = Summary()

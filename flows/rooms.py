@@ -38,6 +38,7 @@ from midstream.flows.settings import ConfigError, Settings, make_model, model_mo
 from midstream.flows.topics import (
     Consumer,
     KafkaJournal,
+    Signature,
     index_of,
     open_consumer,
     open_journal,
@@ -413,7 +414,7 @@ class Run:
         until_eof: bool,
         share: Share = WHOLE,
         fresh: str = "",
-        signatures: dict[str, set[str]] | None = None,
+        signatures: dict[str, Signature] | None = None,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings

@@ -16,7 +16,7 @@ from midstream.connectors.kafka import (
     said,
     topics_of,
 )
-from midstream.connectors.kafka_journal import KafkaJournal
+from midstream.connectors.kafka_journal import KafkaJournal, Signature
 from midstream.connectors.kafka_sender import Sender
 from midstream.flows.logs import log
 from midstream.flows.settings import Settings
@@ -26,6 +26,7 @@ __all__ = [
     "KafkaJournal",
     "NoAnswerError",
     "Sender",
+    "Signature",
     "TopicInput",
     "create_topics",
     "index_of",
@@ -87,7 +88,7 @@ def index_of(name: str) -> int:
     return int(name.rpartition("-")[2])
 
 
-def open_journal(settings: Settings, shard: str, signatures: dict[str, set[str]]) -> KafkaJournal:
+def open_journal(settings: Settings, shard: str, signatures: dict[str, Signature]) -> KafkaJournal:
     """Return the journal of a shard whose outputs are topics; `signatures` as of `KafkaJournal`."""
     assert settings.journal_topic is not None
     return KafkaJournal(

@@ -19,7 +19,7 @@ from simulation import Crash, Disk, make_trainer
 
 from midstream.connectors.codec import encode_predictions, encode_rejected
 from midstream.connectors.kafka import Consumer, NoAnswerError, TopicInput
-from midstream.connectors.kafka_journal import KafkaJournal
+from midstream.connectors.kafka_journal import KafkaJournal, Signature
 from midstream.connectors.messages import MessageBlock, MessageDecoder, Messages
 from midstream.engine.events import Rejected
 from midstream.engine.journal import Exclude, JournalError, Record, UnavailableError
@@ -120,7 +120,7 @@ class Engine(Process):
         self.result: str | None = None
         self.problem: BaseException | None = None
         self.digests: dict[str, str] = {}
-        self.signatures: dict[str, set[str]] = {}
+        self.signatures: dict[str, Signature] = {}
         self._fuse = fuse
         self._left = -1
         self._go, self._back = threading.Lock(), threading.Lock()

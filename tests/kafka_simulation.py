@@ -226,6 +226,7 @@ class Cluster:
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep)
         tokens = itertools.count()
         old = [module.ck for module in modules], kafka_journal.time, kafka_journal.secrets
+        few, kafka_journal._FEW = kafka_journal._FEW, 4  # journals are short here
         try:
             for module in modules:
                 module.ck = client
@@ -236,6 +237,7 @@ class Cluster:
             for module, was in zip(modules, old[0], strict=True):
                 module.ck = was
             kafka_journal.time, kafka_journal.secrets = old[1:]
+            kafka_journal._FEW = few
 
 
 class _Client:
@@ -534,6 +536,7 @@ class Consumer(_Base):
 
     def assign(self, wanted: list[Any]) -> None:
         self._positions = {(w.topic, w.partition): w.offset for w in wanted}
+        self._ends = {}
 
     def incremental_assign(self, wanted: list[Any]) -> None:
         for w in wanted:

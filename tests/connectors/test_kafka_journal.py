@@ -3,12 +3,19 @@
 import random
 import time
 
+import kafka_simulation
 import pytest
 from kafka_simulation import Cluster
+from simulation import make_trainer
 
+from midstream.connectors import kafka_journal
 from midstream.connectors.kafka import NoAnswerError
 from midstream.connectors.kafka_journal import KafkaJournal
-from midstream.engine.journal import JournalError, UnavailableError
+from midstream.engine.events import EventBatch
+from midstream.engine.journal import JournalError, Range, UnavailableError
+from midstream.engine.shard import Shard
+from midstream.engine.snapshot import SnapshotFolder
+from midstream.engine.storage import LocalStorage
 
 
 @pytest.fixture
@@ -120,6 +127,69 @@ def test_brokers_that_go_away_while_the_journal_is_read(cluster, calls, monkeypa
         journal().recover()
 
 
+def test_of_a_long_journal_only_the_end_is_read(cluster, monkeypatch):
+    """From the record before the one that is asked for, wherever transactions were given up."""
+    monkeypatch.setattr(kafka_journal, "_FEW", 4)
+    one = journal()
+    one.recover()
+    for i in range(200):
+        one.commit([])
+        if i % 7 == 0:
+            one.write("out", b"line\n")
+            one.close()
+            one = journal()
+            one.recover()
+    end = one.end
+    one.close()
+    for since in (0, 1, 2, 50, 131, end - 1, end):
+        consumed = []
+        monkeypatch.setattr(
+            kafka_simulation.Consumer, "consume", counting(kafka_simulation.Consumer, consumed)
+        )
+        again = journal()
+        assert [r.seq for r in again.recover(since)] == list(range(max(since - 1, 0), end))
+        assert again.end == end + 1, "its signature"
+        monkeypatch.undo()
+        monkeypatch.setattr(kafka_journal, "_FEW", 4)
+        if since == end:
+            assert sum(consumed) < 40, f"{sum(consumed)} messages were read"
+        end += 1
+
+
+def counting(consumer, consumed):
+    """Return `consume`, which notes how many messages it gave."""
+    plain = consumer.consume
+
+    def consume(self, most, timeout):
+        found = plain(self, most, timeout)
+        consumed.append(len(found))
+        return found
+
+    return consume
+
+
+def test_a_search_in_a_journal_on_a_real_broker(kafka, topic, monkeypatch):
+    """Control records and transactions that were given up are between the records."""
+    monkeypatch.setattr(kafka_journal, "_FEW", 4)
+    names = {name: kafka.create_topic(topic(name)) for name in ("journal", "out")}
+
+    def new():
+        return KafkaJournal(
+            kafka.settings(), names["journal"], names["journal"], 0, outputs={"out": names["out"]}
+        )
+
+    one = new()
+    one.recover()
+    for _ in range(20):
+        one.commit([])
+    one.write("out", b"line\n")
+    one.close()
+    again = new()
+    assert [record.seq for record in again.recover(15)] == [14, 15, 16, 17, 18, 19]
+    again.commit([])
+    assert [record.seq for record in new().recover(22)] == [21]
+
+
 def test_a_journal_in_an_outage_stays_so_until_it_is_recovered(cluster):
     """What is written to it next fails as the first did, by which a run knows that it may wait."""
     one = journal()
@@ -133,3 +203,28 @@ def test_a_journal_in_an_outage_stays_so_until_it_is_recovered(cluster):
         one.write("out", b"line\n")
     one.recover()
     one.commit([])
+
+
+def test_where_no_snapshot_can_be_read_the_whole_journal_is(cluster, monkeypatch, tmp_path):
+    """Also the part of it that a snapshot makes needless."""
+    monkeypatch.setattr(kafka_journal, "_FEW", 4)
+
+    def shard():
+        return Shard.open(
+            "000", make_trainer, journal(), SnapshotFolder(LocalStorage(tmp_path), keep=2),
+            snapshot_events=3, commit_seconds=0.0,
+        )  # fmt: skip
+
+    one = shard()
+    for i in range(30):
+        batch = EventBatch([{"v": i}], [i], offsets=[i], partition="in", index=0)
+        one.publish(one.step(Range("in-0", i, i + 1, i + 1, 0), batch, []), {})
+    one.close()
+    assert shard().trainer.seen == 30
+    for path in tmp_path.glob("snapshot*"):
+        path.write_bytes(path.read_bytes()[:-9])
+    again = shard()
+    assert len(again.notes) == 2
+    assert again.trainer.seen == 0
+    spans = list(iter(again.next_range, None))
+    assert (spans[0].start, spans[-1].stop) == (0, 30)
