@@ -6,7 +6,7 @@ One consumer serves all shards of a process (`Consumer`); each shard reads its p
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
@@ -183,6 +183,8 @@ class Consumer:
         """
         heard = None if self._queues else self._heard
         found = topics_of(self._client, seconds, self.topic, heard=heard)[self.topic]
+        if found.error is not None and found.error.code() in _GONE:
+            raise InputError(f"{self.topic}: no such topic; `midstream init-topics` creates it")
         if found.error is not None:
             raise InputError(f"{self.topic}: {said(found.error)}")
         return sorted(found.partitions)
@@ -375,6 +377,8 @@ class TopicInput:
         the oldest that is there.
     seconds
         How long to wait for an answer of the brokers.
+    added
+        Partitions that were not there when the topic was first read: they begin at their beginning.
     """
 
     def __init__(
@@ -386,8 +390,10 @@ class TopicInput:
         until_eof: bool = False,
         on_lost: Literal["stop", "skip"] = "stop",
         seconds: float = 30.0,
+        added: Collection[int] = (),
     ) -> None:
         self._consumer = consumer
+        self._added = added
         self._parts = {partition_name(consumer.topic, index): index for index in parts}
         self._start = start
         self._until_eof = until_eof
@@ -421,7 +427,12 @@ class TopicInput:
         for name, index in self._parts.items():
             low, high = self._consumer.bounds(index, self._seconds)
             cursor = cursors.get(name)
-            offset = self._first(index, low, high) if cursor is None else cursor.offset
+            if cursor is not None:
+                offset = cursor.offset
+            elif cursors or index in self._added:
+                offset = low  # it is new since reading began, and so is all that is in it
+            else:
+                offset = self._first(index, low, high)
             if offset > high:
                 raise InputError(
                     f"{name}: ends at offset {high}, but was read up to {offset}: another topic of "

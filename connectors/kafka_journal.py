@@ -29,6 +29,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+_MOST_WAITING = 2**20  # bytes of outputs that wait for the next commit
 _FEW = 2_000  # offsets that are read rather than searched
 _DROPPED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)  # because of something else
 _DOUBT = 5.0  # seconds to find out whether another run has taken over
@@ -64,7 +65,7 @@ class KafkaJournal:
     topic, index
         Where the records are.
     outputs
-        The topic of each output.
+        The topic of each output. All that a journal puts out goes to one partition, in order.
     seconds
         How long to wait for an answer of the brokers.
     signatures
@@ -97,6 +98,9 @@ class KafkaJournal:
         self._failed: JournalError | None = JournalError(f"{topic}: was not recovered")
         self._too_long = False  # ... if it never will be
         self._signatures = {} if signatures is None else signatures
+        self._waiting: list[tuple[str, bytes]] = []  # by topic, not yet produced
+        self._bytes = 0  # of it
+        self._places: dict[str, int] = {}  # the partition of each topic that is ours
         self._token = secrets.token_hex(8)  # what we sign with
         self._known = False  # whether we have
         self._position = 0  # in the topic, after all that was read of it
@@ -145,6 +149,7 @@ class KafkaJournal:
         self.first = records[0].seq if records else 0
         self.end = records[-1].seq + 1 if records else 0
         self._open, self._failed, self._lost, self._too_long = False, None, "", False
+        self._waiting, self._bytes = [], 0
         self._known = False
         if records:  # else its first record will
             self.commit([])
@@ -167,6 +172,7 @@ class KafkaJournal:
         for topic in (*self._outputs.values(), self._topic):
             if topic not in found:
                 raise JournalError(f"{topic}: no such topic; `midstream init-topics` creates it")
+            self._places[topic] = self._index % max(len(found[topic].partitions), 1)
         if self._index not in found[self._topic].partitions:
             raise JournalError(
                 f"{self._topic}: has {len(found[self._topic].partitions)} partitions; needed: one "
@@ -238,7 +244,7 @@ class KafkaJournal:
             for message in consumer.consume(most, 0.05):
                 error = message.error()
                 if error is None:
-                    records.append(msgspec.json.decode(message.value(), type=Record))
+                    records.append(msgspec.json.decode(message.value() or b"", type=Record))
                     position = message.offset() + 1
                 elif error.code() == KafkaError._PARTITION_EOF:
                     position = max(position, message.offset())
@@ -256,20 +262,16 @@ class KafkaJournal:
         if not data:
             return
         with self._whole():
-            topic = self._outputs[output]
-            self._begin()
-            produce = self._producer.produce
-            for line in data.split(b"\n")[:-1]:
-                try:
-                    produce(topic, line)
-                except (BufferError, KafkaException):
-                    self._produce(topic, line)
-            self._ask("write", self._poll)
+            # A transaction is begun late: brokers give up one that a slow learner keeps open.
+            self._waiting.append((self._outputs[output], data))
+            self._bytes += len(data)
+            if self._bytes > _MOST_WAITING:
+                self._flush()
 
     def commit(self, entries: Sequence[Entry], about: Mapping[str, Any] | None = None) -> int:
         """Commit entries and what was written since the last commit, in one piece; return `end`."""
         with self._whole():
-            self._begin()
+            self._flush()
             record = Record(
                 self.end,
                 list(entries),
@@ -285,6 +287,20 @@ class KafkaJournal:
                 self._signatures[self._writer] = Signature(self._position, earlier | {self._token})
         self.end += 1
         return self.end
+
+    def _flush(self) -> None:
+        """Produce what waits, in a transaction."""
+        self._begin()
+        produce = self._producer.produce
+        for topic, data in self._waiting:
+            place = self._places[topic]
+            for line in data.split(b"\n")[:-1]:
+                try:
+                    produce(topic, line, partition=place)
+                except (BufferError, KafkaException):
+                    self._produce(topic, line, place)
+        self._waiting, self._bytes = [], 0
+        self._ask("write", self._poll)
 
     def trim(self, seq: int) -> None:
         """Records stay as long as the topic keeps them."""
@@ -305,7 +321,7 @@ class KafkaJournal:
         """Hear of deliveries; raises once the producer is of no use any more."""
         self._producer.poll(0)
 
-    def _produce(self, topic: str, value: bytes, partition: int = -1) -> None:
+    def _produce(self, topic: str, value: bytes, partition: int) -> None:
         deadline = 0.0
         while True:
             try:

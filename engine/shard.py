@@ -7,12 +7,13 @@ end, apply the rest of the journal with outputs suppressed, go live.
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from midstream.engine.events import Alarm, EventBatch, Origin, Predictions, Rejected
-from midstream.engine.journal import Entry, Exclude, Journal, Range
+from midstream.engine.journal import Entry, Exclude, Journal, Range, Record
 from midstream.engine.learner import LearnerError, definition_changes
 from midstream.engine.snapshot import Snapshot, SnapshotFolder
 from midstream.engine.trainer import Trainer, digest
@@ -130,6 +131,7 @@ class Shard:
         *,
         decoding: Mapping[str, Any] | None = None,
         source: str = "",
+        shards: str = "",
         modules: Collection[str] = (),
         fresh: str = "",
         **policy: Any,
@@ -145,6 +147,8 @@ class Shard:
             read again.
         source
             What the input is called: partitions of another one are not those that were learned.
+        shards
+            What is a shard of it: with others, this one would be of something else.
         modules
             Modules besides River whose classes and functions a snapshot may hold.
         fresh
@@ -160,10 +164,11 @@ class Shard:
             If the journal is damaged.
         """
         positions = snapshots.positions()
-        records = journal.recover(positions[0] if positions and not fresh else 0)
+        records = journal.recover(positions[0] if positions else 0)
         new = make()
         definition = {**new.definition(), **({"input": source} if source else {})}
-        about = {"definition": definition, "decoding": dict(decoding or {})}
+        definition |= {"shards": shards} if shards else {}
+        about: dict[str, Any] = {"definition": definition, "decoding": dict(decoding or {})}
         if positions and positions[-1] > journal.end:
             raise ResumeError(
                 f"shard {name}: there is a snapshot of record {positions[-1]}, but the journal "
@@ -172,8 +177,11 @@ class Shard:
             )
         # The state begins at record 0, or where it was last begun anew.
         begun = max((i for i, record in enumerate(records) if record.about), default=0)
-        if not records or (fresh and (records[begun].about or {}).get("fresh") != fresh):
-            journal.commit([], about={**about, "fresh": fresh} if fresh else about)
+        if records and fresh:
+            _same_input(records[begun].about, source)
+        if not records or (fresh and _token(records[begun], snapshots) != fresh):
+            about["fresh"] = fresh
+            journal.commit([], about=about)
             return cls(name, new, journal, snapshots, about, modules=modules, **policy)
 
         records = records[begun:]
@@ -212,6 +220,7 @@ class Shard:
                 f"has to be read again after a crash ({'; '.join(changed)}); run once with the old "
                 "config until it stops by itself, or begin anew with --fresh"
             )
+        about["fresh"] = saved.get("fresh", "")
         shard = cls(name, trainer, journal, snapshots, about, modules=modules, **policy)
         shard.notes = notes
         shard.cursors = {p: Cursor(*c) for p, c in header.get("cursors", {}).items()}
@@ -398,7 +407,28 @@ class Shard:
         self._journal.trim(oldest)
 
 
+def _token(begun: Record, snapshots: SnapshotFolder) -> str:
+    """Return under which token the state was begun: as a record says, or else a snapshot."""
+    if begun.about is not None:
+        return str(begun.about.get("fresh", ""))
+    for position in reversed(snapshots.positions()):
+        with suppress(ValueError):  # it is damaged: an older one says the same
+            return str(snapshots.read(position).header.get("fresh", ""))
+    return ""
+
+
+def _same_input(about: Mapping[str, Any] | None, source: str) -> None:
+    """Raise ResumeError if a journal is of another input: somebody else's, by its looks."""
+    other = (about or {}).get("definition", {}).get("input", source)
+    if other != source:
+        raise ResumeError(
+            f"the journal is that of another input, {other!r}, not of {source!r}; give this config "
+            "a `name` (or `output.journal`) of its own"
+        )
+
+
 def _same_definition(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    _same_input({"definition": old}, str(new.get("input", "")))
     changed = definition_changes(old, new)
     if changed:
         raise ResumeError(

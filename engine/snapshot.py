@@ -105,12 +105,16 @@ class SnapshotFolder:
     """
 
     _NAME = re.compile(r"snapshot-(\d{16})\.midstream\Z")
+    _DRAFT = re.compile(r"\.snapshot-\d{16}\.midstream\.draft\Z")
 
     def __init__(self, storage: Storage, keep: int = 3) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, found {keep}")
         self._storage = storage
         self.keep = keep
+        for name in storage.names():
+            if self._DRAFT.match(name):  # of a process that died while it wrote
+                storage.remove(name)
 
     def positions(self) -> list[int]:
         """Journal positions there are snapshots of, oldest first."""

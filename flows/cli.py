@@ -2,10 +2,10 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import msgspec
@@ -14,6 +14,9 @@ from rich.table import Table
 
 import midstream
 from midstream.flows import logs
+
+if TYPE_CHECKING:
+    from midstream.flows.rooms import Share
 
 __all__ = ["main"]
 
@@ -47,10 +50,13 @@ JSON = click.option(
 
 
 @contextmanager
-def _one_line_errors(*, running: bool, as_json: bool = False) -> Iterator[None]:
+def _one_line_errors(
+    *, running: bool, as_json: bool = False, tell: Callable[[str], None] = lambda _: None
+) -> Iterator[None]:
     """Turn what may go wrong into one line on standard error, and an exit code.
 
     With `as_json` standard output gets it too, as an object: whoever reads it finds one always.
+    `tell` is called with it.
     """
     from midstream.connectors.files import InputError
     from midstream.engine.encoding import EncodingError
@@ -63,6 +69,7 @@ def _one_line_errors(*, running: bool, as_json: bool = False) -> Iterator[None]:
 
     def fail(message: object, code: int) -> NoReturn:
         line = " ".join(str(message).splitlines()).encode(errors="backslashreplace").decode()
+        tell(line)
         click.echo(f"midstream: {line}", err=True)
         if as_json:
             _print_json({"error": line})
@@ -150,37 +157,60 @@ def run(
     """
     from midstream.flows import online, supervisor
     from midstream.flows.rooms import Share
-    from midstream.flows.settings import load
+    from midstream.flows.settings import ConfigError, load
 
+    if report_to is not None:
+        _run_share(config, report_to, until_eof=until_eof, share=Share(*process), fresh=fresh_as)
+        return
     # What a model prints is no result of ours.
     with _one_line_errors(running=False, as_json=as_json), redirect_stdout(sys.stderr):
         settings = load(config)
+        if host[1] > 1 and settings.input.topic is None:
+            raise ConfigError(
+                f"{settings.file}: --host is for topics: files get their numbers in a state folder"
+            )
         online.preflight(settings, until_eof=until_eof)
     with _one_line_errors(running=True, as_json=as_json), redirect_stdout(sys.stderr):
-        if fresh:
-            fresh_as = online.archive(settings)
+        fresh_as = online.archive(settings) if fresh else ""
         if processes is not None:
-            arguments = ["run", str(config), "--json", "--fresh-as", fresh_as]
+            arguments = ["run", str(config), "--fresh-as", fresh_as]
             if click.get_current_context().find_root().params["log_json"]:
                 arguments.insert(0, "--log-json")
             if until_eof:
                 arguments.append("--until-eof")
             summary = supervisor.supervise(
-                processes, Share(*host), arguments, stall_seconds=settings.state.stall_seconds
-            )
-        elif report_to is not None:
-            logs.log.always(process=process[0])
-            summary = online.run(
-                settings,
-                until_eof=until_eof,
-                fresh=fresh_as,
-                share=Share(*process),
-                patience=supervisor.HANDOVER,
-                beat=supervisor.Reporter(report_to).beat,
+                processes,
+                Share(*host),
+                arguments,
+                stall_seconds=settings.state.stall_seconds,
+                ends=until_eof,
             )
         else:
             summary = online.run(settings, until_eof=until_eof, fresh=fresh_as, share=Share(*host))
     _print_summary(summary, settings.name, as_json=as_json)
+
+
+def _run_share(
+    config: Path, report_to: int, *, until_eof: bool, share: "Share", fresh: str
+) -> None:
+    """Be one of the processes of a supervisor."""
+    from midstream.flows import online, supervisor
+    from midstream.flows.settings import load
+
+    logs.log.always(process=share.first)
+    reporter = supervisor.Reporter(report_to)
+    with _one_line_errors(running=True, tell=reporter.failed), redirect_stdout(sys.stderr):
+        settings = load(config)
+        online.preflight(settings, until_eof=until_eof)
+        summary = online.run(
+            settings,
+            until_eof=until_eof,
+            fresh=fresh,
+            share=share,
+            patience=supervisor.HANDOVER,
+            beat=reporter.beat,
+        )
+    reporter.ended(summary)
 
 
 @cli.command()

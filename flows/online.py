@@ -43,7 +43,7 @@ from midstream.flows.rooms import (
     make_trainer,
 )
 from midstream.flows.settings import Settings
-from midstream.flows.topics import NoAnswerError, Signature
+from midstream.flows.topics import NoAnswerError, Signature, check_kafka
 
 __all__ = ["RunError", "Summary", "archive", "preflight", "run"]
 
@@ -66,12 +66,14 @@ def preflight(settings: Settings, *, until_eof: bool = True) -> None:
     ConfigError, InputError
         If the learner cannot be made or not be saved, or the input is not there.
     """
+    if settings.kafka and (settings.input.topic or settings.output.topics):
+        check_kafka(settings)
     trainer = make_trainer(settings)
     begun = time.perf_counter()
     nothing = [None] if settings.model.task == "multiclass" else [0.0, 1.0]
     trainer.prequential.update(nothing, nothing, None)
     trainer.drift.update(np.zeros(2), 0)
-    if (seconds := time.perf_counter() - begun) > 1.0:
+    if (seconds := time.perf_counter() - begun) > 3.0:
         log.info("compiled", seconds=round(seconds, 1), note="once on a machine")
     if settings.input.topic is None and settings.input_path != "-":
         try:

@@ -1,7 +1,7 @@
 """The input of a config, decoded: files or topics, a block at a time."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
@@ -32,8 +32,8 @@ class Reader:
     ----------
     part
         Only the partition (file) of this name; None: all of them.
-    consumer
-        From which a topic is read.
+    consumer, added
+        From which a topic is read, and its partitions that were not there at first.
     """
 
     def __init__(
@@ -43,13 +43,14 @@ class Reader:
         until_eof: bool,
         part: str | None = None,
         consumer: Consumer | None = None,
+        added: Collection[int] = (),
     ) -> None:
         self._settings = settings
         self.block_bytes = _COLUMN_BLOCK_BYTES if settings.features else _BLOCK_BYTES
         self._decoders: dict[str, Decoder] = {}  # one each: a CSV file has a header of its own
         self.input: FileInput | TopicInput
         if consumer is not None:
-            self.input = open_topic(settings, consumer, part, until_eof=until_eof)
+            self.input = open_topic(settings, consumer, part, until_eof=until_eof, added=added)
             return
         self.input = FileInput(
             settings.input.path or "",

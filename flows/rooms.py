@@ -65,8 +65,10 @@ T = TypeVar("T")
 KINDS = ("predictions", "rejected", "alarms")
 """Of output."""
 _BLOCK_SECONDS = 0.2  # a batch that takes much longer would delay commits, signals and reports
-_PARTS = "partitions.json"
+_PARTS, _AT_FIRST = "partitions.json", "partitions-at-first.json"
 _MOST_SHARDS = 1_000
+_FEW = 4  # shards that are opened one after the other
+_OPENERS = 16
 _RESCAN_SECONDS = 5.0
 _LOOK_SECONDS = 1.0  # to wait for an answer that is not urgent
 _REPORT_SECONDS = 10.0
@@ -179,7 +181,9 @@ class Room:
         run.locks.take(name)
         self.run = run
         self.name = name
-        self.reader = Reader(settings, until_eof=run.until_eof, part=part, consumer=run.consumer)
+        self.reader = Reader(
+            settings, until_eof=run.until_eof, part=part, consumer=run.consumer, added=run.added
+        )
         self.input = self.reader.input
         self.block_bytes = 1024  # how much is read at once; adapts to the learner's speed
         self.suffix = "" if run.single else f"-{name}"
@@ -206,6 +210,7 @@ class Room:
             SnapshotFolder(self._folder, settings.state.keep),
             decoding=settings.decoding(),
             source=settings.input.topic or normal_path(settings.input.path or "", settings.root),
+            shards="one for all" if settings.one_shard else "one for each partition",
             modules=model_modules(settings),
             fresh=run.fresh,
             snapshot_events=settings.state.snapshot_events,
@@ -435,6 +440,7 @@ class Run:
             self.ahead = ThreadPoolExecutor(1, "ahead")
         self.single = settings.one_shard
         self.consumer: Consumer | None = None
+        self.added = range(0)
         self.caught_up = False
         self._idle: set[str] = set()
         self._known: set[str] = set()
@@ -450,14 +456,34 @@ class Run:
             shards = {"000": None}
         elif self.consumer is not None:
             shards = topic_shards(self.settings, self.consumer)
+            self.added = range(self._at_first(len(shards)), len(shards))
         else:
             shards = {f"{i:03d}": part for i, part in enumerate(self._parts())}
-        for name, part in shards.items():
-            if self.share.has(name):
-                self.rooms[name] = Room(self, name, part)
+        mine = {name: part for name, part in shards.items() if self.share.has(name)}
+        if len(mine) > _FEW and self.settings.journal_topic is not None:
+            log.info("opening", shards=len(mine))
+            with ThreadPoolExecutor(_OPENERS) as pool:  # each waits for the brokers
+                list(pool.map(self._open_room, mine, mine.values()))
+            self.rooms = dict(sorted(self.rooms.items()))
+        else:
+            for name, part in mine.items():
+                self._open_room(name, part)
         if self.consumer is not None:
             read = (room.input.names for room in self.rooms.values())
             self._known = {part for part in shards.values() if part}.union(*read)
+
+    def _at_first(self, partitions: int) -> int:
+        """Return how many partitions the topic had when it was first read."""
+        folder = LocalStorage(self.settings.state_path / "shards")
+        with self.locks.alone():
+            if folder.length(_AT_FIRST) is None:
+                replace(folder, _AT_FIRST, msgspec.json.encode(partitions))
+            number = msgspec.json.decode(folder.read(_AT_FIRST), type=int)
+        folder.close()
+        return number
+
+    def _open_room(self, name: str, part: str | None) -> None:
+        self.rooms[name] = Room(self, name, part)
 
     def _parts(self) -> list[str]:
         """Return the files that are shards, each with the number that it was once given."""

@@ -375,12 +375,27 @@ def _check_kafka(settings: Settings, reader: Reader) -> None:
     for key, why in RESERVED.items():
         if key in settings.kafka:
             raise reader.error(f'kafka."{key}"', f"cannot be set: {why}")
+    most = _commit_limit(settings.kafka)
+    if topics and settings.state.commit_seconds > most:
+        raise reader.error(
+            "state.commit_seconds",
+            f"found {settings.state.commit_seconds:g}; allowed: at most {most:g}, half of "
+            'kafka."transaction.timeout.ms", after which brokers give up what is not committed',
+        )
     if source.topic in topics.values():
         kind = next(kind for kind, topic in topics.items() if topic == source.topic)
         raise reader.error(f"output.{kind}", "is the topic that is read; choose another")
     used = [*topics.values(), settings.journal_topic]
     if len(set(used)) < len(used):
         raise reader.error("output", "found a topic twice; allowed: each once")
+
+
+def _commit_limit(kafka: Mapping[str, Any]) -> float:
+    """Return how many seconds there may be between two commits."""
+    try:
+        return float(kafka.get("transaction.timeout.ms", 10_000)) / 2_000
+    except (TypeError, ValueError):
+        return math.inf  # it is refused when it is used
 
 
 def _check_learner(model: Model, reader: Reader) -> None:

@@ -12,10 +12,9 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -41,7 +40,8 @@ class _Report(msgspec.Struct):
     """What a process tells: what it is at, and what it did since it was started."""
 
     at: str
-    summary: Summary
+    summary: dict[str, Any] = {}
+    error: str = ""
 
 
 class Reporter:
@@ -56,6 +56,7 @@ class Reporter:
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
         self._told = 0.0
+        self._sending = threading.Lock()
         self._opening = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=self._tell_opening, daemon=True).start()
@@ -69,15 +70,25 @@ class Reporter:
             self._opening.clear()
             if now - self._told >= _BEAT:
                 self._told = now
-                self._send(_Report(at, summary))
+                self._send(_Report(at, msgspec.to_builtins(summary)))
+
+    def ended(self, summary: Summary) -> None:
+        """Tell what was done in all."""
+        self._opening.clear()
+        self._send(_Report("ended", msgspec.to_builtins(summary)))
+
+    def failed(self, reason: str) -> None:
+        """Tell what it cannot go on from."""
+        self._opening.clear()
+        self._send(_Report("failed", error=reason))
 
     def _tell_opening(self) -> None:
         while self._opening.wait():
-            self._send(_Report("opening", Summary()))
+            self._send(_Report("opening"))
             time.sleep(_BEAT)
 
     def _send(self, report: _Report) -> None:
-        with suppress(OSError):  # nobody is there any more: `_listen` sees to that
+        with self._sending, suppress(OSError):  # nobody is there: `_listen` sees to that
             self._socket.sendall(msgspec.json.encode(report) + b"\n")
 
     def _listen(self) -> None:
@@ -99,46 +110,31 @@ class _Worker:
         Starts it; where to report is added.
     stall_seconds
         After so long without a report it is killed.
+    ends
+        Whether it is to end by itself, at the end of the input.
     """
 
-    def __init__(self, number: int, command: Sequence[str], stall_seconds: float) -> None:
+    def __init__(
+        self, number: int, command: Sequence[str], stall_seconds: float, *, ends: bool
+    ) -> None:
         self.number = number
         self.summary = Summary()
         """What all of them did. Of those that were killed, what they had told."""
         self.ended = False
         self._command = command
         self._stall_seconds = stall_seconds
+        self._ends = ends
         self._pause = _SHORTEST_PAUSE
         self._restart_at = 0.0
         self._process: subprocess.Popen[bytes] | None = None
         self._earlier = Summary()
-
-    def start(self) -> None:
-        """Start the process."""
-        self._socket, theirs = socket.socketpair()
-        self._socket.setblocking(False)
-        self._said = b""
-        self._out = tempfile.TemporaryFile()  # noqa: SIM115 closed when the process has ended
-        self._patience = max(self._stall_seconds, _START)  # until it tells something
-        self._beaten_at = time.monotonic()
-        with theirs:
-            os.set_inheritable(theirs.fileno(), True)
-            self._process = subprocess.Popen(  # noqa: S603 ourselves again
-                [*self._command, "--report-to", str(theirs.fileno())],
-                stdout=self._out,
-                stdin=None if self.number == 0 else subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                process_group=0,  # Ctrl-C is for the supervisor
-            )
-        log.info("process_started", process=self.number, pid=self._process.pid)
-
-    @property
-    def running(self) -> bool:
-        """Whether there is a process now."""
-        return self._process is not None
+        self._last = _Report("starting")
+        self._told_to_stop = False
+        self._beaten_at = 0.0
+        self._patience = 0.0
 
     def look(self, *, stopping: bool) -> None:
-        """See how it gets on; kill it if it stalls, and start another if it is gone.
+        """See how it gets on; kill it if it stalls, start another if it is gone, stop it if asked.
 
         Raises
         ------
@@ -146,16 +142,18 @@ class _Worker:
             If it ended with an error that it named: another would only meet it again.
         """
         if self._process is None:
-            if self.ended or (not stopping and time.monotonic() < self._restart_at):
-                return
             if stopping:
                 self.ended = True
-            else:
-                self.start()
+            if not self.ended and time.monotonic() >= self._restart_at:
+                self._start()
             return
+        if stopping and not self._told_to_stop:
+            self._told_to_stop = True
+            self._process.terminate()
         self._hear()
         code = self._process.poll()
         if code is not None:
+            self._hear()
             self._gone(code, stopping=stopping)
         elif time.monotonic() - self._beaten_at > self._patience:
             log.error(
@@ -165,17 +163,31 @@ class _Worker:
             self._process.kill()
             self._process.wait()
 
-    def signal(self, number: int) -> None:
-        """Send the process a signal, if there is one."""
-        if self._process is not None:
-            self._process.send_signal(number)
-
     def kill(self) -> None:
         """End the process at once; what it had not committed is as if it had not been."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._close()
+
+    def _start(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._socket.setblocking(False)
+        self._said = b""
+        self._last = _Report("starting")
+        self._told_to_stop = False
+        self._patience = max(self._stall_seconds, _START)  # until it tells something
+        self._beaten_at = time.monotonic()
+        with theirs:
+            os.set_inheritable(theirs.fileno(), True)
+            self._process = subprocess.Popen(  # noqa: S603 ourselves again
+                [*self._command, "--report-to", str(theirs.fileno())],
+                stdin=None if self.number == 0 else subprocess.DEVNULL,
+                stdout=sys.__stderr__,  # what a learner prints is no result of ours
+                pass_fds=[theirs.fileno()],
+                process_group=0,  # Ctrl-C is for the supervisor
+            )
+        log.info("process_started", process=self.number, pid=self._process.pid)
 
     def _hear(self) -> None:
         while select.select([self._socket], [], [], 0)[0]:
@@ -187,24 +199,23 @@ class _Worker:
             *reports, self._said = (self._said + data).split(b"\n")
             self._beaten_at = time.monotonic()
             self._patience = self._stall_seconds
-            for report in reports[-1:]:
-                told = msgspec.json.decode(report, type=_Report)
-                self.summary = _sum(self._earlier, told.summary)
-                if told.summary.events:
-                    self._pause = _SHORTEST_PAUSE
+            for line in reports:
+                self._last = msgspec.json.decode(line, type=_Report)
+                if self._last.summary:
+                    told = _summary(self._last.summary)
+                    self.summary = _sum(self._earlier, told)
+                    if told.events:
+                        self._pause = _SHORTEST_PAUSE
 
     def _gone(self, code: int, *, stopping: bool) -> None:
-        self._hear()
-        self._out.seek(0)
-        last = self._out.read().decode(errors="replace").strip().rpartition("\n")[2]
         self._close()
-        if code == 0:
-            self.summary = _sum(self._earlier, _summary(last))
+        if self._last.at == "failed":
+            raise RunError(f"process {self.number}: {self._last.error}")
+        idle = not self._last.summary.get("digest")  # it had no shards
+        if self._last.at == "ended" and (stopping or self._ends or idle):
             self.ended = True
             return
-        if last.startswith('{"error"'):
-            raise RunError(f"process {self.number}: {msgspec.json.decode(last)['error']}")
-        self._earlier = self.summary
+        self._earlier = msgspec.structs.replace(self.summary, seen=0)
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         if stopping:
             log.error("process_died", process=self.number, how=how)
@@ -217,15 +228,12 @@ class _Worker:
     def _close(self) -> None:
         self._process = None
         self._socket.close()
-        self._out.close()
 
 
-def _summary(line: str) -> Summary:
-    """Return what a process printed at its end; an undefined number is printed as null."""
-    fields = msgspec.json.decode(line)
-    metrics = fields["metrics"]
-    fields["metrics"] = {k: math.nan if v is None else v for k, v in metrics.items()}
-    return msgspec.convert(fields, Summary)
+def _summary(fields: Mapping[str, Any]) -> Summary:
+    """Return what a process did; an undefined number was told as null."""
+    metrics = {k: math.nan if v is None else v for k, v in fields["metrics"].items()}
+    return msgspec.convert({**fields, "metrics": metrics}, Summary)
 
 
 def _sum(one: Summary, other: Summary) -> Summary:
@@ -242,7 +250,12 @@ def _sum(one: Summary, other: Summary) -> Summary:
 
 
 def supervise(
-    processes: int, host: Share, arguments: Sequence[str], *, stall_seconds: float
+    processes: int,
+    host: Share,
+    arguments: Sequence[str],
+    *,
+    stall_seconds: float,
+    ends: bool = False,
 ) -> Summary:
     """Run a config in several processes until a signal, or until the end of the input.
 
@@ -256,6 +269,8 @@ def supervise(
         Of our command line: what each process is to run; its share, and where to report, are added.
     stall_seconds
         Seconds without a report after which a process is killed and replaced.
+    ends
+        Whether the processes end by themselves, at the end of the input.
 
     Returns
     -------
@@ -271,20 +286,15 @@ def supervise(
     shares = [Share(host.first + host.of * i, host.of * processes) for i in range(processes)]
     begin = [sys.executable, "-m", "midstream.flows.cli", *arguments]
     workers = [
-        _Worker(i, [*begin, "--process", f"{share.first + 1}/{share.of}"], stall_seconds)
+        _Worker(i, [*begin, "--process", f"{share.first + 1}/{share.of}"], stall_seconds, ends=ends)
         for i, share in enumerate(shares)
     ]
     asked: list[float] = []  # when it was asked to stop
     failures: list[RunError] = []
 
-    def stop() -> None:
-        asked.append(time.monotonic())
-        for worker in workers:
-            worker.signal(signal.SIGTERM)
-
     def handle(number: int, _: Any) -> None:
         log.info("stopping", signal=signal.Signals(number).name)
-        stop()
+        asked.append(time.monotonic())
 
     old = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
     begun = time.monotonic()
@@ -298,7 +308,7 @@ def supervise(
                     failures.append(error)
                     if not asked:
                         log.error("process_failed", reason=str(error), action="all are stopped")
-                        stop()
+                        asked.append(time.monotonic())
             if asked and time.monotonic() - asked[0] > _GRACE:
                 raise RunError(f"a process did not stop within {_GRACE:g} s, and was killed")
             time.sleep(_TURN)

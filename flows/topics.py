@@ -1,7 +1,9 @@
 """What a config names of Kafka: its consumer, the input of a shard, its journal and outputs."""
 
+from collections.abc import Collection
 from typing import Any
 
+import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
@@ -19,7 +21,7 @@ from midstream.connectors.kafka import (
 from midstream.connectors.kafka_journal import KafkaJournal, Signature
 from midstream.connectors.kafka_sender import Sender
 from midstream.flows.logs import log
-from midstream.flows.settings import Settings
+from midstream.flows.settings import ConfigError, Settings
 
 __all__ = [
     "Consumer",
@@ -28,6 +30,7 @@ __all__ = [
     "Sender",
     "Signature",
     "TopicInput",
+    "check_kafka",
     "create_topics",
     "index_of",
     "missing_topics",
@@ -41,6 +44,16 @@ __all__ = [
 
 
 _PATIENCE = 30.0  # seconds for an answer, where one is waited for as long as it takes
+
+
+def check_kafka(settings: Settings) -> None:
+    """Raise ConfigError if [kafka] says what librdkafka does not take."""
+    options = _options(settings)
+    try:
+        confluent_kafka.Consumer({"group.id": settings.name, **options}).close()
+        confluent_kafka.Producer({"transactional.id": settings.name, **options})
+    except (KafkaException, TypeError, ValueError) as error:
+        raise ConfigError(f"{settings.file}: kafka: {said(error)}") from None
 
 
 def open_consumer(settings: Settings) -> Consumer:
@@ -69,7 +82,12 @@ def topic_shards(settings: Settings, consumer: Consumer) -> dict[str, str]:
 
 
 def open_topic(
-    settings: Settings, consumer: Consumer, part: str | None, *, until_eof: bool
+    settings: Settings,
+    consumer: Consumer,
+    part: str | None,
+    *,
+    until_eof: bool,
+    added: Collection[int] = (),
 ) -> TopicInput:
     """Return the input of a shard: one partition of the topic, or all of them."""
     parts = [index_of(part)] if part else consumer.partitions(_seconds(settings))
@@ -80,6 +98,7 @@ def open_topic(
         until_eof=until_eof,
         on_lost=settings.input.on_lost,
         seconds=_seconds(settings),
+        added=added,
     )
 
 
@@ -93,7 +112,7 @@ def open_journal(settings: Settings, shard: str, signatures: dict[str, Signature
     assert settings.journal_topic is not None
     return KafkaJournal(
         _options(settings),
-        f"{settings.name}-{shard}",
+        f"{settings.journal_topic}-{shard}",  # whoever writes this journal, from any config
         settings.journal_topic,
         int(shard),
         outputs=settings.output.topics,

@@ -85,7 +85,10 @@ class Project:
 
     def output(self, kind: str) -> list[dict]:
         path = self.folder / "out" / f"{kind}.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        if not path.exists():
+            return []
+        whole = path.read_bytes().rpartition(b"\n")[0]  # a run may be writing
+        return [json.loads(line) for line in whole.splitlines()]
 
 
 def wait_for(condition, seconds: float = 60.0, what: str = "it"):

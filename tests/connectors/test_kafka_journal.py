@@ -35,10 +35,12 @@ def commit(journal):
 def write(journal):
     for _ in range(100):
         journal.write("out", b"a\nb\n")
+    journal.commit([])
 
 
 def write_much(journal):
     journal.write("out", b"line\n" * 1000)
+    journal.commit([])
 
 
 @pytest.mark.parametrize("then", [commit, write, write_much])
@@ -83,6 +85,7 @@ def test_a_writer_that_kafka_has_shut_out_says_so(kafka_own, topic):
     def go_on():
         for _ in range(500):
             older.write("out", b"line\n")
+            older.commit([])
             time.sleep(0.02)
 
     with pytest.raises(JournalError, match="another run has taken over"):
@@ -98,6 +101,7 @@ def test_a_writer_that_was_silent_too_long_may_come_back(cluster):
     one.recover()
     one.commit([])
     one.write("out", b"line\n")
+    one._flush()
     one._producer.send()
     cluster.now += 60.0
     with pytest.raises(UnavailableError, match="gave up a transaction"):

@@ -4,11 +4,13 @@ import json
 import os
 
 import pytest
-from simulation import Disk, Folder, Life
+from simulation import Disk, Folder, Life, make_trainer
 
 from midstream.engine import snapshot as snapshot_module
-from midstream.engine.journal import FileJournal
+from midstream.engine.events import EventBatch
+from midstream.engine.journal import FileJournal, Range
 from midstream.engine.shard import Shard
+from midstream.engine.snapshot import SnapshotFolder
 
 SEEDS = int(os.environ.get("MIDSTREAM_CRASH_SEEDS", "5000"))
 BLOCKS = 20
@@ -193,3 +195,25 @@ def test_a_simulated_power_loss_keeps_what_was_synced():
         folder.append("b", b"z")
         folder.lose_power(disk.rng)
         assert folder.read("a")[:100] == b"x" * 100
+
+
+def test_a_state_begun_anew_is_not_begun_anew_again_once_its_journal_was_trimmed():
+    """The snapshots say under which token it was begun."""
+    life = Life(1)
+
+    def opened():
+        folder = life.disk.folder("state")
+        journal = FileJournal(folder, segment_bytes=60)
+        return Shard.open(
+            "000", make_trainer, journal, SnapshotFolder(folder, keep=1),
+            snapshot_events=3, commit_seconds=0.0, clock=lambda: life.time, fresh="token",
+        )  # fmt: skip
+
+    shard = opened()
+    for i in range(20):
+        span = Range("p", i, i + 1, i + 1, 0)
+        shard.publish(shard.step(span, EventBatch([{"v": i}], [i], partition="p"), []), {})
+    shard.close()
+    again = opened()
+    assert again._journal.first > 0, "it was not trimmed"
+    assert again.trainer.seen == 20

@@ -51,6 +51,7 @@ def test_a_lost_state_folder_is_rebuilt_from_the_journal(topics, shards):
     one.published_once(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", ["partition", "1"])
 def test_killed_at_random_moments(topics, shards):
     """State is the fold of the journal; every prediction is published once."""
@@ -235,6 +236,7 @@ def test_the_broker_killed_mid_stream(kafka_own, topics):
         ),
         (('"bootstrap.servers"', '"client.id"'), "bootstrap.servers"),
         (("alarms =", "alarms = true\n#"), "output.alarms"),
+        (("commit_seconds = 0.05", "commit_seconds = 6"), "state.commit_seconds"),
     ],
 )
 def test_configs_that_cannot_be(topics, change, message):
@@ -244,3 +246,86 @@ def test_configs_that_cannot_be(topics, change, message):
     done = one.project.call("run", "config.toml")
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_another_name_is_shut_out_of_the_same_journal(topics, tmp_path):
+    """Whoever takes over a journal shuts out who wrote it before, whatever its config is called."""
+    one = topics("one", partitions=1)
+    one.produce(events(100), partitions=1)
+    older = one.project.start("run", "config.toml")
+    for line in older.stderr:
+        if "caught_up" in line:
+            break
+    other = Project(tmp_path / "other")
+    other.config.write_text('name = "other"\n' + one.project.config.read_text())
+    assert other.run()["learned"] == 0
+    one.produce([{**event, "id": f"m{event['id']}"} for event in events(50)], partitions=1)
+    _, err = older.communicate(timeout=60)
+    assert older.returncode == 1
+    assert "another run has taken over" in err
+
+
+def test_what_is_a_shard_cannot_change(topics):
+    """A model of one partition is none of all."""
+    one = topics("one")
+    one.produce(events(300))
+    one.project.run()
+    text = one.project.config.read_text()
+    one.project.config.write_text(text.replace("[input]", "[input]\nshards = 1"))
+    done = one.project.call("run", "config.toml", "--until-eof")
+    assert done.returncode == 1
+    assert "shards: was 'one for each partition', is 'one for all'" in done.stderr
+    assert len(one.out("predictions")) == 300
+
+
+def test_a_journal_of_another_input_is_left_alone(topics, kafka, topic):
+    """Also by --fresh: it is somebody else's."""
+    one = topics("one")
+    one.produce(events(300))
+    one.project.run()
+    other = kafka.create_topic(topic("other"), partitions=3)
+    text = one.project.config.read_text()
+    one.project.config.write_text(text.replace(one.source, other))
+    for more in ([], ["--fresh"]):
+        done = one.project.call("run", "config.toml", "--until-eof", *more)
+        assert done.returncode == 1
+        assert "of another input" in done.stderr.splitlines()[-1]
+    one.project.config.write_text(text)
+    assert one.project.run()["seen"] == 300
+
+
+@pytest.mark.parametrize("shards", ['"partition"', "1"])
+def test_a_new_partition_is_read_from_its_beginning(topics, shards):
+    """Wherever the others began: all that is in it came since."""
+    one = topics("one", partitions=2, config=f'start = "latest"\nshards = {shards}')
+    one.produce(events(100), partitions=2)
+    assert one.project.run()["learned"] == 0
+    one.kafka.add_partitions(one.source, 3)
+    one.project.call("init-topics", "config.toml")
+    one.produce(events(30), partitions=3)
+    assert one.project.run()["learned"] == 30
+
+
+@pytest.mark.parametrize(("key", "value"), [("group.idd", "x"), ("security.protocol", "foo")])
+def test_what_librdkafka_does_not_take_is_a_config_error(topics, key, value):
+    """Named, before anything is begun."""
+    one = topics("one", source="in", made=False)
+    text = one.project.config.read_text()
+    one.project.config.write_text(text.replace("[kafka]", f'[kafka]\n"{key}" = "{value}"'))
+    done = one.project.call("run", "config.toml")
+    assert done.returncode == 2
+    assert key in done.stderr
+
+
+def test_predictions_keep_the_order_of_their_partition(topics):
+    """All of one input partition are in one partition of the output."""
+    one = topics("one")
+    one.produce(events(3_000))
+    one.project.run()
+    places = {}
+    for message in one.kafka.read_all(one.names["predictions"]):
+        _, index, offset = json.loads(message.value)["origin"]
+        places.setdefault(index, []).append((message.partition, offset))
+    for found in places.values():
+        assert len({partition for partition, _ in found}) == 1
+        assert found == sorted(found)

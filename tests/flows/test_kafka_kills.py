@@ -108,6 +108,7 @@ def test_many_kills_of_processes_and_broker(topics, kafka_own, processes, shards
     killed(topics, kafka_own, processes=processes, shards=shards, kills=KILLS, n=300_000, brokers=5)
 
 
+@pytest.mark.slow
 def test_rescaled_mid_stream(topics):
     """1, 2, 3 and 1 processes, stopped and started again: the state goes on where it was."""
     one = topics("one")

@@ -86,14 +86,14 @@ def test_what_is_of_this_run_and_what_of_all_runs_is_told_apart(project):
 def test_a_run_that_was_killed_counts_what_it_had_committed_as_seen_before(tmp_path):
     """What the journal gives back was seen before this run, though no snapshot has it."""
     project = Project(tmp_path, config="[state]\ncommit_seconds = 0.01\n")
-    project.write(events(20_000))
+    project.write(events(100_000))
     process = project.start("run", "config.toml", "--until-eof")
     wait_for(lambda: len(project.output("predictions")) > 3000, what="progress")
     process.kill()
     process.communicate()
     got = project.run()
-    assert 0 < got["resumed_at"] < got["seen"] == 20_000
-    assert got["events"] == 20_000 - got["resumed_at"]
+    assert 0 < got["resumed_at"] < got["seen"] == 100_000
+    assert got["events"] == 100_000 - got["resumed_at"]
 
 
 def test_predictions_have_the_wire_form(project):

@@ -70,29 +70,23 @@ class Shards(Project):
 def test_any_number_of_processes_gives_the_same_models(tmp_path):
     """More of them than there are shards have nothing to do, and say so."""
     alone = Shards(tmp_path / "alone").run()
-    for n in ("1", "2", "4"):
+    for n in ("2", "4"):
         project = Shards(tmp_path / n)
         shared = project.run("--processes", n)
         assert shared["digest"] == alone["digest"]
         assert shared["metrics"] == alone["metrics"]
         assert shared["learned"] == shared["events"] == shared["seen"] == 9_000
         assert len(set(project.published())) == 9_000
-        assert project.run("--processes", "2")["learned"] == 0
-    done = Shards(tmp_path / "four").call("run", "config.toml", "--until-eof", "--processes", "4")
-    assert "event=no_shards" in done.stderr
+        again = project.call("run", "config.toml", "--until-eof", "--processes", n)
+        assert again.returncode == 0
+        assert ("event=no_shards" in again.stderr) == (n == "4")
 
 
-def test_hosts_share_the_shards(tmp_path):
-    """Each with a state folder of its own, or one folder for all."""
-    alone = Shards(tmp_path / "alone").run()
-    one, other = Shards(tmp_path / "one"), Shards(tmp_path / "other")
-    digests = one.run("--host", "1/2")["digest"] | other.run("--host", "2/2")["digest"]
-    assert digests == alone["digest"]
-    both = Shards(tmp_path / "both")
-    first = both.run("--host", "1/2", "--processes", "2")["digest"]
-    second = both.run("--host", "2/2", "--processes", "1")["digest"]
-    assert (sorted(first), sorted(second)) == (["000", "002"], ["001"])
-    assert first | second == alone["digest"]
+def test_files_are_shards_of_one_host(tmp_path):
+    """They get their numbers in a state folder, and another host would number them otherwise."""
+    done = Shards(tmp_path / "one", 10).call("run", "config.toml", "--host", "1/2")
+    assert done.returncode == 2
+    assert "--host is for topics" in done.stderr
 
 
 def test_rescaled_mid_stream(tmp_path):
@@ -179,6 +173,38 @@ def test_what_one_process_fails_of_ends_all(tmp_path):
     assert last.startswith("midstream: process 1: the learner raised on events-1.jsonl:3001")
     assert "Traceback" not in done.stderr
     assert "error" in json.loads(done.stdout)
+
+
+def test_a_process_that_ends_unasked_is_replaced(tmp_path):
+    """Whoever told it to stop, its shards are to go on."""
+    project = Shards(tmp_path / "project")
+    supervisor = project.start_two()
+    project.until_published(9_000)
+    os.kill(project.pids()[1][1], signal.SIGTERM)
+    wait_for(lambda: len(project.pids()) == 3, what="a replacement")
+    for i in range(3):
+        project.append(i, 1_000, 3_000)
+    project.until_published(12_000)
+    assert stop(supervisor)[0] == 0
+    assert len(project.published()) == len(set(project.published())) == 12_000
+
+
+def test_what_a_learner_prints_is_no_result(tmp_path):
+    """Nor does it end the run that it leaves in the middle of things: it is replaced."""
+    project = Shards(tmp_path / "project", 300, learner="models:make")
+    (project.folder / "models.py").write_text(
+        "import os, pathlib\nfrom river import base\n"
+        "once = pathlib.Path(__file__).parent / 'once'\n"
+        "class Odd(base.Classifier):\n"
+        "    def predict_proba_one(self, x):\n        return {False: 1.0}\n"
+        "    def learn_one(self, x, y):\n"
+        "        os.write(1, b'no newline')\n"
+        "        if not once.exists():\n            once.touch()\n            os._exit(0)\n"
+        "def make():\n    return Odd()\n"
+    )
+    project.config.write_text(project.config.read_text().partition("[features]")[0])
+    assert project.run("--processes", "2")["seen"] == 900
+    assert len(set(project.published())) == len(project.published()) == 900
 
 
 def test_one_run_at_a_time(tmp_path):
