@@ -477,6 +477,11 @@ class Run:
         folder = LocalStorage(self.settings.state_path / "shards")
         with self.locks.alone():
             if folder.length(_AT_FIRST) is None:
+                if (folder.folder / "000").exists():
+                    raise RunError(
+                        f"{folder.folder}: is the state of one model for all partitions; put "
+                        "input.shards = 1 back, or begin anew with --fresh"
+                    )
                 replace(folder, _AT_FIRST, msgspec.json.encode(partitions))
             number = msgspec.json.decode(folder.read(_AT_FIRST), type=int)
         folder.close()

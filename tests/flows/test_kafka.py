@@ -211,6 +211,7 @@ def test_an_aborted_transaction_in_the_input_is_not_read(topics):
     assert one.project.run()["learned"] == 20
 
 
+@pytest.mark.slow
 def test_the_broker_killed_mid_stream(kafka_own, topics):
     """The run goes on by itself, and all is learned and published once."""
     one = topics("one")
@@ -275,6 +276,19 @@ def test_what_is_a_shard_cannot_change(topics):
     done = one.project.call("run", "config.toml", "--until-eof")
     assert done.returncode == 1
     assert "shards: was 'one for each partition', is 'one for all'" in done.stderr
+    assert len(one.out("predictions")) == 300
+
+
+def test_nor_can_it_the_other_way(topics):
+    """Before anything is put out, by any of the processes."""
+    one = topics("one", config="shards = 1")
+    one.produce(events(300))
+    one.project.run()
+    text = one.project.config.read_text()
+    one.project.config.write_text(text.replace("shards = 1", ""))
+    done = one.project.call("run", "config.toml", "--until-eof", "--processes", "2")
+    assert done.returncode == 1
+    assert "the state of one model for all partitions" in done.stderr
     assert len(one.out("predictions")) == 300
 
 

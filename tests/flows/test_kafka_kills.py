@@ -95,7 +95,10 @@ def killed(topics, kafka_own, *, processes, shards, kills, n, brokers):
 MODES = [(1, '"partition"'), (2, '"partition"'), (1, 1)]
 
 
-@pytest.mark.parametrize(("processes", "shards"), MODES)
+@pytest.mark.parametrize(
+    ("processes", "shards"),
+    [pytest.param(*mode, marks=pytest.mark.slow if mode != MODES[1] else ()) for mode in MODES],
+)
 def test_a_few_kills(topics, kafka_own, processes, shards):
     """Each event is learned once, and each record published once, with the values of the fold."""
     killed(topics, kafka_own, processes=processes, shards=shards, kills=3, n=30_000, brokers=0)
@@ -141,6 +144,7 @@ def test_a_shard_that_goes_to_another_host_is_rebuilt_there(topics, tmp_path):
     assert expected.learned == 20_000 - 20
 
 
+@pytest.mark.slow
 def test_fresh_begins_anew_in_the_same_journal(topics):
     """What was learned before is not in the new state, whoever rebuilds it."""
     one = topics("one")

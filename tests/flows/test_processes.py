@@ -89,6 +89,7 @@ def test_files_are_shards_of_one_host(tmp_path):
     assert "--host is for topics" in done.stderr
 
 
+@pytest.mark.slow
 def test_rescaled_mid_stream(tmp_path):
     """1, 2, 3 and 1 processes, one after the other: each state goes on where it was."""
     project = Shards(tmp_path / "project", 1_000)
