@@ -428,11 +428,11 @@ def _same_input(about: Mapping[str, Any] | None, source: str) -> None:
 
 
 def _same_definition(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    _same_input({"definition": old}, str(new.get("input", "")))
     changed = definition_changes(old, new)
     if changed:
         raise ResumeError(
             "the state was saved by another learner; what differs: "
             + "; ".join(changed)
-            + "; put the old definition back, or begin anew with --fresh"
+            + "; put the old definition back, begin anew with --fresh, or, where the journal is "
+            "another config's, give this one a `name` of its own"
         )
