@@ -97,7 +97,7 @@ def bench(*, full: bool, peers: Path | None) -> Result:  # noqa: ARG001 all is i
 
 
 def _measure(root: Path, cluster, *, full: bool) -> Result:
-    events = 4_000_000 if full else 600_000
+    events = 4_000_000 if full else 500_000
     result = Result(repeats=5 if full else 2)
     long_stream(root, events)
     address = cluster.bootstrap
@@ -130,7 +130,7 @@ def _measure(root: Path, cluster, *, full: bool) -> Result:
             result.rows.append(
                 compare(title, ("ours", rates[ours]), (other, rates[other]), goal=goal)
             )
-    _latency(root, cluster, result, 20.0 if full else 4.0)
+    _latency(root, cluster, result, 20.0 if full else 3.0)
     marks = {
         ours: [Mark(goal * max(rates[other]), f"{goal:g} x {other}")]
         for ours, other, goal in GOALS

@@ -21,7 +21,7 @@ LEARNERS = {
 
 def bench(*, full: bool, peers: Path | None) -> Result:  # noqa: ARG001 no other side
     """Measure; return the figures."""
-    events = 20_000_000 if full else 4_000_000
+    events = 20_000_000 if full else 3_000_000
     result = Result(repeats=1)
     for name, (learner, features) in LEARNERS.items():
         with tempfile.TemporaryDirectory() as temporary:
