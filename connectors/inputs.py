@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["FileInput", "Work", "normal_path"]
 
 _MAX_OPEN = 32
+_NOTHING = 2**62  # the oldest position of what is not there
 _HEAD = 512  # bytes at the beginning of a file by which it is known again
 
 
@@ -182,6 +183,21 @@ class FileInput:
         for name, cursor in cursors.items():
             if name in self._files:
                 self._files[name].cursor = cursor
+
+    def rewind(self, cursors: Mapping[str, Cursor]) -> None:
+        """Go back to cursors, to read again what came after them."""
+        for name, cursor in cursors.items():
+            if name in self._files:
+                file = self._files[name]
+                self._shut(file)
+                file.cursor, file.exhausted_at = cursor, -1
+
+    def lows(self) -> dict[str, int]:
+        """Return, by file, the oldest position that can be read again: 0 where it is there."""
+        return {
+            name: 0 if not file.is_stdin and file.path.exists() else _NOTHING
+            for name, file in self._files.items()
+        }
 
     def begin(self) -> list[Work]:
         """Go to the end of every file that is there now (start = "latest").

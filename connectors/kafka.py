@@ -26,6 +26,7 @@ __all__ = [
     "Heard",
     "NoAnswerError",
     "TopicInput",
+    "no_topic",
     "partition_name",
     "said",
     "topics_of",
@@ -82,6 +83,11 @@ def said(error: object) -> str:
         error = error.args[0]
     text = error.str() if isinstance(error, KafkaError) else str(error)
     return " ".join(text.split())
+
+
+def no_topic(topic: str) -> str:
+    """Return what is said of a topic that is not there."""
+    return f"{topic}: no such topic; `midstream init-topics` creates it"
 
 
 class Heard:
@@ -184,7 +190,7 @@ class Consumer:
         heard = None if self._queues else self._heard
         found = topics_of(self._client, seconds, self.topic, heard=heard)[self.topic]
         if found.error is not None and found.error.code() in _GONE:
-            raise InputError(f"{self.topic}: no such topic; `midstream init-topics` creates it")
+            raise InputError(no_topic(self.topic))
         if found.error is not None:
             raise InputError(f"{self.topic}: {said(found.error)}")
         return sorted(found.partitions)
@@ -445,6 +451,25 @@ class TopicInput:
             self._lows[name] = low
             self._stops[name] = high
             self._consumer.assign(index, max(offset, low))
+
+    def rewind(self, cursors: Mapping[str, Cursor]) -> None:
+        """Go back to cursors, to read again what came after them."""
+        for name, cursor in cursors.items():
+            index = self._parts[name]
+            self._cursors[name] = cursor
+            self._lows[name], _ = self._consumer.bounds(index, self._seconds)
+            self._consumer.assign(index, max(cursor.offset, self._lows[name]))
+
+    def lows(self) -> dict[str, int]:
+        """Return, by partition, the oldest offset that is there.
+
+        Raises
+        ------
+        NoAnswerError
+            If the brokers do not say so.
+        """
+        bounds = self._consumer.bounds
+        return {name: bounds(index, self._seconds)[0] for name, index in self._parts.items()}
 
     def begin(self) -> list[Work]:
         """Return empty ranges, by which the journal knows where partitions begin."""

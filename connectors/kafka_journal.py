@@ -11,7 +11,7 @@ import confluent_kafka as ck
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from midstream.connectors.kafka import Heard, said, topics_of
+from midstream.connectors.kafka import Heard, no_topic, said, topics_of
 from midstream.engine.journal import Entry, JournalError, Record, UnavailableError
 
 __all__ = ["KafkaJournal", "Signature"]
@@ -104,9 +104,9 @@ class KafkaJournal:
         self._token = secrets.token_hex(8)  # what we sign with
         self._known = False  # whether we have
         self._position = 0  # in the topic, after all that was read of it
-        self._reads_from: tuple[Any, int] = (None, 0)  # a consumer, and where it goes on
         self.first = 0
         self.end = 0
+        self.generation = 0
         self.lost_outputs: list[str] = []
 
     def recover(self, since: int = 0) -> list[Record]:
@@ -148,6 +148,7 @@ class KafkaJournal:
                 )
         self.first = records[0].seq if records else 0
         self.end = records[-1].seq + 1 if records else 0
+        self.generation = records[-1].generation if records else 0
         self._open, self._failed, self._lost, self._too_long = False, None, "", False
         self._waiting, self._bytes = [], 0
         self._known = False
@@ -171,7 +172,7 @@ class KafkaJournal:
         found = topics_of(self._producer, self._seconds, heard=self._heard)
         for topic in (*self._outputs.values(), self._topic):
             if topic not in found:
-                raise JournalError(f"{topic}: no such topic; `midstream init-topics` creates it")
+                raise JournalError(no_topic(topic))
             self._places[topic] = self._index % max(len(found[topic].partitions), 1)
         if self._index not in found[self._topic].partitions:
             raise JournalError(
@@ -181,18 +182,47 @@ class KafkaJournal:
 
     def _read(self, start: int = 0, since: int = 0) -> list[Record]:
         """Return what is committed from an offset on, and from the record before `since` on."""
+        records: list[Record] = []
+        for found, position in self._batches(start, since - 1):
+            records += found
+            self._position = position
+        return [record for record in records if record.seq >= since - 1]
+
+    def _batches(self, start: int, seq: int) -> Iterator[tuple[list[Record], int]]:
+        """Yield what is committed from an offset on, and where each part of it ends.
+
+        From record `seq` on, or a few before it, if that is above 0.
+        """
         with self._reader() as consumer:
             where = TopicPartition(self._topic, self._index)
             low, high = consumer.get_watermark_offsets(where, timeout=self._seconds)
-            position = max(low, start)
-            if since > 0:
-                position = self._near(consumer, position, high, since - 1)
-            records: list[Record] = []
+            where.offset = max(low, start)
+            if seq >= 0:
+                where.offset = self._near(consumer, where.offset, high, seq)
+            position = where.offset
+            consumer.assign([where])
+            yield [], position
             while position < high:
                 found, position = self._some(consumer, position, high)
-                records += found
-            self._position = position
-        return [record for record in records if record.seq >= since - 1]
+                yield found, position
+
+    def records(self, since: int) -> Iterator[Record]:
+        """Return what is committed from record `since` on, in order.
+
+        Raises
+        ------
+        JournalError
+            If that is not there any more.
+        """
+        expected = since
+        for found, _ in self._batches(0, since):
+            for record in found:
+                if record.seq < expected:
+                    continue
+                if record.seq > expected:
+                    raise JournalError(f"{self._topic}: record {expected} is gone")
+                expected += 1
+                yield record
 
     @contextmanager
     def _reader(self) -> Iterator[Any]:
@@ -225,6 +255,7 @@ class KafkaJournal:
         """Return an offset at or before which record `seq` is, and not long before it."""
         while high - low > _FEW:
             middle = (low + high) // 2
+            consumer.assign([TopicPartition(self._topic, self._index, middle)])
             found, _ = self._some(consumer, middle, high, most=1)
             if found and found[0].seq <= seq:
                 low = middle
@@ -235,9 +266,10 @@ class KafkaJournal:
     def _some(
         self, consumer: Any, start: int, stop: int, most: int = 10_000
     ) -> tuple[list[Record], int]:
-        """Return some records from `start` on, none only if there are none, and where they end."""
-        if self._reads_from != (consumer, start):
-            consumer.assign([TopicPartition(self._topic, self._index, start)])
+        """Return the next records, none only if there are none up to `stop`, and where they end.
+
+        The consumer is at `start`.
+        """
         records: list[Record] = []
         position, deadline = start, time.monotonic() + self._seconds
         while not records and position < stop:
@@ -254,7 +286,6 @@ class KafkaJournal:
                 raise UnavailableError(
                     f"{self._topic}: its end could not be read within {self._seconds:g} s"
                 )
-        self._reads_from = (consumer, position)
         return records, position
 
     def write(self, output: str, data: bytes) -> None:
@@ -275,6 +306,7 @@ class KafkaJournal:
             record = Record(
                 self.end,
                 list(entries),
+                generation=self.generation,
                 about=dict(about) if about else None,
                 writer="" if self._known else self._token,
             )

@@ -10,7 +10,7 @@ import confluent_kafka as ck
 from confluent_kafka import KafkaException
 
 from midstream.connectors.bytestream import InputError
-from midstream.connectors.kafka import said, topics_of
+from midstream.connectors.kafka import no_topic, said, topics_of
 
 __all__ = ["Sender"]
 
@@ -53,7 +53,7 @@ class Sender:
         self._producer = ck.Producer({**_DEFAULTS, **settings, **_OURS})
         self._told_of = self._told  # made once: it goes with every message
         if topic not in topics_of(self._producer, seconds):
-            raise InputError(f"{topic}: no such topic; `midstream init-topics` creates it")
+            raise InputError(no_topic(topic))
 
     def send(self, value: bytes, key: bytes | None, stop: Callable[[], bool]) -> bool:
         """Produce a message; wait while too many are on their way. Return whether it is, too.

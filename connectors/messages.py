@@ -16,7 +16,7 @@ from midstream.connectors.codec import make_decoder, make_table_decoder
 from midstream.connectors.column_codec import Schema
 from midstream.connectors.fields import Decoded, FieldMap
 from midstream.connectors.records import Block
-from midstream.engine.events import EventBatch, IntArray, Rejected, Task
+from midstream.engine.events import EventBatch, FloatArray, IntArray, Rejected, Task
 
 if TYPE_CHECKING:
     from midstream.connectors.arrow_codec import TableDecoder
@@ -213,11 +213,9 @@ class MessageDecoder:
     def _place(self, batch: EventBatch, block: MessageBlock) -> None:
         """Say where in the topic the events of a batch were, and when, if they do not."""
         rows = batch.offsets
-        milliseconds = np.array(array("q", block.messages.times))
-        times = np.where(milliseconds < 0, np.nan, milliseconds / 1000)
         batch.offsets = block.messages.offsets[rows]
         batch.index = block.index
-        batch.fill_times(times[rows])
+        batch.fill_times(_seconds(block.messages.times)[rows])
 
     def _decode_table(self, block: MessageBlock, value: bytes) -> Decoded:
         if self._tables is None:
@@ -226,10 +224,14 @@ class MessageDecoder:
         decoded = self._tables.decode_message(
             value, partition=block.topic, index=block.index, offset=offset
         )
-        milliseconds = block.messages.times[0]
-        time = np.nan if milliseconds < 0 else milliseconds / 1000
-        decoded.batch.fill_times(np.full(len(decoded.batch), time))
+        decoded.batch.fill_times(_seconds(block.messages.times).repeat(len(decoded.batch)))
         return decoded
+
+
+def _seconds(milliseconds: list[int]) -> FloatArray:
+    """Return times in seconds, nan for one that is not known."""
+    times = np.array(array("q", milliseconds))
+    return np.where(times < 0, np.nan, times / 1000)
 
 
 def _fault(value: bytes | None, max_bytes: int) -> str:

@@ -248,6 +248,11 @@ class Texts(TextColumn):
         """
         if not self._plain or (self._starts < 0).any():
             return None
+        return self.spans
+
+    @property
+    def spans(self) -> tuple[bytes | memoryview, IntArray, IntArray]:
+        """Their bytes, and where each begins and ends; one that is not there begins below 0."""
         return self._data, self._starts, self._stops
 
     def __len__(self) -> int:

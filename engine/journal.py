@@ -8,7 +8,7 @@ the lengths of the last whole record. So a record and its outputs are there toge
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Protocol, TypeAlias
 
@@ -17,6 +17,7 @@ import msgspec
 from midstream.engine.storage import Storage
 
 __all__ = [
+    "Command",
     "Entry",
     "Exclude",
     "FileJournal",
@@ -45,7 +46,7 @@ class Range(msgspec.Struct, frozen=True, omit_defaults=True, tag="range", tag_fi
     first bytes alone, by which another file under the same name is told. For Arrow and Parquet,
     positions are rows, and a fingerprint of their values stands in the place of CRC-32. `whole` is
     False where the range ends in a record that only the end of the file ended: what follows is
-    another one.
+    another one. `events` is how many events it gave; -1: that was not counted.
     """
 
     partition: str
@@ -55,6 +56,7 @@ class Range(msgspec.Struct, frozen=True, omit_defaults=True, tag="range", tag_fi
     crc: int = 0
     head: int = 0
     whole: bool = True
+    events: int = -1
 
 
 class Exclude(msgspec.Struct, frozen=True, omit_defaults=True, tag="exclude", tag_field="entry"):
@@ -69,14 +71,61 @@ class Exclude(msgspec.Struct, frozen=True, omit_defaults=True, tag="exclude", ta
     row: int = -1
 
 
-Entry: TypeAlias = Range | Exclude
+class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", tag_field="entry"):
+    """A command that was carried out here, or refused.
+
+    All that its effect depends on stands in it, but for the state of the version it names, whose
+    `digest` does.
+
+    Attributes
+    ----------
+    id
+        In the registry; commands are carried out in the order of their ids.
+    kind
+        "snapshot", "restore", "rewind", "promote", "rollback", "pause", "resume".
+    version
+        The version that is made of the state, or that takes its place.
+    at
+        When, in seconds since 1970.
+    refused
+        Why it was not carried out; nothing if it was.
+    reason
+        Why it was given.
+    digest
+        Of the version's state.
+    since
+        The record from which on the input is applied again; -1: none is.
+    start
+        By partition, where that begins: as `stop`, `line`, `crc`, `head` of `Range`.
+    sources, ranges
+        What is left out then: events of these sources, and [partition, first, last] of these.
+    left
+        [partition, start, stop, events] that were not applied again, for want of time or input.
+    """
+
+    id: int
+    kind: str
+    version: int = 0
+    at: float = 0.0
+    refused: str = ""
+    reason: str = ""
+    digest: str = ""
+    since: int = -1
+    start: dict[str, list[int]] = {}
+    sources: list[str] = []
+    ranges: list[tuple[str, int, int]] = []
+    left: list[tuple[str, int, int, int]] = []
+
+
+Entry: TypeAlias = Range | Exclude | Command
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     """One commit. `lengths` are those of the output files in the folder `place`.
 
     `about` says what the state is of. `writer` is set in the first record of whoever takes a
-    journal over that several may write to, and tells it from others.
+    journal over that several may write to, and tells it from others. `generation` is how often the
+    input was applied again from an earlier state, with something left out, before this record.
     """
 
     seq: int
@@ -95,6 +144,8 @@ class Journal(Protocol):
     """`seq` of the oldest record that is still there."""
     end: int
     """`seq` of the next record."""
+    generation: int
+    """What the records that are committed from now on are marked with."""
 
     def recover(self, since: int = 0) -> list[Record]:
         """Shut out earlier writers, drop what was not committed, return what was, in order.
@@ -107,6 +158,15 @@ class Journal(Protocol):
 
     def commit(self, entries: Sequence[Entry], about: Mapping[str, Any] | None = None) -> int:
         """Commit entries and what was written since the last commit, in one piece; return `end`."""
+
+    def records(self, since: int) -> Iterator[Record]:
+        """Return what is committed from record `since` on, in order.
+
+        Raises
+        ------
+        JournalError
+            If that is not there any more, or damaged.
+        """
 
     def trim(self, seq: int) -> None:
         """Forget records before `seq`, as far as that is cheap."""
@@ -156,12 +216,15 @@ class FileJournal:
         self._failed: str | None = "it was not recovered"
         self.first = 0
         self.end = 0
+        self.generation = 0
         self.lengths: dict[str, int] = {}
         self.lost_outputs: list[str] = []
         """Outputs with committed content that were gone at recovery, and are begun anew."""
 
-    def recover(self, since: int = 0) -> list[Record]:  # noqa: ARG002 all that is not trimmed
+    def recover(self, since: int = 0) -> list[Record]:
         """Read the journal, cut what a crash left half written, return the records in order.
+
+        Of a long journal, segments that end before the record before `since` are not read.
 
         Raises
         ------
@@ -170,8 +233,9 @@ class FileJournal:
             to it, or there are outputs but no journal.
         """
         segments = self._segments()
+        self.first = self._start(segments[0]) if segments else 0
         records: list[Record] = []
-        for name in segments:
+        for name in segments[self._place_of(since - 1, segments) :]:
             data = self._storage.read(name)
             whole = self._parse(name, data, records)
             if whole < len(data):
@@ -184,8 +248,9 @@ class FileJournal:
             # segment's name, durable: what is built on it from now on must not outlive it.
             self._storage.sync(self._segment)
             self._storage.sync_folder()
-        self.first = records[0].seq if records else 0
+        self.first = self.first if records else 0
         self.end = records[-1].seq + 1 if records else 0
+        self.generation = records[-1].generation if records else 0
         self.lengths = {}
         if records and (records[-1].place == self._place or not records[-1].lengths):
             self.lengths = dict(records[-1].lengths)
@@ -273,7 +338,8 @@ class FileJournal:
             list(entries),
             dict(self.lengths),
             self._place,
-            about=dict(about) if about else None,
+            self.generation,
+            dict(about) if about else None,
         )
         line = _encode(record)
         self._storage.append(self._segment, line)
@@ -285,6 +351,27 @@ class FileJournal:
         self.end += 1
         self._failed = None
         return self.end
+
+    def records(self, since: int) -> Iterator[Record]:
+        """Return what is committed from record `since` on, in order.
+
+        Raises
+        ------
+        JournalError
+            If that is not there any more, or damaged.
+        """
+        if since < self.first:
+            raise JournalError(f"the journal begins at record {self.first}; {since} is gone")
+        segments = self._segments()
+        last: list[Record] = []
+        for name in segments[self._place_of(since, segments) :]:
+            found = last[-1:]
+            data = self._storage.read(name)
+            whole = self._parse(name, data, found)
+            if whole < len(data):
+                raise JournalError(f"{name} is damaged at byte {whole}")
+            yield from (record for record in found[len(last[-1:]) :] if record.seq >= since)
+            last = found
 
     def trim(self, seq: int) -> None:
         """Remove the segments that hold only records before `seq`."""
@@ -303,6 +390,10 @@ class FileJournal:
 
     def _segments(self) -> list[str]:
         return [name for name in self._storage.names() if self._NAME.match(name)]
+
+    def _place_of(self, seq: int, segments: list[str]) -> int:
+        """Return which of the segments record `seq` is in; the first, if none is."""
+        return max((i for i, name in enumerate(segments) if self._start(name) <= seq), default=0)
 
     def _start(self, name: str) -> int:
         match = self._NAME.match(name)

@@ -4,22 +4,28 @@ State is the fold of the journal. To resume: take the newest snapshot at or belo
 end, apply the rest of the journal with outputs suppressed, go live.
 """
 
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 import msgspec
+import numpy as np
 
+from midstream.engine.commands import REPLACING, Done, Order, Piece, RefusedError, bounded, pieces
+from midstream.engine.dataset import DataSet, from_plain, plain
 from midstream.engine.events import Alarm, EventBatch, Origin, Predictions, Rejected
-from midstream.engine.journal import Entry, Exclude, Journal, Range, Record
+from midstream.engine.journal import Command, Entry, Exclude, Journal, Range, Record
 from midstream.engine.learner import LearnerError, definition_changes
+from midstream.engine.outbox import Outbox
 from midstream.engine.snapshot import Snapshot, SnapshotFolder
 from midstream.engine.trainer import Trainer, digest
 
-__all__ = ["Cursor", "EventError", "Outcome", "ResumeError", "Shard"]
+__all__ = ["Cursor", "EventError", "Outcome", "ResumeError", "Shard", "defined", "unfit"]
 
+_NOTHING = 2**62  # the oldest position of what is not there at all
 _REASON = 1_000  # characters of what a learner says, which may be all of the event and more
 
 
@@ -77,12 +83,36 @@ class Outcome(msgspec.Struct):
     snapshot: Snapshot | None = None
 
 
+def _no_versions(version: int) -> Snapshot:
+    raise RefusedError(f"version {version} cannot be read: there is no registry")
+
+
 class Shard:
     """Trainer, journal and snapshots of one shard. Use `Shard.open`.
 
     `step` applies a batch and returns an `Outcome`; `publish` takes the outcomes in the same
     order, with what they put out, and commits from time to time. They may be called from two
-    places of a dataflow, but from one thread.
+    places of a dataflow, but from one thread. `carry_out` takes a command, once all that was
+    stepped is published.
+
+    Attributes
+    ----------
+    version
+        That was last put in the place of the model's state; 0: none ever was.
+    parent
+        The newest version that the state has come from, or was kept as.
+    paused
+        Whether a command has stopped the input.
+    generation
+        How often the input was applied again with something left out ("rewind").
+    last_command
+        The id of the last command that was carried out or refused.
+    data
+        What the model was learned from.
+    done
+        The commands carried out that nobody has confirmed (`confirm`) to be known elsewhere.
+    keep_from
+        Records from this one on are kept, for a later "rewind".
     """
 
     def __init__(
@@ -97,11 +127,23 @@ class Shard:
         snapshot_events: int = 1_000_000,
         snapshot_seconds: float = 30.0,
         commit_seconds: float = 0.5,
+        fetch: Callable[[int], Snapshot] = _no_versions,
+        outbox: Outbox | None = None,
+        keep_from: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
         self.trainer = trainer
         self.cursors: dict[str, Cursor] = {}
+        self.version = 0
+        self.parent = 0
+        self.paused = False
+        self.generation = 0
+        self.last_command = 0
+        self.data = DataSet()
+        self.done: list[Done] = []
+        self.keep_from = keep_from
         self.notes: list[str] = []
         """What `open` found and an operator should know, a sentence each."""
         self._journal = journal
@@ -111,10 +153,15 @@ class Shard:
         self._snapshot_events = snapshot_events
         self._snapshot_seconds = snapshot_seconds
         self._commit_seconds = commit_seconds
+        self._fetch = fetch
+        self._outbox = outbox
         self._clock = clock
+        self._wall = wall
+        self._parent_data = DataSet()
         self._excluded: set[tuple[str, int, int]] = set()  # partition, line, row
-        self._replay: deque[Entry] = deque()
-        self._replay_left = 0  # ranges handed out by next_range and not yet applied whole
+        self._replay: deque[Piece] = deque()
+        self._handed: deque[Piece] = deque()  # out by next_step and not yet applied whole
+        self._relearning: list[Done] = []  # what takes effect once all is applied again
         self._pending: list[Entry] = []
         self._committed_at = clock()
         self._snapshot_at = clock()
@@ -154,7 +201,8 @@ class Shard:
         fresh
             Begin anew, whatever the journal holds, unless it was begun anew under this very token.
         policy
-            snapshot_events, snapshot_seconds, commit_seconds, clock.
+            snapshot_events, snapshot_seconds, commit_seconds; clock and wall, which tell seconds;
+            fetch, which gives this shard's part of a version; outbox, which takes it; keep_from.
 
         Raises
         ------
@@ -166,8 +214,7 @@ class Shard:
         positions = snapshots.positions()
         records = journal.recover(positions[0] if positions else 0)
         new = make()
-        definition = {**new.definition(), **({"input": source} if source else {})}
-        definition |= {"shards": shards} if shards else {}
+        definition = defined(new, source, shards)
         about: dict[str, Any] = {"definition": definition, "decoding": dict(decoding or {})}
         if positions and positions[-1] > journal.end:
             raise ResumeError(
@@ -175,16 +222,17 @@ class Shard:
                 f"ends before record {journal.end}: its end was lost; put the journal back, or "
                 "begin anew with --fresh"
             )
-        # The state begins at record 0, or where it was last begun anew.
-        begun = max((i for i, record in enumerate(records) if record.about), default=0)
+        records = _newest(records)
         if records and fresh:
-            _same_input(records[begun].about, source)
-        if not records or (fresh and _token(records[begun], snapshots) != fresh):
-            about["fresh"] = fresh
+            _same_input(records[0].about, source)
+        if not records or (fresh and _token(records[0], snapshots) != fresh):
+            about |= {"fresh": fresh, "begun": [policy.get("wall", time.time)(), journal.end]}
+            journal.generation = 0
             journal.commit([], about=about)
-            return cls(name, new, journal, snapshots, about, modules=modules, **policy)
+            shard = cls(name, new, journal, snapshots, about, modules=modules, **policy)
+            shard.done = [shard.begun]
+            return shard
 
-        records = records[begun:]
         notes = []
         saved, trainer, seq = records[0].about, new, records[0].seq
         header: dict[str, Any] = {}
@@ -202,8 +250,7 @@ class Shard:
             break
         else:
             if saved is None and seq > 0:  # none can be read: from the beginning, if that is there
-                records = journal.recover()
-                records = records[max((i for i, r in enumerate(records) if r.about), default=0) :]
+                records = _newest(journal.recover())
                 saved, seq = records[0].about, records[0].seq
             if saved is None:
                 raise ResumeError(
@@ -211,27 +258,54 @@ class Shard:
                     f"{journal.first}, not at 0" + "".join(f"; {note}" for note in notes)
                 )
             _same_definition(saved["definition"], about["definition"])
-        entries = [e for record in records if record.seq >= seq for e in record.entries]
+        entries = [Piece(r.seq, e) for r in records if r.seq >= seq for e in r.entries]
         assert saved is not None
         changed = definition_changes(saved["decoding"], about["decoding"])
-        if changed and any(isinstance(entry, Range) for entry in entries):
+        if changed and entries:
             raise ResumeError(
                 "the config reads the input otherwise than when it was learned, and a part of it "
                 f"has to be read again after a crash ({'; '.join(changed)}); run once with the old "
                 "config until it stops by itself, or begin anew with --fresh"
             )
-        about["fresh"] = saved.get("fresh", "")
+        about |= {"fresh": saved.get("fresh", ""), "begun": saved.get("begun", [0.0, 0])}
         shard = cls(name, trainer, journal, snapshots, about, modules=modules, **policy)
         shard.notes = notes
-        shard.cursors = {p: Cursor(*c) for p, c in header.get("cursors", {}).items()}
-        shard._excluded = {
-            (p, line, *(row or [-1])) for p, line, *row in header.get("excluded", [])
-        }
+        shard._stand_at(header)
         shard._replay = deque(entries)
         shard._snapshot_end = seq if not changed else -1
         if changed:  # so that the next resume compares with what is now in force
             shard._write_snapshot(shard._snapshot(trainer.state()))
         return shard
+
+    def _stand_at(self, header: Mapping[str, Any]) -> None:
+        """Take over what the header of a snapshot of our own says besides the trainer's state."""
+        self.cursors = _cursors(header)
+        self._excluded = _excluded(header)
+        self.version = header.get("version", 0)
+        self.parent = header.get("parent", 0)
+        self.paused = header.get("paused", False)
+        self.generation = header.get("generation", 0)
+        self.last_command = header.get("last_command", 0)
+        self.data = _data(header, "data")
+        self._parent_data = _data(header, "parent_data")
+        self.done = msgspec.convert(header.get("done", []), list[Done]) or [self.begun]
+
+    @property
+    def begun(self) -> Done:
+        """When the state was begun, as if that had been a command."""
+        at, seq = self._about["begun"]
+        return Done(Command(0, "start", at=at), seq, done_at=at)
+
+    @property
+    def epoch(self) -> str:
+        """What the journal was begun anew under; versions of another one have another journal."""
+        return str(self._about["fresh"])
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """What the state is of."""
+        definition: dict[str, Any] = self._about["definition"]
+        return definition
 
     @property
     def untouched(self) -> bool:
@@ -242,7 +316,7 @@ class Shard:
     def positions(self) -> dict[str, Cursor]:
         """Where each partition is to be read from: before what is still to be replayed."""
         positions = dict(self.cursors)
-        for entry in self._replay:
+        for entry in (piece.entry for piece in self._replay):
             if isinstance(entry, Range) and entry.partition not in positions:
                 positions[entry.partition] = Cursor(entry.start)
         return positions
@@ -250,16 +324,33 @@ class Shard:
     @property
     def replaying(self) -> bool:
         """Whether some of the journal is still to be applied."""
-        return bool(self._replay) or self._replay_left > 0
+        return bool(self._replay) or bool(self._handed)
 
-    def next_range(self) -> Range | None:
-        """Return the next range of input to read again, or None when the journal is at its end."""
+    @property
+    def relearning(self) -> bool:
+        """Whether input is applied again to the state of a version."""
+        return bool(self._relearning)
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was applied since the last version that the state is, or came from."""
+        return self.data != self._parent_data
+
+    def next_step(self) -> Range | Command | None:
+        """Return what is to be applied next: input to be read again, or a command.
+
+        None when the journal is at its end. After a command nothing is to be asked for before
+        `carry_out_again` was called with it.
+        """
         while self._replay:
-            entry = self._replay.popleft()
-            if isinstance(entry, Range):
-                self._replay_left += 1
+            piece = self._replay.popleft()
+            entry = piece.entry
+            if not isinstance(entry, Exclude):
+                self._handed.append(piece)
                 return entry
             self._excluded.add((entry.partition, entry.line, entry.row))
+            if not self.replaying:
+                self._replayed()
         return None
 
     def step(
@@ -270,7 +361,7 @@ class Shard:
         Parameters
         ----------
         final
-            While replaying: whether `span` ends a range that `next_range` gave.
+            While replaying: whether `span` ends a range that `next_step` gave.
 
         Raises
         ------
@@ -288,6 +379,8 @@ class Shard:
         live = not self.replaying
         if self._excluded:
             batch = self._without_excluded(batch, span)
+        if not live:
+            batch = self._without_skipped(batch, self._handed[0])
         batch, refused = self.trainer.admit(batch)
         try:
             result = self.trainer.step(batch)
@@ -298,10 +391,10 @@ class Shard:
             row = batch.row(error.row)
             raise EventError(origin, batch.place, features, error.cause, row) from error
         self.cursors[span.partition] = Cursor(span.stop, span.line, span.crc, span.head)
+        self.data.add(span.partition, span.start, span.stop, batch)
         if not live and final:
-            self._replay_left -= 1
-            if not self.replaying:  # lest the same be replayed again and again
-                self.snapshot_soon()
+            self._handed.popleft()
+            self._replayed()
         outcome = Outcome(span, batch, result.predictions, rejected + refused, result.alarms, live)
         if live and self._snapshot_due():
             parts = self.trainer.state()
@@ -311,6 +404,17 @@ class Shard:
             self.trainer = Trainer.from_state(parts, self._modules)
             outcome.snapshot = self._snapshot(parts)
         return outcome
+
+    def _replayed(self) -> None:
+        """Tell which commands have taken effect; have the state kept if that was the last of it."""
+        pieces_left = self._handed or self._replay
+        following = pieces_left[0].seq if pieces_left else math.inf
+        for done in self._relearning:
+            if done.seq < following:
+                done.seen, done.done_at = self.trainer.seen, self._wall()
+        self._relearning = [done for done in self._relearning if done.done_at is None]
+        if not self.replaying:
+            self.snapshot_soon()  # lest the same be replayed again and again
 
     def snapshot_soon(self) -> None:
         """Have the next batch followed by a snapshot: what was before may not be there any more."""
@@ -322,7 +426,7 @@ class Shard:
             return
         for name, data in outputs.items():
             self._journal.write(name, data)
-        self._append(outcome.span)
+        self._append(msgspec.structs.replace(outcome.span, events=len(outcome.batch)))
         if outcome.snapshot is not None:
             self.commit()
             self._write_snapshot(outcome.snapshot)
@@ -351,6 +455,231 @@ class Shard:
             self._journal.write(name, data)
         self._journal.commit([Exclude(error.place, error.origin[2], error.reason, error.row)])
 
+    # --- commands
+
+    def carry_out(
+        self,
+        order: Order,
+        *,
+        lows: Callable[[], Mapping[str, int]] = dict,
+        prepared: Snapshot | None = None,
+    ) -> Done | None:
+        """Carry a command out, or refuse it, and journal that: once, whatever happens.
+
+        All that was stepped has to be published before. Afterwards the shard may be `replaying`:
+        the input is then to be read again from `positions` on.
+
+        Parameters
+        ----------
+        lows
+            Gives, by partition, the oldest position of the input that can still be read.
+        prepared
+            This shard's part of the version, if it was fetched already.
+
+        Returns
+        -------
+        Done
+            What was done; None if it had been done before.
+        """
+        if order.id <= self.last_command:
+            return None
+        self.commit()
+        command = Command(
+            order.id, order.kind, version=order.version, at=self._wall(), reason=order.reason
+        )
+        snapshot, trainer = prepared, None
+        try:
+            if order.problem:
+                raise RefusedError(order.problem)
+            if order.kind in REPLACING:
+                snapshot = snapshot or self._fetch(order.version)
+                trainer = self._loaded(order.version, snapshot)
+                command = self._planned(command, order, snapshot.header, lows)
+        except RefusedError as error:
+            command = msgspec.structs.replace(command, refused=str(error))
+        if command.kind == "rewind" and not command.refused:
+            self._journal.generation = self.generation + 1
+        self._journal.commit([command])
+        done = self._perform(command, self._journal.end - 1, order.cut, snapshot, trainer)
+        if command.kind in REPLACING and not (command.refused or self.replaying):
+            parts = self.trainer.state()
+            self.trainer = Trainer.from_state(parts, self._modules)  # see `step`
+            self._write_snapshot(self._snapshot(parts))
+        return done
+
+    def carry_out_again(self, command: Command) -> None:
+        """Do again what a command in the journal did, as `next_step` gave it."""
+        piece = self._handed.popleft()
+        assert piece.entry is command
+        snapshot, trainer = None, None
+        if command.kind in REPLACING and not command.refused:
+            try:
+                snapshot = self._fetch(command.version)
+                trainer = self._loaded(command.version, snapshot)
+            except RefusedError as error:
+                raise ResumeError(
+                    f"shard {self.name}: record {piece.seq} of the journal put version "
+                    f"{command.version} in the place of the model: {error}"
+                ) from None
+            if snapshot.header["digest"] != command.digest:
+                raise ResumeError(
+                    f"shard {self.name}: record {piece.seq} of the journal put version "
+                    f"{command.version} in the place of the model, which is another one now"
+                )
+        self._perform(command, piece.seq, "online", snapshot, trainer)
+        self._replayed()
+
+    def confirm(self, seqs: Collection[int]) -> None:
+        """Take note that what was done at these records, and has taken effect, is known."""
+        self.done = [d for d in self.done if d.seq not in seqs or d.done_at is None]
+
+    def _loaded(self, version: int, snapshot: Snapshot) -> Trainer:
+        changed = unfit(snapshot.header["definition"], self.definition)
+        if changed:
+            raise RefusedError(f"version {version} is of another model: {changed}")
+        try:
+            return Trainer.from_state(snapshot.parts, self._modules)
+        except ValueError as error:
+            raise RefusedError(f"version {version} cannot be loaded: {error}") from None
+
+    def _planned(
+        self,
+        command: Command,
+        order: Order,
+        header: Mapping[str, Any],
+        lows: Callable[[], Mapping[str, int]],
+    ) -> Command:
+        """Add to a command what its effect depends on; raise RefusedError if it can have none."""
+        version, seq = order.version, header["seq"]
+        command = msgspec.structs.replace(command, digest=header["digest"])
+        if order.kind == "restore":
+            return command
+        ours = header.get("fresh", "") == self.epoch and seq <= self._journal.end
+        if order.kind != "rewind":
+            if not ours or (order.catch_up == 0):
+                return command
+            since = max(seq, self._journal.first)
+            records, now = self._journal.records(since), self._plain_cursors()
+            cursors = header["cursors"]
+            if seq < since:  # partitions that came later may be gone from the journal in part, too
+                cursors = {p: [0, 1, 0, 0] for p in now} | cursors
+            start, left = bounded(records, order.catch_up, lows(), cursors, now)
+            return msgspec.structs.replace(command, since=since, start=start, left=left)
+        if not ours:
+            raise RefusedError(
+                f"version {version} was made before the model was begun anew, and the journal from "
+                "then on is not there; without --rewind it can be restored"
+            )
+        if seq < self._journal.first:
+            raise RefusedError(
+                f"version {version} is of record {seq}, and the journal begins at record "
+                f"{self._journal.first}: what came between cannot be learned again; "
+                "without --rewind it can be restored"
+            )
+        found = pieces(self._journal.records(seq))
+        oldest = lows()
+        for entry in (piece.entry for piece in found):
+            if not isinstance(entry, Range) or entry.start == entry.stop:
+                continue
+            low = oldest.get(entry.partition, 0)
+            if entry.start < low:
+                gone = f"{entry.start} to {min(entry.stop, low) - 1}" if low < _NOTHING else "all"
+                raise RefusedError(
+                    f"{entry.partition}: what came after version {version} cannot be read again: "
+                    f"{gone} of it is not there any more; without --rewind it can be restored"
+                )
+        return msgspec.structs.replace(
+            command,
+            since=seq,
+            start={p: list(c) for p, c in header["cursors"].items()},
+            sources=list(order.sources),
+            ranges=list(order.ranges),
+        )
+
+    def _perform(
+        self,
+        command: Command,
+        seq: int,
+        cut: str,
+        snapshot: Snapshot | None,
+        trainer: Trainer | None,
+    ) -> Done:
+        self.generation += command.kind == "rewind" and not command.refused
+        position = {partition: cursor.offset for partition, cursor in self.cursors.items()}
+        done = Done(command, seq, self.generation, position, done_at=command.at)
+        self.last_command = command.id
+        self.done.append(done)
+        if not command.refused:
+            if command.kind == "snapshot":
+                self._cut(command, seq + 1, cut)
+            elif command.kind in ("pause", "resume"):
+                self.paused = command.kind == "pause"
+            elif snapshot is not None and trainer is not None:
+                self._replace(command, seq, snapshot.header, trainer)
+                if self.replaying and command.since >= 0:
+                    done.done_at = None
+                    self._relearning.append(done)
+        done.seen = self.trainer.seen
+        return done
+
+    def _cut(self, command: Command, seq: int, kind: str) -> None:
+        """Put the state into the outbox, as this shard's part of a version."""
+        parts = self.trainer.state()
+        self.trainer = Trainer.from_state(parts, self._modules)  # see `step`
+        header = self._header(parts) | {
+            "seq": seq,
+            "made": command.version,
+            "kind": kind,
+            "reason": command.reason,
+            "created": command.at,
+            "metrics": self.trainer.metrics,
+        }
+        if self._outbox is not None:
+            self._outbox.write(command.version, Snapshot(header, parts))
+        self.parent, self._parent_data = command.version, self.data.copy()
+
+    def _replace(
+        self, command: Command, seq: int, header: Mapping[str, Any], trainer: Trainer
+    ) -> None:
+        """Put the state of a version in the place of ours."""
+        self.trainer = trainer
+        self.version = self.parent = command.version
+        self.data = _data(header, "data")
+        self._parent_data = self.data.copy()
+        if command.since < 0:
+            return
+        self._excluded = self._to_come() | _excluded(header)
+
+        def before() -> Iterator[Record]:
+            for record in self._journal.records(command.since):
+                excluded = [entry for entry in record.entries if isinstance(entry, Exclude)]
+                if record.seq < seq:
+                    yield record
+                elif record.seq > seq and len(excluded) < len(record.entries):
+                    break
+                # Also what comes right after: the learner raised on it while it relearned.
+                self._excluded |= {(e.partition, e.line, e.row) for e in excluded}
+
+        found = pieces(before(), command.sources, command.ranges, start=command.start)
+        self.cursors = {p: Cursor(*cursor) for p, cursor in command.start.items()}
+        self._replay.extendleft(reversed(found))
+
+    def _without_skipped(self, batch: EventBatch, piece: Piece) -> EventBatch:
+        """Leave out what a "rewind" is to leave out."""
+        sources = piece.sources
+        stretches = [(first, last) for p, first, last in piece.ranges if p == batch.place]
+        if not (stretches or (sources and batch.sources is not None)) or not len(batch):
+            return batch
+        keep = np.ones(len(batch), np.bool_)
+        for first, last in stretches:
+            keep &= (batch.offsets < first) | (batch.offsets > last)
+        if sources and batch.sources is not None:
+            keep &= [source not in sources for source in batch.sources]
+        if keep.all():
+            return batch
+        self.data.left_out += int(len(batch) - keep.sum())
+        return batch.take(np.flatnonzero(keep).tolist())
+
     def close(self) -> None:
         """Commit, and write a snapshot if the newest one is not of this state."""
         self.commit()
@@ -361,7 +690,8 @@ class Shard:
         """Add a range to what is to be committed, joined with the last where they touch."""
         last = self._pending[-1] if self._pending else None
         if isinstance(last, Range) and last.partition == span.partition and last.stop == span.start:
-            self._pending[-1] = msgspec.structs.replace(span, start=last.start)
+            events = last.events + span.events
+            self._pending[-1] = msgspec.structs.replace(span, start=last.start, events=events)
         else:
             self._pending.append(span)
 
@@ -384,16 +714,36 @@ class Shard:
             or self._clock() - self._snapshot_at >= self._snapshot_seconds
         )
 
-    def _snapshot(self, parts: dict[str, bytes]) -> Snapshot:
-        header = {
+    def _to_come(self) -> set[tuple[str, int, int]]:
+        """Return what is excluded of the input that is still to come."""
+        lines = {partition: cursor.line for partition, cursor in self.cursors.items()}
+        return {e for e in self._excluded if e[1] >= lines.get(e[0], 0)}
+
+    def _plain_cursors(self) -> dict[str, list[int]]:
+        return {p: [c.offset, c.line, c.crc, c.head] for p, c in self.cursors.items()}
+
+    def _header(self, parts: dict[str, bytes]) -> dict[str, Any]:
+        return {
             **self._about,
             "shard": self.name,
-            "cursors": {p: [c.offset, c.line, c.crc, c.head] for p, c in self.cursors.items()},
-            "excluded": [e if e[2] >= 0 else e[:2] for e in sorted(self._excluded)],
+            "cursors": self._plain_cursors(),
+            "excluded": [e if e[2] >= 0 else e[:2] for e in sorted(self._to_come())],
             "digest": digest(parts),
             "seen": self.trainer.seen,
             "learned": self.trainer.learned,
-            "created": time.time(),
+            "created": self._wall(),
+            "version": self.version,
+            "parent": self.parent,
+            "generation": self.generation,
+            "data": plain(self.data),
+            "parent_data": plain(self._parent_data),
+        }
+
+    def _snapshot(self, parts: dict[str, bytes]) -> Snapshot:
+        header = self._header(parts) | {
+            "paused": self.paused,
+            "last_command": self.last_command,
+            "done": msgspec.to_builtins(self.done),
         }
         self._snapshot_at = self._clock()
         self._snapshot_seen = self.trainer.seen
@@ -404,7 +754,48 @@ class Shard:
         snapshot.header["seq"] = self._journal.end
         oldest = self._snapshots.write(self._journal.end, snapshot)
         self._snapshot_end = self._journal.end
-        self._journal.trim(oldest)
+        if self.keep_from > 0:
+            self._journal.trim(int(min(oldest, self.keep_from)))
+
+
+def _cursors(header: Mapping[str, Any]) -> dict[str, Cursor]:
+    return {p: Cursor(*c) for p, c in header.get("cursors", {}).items()}
+
+
+def _excluded(header: Mapping[str, Any]) -> set[tuple[str, int, int]]:
+    return {(p, line, *(row or [-1])) for p, line, *row in header.get("excluded", [])}
+
+
+def _data(header: Mapping[str, Any], key: str) -> DataSet:
+    return from_plain(header[key]) if key in header else DataSet()
+
+
+def defined(trainer: Trainer, source: str = "", shards: str = "") -> dict[str, Any]:
+    """Return what the state of a shard is of; `source` and `shards` as of `Shard.open`."""
+    definition = {**trainer.definition(), **({"input": source} if source else {})}
+    return definition | ({"shards": shards} if shards else {})
+
+
+def unfit(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Return why state of the definition `old` is not for a model of `new`; nothing if it is.
+
+    What differs is named, and what can be done where that is the version of River.
+    """
+    changed = definition_changes(old, new)
+    if not changed:
+        return ""
+    was, now = (d.get("learner", {}).get("river") for d in (old, new))
+    if was != now and was and now:
+        return (
+            f"it was written under River {was}, whose state River {now}, which is installed, "
+            f"cannot go on from; install river=={was}.* to use it, or relearn it with River {now}"
+        )
+    return "; ".join(changed)
+
+
+def _newest(records: list[Record]) -> list[Record]:
+    """Return the records of the newest state: it begins with the first, or was begun anew."""
+    return records[max((i for i, record in enumerate(records) if record.about), default=0) :]
 
 
 def _token(begun: Record, snapshots: SnapshotFolder) -> str:

@@ -183,7 +183,14 @@ class Trainer:
         batch, rejected = self.admit(batch)
         if rejected:
             raise ValueError(rejected[0].reason)
-        predictions = self.step(batch).predictions
+        return self._first(batch, self.step(batch).predictions)
+
+    def predict_one(self, x: Features) -> Prediction:
+        """Predict one event, of these features; learn nothing."""
+        batch = EventBatch.from_events([Event(x=dict(x))])
+        return self._first(batch, self.predict(batch))
+
+    def _first(self, batch: EventBatch, predictions: Predictions) -> Prediction:
         return Prediction(
             id=batch.ids[0],
             model=type(self.learner).__name__,
@@ -191,7 +198,7 @@ class Trainer:
             role="champion",
             y_pred=predictions.values[0],
             y_proba=None if predictions.probas is None else dict(predictions.probas[0]),
-            ts=event.ts,
+            ts=batch.time(0),
             origin=batch.origins[0],
         )
 

@@ -2,10 +2,9 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -14,14 +13,20 @@ from rich.table import Table
 
 import midstream
 from midstream.flows import logs
+from midstream.flows.cli_versions import COMMANDS
+from midstream.flows.terminal import (
+    CONFIG,
+    CONFIG_OPTION,
+    FAILED,
+    JSON,
+    one_line_errors,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from midstream.flows.rooms import Share
 
 __all__ = ["main"]
-
-FAILED = 1
-WRONG_USAGE = 2
 
 
 def main() -> None:
@@ -41,65 +46,6 @@ def cli(*, log_json: bool) -> None:
     Exit codes: 0 done, 1 failed while running, 2 wrong usage or config.
     """
     logs.configure(as_json=log_json)
-
-
-CONFIG = click.argument("config", type=click.Path(path_type=Path))
-JSON = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
-)
-
-
-@contextmanager
-def _one_line_errors(
-    *, running: bool, as_json: bool = False, tell: Callable[[str], None] = lambda _: None
-) -> Iterator[None]:
-    """Turn what may go wrong into one line on standard error, and an exit code.
-
-    With `as_json` standard output gets it too, as an object: whoever reads it finds one always.
-    `tell` is called with it.
-    """
-    from midstream.connectors.files import InputError
-    from midstream.engine.encoding import EncodingError
-    from midstream.engine.journal import JournalError
-    from midstream.engine.learner import LearnerError
-    from midstream.engine.shard import EventError, ResumeError
-    from midstream.flows.locks import HeldError
-    from midstream.flows.rooms import RunError
-    from midstream.flows.settings import ConfigError
-
-    def fail(message: object, code: int) -> NoReturn:
-        line = " ".join(str(message).splitlines()).encode(errors="backslashreplace").decode()
-        tell(line)
-        click.echo(f"midstream: {line}", err=True)
-        if as_json:
-            _print_json({"error": line})
-        sys.exit(code)
-
-    try:
-        yield
-    except ConfigError as error:
-        fail(error, WRONG_USAGE)
-    except InputError as error:
-        fail(error, FAILED if running else WRONG_USAGE)
-    except (
-        RunError,
-        HeldError,
-        JournalError,
-        ResumeError,
-        EventError,
-        LearnerError,
-        OSError,
-    ) as error:
-        fail(error, FAILED)
-    except EncodingError as error:
-        fail(f"the state cannot be saved or loaded: {error}", FAILED)
-    except SystemExit as error:
-        fail(f"the learner ended the run: {error!r}", FAILED)
-    except Exception as error:
-        if "MIDSTREAM_DEBUG" in os.environ:
-            raise
-        what = f"{type(error).__name__}: {error}"
-        fail(f"internal error: {what} (MIDSTREAM_DEBUG=1 shows where)", FAILED)
 
 
 class _ShareOf(click.ParamType["tuple[int, int]"]):
@@ -163,14 +109,20 @@ def run(
         _run_share(config, report_to, until_eof=until_eof, share=Share(*process), fresh=fresh_as)
         return
     # What a model prints is no result of ours.
-    with _one_line_errors(running=False, as_json=as_json), redirect_stdout(sys.stderr):
+    with one_line_errors(running=False, as_json=as_json), redirect_stdout(sys.stderr):
         settings = load(config)
         if host[1] > 1 and settings.input.topic is None:
             raise ConfigError(
                 f"{settings.file}: --host is for topics: files get their numbers in a state folder"
             )
         online.preflight(settings, until_eof=until_eof)
-    with _one_line_errors(running=True, as_json=as_json), redirect_stdout(sys.stderr):
+    if host[1] > 1 and settings.versions.enabled and settings.versions.registry is None:
+        logs.log.warning(
+            "registry_of_one_host",
+            note="no version is whole unless the hosts share the state folder, or "
+            "versions.registry and versions.artifacts",
+        )
+    with one_line_errors(running=True, as_json=as_json), redirect_stdout(sys.stderr):
         fresh_as = online.archive(settings) if fresh else ""
         if processes is not None:
             arguments = ["run", str(config), "--fresh-as", fresh_as]
@@ -199,7 +151,7 @@ def _run_share(
 
     logs.log.always(process=share.first)
     reporter = supervisor.Reporter(report_to)
-    with _one_line_errors(running=True, tell=reporter.failed), redirect_stdout(sys.stderr):
+    with one_line_errors(running=True, tell=reporter.failed), redirect_stdout(sys.stderr):
         settings = load(config)
         online.preflight(settings, until_eof=until_eof)
         summary = online.run(
@@ -228,7 +180,7 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
     from midstream.flows import evaluation, online
     from midstream.flows.settings import load
 
-    with _one_line_errors(running=False, as_json=as_json), redirect_stdout(sys.stderr):
+    with one_line_errors(running=False, as_json=as_json), redirect_stdout(sys.stderr):
         settings = load(config)
         if path is not None:
             path = path if path == "-" else str(Path(path).absolute())
@@ -236,7 +188,7 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
                 settings, input=msgspec.structs.replace(settings.input, path=path, topic=None)
             )
         online.preflight(settings)
-    with _one_line_errors(running=True, as_json=as_json), redirect_stdout(sys.stderr):
+    with one_line_errors(running=True, as_json=as_json), redirect_stdout(sys.stderr):
         summary, _ = evaluation.evaluate(settings)
     _print_summary(summary, settings.name, as_json=as_json)
 
@@ -268,10 +220,10 @@ def init_topics(config: Path, *, partitions: int, replicas: int, as_json: bool) 
     from midstream.flows.settings import load
     from midstream.flows.topics import create_topics
 
-    with _one_line_errors(running=True, as_json=as_json):
+    with one_line_errors(running=True, as_json=as_json):
         made = create_topics(load(config), partitions, replicas)
     if as_json:
-        _print_json(made)
+        print_json(made)
         return
     for topic, what in made.items():
         click.echo(f"{what}  {topic}")
@@ -279,14 +231,7 @@ def init_topics(config: Path, *, partitions: int, replicas: int, as_json: bool) 
 
 @cli.command()
 @click.argument("file")
-@click.option(
-    "--config",
-    default="midstream.toml",
-    show_default=True,
-    metavar="CONFIG",
-    type=click.Path(path_type=Path),
-    help="Names brokers, topic, fields.",
-)
+@CONFIG_OPTION
 @click.option("--topic", metavar="TOPIC", help="Send there, not to the config's input.")
 @click.option(
     "--rate",
@@ -314,16 +259,16 @@ def send(
     from midstream.flows import send as sending
     from midstream.flows.settings import load
 
-    with _one_line_errors(running=False, as_json=as_json):
+    with one_line_errors(running=False, as_json=as_json):
         settings = load(config)
         sending.destination(settings, topic)
-    with _one_line_errors(running=True, as_json=as_json):
+    with one_line_errors(running=True, as_json=as_json):
         show = sys.stderr.isatty() and not as_json
         sent = sending.send(settings, file, topic=topic, rate=rate, key=key, show=show)
     if sent.error:
         click.echo(f"midstream: {sent.error}", err=True)
     if as_json:
-        _print_json(sent)
+        print_json(sent)
     elif not sent.error:
         click.echo(
             f"{sent.acknowledged:,} messages to {sent.topic} acknowledged in {sent.seconds:.1f} s "
@@ -353,11 +298,11 @@ def check(config: Path, sample: int, *, as_json: bool) -> None:
     from midstream.flows.inspect import inspect
     from midstream.flows.settings import load
 
-    with _one_line_errors(running=False, as_json=as_json), redirect_stdout(sys.stderr):
+    with one_line_errors(running=False, as_json=as_json), redirect_stdout(sys.stderr):
         settings = load(config)
         report = inspect(settings, sample)
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
         console = Console(highlight=False, soft_wrap=True)
         for finding in report.findings:
@@ -385,7 +330,7 @@ def init(folder: Path, data: Path | None, *, force: bool) -> None:
     """
     from midstream.flows.starter import write_starter
 
-    with _one_line_errors(running=False):
+    with one_line_errors(running=False):
         starter = write_starter(folder, data, force=force)
     for line in starter.report():
         click.echo(line)
@@ -409,10 +354,10 @@ def demo(report: Path, *, quick: bool, as_json: bool) -> None:
     """
     from midstream.flows.demo import run_demo
 
-    with _one_line_errors(running=True, as_json=as_json):
+    with one_line_errors(running=True, as_json=as_json):
         result = run_demo(report, quick=quick, live=not as_json)
     if as_json:
-        _print_json(result)
+        print_json(result)
 
 
 @cli.command()
@@ -427,7 +372,7 @@ def learners(*, as_json: bool) -> None:
     from midstream.engine.builtin import BUILTIN, options_of
 
     if as_json:
-        _print_json(
+        print_json(
             {
                 name: {"task": b.task, "summary": b.summary, "options": options_of(name)}
                 for name, b in BUILTIN.items()
@@ -440,14 +385,9 @@ def learners(*, as_json: bool) -> None:
             click.echo(f"    {option} = {msgspec.json.encode(default).decode()}")
 
 
-def _print_json(value: Any) -> None:
-    """Print one JSON object; a number that is undefined is null."""
-    click.echo(msgspec.json.encode(value).decode())
-
-
 def _print_summary(summary: Any, name: str, *, as_json: bool) -> None:
     if as_json:
-        _print_json(summary)
+        print_json(summary)
         return
     console = Console(highlight=False)
     counts = Table(show_header=False)
@@ -468,6 +408,10 @@ def _print_summary(summary: Any, name: str, *, as_json: bool) -> None:
     console.print(quality)
     for shard, value in summary.digest.items():
         console.print(f"digest of shard {shard}: {value[:16]}", markup=False)
+
+
+for command in COMMANDS:
+    cli.add_command(command)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from bytewax.run import cli_main
 from midstream.connectors.files import NoFilesError, discover
 from midstream.engine.events import Origin
 from midstream.engine.journal import UnavailableError
+from midstream.engine.registry import RegistryError
 from midstream.engine.shard import EventError, Outcome
 from midstream.flows.locks import StateLocks
 from midstream.flows.logs import log
@@ -44,8 +45,9 @@ from midstream.flows.rooms import (
 )
 from midstream.flows.settings import Settings
 from midstream.flows.topics import NoAnswerError, Signature, check_kafka
+from midstream.flows.versions import open_registry
 
-__all__ = ["RunError", "Summary", "archive", "preflight", "run"]
+__all__ = ["RunError", "Summary", "archive", "preflight", "run", "signals"]
 
 _BRIEF = timedelta(milliseconds=2)
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, before the brokers are asked again
@@ -109,10 +111,10 @@ class _SourcePart(StatefulSourcePartition[tuple[str, Item], None]):
             raise StopIteration
         if self._run.stopping:
             self._ended = True
-            return [(self._room.name, Item(end=True))]
+            return self._run.last_items(self._room)
         items = self._run.next_items(self._room)
-        idle = not items or items[0][1].work is None
-        self._ended = bool(items) and items[0][1].end
+        idle = not items or (items[0][1].work is None and items[0][1].command is None)
+        self._ended = bool(items) and items[-1][1].end
         self._awake = None
         if not idle:
             self._pause = _BRIEF
@@ -166,7 +168,7 @@ def _dataflow(run: Run) -> Dataflow:
 
 
 @contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
+def signals(stop: Callable[[], None]) -> Iterator[None]:
     """Let SIGTERM and SIGINT ask for a stop: drain, snapshot, exit 0."""
 
     def handle(number: int, _: FrameType | None) -> None:
@@ -206,13 +208,27 @@ def archive(settings: Settings) -> str:
     HeldError
         If somebody is at work in it.
     """
-    locks = StateLocks(settings.state_path)
-    try:
+    with closing(StateLocks(settings.state_path)) as locks:
         locks.clear()
         _archive(settings)
-    finally:
-        locks.close()
+        _drop_commands(settings)
     return secrets.token_hex(8)
+
+
+def _drop_commands(settings: Settings) -> None:
+    """Have commands that nobody has carried out yet forgotten: they were for the old state."""
+    if not settings.versions.enabled:
+        return
+    try:
+        registry = open_registry(settings)
+        try:
+            dropped = registry.drop("the model was begun anew")
+        finally:
+            registry.close()
+    except RegistryError:
+        return  # there is none, or it will say itself what is wrong with it
+    if dropped:
+        log.warning("commands_dropped", commands=dropped, reason="the model is begun anew")
 
 
 def _archive(settings: Settings) -> None:
@@ -268,15 +284,12 @@ def run(
         If the run cannot begin or go on; what was committed stays.
     """
     _keep_memory()
-    locks = StateLocks(settings.state_path, patience=patience)
-    try:
+    with closing(StateLocks(settings.state_path, patience=patience)) as locks:
         locks.enter()
         attempts = _Attempts(
             settings, locks, until_eof=until_eof, fresh=fresh, share=share, beat=beat
         )
         return attempts.go()
-    finally:
-        locks.close()
 
 
 class _Attempts:
@@ -319,7 +332,7 @@ class _Attempts:
             summary.metrics |= {prefix + k: v for k, v in room.shard.trainer.metrics.items()}
             summary.digest[name] = room.shard.trainer.digest()
             summary.seen += room.shard.trainer.seen
-        summary.resumed_at = summary.seen - summary.events
+        summary.resumed_at = max(summary.seen - summary.events, 0)
         return summary
 
     def _attempt(self) -> Run | None:
@@ -338,7 +351,7 @@ class _Attempts:
         def stop() -> None:
             self._stopping = current.stopping = True
 
-        with _signals(stop):
+        with signals(stop):
             try:
                 current.stopping = self._stopping
                 current.caught_up = self._caught_up

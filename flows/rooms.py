@@ -5,6 +5,7 @@ runtime, so what runs in steps is guarded: the first one is kept (`Run.failure`)
 passes unused, and `midstream.flows.online.run` raises it at the end.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,20 +25,26 @@ from midstream.connectors.codec import (
 from midstream.connectors.files import InputError, discover
 from midstream.connectors.inputs import Work, normal_path
 from midstream.connectors.messages import MessageBlock
+from midstream.engine.artifacts import ArtifactError
+from midstream.engine.commands import RefusedError
 from midstream.engine.events import EventBatch, Rejected, row_path
-from midstream.engine.journal import FileJournal, UnavailableError
+from midstream.engine.journal import Command, FileJournal, Range, UnavailableError
+from midstream.engine.outbox import Outbox
+from midstream.engine.registry import UnknownVersionError
 from midstream.engine.replay import Reservoir
 from midstream.engine.shard import EventError, Outcome, Shard
-from midstream.engine.snapshot import SnapshotFolder
+from midstream.engine.snapshot import Snapshot, SnapshotFolder
 from midstream.engine.storage import BackgroundStorage, LocalStorage, replace
 from midstream.engine.trainer import Trainer
 from midstream.flows.locks import StateLocks
 from midstream.flows.logs import log
 from midstream.flows.reading import Reader
+from midstream.flows.registrar import Ready, Registrar
 from midstream.flows.settings import ConfigError, Settings, make_model, model_modules
 from midstream.flows.topics import (
     Consumer,
     KafkaJournal,
+    NoAnswerError,
     Signature,
     index_of,
     open_consumer,
@@ -45,6 +52,7 @@ from midstream.flows.topics import (
     partition_name,
     topic_shards,
 )
+from midstream.flows.versions import open_registry
 
 __all__ = [
     "KINDS",
@@ -58,6 +66,7 @@ __all__ = [
     "file_name",
     "log_rejected",
     "make_trainer",
+    "said_of_state",
 ]
 
 T = TypeVar("T")
@@ -97,6 +106,14 @@ class Summary(msgspec.Struct):
     seen: int = 0
     resumed_at: int = 0
 
+    def count(self, other: "Summary") -> None:
+        """Add what else was done."""
+        self.events += other.events
+        self.learned += other.learned
+        self.rejected += other.rejected
+        self.predictions += other.predictions
+        self.alarms += other.alarms
+
 
 class Share(NamedTuple):
     """Which shards are those of one process: every `of`-th, from number `first` on."""
@@ -114,10 +131,14 @@ WHOLE = Share()
 
 
 class Item(NamedTuple):
-    """What flows from the source: work, decoded already or not; or a tick (no work); or the end."""
+    """What flows from the source: work, decoded already or not; a command; or the end.
+
+    With none of these it is a tick.
+    """
 
     work: Work | None = None
     decoded: Decoded | None = None
+    command: Ready | Command | None = None
     end: bool = False
 
 
@@ -148,6 +169,15 @@ def make_trainer(settings: Settings) -> Trainer:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{settings.file}: model.learner: {error}") from error
+
+
+def said_of_state(settings: Settings) -> dict[str, str]:
+    """Return what a config says of state but its trainer: `source`, `shards` of `Shard.open`."""
+    path = normal_path(settings.input.path or "", settings.root)
+    return {
+        "source": settings.input.topic or path,
+        "shards": "one for all" if settings.one_shard else "one for each partition",
+    }
 
 
 def file_name(kind: str, suffix: str) -> str:
@@ -190,6 +220,7 @@ class Room:
         self._choice = Choice(settings.output.share, settings.output.only)
         folder = settings.state_path / "shards" / name
         self._folder = LocalStorage(folder)
+        self._outbox = Outbox(self._folder)
         self._outputs: LocalStorage | None = None
         self.journal: FileJournal | KafkaJournal
         if settings.journal_topic is not None:
@@ -209,13 +240,15 @@ class Room:
             self.journal,
             SnapshotFolder(self._folder, settings.state.keep),
             decoding=settings.decoding(),
-            source=settings.input.topic or normal_path(settings.input.path or "", settings.root),
-            shards="one for all" if settings.one_shard else "one for each partition",
+            **said_of_state(settings),
             modules=model_modules(settings),
             fresh=run.fresh,
             snapshot_events=settings.state.snapshot_events,
             snapshot_seconds=settings.state.snapshot_seconds,
             commit_seconds=settings.state.commit_seconds,
+            fetch=self._fetch_version,
+            outbox=self._outbox if settings.versions.enabled else None,
+            keep_from=0 if settings.versions.enabled else math.inf,
         )
         for note in self.shard.notes:
             log.warning("snapshot_unusable", shard=name, reason=note)
@@ -229,10 +262,11 @@ class Room:
         self._to_begin = False
         if not self.input.names and not run.until_eof:
             log.info("waiting", shard=name, input=settings.input_path, note="no files there yet")
-        self._range = self.shard.next_range()
-        if self._range is None:
+        self._obeying = False  # a command is on its way
+        self._next: Range | Command | None = self.shard.next_step()  # of the journal
+        if self._next is None:
             self._begin()
-        if self._range is not None:
+        if self._next is not None:
             log.info("replay_begins", shard=name, snapshot_at=self.shard.trainer.seen)
         self._rescanned_at = time.monotonic()
         self._waiting: set[str] = set()
@@ -259,18 +293,27 @@ class Room:
         return dict(data)
 
     def next(self) -> Item:
-        """Return the next block to apply: of the journal first, then what is new."""
-        if self._range is not None:
-            work = self._reading(self.input.replay, self._range, self.block_bytes)
+        """Return what is to be applied next: of the journal first, then commands and new input."""
+        if self._obeying:  # what comes next depends on it
+            return Item()
+        if isinstance(self._next, Command):
+            self._obeying = True
+            return Item(command=self._next)
+        if self._next is not None:
+            work = self._reading(self.input.replay, self._next, self.block_bytes)
             if work is not None and work.final:
-                self._range = self.shard.next_range()
-                if self._range is None:
-                    log.info("replay_ends", shard=self.name)
-                    self._to_begin = True
+                self._go_on()
             return Item(work)
+        if self.run.registrar is not None and not self.shard.replaying:
+            command = self.run.registrar.take(self.name)
+            if command is not None:
+                self._obeying = True
+                return Item(command=command)
         if self._to_begin and not self.shard.replaying:
             self._to_begin = False
             self._begin()
+        if self.shard.paused:
+            return Item()
         if self.run.ahead is None:
             found = Item(self.input.read(self.block_bytes))
         else:
@@ -280,9 +323,7 @@ class Room:
             log.info("input_unfinished", shard=self.name, input=name, note="it is tried again")
         self._waiting = set(self.input.waiting)
         block = None if found.work is None else found.work.block
-        if (
-            isinstance(block, MessageBlock) and not block.messages.values
-        ):  # what is skipped was deleted
+        if isinstance(block, MessageBlock) and not block.messages.values:  # it was deleted
             self.shard.snapshot_soon()
         if found.work is None and not self.run.until_eof:
             now = time.monotonic()
@@ -292,6 +333,78 @@ class Room:
                     log.info("input_found", shard=self.name, input=name)
                 self.run.notice_new_shards()
         return found
+
+    def _go_on(self) -> None:
+        """See what of the journal is to be applied next."""
+        self._next = self.shard.next_step()
+        if self._next is None:
+            log.info("replay_ends", shard=self.name)
+            self._to_begin = True
+
+    def obey(self, command: Ready | Command) -> None:
+        """Carry a command out, now that all before it is put out; or one of the journal again."""
+        self._obeying = False
+        if isinstance(command, Command):
+            self.shard.carry_out_again(command)
+            if self.shard.replaying and command.since >= 0 and not command.refused:
+                self._read_again()
+            self._go_on()
+            return
+        registrar = self.run.registrar
+        assert registrar is not None, "a command, and nobody who gave it"
+        try:
+            done = self.shard.carry_out(
+                command.order,
+                lows=lambda: self._reading(self.input.lows),
+                prepared=command.snapshot,
+            )
+        except NoAnswerError as error:  # nothing was done
+            log.warning("command_waits", shard=self.name, reason=str(error))
+            registrar.put_back(self.name, command)
+            return
+        if done is None:
+            return
+        what = {"shard": self.name, "kind": done.command.kind, "id": done.command.id}
+        if done.command.refused:
+            log.warning("command_refused", **what, reason=done.command.refused)
+        else:
+            log.info("command", **what, version=done.command.version, seen=done.seen)
+        if done.command.kind == "snapshot" and not done.command.refused:
+            registrar.made(self.name, done.seq + 1)
+        registrar.visit(self.shard)
+        if self.shard.replaying:
+            log.info("relearning", shard=self.name, version=done.command.version)
+            self._read_again()
+            self._go_on()
+
+    def _read_again(self) -> None:
+        """Have the input read from where the shard is now."""
+        if self._fetched is not None:
+            wait([self._fetched])
+            self._fetched = None
+        self._reading(self.input.rewind, self.shard.positions)
+
+    def last_items(self) -> list[Item]:
+        """Return what comes at the end of a run: a last version, if one is due, and the end."""
+        items = []
+        idle = self._next is None and not self._obeying and not self.shard.replaying
+        if self.run.registrar is not None and idle:
+            command = self.run.registrar.take(self.name, only="snapshot")
+            if command is not None:
+                items.append(Item(command=command))
+        return [*items, Item(end=True)]
+
+    def _fetch_version(self, version: int) -> Snapshot:
+        """Return this shard's part of a version."""
+        if version in self._outbox.versions():
+            return self._outbox.read(version)
+        registry = open_registry(self.run.settings)
+        try:
+            return registry.read(version, self.name)
+        except (ArtifactError, UnknownVersionError) as error:
+            raise RefusedError(str(error)) from None
+        finally:
+            registry.close()
 
     def _reading(self, read: Callable[..., T], *arguments: Any) -> T:
         """Call what reads: in the one thread that does, if there is one."""
@@ -307,7 +420,9 @@ class Room:
     @property
     def ended(self) -> bool:
         """Whether all input has been read and no more will come."""
-        return self._range is None and self.input.ended
+        return (
+            self._next is None and not self._obeying and not self.shard.paused and self.input.ended
+        )
 
     def learn(self, work: Work, decoded: Decoded) -> Outcome:
         """Apply a block; adapt how much is read at once to how long it took."""
@@ -323,6 +438,11 @@ class Room:
 
     def publish(self, outcome: Outcome) -> None:
         """Encode what a batch put out, and hand it to the shard to be committed."""
+        if self.run.registrar is not None:
+            if outcome.alarms and not self.shard.relearning:
+                self.run.registrar.drifted(self.shard, outcome.alarms)
+            if not outcome.live:
+                self.run.registrar.visit(self.shard)
         if not outcome.live:
             return
         settings, count = self.run.settings, self._counts
@@ -334,7 +454,7 @@ class Room:
                 predictions,
                 task=settings.model.task,
                 model=settings.name,
-                version=0,
+                version=self.shard.version,
                 role="champion",
             )
             count.predictions += len(batch)
@@ -360,14 +480,14 @@ class Room:
 
         The latter is for tools that show lag; nothing of ours reads it.
         """
+        if self.run.registrar is not None:
+            self.run.registrar.visit(self.shard)
         if self.journal.end == self._settled:
             return
         self._settled = self.journal.end
         counts, self._counts = self._counts, Summary()
-        for name in ("events", "learned", "rejected", "predictions", "alarms"):
-            total = getattr(self.run.summary, name) + getattr(counts, name)
-            setattr(self.run.summary, name, total)
-        if self.run.consumer is not None:
+        self.run.summary.count(counts)
+        if self.run.consumer is not None and not self.shard.replaying:
             ends = {name: cursor.offset for name, cursor in self.shard.cursors.items()}
             self.run.consumer.commit({index_of(name): end for name, end in ends.items()})
 
@@ -439,6 +559,9 @@ class Run:
         if settings.input.ahead:
             self.ahead = ThreadPoolExecutor(1, "ahead")
         self.single = settings.one_shard
+        self.registrar: Registrar | None = None
+        self._ended: set[str] = set()
+        self._waited = False  # at the end, for the registry
         self.consumer: Consumer | None = None
         self.added = range(0)
         self.caught_up = False
@@ -468,6 +591,14 @@ class Run:
         else:
             for name, part in mine.items():
                 self._open_room(name, part)
+        if self.settings.versions.enabled and self.rooms:
+            self.registrar = Registrar(
+                self.settings,
+                [room.shard for room in self.rooms.values()],
+                shards,
+                siblings=self.share.of > 1,
+            )
+            self.registrar.start()
         if self.consumer is not None:
             read = (room.input.names for room in self.rooms.values())
             self._known = {part for part in shards.values() if part}.union(*read)
@@ -540,6 +671,8 @@ class Run:
 
     def close(self) -> None:
         """Close every shard's files."""
+        if self.registrar is not None:
+            self.registrar.close()
         for room in self.rooms.values():
             room.close()
         if self.ahead is not None:
@@ -566,14 +699,35 @@ class Run:
             except InputError as error:  # what was read before is sound: end with a snapshot
                 self.input_failure = self.input_failure or error
                 self.stopping = True
-                return [(room.name, Item(end=True))]
-            if found.work is not None:
+                return self.last_items(room)
+            if found.work is not None or found.command is not None:
                 items = [(room.name, found)]
-            elif room.ended:
-                items = [(room.name, Item(end=True))]
+            elif room.ended and self._all_ended(room):
+                items = self.last_items(room)
             else:
                 items = [(room.name, Item())]
         return items
+
+    def _all_ended(self, room: Room) -> bool:
+        """Whether every shard has come to its end, as this one has, and the run may end."""
+        self._ended.add(room.name)
+        return len(self._ended) == len(self.rooms) and self._may_end(wait=False)
+
+    def _may_end(self, *, wait: bool) -> bool:
+        if self.registrar is None or self.failure is not None:
+            return True
+        changed = any(room.shard.changed for room in self.rooms.values())
+        return self.registrar.may_end(changed=changed, wait=wait)
+
+    def last_items(self, room: Room) -> list[tuple[str, Item]]:
+        """Return what the source of a shard emits at the end of the run."""
+        items = [Item(end=True)]
+        with self.guard():
+            if self.stopping and not self._waited:
+                self._waited = True
+                self._may_end(wait=True)
+            items = room.last_items()
+        return [(room.name, item) for item in items]
 
     def decode(
         self, items: Iterable[tuple[str, Item]]
@@ -609,6 +763,8 @@ class Run:
             with self.guard():
                 if outcome is not None:
                     room.publish(outcome)
+                elif item.command is not None:
+                    room.obey(item.command)
                 elif item.end:
                     room.shard.close()
                 else:

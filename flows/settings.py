@@ -27,6 +27,7 @@ __all__ = [
     "Replay",
     "Settings",
     "State",
+    "Versions",
     "load",
     "make_model",
     "model_modules",
@@ -138,6 +139,32 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
 
 
+class Versions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When versions are made of the model, where they are kept, and for how long.
+
+    One is made every `every_events`, every `every_seconds` (0: not for that), at drift, at the end
+    of a run, and on request. The last `keep` are kept, the last of each day for `keep_days`, those
+    that are tagged, and those that ever were put live; one of the last `rewind_days` can be
+    rewound to.
+    """
+
+    enabled: bool = True
+    registry: Text | None = None
+    artifacts: Text | None = None
+    key: Text | None = None
+    every_events: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    every_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 3_600.0
+    on_drift: bool = True
+    on_shutdown: bool = True
+    drift_margin: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1_000
+    keep: Count = 20
+    keep_days: Annotated[float, Meta(ge=0, le=1e6)] = 30.0
+    prune: bool = True
+    rewind_days: Annotated[float, Meta(ge=0, le=1e6)] = 7.0
+    catch_up_events: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1_000_000
+    poll_seconds: Annotated[float, Meta(ge=0.01, le=3_600)] = 0.5
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A config, checked. `file` is where it was read; values at `hidden` keys are not shown."""
 
@@ -148,6 +175,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     input: Input
     output: Output = Output()
     state: State = State()
+    versions: Versions = Versions()
     metrics: Metrics = Metrics()
     drift: Drift = Drift()
     replay: Replay = Replay()
@@ -189,6 +217,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def state_path(self) -> Path:
         """The folder of journal, snapshots and registry."""
         return self.root / self.state.path
+
+    @property
+    def registry(self) -> str:
+        """The URL of the registry's database, or the path of its file."""
+        given = self.versions.registry
+        if given is None:
+            return str(self.state_path / "registry.db")
+        if given.startswith("sqlite:///"):
+            return f"sqlite:///{self.root / given.removeprefix('sqlite:///')}"
+        return given if "://" in given else str(self.root / given)
+
+    @property
+    def artifacts(self) -> str:
+        """The folder or URL that the files of versions are in."""
+        given = self.versions.artifacts or str(self.state_path / "artifacts")
+        return given if "://" in given else str(self.root / given)
 
     def decoding(self) -> dict[str, Any]:
         """Return what determines how bytes become events, as plain JSON values."""
@@ -233,6 +277,10 @@ def load(path: str | Path) -> Settings:
         raw["kafka"] = dict(_flat(kafka))
         secret = [key for key in raw["kafka"] if _SECRET.search(key)]
         reader.hidden.update({f"kafka.{key}": str(raw["kafka"][key]) for key in secret})
+    versions = raw.get("versions")
+    if isinstance(versions, dict):  # a URL may hold a password
+        secret = [key for key in ("key", "registry") if key in versions]
+        reader.hidden.update({f"versions.{key}": str(versions[key]) for key in secret})
     # The file itself is not resolved: it may be a link, with its data beside the link.
     place = file.parent.resolve() / file.name
     settings = reader.table(Settings, raw, file=place, hidden=frozenset(reader.hidden))

@@ -33,7 +33,6 @@ _START = 60.0  # ... within which a process has to tell something for the first 
 _BEAT = 0.5  # ... between two reports of a process
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # ... before a process is started again
 _GRACE = 30.0  # ... from the request to stop until it is enforced
-_COUNTS = ("events", "learned", "rejected", "predictions", "alarms")
 
 
 class _Report(msgspec.Struct):
@@ -244,8 +243,8 @@ def _sum(one: Summary, other: Summary) -> Summary:
         seen=one.seen + other.seen,
         seconds=max(one.seconds, other.seconds),
     )
-    for count in _COUNTS:
-        setattr(total, count, getattr(one, count) + getattr(other, count))
+    total.count(one)
+    total.count(other)
     return total
 
 

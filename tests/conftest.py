@@ -1,19 +1,22 @@
-"""Kafka for the tests that need it, started when the first of them asks; CONTRIBUTING.md tells how.
+"""The servers that tests need, started when the first of them asks; CONTRIBUTING.md tells how.
 
-With pytest-xdist every worker has a cluster of its own, about 250 to 360 MB a node: a test may
-kill it without another noticing.
+With pytest-xdist every worker has its own, a Kafka of about 250 to 360 MB a node: a test may kill
+it without another noticing.
 """
 
 import functools
 import os
 import secrets
 
+import postgres_server
 import pytest
 from kafka_broker import Cluster, Noida
 from kafka_client import Kafka
 from kafka_jars import missing
 from kafka_topics import Topics
+from postgres_server import Postgres
 from project import Project
+from s3_server import S3
 
 NEEDS = "needs an Apache Kafka of its own"
 
@@ -112,6 +115,64 @@ def topics(kafka, topic, tmp_path):
     return lambda name, **options: Topics(
         kafka, lambda n: topic(f"{name}.{n}"), tmp_path / name, **options
     )
+
+
+@pytest.fixture(scope="session")
+def new_postgres():
+    """`Postgres`, for tests that start one with settings of their own."""
+    wanted = os.environ.get("MIDSTREAM_TEST_POSTGRES") or "own"
+    if wanted not in {"own", "none"}:
+        raise pytest.UsageError(f"MIDSTREAM_TEST_POSTGRES is own or none, not {wanted}")
+    if wanted == "none":
+        pytest.skip("needs a PostgreSQL of its own: MIDSTREAM_TEST_POSTGRES=none")
+    if why := postgres_server.missing():
+        pytest.fail(
+            f"PostgreSQL cannot run here: {why}; MIDSTREAM_TEST_POSTGRES=none skips its tests",
+            pytrace=False,
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("PG")]:
+            patch.delenv(name)  # the tester's own PGSERVICE, PGSSLMODE and so on
+        yield Postgres
+
+
+@pytest.fixture(scope="session")
+def postgres(new_postgres):
+    """A PostgreSQL to break; a test that does so takes `postgres_url` too, which heals it."""
+    with new_postgres() as running:
+        yield running
+
+
+@pytest.fixture
+def postgres_url(postgres):
+    """The URL of an empty database, dropped afterwards."""
+    url = postgres.database()
+    yield url
+    postgres.heal()
+    postgres.drop(url)
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """An object store to break; a test that does so takes `s3_url` too, which heals it."""
+    with S3() as running:
+        yield running
+
+
+@pytest.fixture
+def s3_url(s3, monkeypatch):
+    """A folder in an empty bucket, and the environment in which s3fs finds it."""
+    from s3fs import S3FileSystem
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)  # the tester's own profile, token and so on
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    # fsspec keeps instances, which keep the environment that they were made in.
+    S3FileSystem.clear_instance_cache()
+    yield f"s3://{s3.bucket()}/prefix"
+    S3FileSystem.clear_instance_cache()
+    s3.heal()
 
 
 def pytest_runtest_setup(item):

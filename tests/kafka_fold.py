@@ -1,17 +1,18 @@
-"""The fold of a journal on Kafka, by a loop that knows nothing of shards and their resuming."""
+"""The fold of a journal on Kafka, commands and all, over the input as it is in the topic."""
 
 import json
 from collections import defaultdict
 from typing import NamedTuple
 
+import journal_fold
 import msgspec
 import numpy as np
 
 from midstream.connectors.codec import encode_alarms, encode_predictions
 from midstream.connectors.messages import MessageBlock, MessageDecoder, Messages
-from midstream.engine.journal import Record
+from midstream.engine.journal import Range, Record
 from midstream.flows.rooms import make_trainer
-from midstream.flows.settings import load
+from midstream.flows.settings import load, model_modules
 
 
 class Fold(NamedTuple):
@@ -25,7 +26,10 @@ class Fold(NamedTuple):
 
 
 def fold(kafka, config) -> Fold:
-    """Fold every partition of the journal over a new trainer, and over the input as it is now."""
+    """Fold every partition of the journal over a new trainer, and over the input as it is now.
+
+    Predictions are those that were published: when their events were new, with the version then.
+    """
     settings = load(config)
     inputs = defaultdict(list)
     for message in kafka.read_all(settings.input.topic):
@@ -34,35 +38,40 @@ def fold(kafka, config) -> Fold:
     for message in kafka.read_all(settings.journal_topic):
         journals[message.partition].append(msgspec.json.decode(message.value, type=Record))
     digest, predictions, rejected, alarms, learned = {}, [], [], [], 0
+    decoder = MessageDecoder(settings.model.task, None, settings.features, 2**20)
+
+    def decoded(partition, start, stop):
+        messages = [m for m in inputs[partition] if start <= m.offset < stop]
+        return decoder.decode(_block(messages, partition, start, stop))
+
+    def put_out(batch, step, version):
+        nonlocal predictions, alarms
+        lines = encode_predictions(
+            batch,
+            step.predictions,
+            task=settings.model.task,
+            model=settings.name,
+            version=version,
+            role="champion",
+        )
+        predictions += lines.decode().splitlines()
+        alarms += _alarms(encode_alarms(step.alarms).decode().splitlines())
+
     for index, records in sorted(journals.items()):
-        assert [record.seq for record in records] == list(range(len(records)))
-        trainer, at = make_trainer(settings), defaultdict(int)
-        decoder = MessageDecoder(settings.model.task, None, settings.features, 2**20)
-        for span in (entry for record in records for entry in record.entries):
-            assert at[span.partition] == span.start, "a range does not begin where the last ended"
-            at[span.partition] = span.stop
-            # One by one: however it was cut, the result is the same.
-            messages = [m for m in inputs[span.partition] if span.start <= m.offset < span.stop]
-            if not messages:
-                continue
-            decoded = decoder.decode(_block(messages, span))
-            result = trainer.step(decoded.batch)
-            predictions += (
-                encode_predictions(
-                    decoded.batch,
-                    result.predictions,
-                    task=settings.model.task,
-                    model=settings.name,
-                    version=0,
-                    role="champion",
-                )
-                .decode()
-                .splitlines()
-            )
-            rejected += [(*r.origin, r.reason) for r in decoded.rejected]
-            alarms += _alarms(encode_alarms(result.alarms).decode().splitlines())
-        digest[f"{index:03d}"] = trainer.digest()
-        learned += trainer.learned
+        state = journal_fold.Fold(
+            lambda: make_trainer(settings),
+            lambda *span: decoded(*span).batch,
+            learned=put_out,
+            most=1_000,  # however it is cut, the result is the same
+            modules=model_modules(settings),
+        )
+        state.apply(records)
+        digest[f"{index:03d}"] = state.digest()
+        learned += state.trainer.learned
+        for entry in (entry for record in records for entry in record.entries):
+            if isinstance(entry, Range):
+                found = decoded(entry.partition, entry.start, entry.stop)
+                rejected += [(*r.origin, r.reason) for r in found.rejected]
     return Fold(digest, learned, sorted(predictions), sorted(rejected), sorted(alarms))
 
 
@@ -85,11 +94,11 @@ def _alarms(lines):
     return [(a["detector"], a["position"], a["value"], a["threshold"]) for a in alarms]
 
 
-def _block(messages, span) -> MessageBlock:
-    topic, _, index = span.partition.rpartition("-")
+def _block(messages, partition, start, stop) -> MessageBlock:
+    topic, _, index = partition.rpartition("-")
     read = Messages(
         [message.value for message in messages],
         np.array([message.offset for message in messages], np.int64),
         [message.timestamp for message in messages],
     )
-    return MessageBlock(topic, int(index), read, span.start, span.stop)
+    return MessageBlock(topic, int(index), read, start, stop)

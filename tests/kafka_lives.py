@@ -1,6 +1,7 @@
 """Lives of an engine on a simulated Kafka: crashes, zombies, outages, disks that fail or are lost.
 
 One seed decides everything. What runs is ours as it is: journal, consumer, input, decoder, shard.
+In some lives an operator gives commands, to all shards; versions are in a store that all share.
 Each process is a thread, of which one at a time goes on; where it dies or is frozen, and who goes
 on then, is decided at its calls to the brokers. Afterwards all that a reader of committed records
 sees is compared with the fold of the journal, and with a life in which nothing happened.
@@ -14,17 +15,20 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from journal_fold import Fold
 from kafka_simulation import Cluster, Log, Process, Transaction
-from simulation import Crash, Disk, make_trainer
+from simulation import NAMED, Crash, Disk, make_trainer
 
 from midstream.connectors.codec import encode_predictions, encode_rejected
 from midstream.connectors.kafka import Consumer, NoAnswerError, TopicInput
 from midstream.connectors.kafka_journal import KafkaJournal, Signature
 from midstream.connectors.messages import MessageBlock, MessageDecoder, Messages
-from midstream.engine.events import Rejected
-from midstream.engine.journal import Exclude, JournalError, Record, UnavailableError
+from midstream.engine.commands import Order, RefusedError
+from midstream.engine.events import EventBatch, Rejected
+from midstream.engine.journal import Command, JournalError, Range, Record, UnavailableError
+from midstream.engine.outbox import Outbox
 from midstream.engine.shard import EventError, Shard
-from midstream.engine.snapshot import SnapshotFolder
+from midstream.engine.snapshot import Snapshot, SnapshotFolder, pack, unpack
 from midstream.engine.trainer import Trainer
 
 SECONDS = 5.0  # how long an answer is waited for
@@ -79,6 +83,8 @@ class Input:
         if kind < 0.08:
             return b'{"x"'
         event: dict[str, Any] = {"id": f"e{self._made}", "x": {"v": rng.randrange(1000)}}
+        if self._made % 3:
+            event["source"] = rng.choice(NAMED)
         if kind > 0.97:
             event["x"]["bad"] = True
         if kind > 0.12:
@@ -195,7 +201,9 @@ class Lane:
 
     def __init__(self, engine: Engine, consumer: Consumer, name: str, parts: list[int]) -> None:
         life = engine.life
+        self._office = life.office
         self._engine = engine
+        self._outbox = Outbox(engine.host.folder(name))
         self._rng = life.rng
         self.input = TopicInput(consumer, parts, until_eof=engine.last, seconds=SECONDS)
         self.journal = KafkaJournal(
@@ -212,13 +220,17 @@ class Lane:
             snapshot_seconds=1e9,
             commit_seconds=self._rng.choice([0.0, 0.02, 0.3]),
             clock=lambda: life.cluster.now,
+            fetch=lambda version: self._office.fetch(name, version, self._outbox),
+            outbox=self._outbox,
+            keep_from=0,
         )
         self._recovered = self.journal.end
         self.input.seek(self.shard.positions)
-        self._range = self.shard.next_range()
+        self._handed = self.shard.last_command
+        self._next_step: Range | Command | None = self.shard.next_step()
         self._to_begin = False
         self._flight: list[Any] = []  # outcomes; None is a tick
-        if self._range is None:
+        if self._next_step is None:
             self._begin()
 
     def _begin(self) -> None:
@@ -229,32 +241,67 @@ class Lane:
         self.check()
 
     def _next(self) -> Any:
-        if self._range is not None:
-            work = self.input.replay(self._range, self._rng.choice([1, 300, 2000]))
+        if isinstance(self._next_step, Range):
+            work = self.input.replay(self._next_step, self._rng.choice([1, 300, 2000]))
             if work is not None and work.final:
-                self._range = self.shard.next_range()
-                self._to_begin = self._range is None
+                self._go_on()
             return work
         if self._to_begin and not self.shard.replaying:
             self._to_begin = False
             self._begin()
         return self.input.read(self._rng.choice([1, 300, 2000]))
 
+    def _go_on(self) -> None:
+        self._next_step = self.shard.next_step()
+        self._to_begin = self._next_step is None
+
     def turn(self) -> str:
-        """Read, decode, learn and put out; return what came of it: work, nothing, or the end."""
+        """Read, decode, learn and put out, or obey; return what came of it: work, nothing, the end.
+
+        Nothing is read before a command was carried out.
+        """
+        if isinstance(self._next_step, Command):
+            self.land()
+            self.shard.carry_out_again(self._next_step)
+            self._read_again()
+            return "work"
+        order = None
+        if self._next_step is None and not self.shard.replaying:
+            order = self._office.next(self._handed, urgent=self._engine.last and self.input.ended)
+        if order is not None:
+            self.land()
+            self._carry_out(order)
+            return "work"
         work = self._next()
         if work is not None:
             decoded = DECODER.decode(work.block)
             self._flight.append(
                 self.shard.step(work.span, decoded.batch, decoded.rejected, final=work.final)
             )
-        elif self._range is None and self.input.ended:
+        elif self._next_step is None and self.input.ended and not self._office.left:
             self.land()
             return "end"
         else:
             self._flight.append(None)
         self.land(self._rng.choice([0, 0, 2]))
         return "nothing" if work is None else "work"
+
+    def _carry_out(self, order: Order) -> None:
+        gone = {name: self._rng.randint(0, 20) for name in self.input.names}
+        real = self._rng.random() < 0.8
+        self.shard.carry_out(order, lows=lambda: self.input.lows() | ({} if real else gone))
+        self._handed = order.id
+        self.check()
+        if self._rng.random() < 0.5:
+            self._office.deliver(self.shard.name, self._outbox)
+        if self.shard.replaying:
+            self._read_again()
+
+    def _read_again(self) -> None:
+        """Have the input read from where the shard is now, if it is to be applied again."""
+        if self.shard.replaying:
+            self.input.rewind(self.shard.positions)
+        self._go_on()
 
     def land(self, most: int = 0) -> None:
         """Put out what is on its way, but for the newest."""
@@ -265,7 +312,7 @@ class Lane:
             elif outcome.live:
                 predictions = encode_predictions(
                     outcome.batch, outcome.predictions,
-                    task="regression", model="life", version=0, role="champion",
+                    task="regression", model="life", version=self.shard.version, role="champion",
                 )  # fmt: skip
                 rejected = encode_rejected(outcome.rejected)
                 self.shard.publish(outcome, {"predictions": predictions, "rejected": rejected})
@@ -298,10 +345,15 @@ class Life:
         Of the input.
     single
         All partitions feed one shard; else each has one.
+    commands
+        How many are given.
     """
 
-    def __init__(self, seed: int, *, partitions: int = 1, single: bool = True) -> None:
+    def __init__(
+        self, seed: int, *, partitions: int = 1, single: bool = True, commands: int = 0
+    ) -> None:
         self.rng = random.Random(seed)
+        self.office = Office(self.rng, [f"in-{i}" for i in range(partitions)], commands)
         names = ["000"] if single else [f"{i:03d}" for i in range(partitions)]
         parts = [list(range(partitions))] if single else [[i] for i in range(partitions)]
         self.shards = dict(zip(names, parts, strict=True))
@@ -463,16 +515,22 @@ class Life:
         predicted: dict[Any, Any] = {}
         for name, parts in self.shards.items():
             records = [msgspec.json.decode(v, type=Record) for v in self.journal(name).read()]
-            assert [r.seq for r in records] == list(range(len(records))), "the journal has gaps"
-            entries = [entry for record in records for entry in record.entries]
-            digest, values = self.fold(entries)
-            assert self.digests[name] == digest, "the state is not the fold of its journal"
+            values: dict[Any, Any] = {}
+
+            def learned(batch: Any, step: Any, version: int, values: Any = values) -> None:
+                ((origin, value),) = zip(batch.origins, step.predictions.values, strict=True)
+                values[origin] = (value, version)
+
+            fold = Fold(self.trainer, self.read, learned=learned)
+            fold.apply(records)
+            assert self.digests[name] == fold.digest(), "the state is not the fold of its journal"
+            self.office.check(name, fold)
             predicted |= values
             wanted = [o for o in self.sound if o[1] in parts]
             assert set(values) == set(wanted), "an event was not learned, or should not have been"
             # Then it is also the state of a life in which nothing happened: the fold of the same.
             assert len(parts) > 1 or list(values) == wanted, "events were learned out of order"
-        got = {tuple(p["origin"]): p["y_pred"] for p in outputs["predictions"]}
+        got = {tuple(p["origin"]): (p["y_pred"], p["version"]) for p in outputs["predictions"]}
         assert len(got) == len(outputs["predictions"]), "a prediction is there twice"
         assert got == predicted, "predictions differ"
         rejected = {tuple(r["origin"]) for r in outputs["rejected"]}
@@ -529,27 +587,78 @@ class Life:
     def trainer(self) -> Trainer:
         return make_trainer()
 
-    def fold(self, entries: list[Any]) -> tuple[str, dict[Any, Any]]:
-        """Digest and predictions of the fold of a journal, one event after another."""
-        trainer, values, skipped = self.trainer(), {}, set()
-        for entry in entries:
-            if isinstance(entry, Exclude):
-                skipped.add((entry.partition, entry.line))
-                continue
-            batch = self.events[int(entry.partition[3:])]
-            origins = batch.origins
-            for i in range(*np.searchsorted(batch.offsets, [entry.start, entry.stop])):
-                origin = origins[i]
-                if (entry.partition, origin[2]) not in skipped:
-                    assert origin not in values, "an event was learned twice"
-                    values[origin] = trainer.step(batch[i : i + 1]).predictions.values[0]
-        return trainer.digest(), values
+    def read(self, partition: str, start: int, stop: int) -> EventBatch:
+        """Return the events of a partition from one offset up to another."""
+        batch = self.events[int(partition[3:])]
+        return batch[slice(*np.searchsorted(batch.offsets, [start, stop]))]
+
+
+class Office:
+    """Operator and registry: commands in the order of their ids, versions by shard and number."""
+
+    def __init__(self, rng: random.Random, partitions: list[str], commands: int) -> None:
+        self.left = commands
+        self.orders: list[Order] = []
+        self.store: dict[tuple[str, int], bytes] = {}
+        self._rng = rng
+        self._partitions = partitions
+        self._made = 0
+
+    def next(self, after: int, *, urgent: bool) -> Order | None:
+        """Return the command after one, if a shard gets it now."""
+        if self.left and (urgent or self._rng.random() < 0.15):
+            self.left -= 1
+            self.orders.append(self._order())
+        if not urgent and self._rng.random() < 0.5:
+            return None
+        return next((order for order in self.orders if order.id > after), None)
+
+    def _order(self) -> Order:
+        rng = self._rng
+        number = (self.orders[-1].id if self.orders else 0) + rng.choice([1, 2])
+        kind = rng.choice(["snapshot", "restore", "rewind", "rewind", "promote"])
+        if kind == "snapshot" or not self._made:
+            self._made += 1
+            return Order(number, "snapshot", version=self._made)
+        version = rng.randint(1, self._made)
+        if kind != "rewind":
+            return Order(number, kind, version=version, catch_up=rng.choice([0, 5, 100]))
+        first = rng.randrange(30)
+        ranges = ((rng.choice(self._partitions), first, first + rng.choice([0, 10])),)
+        sources = tuple(rng.sample(NAMED, rng.choice([0, 1])))
+        return Order(number, kind, version=version, ranges=ranges, sources=sources)
+
+    def fetch(self, shard: str, version: int, outbox: Outbox) -> Snapshot:
+        if version in outbox.versions():
+            return outbox.read(version)
+        if (shard, version) not in self.store:
+            raise RefusedError(f"version {version} is not there")
+        return unpack(self.store[shard, version], str(version))
+
+    def deliver(self, shard: str, outbox: Outbox) -> None:
+        """Take what is in an outbox to the store."""
+        for version in outbox.versions():
+            data = pack(outbox.read(version))
+            known = self.store.setdefault((shard, version), data)
+            assert known == data, "a version was made again, and is another one"
+            outbox.remove(version)
+
+    def check(self, shard: str, fold: Fold) -> None:
+        """Each command is in the journal once, and versions are those of the fold."""
+        got = [(command.id, command.kind) for command in fold.commands.values()]
+        assert got == [(order.id, order.kind) for order in self.orders], "commands differ"
+        for (name, version), data in self.store.items():
+            if name == shard:
+                part, kept = unpack(data, str(version)), fold.versions[version]
+                assert (part.header["seq"], part.header["digest"]) == (kept.seq, kept.digest)
+                assert part.parts == kept.parts
 
 
 def lived(seed: int) -> Life:
     """Live and check what a seed has in store: one shard, one of two partitions, or two shards."""
     partitions, single = [(1, True), (1, True), (2, True), (2, False)][seed % 4]
-    life = Life(seed, partitions=partitions, single=single)
+    commands = [0, 2, 4][seed // 4 % 3]
+    life = Life(seed, partitions=partitions, single=single, commands=commands)
     life.run()
     life.check()
     return life

@@ -5,20 +5,34 @@ fails and how (before, within or after it), and what a power loss leaves of what
 nothing, all, a part, or a part with a hole of zeros.
 """
 
-import hashlib
 import json
+import math
 import random
+import zlib
 from typing import Any, ClassVar
 
+import msgspec
+import numpy as np
+from journal_fold import Fold
+
 from midstream.engine import encoding
+from midstream.engine.commands import REPLACING, Done, Order, RefusedError
+from midstream.engine.dataset import from_plain
 from midstream.engine.events import EventBatch, Predictions, Rejected
-from midstream.engine.journal import FileJournal, Range
+from midstream.engine.journal import Command, Exclude, FileJournal, Range, Record
 from midstream.engine.learner import LEARNERS, LearnerError
-from midstream.engine.shard import EventError, Shard
-from midstream.engine.snapshot import SnapshotFolder
+from midstream.engine.outbox import Outbox
+from midstream.engine.shard import Cursor, EventError, Shard
+from midstream.engine.snapshot import Snapshot, SnapshotFolder, pack, unpack
 from midstream.engine.trainer import Trainer
 
 PAGE = 64  # small, so that a record spans several
+NAMED = ["a", "b", "c"]
+SOURCES = [*NAMED, None]
+KINDS = [
+    "snapshot", "snapshot", "restore", "rewind", "rewind", "rewind", "promote", "promote",
+    "rollback", "pause", "resume",
+]  # fmt: skip
 
 
 class Crash(Exception):  # noqa: N818 it is no error of anybody's
@@ -166,7 +180,7 @@ class ChainLearner:
         values = []
         for row, (x, y) in enumerate(zip(batch.dicts(), batch.labels, strict=True)):
             values.append(self.value)
-            if x.get("bad"):
+            if x.get("bad") or (x.get("moody") and self.value % 3 == 0):
                 self.value += 1  # half updated
                 raise LearnerError(row, ValueError("a bad one"))
             if y is not None:
@@ -199,22 +213,49 @@ def make_trainer() -> Trainer:
     return Trainer(ChainLearner(), metrics=["mae"], window=8, drift=(), replay=4)
 
 
-class Life:
-    """A shard's life over a small stream: batches, commits, snapshots, crashes, resumes."""
+class KeepingJournal(FileJournal):
+    """A journal on files of which nothing is lost to us where it is trimmed."""
 
-    def __init__(self, seed: int, *, partitions: int = 1, events: int = 40) -> None:
+    trimmed: dict[int, Record]
+
+    def trim(self, seq: int) -> None:
+        self.trimmed |= {record.seq: record for record in self.records(self.first)}
+        super().trim(seq)
+
+
+class Life:
+    """A shard's life over a small stream: batches, commits, snapshots, crashes, resumes.
+
+    Parameters
+    ----------
+    commands
+        How many an operator gives, at random moments.
+    """
+
+    def __init__(
+        self, seed: int, *, partitions: int = 1, events: int = 40, commands: int = 0
+    ) -> None:
         self.rng = random.Random(seed)
         self.disk = Disk(self.rng)
         self.time = 0.0
+        self.office = Office(self, commands)
         self.streams = {f"p{p}": [self._event(i) for i in range(events)] for p in range(partitions)}
-        self.order: list[tuple[str, int]] = []
+        self.trimmed: dict[int, Record] = {}
+        self._reading: dict[str, Cursor] = {}  # where the input is read on
 
     def _event(self, i: int) -> dict[str, Any] | None:
         kind = self.rng.random()
         if kind < 0.08:
             return None  # cannot be decoded
         x = {"v": self.rng.randrange(1000), "bad": kind > 0.97}
-        return {"x": x, "y": None if 0.08 < kind < 0.12 else i % 5}
+        if self.office.left and 0.93 < kind < 0.97:
+            x["moody"] = True
+        return {
+            "x": x,
+            "y": None if 0.08 < kind < 0.12 else i % 5,
+            "id": f"e{i}" if i % 7 else None,
+            "source": self.rng.choice(SOURCES),
+        }
 
     def decode(self, partition: str, start: int, stop: int) -> tuple[EventBatch, list[Rejected]]:
         part = self.streams[partition][start:stop]
@@ -222,9 +263,11 @@ class Life:
         batch = EventBatch(
             [dict(e["x"]) for _, e in rows],
             [e["y"] for _, e in rows],
-            offsets=encoding_offsets([i for i, _ in rows]),
+            offsets=np.array([i for i, _ in rows], np.int64),
             partition=partition,
             index=-1,
+            ids=[e["id"] for _, e in rows],
+            sources=[e["source"] for _, e in rows],
         )
         rejected = [
             Rejected((partition, 0, start + i), "unreadable", "", "")
@@ -235,10 +278,11 @@ class Life:
 
     def open(self) -> Shard:
         folder = self.disk.folder("state")
-        self.journal = FileJournal(
+        self.journal = KeepingJournal(
             folder, self.disk.folder("out"), names=["predictions", "rejected"], segment_bytes=600
         )
-        return Shard.open(
+        self.journal.trimmed = self.trimmed
+        shard = Shard.open(
             "000",
             make_trainer,
             self.journal,
@@ -247,54 +291,110 @@ class Life:
             snapshot_seconds=1e9,
             commit_seconds=self.rng.choice([0.0, 3.0, 10.0]),
             clock=lambda: self.time,
+            wall=lambda: 1000 + self.time,
+            fetch=self.office.fetch,
+            outbox=self.office.outbox,
+            keep_from=self.office.keep_from,
         )
+        self._reading = shard.positions
+        return shard
 
     def live(self) -> Shard:
         """Open the shard, replay, and go on to the end of the streams."""
         shard = self.open()
+        self.office.opened(shard)
         flight: list[tuple[Any, dict[str, bytes]]] = []  # stepped, not yet published
-        while (span := shard.next_range()) is not None:
-            at = span.start
-            while at < span.stop:
-                to = min(span.stop, at + self.rng.randint(1, 6))
-                crc = hashlib.sha256(f"{span.partition}{to}".encode()).digest()[0]
-                part = Range(span.partition, at, to, to, crc)
-                batch, rejected = self.decode(span.partition, at, to)
-                outcome = shard.step(part, batch, rejected, final=to == span.stop)
-                assert not outcome.live
-                shard.publish(outcome, {})
-                at = to
-        assert not shard.replaying
-        while True:
-            left = [p for p, s in self.streams.items() if self._at(shard, p) < len(s)]
-            if not left:
-                break
-            partition = self.rng.choice(left)
-            start = self._at(shard, partition)
-            stop = min(len(self.streams[partition]), start + self.rng.randint(1, 6))
-            self.time += 1.0
-            crc = hashlib.sha256(f"{partition}{stop}".encode()).digest()[0]
-            try:
-                batch, rejected = self.decode(partition, start, stop)
-                outcome = shard.step(Range(partition, start, stop, stop, crc), batch, rejected)
-            except EventError as error:
-                flight.clear()  # what was not published is done again
-                line = {"rejected": [error.origin[0], error.origin[2]]}
-                shard.exclude(error, {"rejected": json.dumps(line).encode() + b"\n"})
-                return self.live()
-            flight.append((outcome, self.outputs(outcome)))
-            while len(flight) > self.rng.choice([0, 0, 2]):
-                shard.publish(*flight.pop(0))
+        try:
+            self._replay(shard)
+            while self._turn(shard, flight):
+                pass
+        except EventError as error:
+            flight.clear()  # what was not published is done again
+            assert not shard.replaying or shard.relearning, "what was learned is not learned again"
+            line = {"rejected": [error.origin[0], error.origin[2]]}
+            shard.exclude(error, {"rejected": json.dumps(line).encode() + b"\n"})
+            return self.live()
         for each in flight:
             shard.publish(*each)
         shard.close()
+        self.office.visit(shard)
         return shard
 
+    def _turn(self, shard: Shard, flight: list[Any]) -> bool:
+        """Carry a command out, or read, learn and publish; False at the end of it all."""
+        self.time += 1.0
+        left = [] if shard.paused else [p for p, s in self.streams.items() if self._at(p) < len(s)]
+        order = self.office.next(shard, urgent=not left)
+        if order is not None:
+            while flight:
+                shard.publish(*flight.pop(0))
+            self.office.carry_out(shard, order)
+            if shard.replaying:
+                self._read_again(shard)
+                self._replay(shard)
+            return True
+        if not left:
+            return False
+        partition = self.rng.choice(left)
+        start = self._at(partition)
+        stop = min(len(self.streams[partition]), start + self.rng.randint(1, 6))
+        outcome = self._step(shard, self._part(partition, start, stop))
+        assert outcome.live
+        flight.append((outcome, self.outputs(outcome, shard.version)))
+        while len(flight) > self.rng.choice([0, 0, 2]):
+            shard.publish(*flight.pop(0))
+        self.office.work(shard)
+        return True
+
+    def _replay(self, shard: Shard) -> None:
+        """Apply the journal again, with something always on its way, or not."""
+        flight: list[tuple[Range, bool]] = []
+
+        def land(most: int = 0) -> None:
+            while len(flight) > most:
+                part, final = flight.pop(0)
+                outcome = self._step(shard, part, final=final)
+                assert not outcome.live
+                shard.publish(outcome, {})
+
+        while (span := shard.next_step()) is not None:
+            if isinstance(span, Command):
+                land()
+                shard.carry_out_again(span)
+                if span.since >= 0 and not span.refused and shard.replaying:
+                    self._read_again(shard)
+                continue
+            at = self._at(span.partition)
+            assert at == span.start, "the input is read again from elsewhere"
+            while at < span.stop:
+                to = min(span.stop, at + self.rng.randint(1, 6))
+                part = self._part(span.partition, at, to)
+                assert to < span.stop or part.crc == span.crc, "not what was learned"
+                flight.append((part, to == span.stop))
+                land(self.rng.choice([1, 2, 2]) if self.office.ahead else 0)
+                at = to
+        land()
+        assert not shard.replaying
+        assert not shard.relearning, "it relearns without end"
+
+    def _read_again(self, shard: Shard) -> None:
+        self._reading |= shard.positions
+
+    def _part(self, partition: str, start: int, stop: int) -> Range:
+        cursor = self._reading.get(partition, Cursor())
+        crc = zlib.crc32(bytes(range(start, stop)), cursor.crc)
+        self._reading[partition] = Cursor(stop, stop, crc)
+        return Range(partition, start, stop, stop, crc)
+
+    def _step(self, shard: Shard, part: Range, *, final: bool = True) -> Any:
+        batch, rejected = self.decode(part.partition, part.start, part.stop)
+        return shard.step(part, batch, rejected, final=final)
+
     @staticmethod
-    def outputs(outcome: Any) -> dict[str, bytes]:
+    def outputs(outcome: Any, version: int = 0) -> dict[str, bytes]:
         origins = outcome.batch.origins
         predictions = [
-            {"at": [o[0], o[2]], "y": v}
+            {"at": [o[0], o[2]], "y": v} | ({"version": version} if version else {})
             for o, v in zip(origins, outcome.predictions.values, strict=True)
         ]
         rejected = [{"rejected": [r.origin[0], r.origin[2]]} for r in outcome.rejected]
@@ -303,10 +403,8 @@ class Life:
             for name, lines in (("predictions", predictions), ("rejected", rejected))
         }
 
-    @staticmethod
-    def _at(shard: Shard, partition: str) -> int:
-        cursor = shard.cursors.get(partition)
-        return cursor.offset if cursor else 0
+    def _at(self, partition: str) -> int:
+        return self._reading.get(partition, Cursor()).offset
 
     def run(self, crashes: int) -> Shard:
         """Live through `crashes` failures of the disk or the process, then to the end."""
@@ -320,19 +418,33 @@ class Life:
         self.disk.fuse = -1
         return self.live()
 
-    def fold(self) -> str:
-        """Digest of the fold over the initial state, one event after another, of the journal."""
-        trainer = make_trainer()
-        skipped = set()
-        for record in self.journal.recover():
-            for entry in record.entries:
-                if not isinstance(entry, Range):
-                    skipped.add((entry.partition, entry.line))
-                    continue
+    def records(self) -> list[Record]:
+        """The whole journal, also what was trimmed."""
+        there = {record.seq: record for record in self.journal.recover()}
+        return [record for _, record in sorted((self.trimmed | there).items())]
+
+    def fold(self) -> tuple[Fold, dict[str, list[dict[str, Any]]]]:
+        """Fold the journal over the initial state; return what it should have put out, too."""
+        out: dict[str, list[dict[str, Any]]] = {"predictions": [], "rejected": []}
+
+        def read(partition: str, start: int, stop: int) -> EventBatch:
+            return self.decode(partition, start, stop)[0]
+
+        def learned(batch: EventBatch, step: Any, version: int) -> None:
+            ((partition, _, at),) = batch.origins
+            line = {"at": [partition, at], "y": step.predictions.values[0]}
+            out["predictions"].append(line | ({"version": version} if version else {}))
+
+        fold, records = Fold(make_trainer, read, learned=learned), self.records()
+        fold.apply(records)
+        for entry in (entry for record in records for entry in record.entries):
+            if isinstance(entry, Exclude):
+                out["rejected"].append({"rejected": [entry.partition, entry.line]})
+            elif isinstance(entry, Range):
                 for i in range(entry.start, entry.stop):
-                    if (entry.partition, i) not in skipped:
-                        trainer.step(self.decode(entry.partition, i, i + 1)[0])
-        return trainer.digest()
+                    if self.streams[entry.partition][i] is None:
+                        out["rejected"].append({"rejected": [entry.partition, i]})
+        return fold, out
 
     def expected_without_crash(self) -> tuple[str, bytes, set[str]]:
         """What one partition gives when nothing fails: digest, predictions, rejected lines."""
@@ -349,7 +461,200 @@ class Life:
         return trainer.digest(), predictions, rejected
 
 
-def encoding_offsets(rows: list[int]) -> Any:
-    import numpy as np
+class Office:
+    """Who gives a life its commands, and keeps what came of them: operator, registrar, registry.
 
-    return np.array(rows, dtype=np.int64)
+    What is here survives crashes. Parts of versions come into the store at random moments, from the
+    outbox, by an operation that may fail; an order is offered until the journal has it.
+    """
+
+    def __init__(self, life: Life, commands: int) -> None:
+        self.left = commands
+        self.orders: list[Order] = []
+        self.store: dict[int, bytes] = {}
+        self.told: dict[int, Done] = {}
+        self.lows: dict[int, dict[str, int]] = {}  # by command
+        self.firsts: dict[int, int] = {}  # of the journal, likewise
+        self.ahead = commands > 0
+        self.keep_from = life.rng.choice([0.0, 0.0, math.inf]) if commands else math.inf
+        self._life = life
+        self._rng = life.rng
+        self._made = 0
+        self._handed = 0
+
+    @property
+    def outbox(self) -> Outbox:
+        return Outbox(self._life.disk.folder("state"))
+
+    def fetch(self, version: int) -> Snapshot:
+        if version in self.outbox.versions():
+            return self.outbox.read(version)
+        if version not in self.store:
+            raise RefusedError(f"version {version} is not there")
+        return unpack(self.store[version], str(version))
+
+    def opened(self, shard: Shard) -> None:
+        """Begin to hand out again what this shard has not done, as far as we know."""
+        self._handed = shard.last_command
+
+    def next(self, shard: Shard, *, urgent: bool) -> Order | None:
+        """Return what is to be carried out now; `urgent`: there is no other work."""
+        if self.left and (urgent or self._rng.random() < 0.2):
+            self.left -= 1
+            self.orders.append(self._order())
+        elif urgent and shard.paused and not self._waiting():
+            self.orders.append(Order(self._id(), "resume"))
+        if not self._waiting() or not (urgent or self._rng.random() < 0.5):
+            return None
+        order = self._waiting()[0]
+        self._handed = order.id
+        return order
+
+    def _waiting(self) -> list[Order]:
+        return [order for order in self.orders if order.id > self._handed]
+
+    def _id(self) -> int:
+        return (self.orders[-1].id if self.orders else 0) + self._rng.choice([1, 1, 3])
+
+    def _order(self) -> Order:
+        rng, number = self._rng, self._id()
+        kind = rng.choice(KINDS)
+        if kind == "snapshot" or not self._made:
+            self._made += 1
+            return Order(number, "snapshot", version=self._made, reason="r")
+        if kind in ("pause", "resume"):
+            return Order(number, kind)
+        version = rng.randint(1, self._made + (rng.random() < 0.1))
+        if kind != "rewind":
+            return Order(number, kind, version=version, catch_up=rng.choice([0, 3, 10, 20, 1000]))
+        stretches = []
+        for _ in range(rng.choice([0, 0, 1, 2])):
+            partition = rng.choice(list(self._life.streams))
+            first = rng.randrange(len(self._life.streams[partition]))
+            stretches.append((partition, first, first + rng.choice([0, 3, 15])))
+        sources = tuple(rng.sample(NAMED, rng.choice([0, 0, 1, 2])))
+        return Order(number, kind, version=version, sources=sources, ranges=tuple(stretches))
+
+    def carry_out(self, shard: Shard, order: Order) -> None:
+        rng = self._rng
+        lows = {p: rng.randint(0, len(s)) for p, s in self._life.streams.items()}
+        lows = lows if rng.random() < 0.15 else {}
+        prepared = None
+        if order.kind in REPLACING and rng.random() < 0.5:
+            if order.version in self.store:
+                prepared = unpack(self.store[order.version], "")
+            elif rng.random() < 0.2:
+                order = msgspec.structs.replace(order, problem="it is not in the registry")
+        before, first = self._state(shard), shard._journal.first
+        known = shard.last_command
+        done = shard.carry_out(order, lows=lambda: lows, prepared=prepared)
+        if done is None:
+            assert order.id <= known, "a command is passed over"
+            return
+        assert order.id not in self.lows, "a command is carried out twice"
+        self.lows[order.id], self.firsts[order.id] = lows, first
+        if done.command.refused:
+            assert self._state(shard) == before, "a refused command has changed something"
+        self.work(shard)
+
+    @staticmethod
+    def _state(shard: Shard) -> Any:
+        return (
+            shard.trainer, shard.trainer.seen, dict(shard.cursors), shard.version, shard.parent,
+            shard.paused, shard.data.copy(), shard.replaying, shard._journal.generation,
+        )  # fmt: skip
+
+    def work(self, shard: Shard) -> None:
+        """Do some of the registrar's work, or none."""
+        if not self.orders:
+            return
+        if self._rng.random() < 0.3:
+            self.deliver()
+        if self._rng.random() < 0.3:
+            self.visit(shard)
+
+    def deliver(self) -> None:
+        """Take what is in the outbox to the store."""
+        outbox = self.outbox
+        for version in outbox.versions():
+            data = pack(outbox.read(version))
+
+            def put(version: int = version, data: bytes = data) -> None:
+                known = self.store.setdefault(version, data)
+                assert known == data, f"version {version} was made again, and is another one"
+
+            self._life.disk.operate(put)
+            outbox.remove(version)
+
+    def visit(self, shard: Shard) -> None:
+        """Hear what was done, and say that it is known."""
+        seqs = [done.seq for done in shard.done]
+        assert len(seqs) == len(set(seqs)), "a command is told twice"
+        for done in shard.done:
+            known = self.told.get(done.seq)
+            if known is not None and known.done_at is not None and done.done_at is not None:
+                same = msgspec.structs.replace(done, done_at=known.done_at)
+                assert known == same, f"another thing is told of a command: {known}, {done}"
+            if known is None or known.done_at is None:
+                self.told[done.seq] = msgspec.structs.replace(done)
+        shard.confirm(self._rng.sample(seqs, self._rng.randint(0, len(seqs))))
+
+    def check(self, shard: Shard, fold: Fold) -> None:
+        """What was commanded was done, as the journal says, and all of it was told."""
+        for order in self.orders:
+            found = [seq for seq, command in fold.commands.items() if command.id == order.id]
+            assert len(found) == 1, f"command {order.id} is {len(found)} times in the journal"
+            self._check_command(order, found[0], fold)
+        told = {seq: done for seq, done in self.told.items() if done.command.kind != "start"}
+        assert told.keys() == fold.commands.keys(), "what was done is not told"
+        for seq, done in told.items():
+            assert done.command == fold.commands[seq]
+            assert done.done_at is not None, "a command does not take effect"
+            got = (done.position, done.seen, done.generation)
+            assert got == (fold.positions[seq], fold.seen[seq], fold.generations[seq]), (got, seq)
+        self.deliver()
+        for number, data in self.store.items():
+            part = unpack(data, str(number))
+            assert part.header["seq"] == fold.versions[number].seq
+            assert part.header["digest"] == fold.versions[number].digest
+            assert part.parts == fold.versions[number].parts
+            assert from_plain(part.header["data"]) == fold.versions[number].data
+        assert self.store.keys() == fold.versions.keys(), "a version is missing"
+        got = (shard.version, shard.parent, shard.paused, shard.last_command)
+        assert got == (fold.version, fold.parent, fold.paused, fold.last_command)
+        assert shard.data == fold.data, (shard.data, fold.data)
+        assert shard.changed == (fold.data != fold.parent_data)
+        assert {p: cursor.offset for p, cursor in shard.cursors.items()} == fold.at
+        assert shard._journal.generation == fold.generation
+
+    def _check_command(self, order: Order, seq: int, fold: Fold) -> None:
+        """A command says what it was given as, and was refused only where it has to be."""
+        command, lows, first = fold.commands[seq], self.lows.get(order.id, {}), self.firsts
+        assert (command.kind, command.version) == (order.kind, order.version)
+        if order.id not in first:  # a crash came just after it was journaled
+            return
+        spans = []
+        kept = fold.versions.get(order.version)
+        if kept is not None and kept.seq <= seq:
+            spans = [
+                entry
+                for record in self._life.records()[kept.seq : seq]
+                for entry in record.entries
+                if isinstance(entry, Range)
+            ]
+        gone = [s for s in spans if s.start < lows.get(s.partition, 0)]
+        if order.kind == "rewind" and kept is not None and kept.seq <= seq:
+            if gone or kept.seq < first[order.id]:
+                assert command.refused, "what is to be read again is not there"
+            elif "registry" not in command.refused:
+                assert not command.refused, command.refused
+        if order.kind in ("promote", "rollback") and not command.refused and order.catch_up:
+            assert fold.relearned[seq] <= order.catch_up, "too much is applied again"
+            for span in spans:
+                begun = command.start.get(span.partition, [span.start])[0]
+                low = lows.get(span.partition, 0)
+                assert begun <= span.start or span.stop <= begun, "a range is applied in part"
+                assert span.start < begun or span.start >= low, "what is gone is to be read again"
+            events = sum(max(span.events, 0) for span in spans)
+            if not gone and kept.seq >= first[order.id] and events <= order.catch_up:
+                assert not command.left, "there was time for all of it"

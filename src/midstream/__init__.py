@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from midstream.engine.learner import Learner, RiverLearner
     from midstream.engine.replay import Reservoir
     from midstream.engine.trainer import Trainer
+    from midstream.flows.versions import open_registry
 
 __all__ = [
     "Alarm",
@@ -22,26 +23,28 @@ __all__ = [
     "Trainer",
     "__version__",
     "check_learner",
+    "open_registry",
 ]
 
 _HOMES = {
-    "check_learner": "checks",
-    "Alarm": "events",
-    "Event": "events",
-    "EventBatch": "events",
-    "Prediction": "events",
-    "Rejected": "events",
-    "Learner": "learner",
-    "RiverLearner": "learner",
-    "Reservoir": "replay",
-    "Trainer": "trainer",
+    "open_registry": "flows.versions",
+    "check_learner": "engine.checks",
+    "Alarm": "engine.events",
+    "Event": "engine.events",
+    "EventBatch": "engine.events",
+    "Prediction": "engine.events",
+    "Rejected": "engine.events",
+    "Learner": "engine.learner",
+    "RiverLearner": "engine.learner",
+    "Reservoir": "engine.replay",
+    "Trainer": "engine.trainer",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: River and numba take a second to import."""
     if name in _HOMES:
-        return getattr(import_module(f"midstream.engine.{_HOMES[name]}"), name)
+        return getattr(import_module(f"midstream.{_HOMES[name]}"), name)
     if name == "__version__":
         from importlib.metadata import version
 

@@ -1,0 +1,244 @@
+"""Commands that change a running model, and the journal applied again from an earlier state.
+
+A shard carries a command out between two batches and journals it; the journal decides, so that no
+crash has it carried out twice, or not at all.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from midstream.engine.journal import Command, Entry, Range, Record
+
+__all__ = [
+    "REPLACING",
+    "Done",
+    "Kind",
+    "Order",
+    "Piece",
+    "RefusedError",
+    "bounded",
+    "pieces",
+]
+
+Kind: TypeAlias = Literal[
+    "snapshot", "restore", "rewind", "promote", "rollback", "pause", "resume", "tag"
+]
+
+REPLACING = ("restore", "rewind", "promote", "rollback")
+"""Kinds that put the state of a version in the place of the model's."""
+
+_EVERYWHERE: Mapping[str, Sequence[int]] = {}
+_PARTS = 50  # of what is relearned within a bound: how finely it can be cut
+
+
+class RefusedError(RuntimeError):
+    """A command that cannot be carried out; nothing was changed. The message says why."""
+
+
+class Order(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A command as it was given, before a shard has carried it out.
+
+    Attributes
+    ----------
+    id, kind, version, reason
+        As of `midstream.engine.journal.Command`.
+    sources, ranges
+        What "rewind" leaves out: events of these sources, and [partition, first, last] positions.
+    catch_up
+        Most events that "promote" and "rollback" apply again.
+    before
+        The version that is made of the state before this command, to which "rollback" goes back.
+    cut
+        The kind of version that "snapshot" makes: "online", or "restored".
+    problem
+        Why it is to be refused; nothing: a shard decides.
+    """
+
+    id: int
+    kind: Kind
+    version: int = 0
+    reason: str = ""
+    sources: tuple[str, ...] = ()
+    ranges: tuple[tuple[str, int, int], ...] = ()
+    catch_up: int = 1_000_000
+    before: int = 0
+    cut: str = "online"
+    problem: str = ""
+
+
+class Done(msgspec.Struct, omit_defaults=True):
+    """What a shard did of a command, or how it began: what the history of deployments is made of.
+
+    Attributes
+    ----------
+    command
+        The journal's entry; of kind "start" with `id` 0 where the shard began.
+    seq, generation
+        The journal's record that holds it.
+    position
+        By partition, the position before which all input had been applied.
+    seen
+        Events that the model had seen, after the command.
+    done_at
+        When it had taken effect, in seconds since 1970; None while input is applied again.
+    """
+
+    command: Command
+    seq: int
+    generation: int = 0
+    position: dict[str, int] = {}
+    seen: int = 0
+    done_at: float | None = None
+
+
+class Piece(NamedTuple):
+    """An entry of the journal that is to be applied again, and what of it is left out.
+
+    That are events of `sources`, and [partition, first, last] positions.
+    """
+
+    seq: int
+    entry: Entry
+    sources: frozenset[str] = frozenset()
+    ranges: frozenset[tuple[str, int, int]] = frozenset()
+
+
+def pieces(
+    records: Iterable[Record],
+    sources: Collection[str] = (),
+    ranges: Collection[tuple[str, int, int]] = (),
+    *,
+    start: Mapping[str, Sequence[int]] = _EVERYWHERE,
+    most_events: float = float("inf"),
+) -> list[Piece]:
+    """Return what of the journal is input, to be applied to an earlier state.
+
+    Commands are not obeyed again, but what an earlier "rewind" left out stays left out: of the
+    input that it went back to, and that was there when it came.
+
+    Parameters
+    ----------
+    records
+        From the earlier state on.
+    sources, ranges
+        What is left out of all of it.
+    start
+        By partition, the position that begins what is applied again; else all of it is.
+    most_events
+        Ranges that touch are one, as long as it does not hold more.
+    """
+    spans: list[tuple[int, Range]] = []
+    rewinds: list[tuple[int, Command]] = []
+    for record in records:
+        for entry in record.entries:
+            if isinstance(entry, Command):
+                if entry.kind == "rewind" and not entry.refused:
+                    rewinds.append((record.seq, entry))
+            elif isinstance(entry, Range) and entry.start >= start.get(entry.partition, (0,))[0]:
+                spans.append((record.seq, entry))
+    found: list[Piece] = []
+    for seq, span in spans:
+        these = [command for at, command in rewinds if command.since <= seq < at]
+        out = frozenset(sources).union(*(command.sources for command in these))
+        gone = frozenset(ranges).union(*(command.ranges for command in these))
+        _append(found, Piece(seq, span, out, gone), most_events)
+    return found
+
+
+def events_of(span: Range) -> int:
+    """Return how many events a range holds; of an old journal, how long it is at most."""
+    return span.events if span.events >= 0 else span.stop - span.start
+
+
+def _append(found: list[Piece], piece: Piece, most_events: float) -> None:
+    last, entry = found[-1].entry if found else None, piece.entry
+    if (
+        isinstance(last, Range)
+        and isinstance(entry, Range)
+        and last.partition == entry.partition
+        and last.stop == entry.start
+        and last.start < last.stop
+        and last.whole
+        and entry.start < entry.stop
+        and events_of(last) + events_of(entry) <= most_events
+        and found[-1][2:] == piece[2:]
+    ):
+        both = events_of(last) + events_of(entry)
+        joined = msgspec.structs.replace(entry, start=last.start, events=both)
+        found[-1] = piece._replace(entry=joined)
+    else:
+        found.append(piece)
+
+
+def bounded(
+    records: Iterable[Record],
+    most: int,
+    lows: Mapping[str, int],
+    cursors: Mapping[str, Sequence[int]],
+    now: Mapping[str, Sequence[int]],
+) -> tuple[dict[str, list[int]], list[tuple[str, int, int, int]]]:
+    """Choose what a version relearns of what came after it: the newest `most` events.
+
+    Parameters
+    ----------
+    records
+        From the version on.
+    lows
+        By partition, the oldest position that can still be read.
+    cursors
+        Where the version was in each partition, as `stop`, `line`, `crc`, `head` of `Range`.
+    now
+        Where the input is, likewise.
+
+    Returns
+    -------
+    start
+        By partition, where it begins.
+    left
+        What is not relearned, as [partition, start, stop, events], joined where pieces touch.
+    """
+    found = pieces(records, most_events=max(most // _PARTS, 1))
+    spans = [piece.entry for piece in found if isinstance(piece.entry, Range)]
+    last_left: dict[str, int] = {}
+    total = 0
+    at = {partition: cursor[0] for partition, cursor in cursors.items()}
+    gaps: list[tuple[str, int, int, int]] = []  # of which the journal does not know any more
+    for span in spans:
+        before = at.get(span.partition, span.start)
+        if before < span.start:
+            gaps.append((span.partition, before, span.start, span.start - before))
+        at[span.partition] = span.stop
+    for i in range(len(spans) - 1, -1, -1):
+        span = spans[i]
+        total += events_of(span)
+        unreadable = span.start < span.stop and span.start < lows.get(span.partition, 0)
+        after_gap = any(gap[0] == span.partition and gap[2] == span.start for gap in gaps)
+        if total > most or unreadable or after_gap:
+            last_left.setdefault(span.partition, i)
+    start = {partition: list(cursor) for partition, cursor in cursors.items()}
+    for partition, cursor in now.items():
+        before = at.get(partition, cursor[0])
+        if before < cursor[0]:
+            gaps.append((partition, before, cursor[0], cursor[0] - before))
+        if before < cursor[0] or partition not in at:
+            start[partition] = list(cursor)
+    left = gaps
+    for i, span in enumerate(spans):
+        if i > last_left.get(span.partition, -1):
+            continue
+        start[span.partition] = [span.stop, span.line, span.crc, span.head]
+        if span.start == span.stop:
+            continue
+        same = next((j for j, one in enumerate(left) if _touches(one, span)), None)
+        if same is None:
+            left.append((span.partition, span.start, span.stop, events_of(span)))
+        else:
+            partition, first, _, events = left[same]
+            left[same] = (partition, first, span.stop, events + events_of(span))
+    return start, left
+
+
+def _touches(left: tuple[str, int, int, int], span: Range) -> bool:
+    return left[0] == span.partition and left[2] == span.start

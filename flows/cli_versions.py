@@ -1,0 +1,771 @@
+"""The commands about versions: list, compare and check them, put one live, ask what was."""
+
+import datetime as dt
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from midstream.flows.terminal import CONFIG_OPTION, FAILED, JSON, one_line_errors, print_json
+
+if TYPE_CHECKING:
+    from midstream.engine.registry import Deployed, Registry, VersionRow
+    from midstream.flows.operations import Answer, Plan
+    from midstream.flows.settings import Settings
+
+__all__ = ["COMMANDS"]
+
+VERSION = click.argument("version", type=click.IntRange(min=1))
+YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+TIMEOUT = click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=float,
+    help="Wait at most so long for it.",
+)
+_MOST_LEFT = 5  # lines
+
+
+class _Time(click.ParamType[float]):
+    """A time: ISO 8601, or seconds since 1970."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Return seconds since 1970."""
+        from midstream.flows.operations import moment
+
+        if isinstance(value, float):
+            return value
+        try:
+            return moment(str(value))
+        except ValueError:
+            return self.fail(
+                f"found {value!r}; allowed: ISO 8601, UTC where it has no zone, or seconds since "
+                "1970",
+                param,
+                ctx,
+            )
+
+
+# --- versions
+
+
+@click.group()
+def snapshots() -> None:
+    """List, show, compare, check, make and prune versions.
+
+    A version is the state of the model, of all its shards, as it was at one moment, and kept.
+    """
+
+
+@snapshots.command("list")
+@CONFIG_OPTION
+@JSON
+def list_(config: Path, *, as_json: bool) -> None:
+    """List the versions, oldest first.
+
+    Those that are not whole yet are left out. The one that was last put live is marked.
+    """
+    from midstream.flows.operations import opened
+
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config)) as registry:
+        rows = registry.versions()
+        live = _live_versions(registry)
+    if as_json:
+        print_json([_plain(row) for row in rows])
+        return
+    if not rows:
+        click.echo("no versions yet")
+        return
+    table = _table(
+        "version", "made (UTC)", "kind", "reason", "from", "events", "metric", "size", "tags"
+    )
+    for row in rows:
+        manifest = _manifest(row)
+        table.add_row(
+            f"{row.version}{' live' if row.version in live else ''}",
+            _short(row.created),
+            row.kind,
+            row.reason,
+            str(row.parent or ""),
+            f"{sum(part.header['seen'] for part in manifest.shards):,}",
+            _first_metric(row),
+            _size(row.bytes),
+            ", ".join(row.tags),
+        )
+    _console().print(table)
+
+
+@snapshots.command()
+@VERSION
+@CONFIG_OPTION
+@JSON
+def show(version: int, config: Path, *, as_json: bool) -> None:
+    """Show what a version is.
+
+    With --json this is its manifest: where it came from, what it was learned from, its metrics, and
+    the sum of each of its files.
+    """
+    from midstream.flows.operations import opened, utc
+
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config)) as registry:
+        row = registry.version(version)
+        manifest = registry.manifest(version)
+    if as_json:
+        print_json({**msgspec.to_builtins(manifest), "tags": row.tags})
+        return
+    console = _console()
+    console.print(
+        f"version {version} of {manifest.model}: {manifest.kind}, {manifest.reason}, "
+        f"{utc(manifest.created)}, from version {manifest.parent or 'none'}, {_size(row.bytes)}"
+        + (f", tagged {', '.join(row.tags)}" if row.tags else "")
+        + (", signed" if manifest.signature else ""),
+        markup=False,
+    )
+    libraries = ", ".join(f"{name} {found}" for name, found in manifest.libraries.items())
+    console.print(f"learner {manifest.fingerprint[:16]}; {libraries}", markup=False)
+    for name, data in (("in all", "total"), ("since its parent", "since_parent")):
+        _print_data(console, name, manifest.data[data])
+    table = _table("shard", "record", "generation", "events", "learned", "digest", "metric")
+    for part in manifest.shards:
+        header = part.header
+        table.add_row(
+            part.shard,
+            str(header["seq"]),
+            str(header["generation"]),
+            f"{header['seen']:,}",
+            f"{header['learned']:,}",
+            header["digest"][:16],
+            _metric(header["metrics"]),
+        )
+    console.print(table)
+
+
+@snapshots.command()
+@click.argument("one", type=click.IntRange(min=1), metavar="VERSION")
+@click.argument("other", type=click.IntRange(min=1), metavar="OTHER")
+@CONFIG_OPTION
+@JSON
+def diff(one: int, other: int, config: Path, *, as_json: bool) -> None:
+    """Show what differs between two versions.
+
+    Definition, libraries, data and metrics are compared.
+    """
+    from midstream.engine.learner import definition_changes
+    from midstream.flows.operations import opened
+
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config)) as registry:
+        old, new = registry.manifest(one), registry.manifest(other)
+    changes = {
+        "learner": definition_changes(old.learner, new.learner),
+        "libraries": definition_changes(old.libraries, new.libraries),
+        "data": definition_changes(old.data["total"], new.data["total"]),
+    }
+    metrics = {
+        shard: {name: [found.get(name), new.metrics.get(shard, {}).get(name)] for name in found}
+        for shard, found in old.metrics.items()
+    }
+    if as_json:
+        print_json({"versions": [one, other], "changes": changes, "metrics": metrics})
+        return
+    console = _console()
+    for what, lines in changes.items():
+        console.print(f"{what}: " + ("; ".join(lines) if lines else "the same"), markup=False)
+    table = _table("shard", "metric", f"version {one}", f"version {other}", "change")
+    for shard, found in metrics.items():
+        for name, (before, after) in found.items():
+            if before == after:
+                continue
+            change = "" if before is None or after is None else f"{after - before:+.4f}"
+            table.add_row(shard, name, _number(before), _number(after), change)
+    console.print(table if table.row_count else "metrics: the same")
+
+
+@snapshots.command()
+@click.argument("versions", nargs=-1, type=click.IntRange(min=1), metavar="[VERSION]...")
+@CONFIG_OPTION
+@JSON
+def verify(versions: tuple[int, ...], config: Path, *, as_json: bool) -> None:
+    """Check that the files of versions are what was written.
+
+    Default: of all versions. The exit code is 1 if one is not.
+    """
+    from midstream.flows.operations import opened
+
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config)) as registry:
+        chosen = versions or tuple(row.version for row in registry.versions())
+        found = {version: registry.problems(version) for version in chosen}
+    if as_json:
+        print_json({str(version): problems for version, problems in found.items()})
+    for version, problems in found.items():
+        if not as_json:
+            click.echo(f"version {version}: " + ("; ".join(problems) if problems else "sound"))
+    sys.exit(FAILED if any(found.values()) else 0)
+
+
+@snapshots.command()
+@click.option("--reason", default="manual", show_default=True, help="Why, for the record.")
+@CONFIG_OPTION
+@TIMEOUT
+@JSON
+def create(reason: str, config: Path, *, timeout: float | None, as_json: bool) -> None:
+    """Have a version made of the model as it is now.
+
+    Where no processor runs, that is as it will be at the next start.
+    """
+    orders = [{"kind": "snapshot", "reason": reason}]
+    _give(_load(config), lambda _registry, _: _plan("snapshot", orders), True, timeout, as_json)
+
+
+@snapshots.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option(
+    "--keep", metavar="N", type=click.IntRange(min=1), help="Of the newest. Default: the config's."
+)
+@click.option("--keep-days", metavar="N", type=float, help="One of each day, for N days.")
+@YES
+@CONFIG_OPTION
+@JSON
+def prune(
+    config: Path,
+    *,
+    dry_run: bool,
+    keep: int | None,
+    keep_days: float | None,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Remove the versions that nothing keeps.
+
+    Kept are the newest, the last of each day, those that are tagged, and those that ever were put
+    live.
+    """
+    from midstream.flows.operations import opened
+
+    settings = _load(config)
+    keep = settings.versions.keep if keep is None else keep
+    days = settings.versions.keep_days if keep_days is None else keep_days
+    removed: list[int] = []
+    with one_line_errors(running=True, as_json=as_json), opened(settings) as registry:
+        kept = registry.kept(keep, days)
+        gone = [version for version, why in kept.items() if not why]
+        if not as_json:
+            for version, why in kept.items():
+                click.echo(f"version {version}: " + ("; ".join(why) if why else "goes"))
+        if not dry_run:
+            if gone:
+                _confirm(f"remove {len(gone)} of {len(kept)} versions?", yes=yes)
+            removed = registry.prune(keep, days)
+    if as_json:
+        print_json({"kept": {str(v): why for v, why in kept.items() if why}, "goes": gone,
+                    "removed": removed})  # fmt: skip
+    elif dry_run:
+        click.echo(f"{len(gone)} of {len(kept)} versions would be removed")
+    else:
+        click.echo(f"{len(removed)} versions removed")
+
+
+@click.command()
+@VERSION
+@click.argument("name")
+@click.option("--delete", is_flag=True, help="Take the name away from it.")
+@CONFIG_OPTION
+@JSON
+def tag(version: int, name: str, config: Path, *, delete: bool, as_json: bool) -> None:
+    """Give VERSION a NAME, for which it is kept.
+
+    A name is that of one version at a time.
+    """
+    from midstream.flows.operations import OperationError, opened
+
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config)) as registry:
+        if delete and name not in registry.version(version).tags:
+            raise OperationError(f"version {version} is not tagged {name!r}")
+        had = registry.untag(name) if delete else registry.tag(version, name)
+    if as_json:
+        print_json({"version": version, "tag": None if delete else name, "before": had})
+        return
+    moved = f" (before, it was version {had})" if had not in (None, version) and not delete else ""
+    click.echo(f"version {version} is {'no longer ' if delete else ''}tagged {name}{moved}")
+
+
+# --- what changes a running model
+
+
+@click.command()
+@click.argument("version", required=False, type=click.IntRange(min=1))
+@click.option("--before", type=_Time(), metavar="TIME", help="The newest version of before TIME.")
+@click.option("--before-drift", is_flag=True, help="The newest version of before the last drift.")
+@click.option(
+    "--margin",
+    type=int,
+    metavar="N",
+    help="... by at least N events.",
+)
+@click.option("--rewind", is_flag=True, help="Learn again all that came since that version.")
+@click.option(
+    "--skip-source", "sources", multiple=True, metavar="S", help="... but events of source S."
+)
+@click.option(
+    "--skip-range",
+    "ranges",
+    multiple=True,
+    metavar="T:P:FROM-TO",
+    help="... but these offsets.",
+)
+@YES
+@CONFIG_OPTION
+@TIMEOUT
+@JSON
+def restore(
+    version: int | None,
+    before: float | None,
+    config: Path,
+    *,
+    before_drift: bool,
+    margin: int | None,
+    rewind: bool,
+    sources: tuple[str, ...],
+    ranges: tuple[str, ...],
+    yes: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Put the state of VERSION in the place of the model.
+
+    The input position stays: the model does not know what came since. With --rewind it learns that
+    again, but for what is skipped: offsets, with both ends, as TOPIC:PARTITION:FROM-TO, or lines of
+    a file as FILE:FROM-TO. Predictions already published are not published again.
+    """
+    from midstream.flows import operations
+
+    if (version is not None) + (before is not None) + before_drift != 1:
+        raise click.UsageError("name one of VERSION, --before and --before-drift")
+    if (sources or ranges) and not rewind:
+        raise click.UsageError("--skip-source and --skip-range need --rewind")
+
+    def plan(registry: "Registry", settings: "Settings") -> "Plan":
+        words = []
+        chosen = version or 0
+        if before is not None:
+            chosen = operations.before_time(registry, before).version
+        elif before_drift:
+            least = settings.versions.drift_margin if margin is None else margin
+            row, alarms = operations.before_drift(registry, least)
+            chosen = row.version
+            first = alarms[0]
+            words = [
+                f"drift: {len(alarms)} alarms from {operations.utc(first.at)} on, the first by "
+                f"{first.detector} in shard {first.shard} after {first.position:,} events"
+            ]
+        planned = operations.plan_replacing(
+            registry,
+            settings,
+            "restore",
+            chosen,
+            rewind=rewind,
+            sources=sources,
+            ranges=operations.ranges_of(settings, ranges),
+        )
+        planned.words = words + planned.words
+        return planned
+
+    _give(_load(config), plan, yes, timeout, as_json)
+
+
+@click.command()
+@VERSION
+@YES
+@CONFIG_OPTION
+@TIMEOUT
+@JSON
+def promote(version: int, config: Path, *, yes: bool, timeout: float | None, as_json: bool) -> None:
+    """Put VERSION in the place of the model, caught up.
+
+    What came since is learned by it first, up to versions.catch_up_events; what was not is told.
+    """
+    from midstream.flows import operations
+
+    def plan(registry: "Registry", settings: "Settings") -> "Plan":
+        return operations.plan_replacing(registry, settings, "promote", version)
+
+    _give(_load(config), plan, yes, timeout, as_json)
+
+
+@click.command()
+@YES
+@CONFIG_OPTION
+@TIMEOUT
+@JSON
+def rollback(config: Path, *, yes: bool, timeout: float | None, as_json: bool) -> None:
+    """Undo the last restore, promote or rollback.
+
+    The model is then, within versions.catch_up_events, as if that had never been.
+    """
+    from midstream.flows import operations
+
+    _give(_load(config), operations.plan_rollback, yes, timeout, as_json)
+
+
+@click.command()
+@YES
+@CONFIG_OPTION
+@TIMEOUT
+@JSON
+def pause(config: Path, *, yes: bool, timeout: float | None, as_json: bool) -> None:
+    """Let the model learn nothing more, until resumed.
+
+    No input is read meanwhile, also after a restart; commands are still carried out.
+    """
+    orders = [{"kind": "pause", "reason": "manual"}]
+    words = ["no input is read until `midstream resume`"]
+    _give(_load(config), lambda _registry, _: _plan("pause", orders, words), yes, timeout, as_json)
+
+
+@click.command()
+@CONFIG_OPTION
+@TIMEOUT
+@JSON
+def resume(config: Path, *, timeout: float | None, as_json: bool) -> None:
+    """Let a paused model go on where it was.
+
+    Nothing that came meanwhile is lost, as far as the input still has it.
+    """
+    orders = [{"kind": "resume", "reason": "manual"}]
+    _give(_load(config), lambda _registry, _: _plan("resume", orders), True, timeout, as_json)
+
+
+def _plan(kind: str, orders: list[dict[str, Any]], words: Sequence[str] = ()) -> "Plan":
+    from midstream.flows.operations import Plan
+
+    return Plan(kind, 0, orders, list(words))
+
+
+def _give(
+    settings: "Settings",
+    make: Callable[["Registry", "Settings"], "Plan"],
+    yes: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Plan, say what will be done, ask, give the commands, wait, and say what became of them."""
+    from midstream.flows import operations
+
+    with one_line_errors(running=True, as_json=as_json), operations.opened(settings) as registry:
+        with redirect_stdout(sys.stderr):  # what a model prints is no result of ours
+            plan = make(registry, settings)
+        if plan.words:
+            for line in plan.words:
+                click.echo(line, err=as_json)
+            _confirm("go on?", yes=yes)
+        given_at = time.time()
+        orders = registry.order(*plan.orders, at=given_at)
+        progress = _Progress(show=sys.stderr.isatty() and not as_json)
+        try:
+            answers = operations.await_answers(
+                registry, orders, given_at, tell=progress.tell, timeout=timeout
+            )
+        except KeyboardInterrupt:
+            progress.end()
+            raise operations.OperationError(
+                f"command {orders[-1].id} was given, and is carried out whether one waits or not; "
+                "`midstream history` tells when"
+            ) from None
+        progress.end()
+        made = [order.version for order in orders if order.kind == "snapshot"]
+        whole = _await_version(registry, made, answers)
+    if as_json:
+        chosen = next((o for o in orders if o.kind != "snapshot"), orders[-1])
+        print_json(
+            {
+                "command": chosen.id,
+                "kind": chosen.kind,
+                "version": chosen.version or None,
+                "before": chosen.before or None,
+                "made": whole,
+                "shards": msgspec.to_builtins(answers),
+            }
+        )
+    else:
+        _print_answers(plan.kind, answers)
+        if plan.kind == "snapshot" and made:
+            click.echo(
+                f"version {made[0]}" + ("" if whole else " will be whole once all shards ran")
+            )
+    sys.exit(FAILED if any(answer.state == "refused" for answer in answers) else 0)
+
+
+def _await_version(
+    registry: "Registry", versions: Sequence[int], answers: Sequence["Answer"]
+) -> list[int]:
+    """Wait a little for versions whose parts are all made; return which are whole."""
+    until = time.monotonic() + (5.0 if all(a.state == "done" for a in answers) else 0.0)
+    while True:
+        whole = [row.version for row in registry.versions() if row.version in versions]
+        if len(whole) == len(versions) or time.monotonic() > until:
+            return whole
+        time.sleep(0.05)
+
+
+class _Progress:
+    """Says on a terminal, in one line, what is waited for."""
+
+    def __init__(self, *, show: bool) -> None:
+        self._show = show
+        self._line = ""
+
+    def tell(self, answers: Sequence["Answer"]) -> None:
+        """Tell how it stands."""
+        waiting = [a.shard for a in answers if a.state == "waiting"]
+        learning = [a.shard for a in answers if a.state == "relearning"]
+        line = f"waiting for shards {', '.join(waiting)}" if waiting else ""
+        line = f"shards {', '.join(learning)} are learning again" if learning else line
+        if self._show and line and line != self._line:
+            click.echo(f"\r\033[K{line} …", nl=False, err=True)
+            self._line = line
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._line:
+            click.echo("\r\033[K", nl=False, err=True)
+
+
+def _print_answers(kind: str, answers: Sequence["Answer"]) -> None:
+    from midstream.flows.operations import utc
+
+    if not answers:
+        click.echo("no shard has ever run; it will be carried out at the first start")
+    pending = [a for a in answers if a.state == "pending"]
+    for answer in answers:
+        if answer.state == "done":
+            where = ", ".join(f"{name} at {at:,}" for name, at in sorted(answer.position.items()))
+            seen = f", {answer.seen:,} events" if answer.seen is not None else ""
+            click.echo(
+                f"shard {answer.shard}: {kind} took effect {utc(answer.at or 0.0)}, "
+                f"after {answer.seconds:.2f} s{seen}" + (f" ({where})" if where else "")
+            )
+            for partition, start, stop, events in answer.left[:_MOST_LEFT]:
+                click.echo(
+                    f"shard {answer.shard}: {partition} from {start} to {stop} was not learned "
+                    f"again (about {events:,} events)"
+                )
+            if len(answer.left) > _MOST_LEFT:
+                click.echo(f"shard {answer.shard}: … and {len(answer.left) - _MOST_LEFT} more")
+        elif answer.state == "refused":
+            click.echo(f"shard {answer.shard}: refused: {answer.reason}")
+        elif answer.state != "pending":
+            click.echo(f"shard {answer.shard}: {answer.state}")
+    if pending and len(pending) == len(answers):
+        click.echo("no processor runs; it will take effect at the next start")
+    elif pending:
+        names = ", ".join(answer.shard for answer in pending)
+        click.echo(f"not running: shards {names}; there it will take effect at the next start")
+
+
+# --- what was
+
+
+@click.command()
+@click.option("--at", type=_Time(), metavar="TIME", help="Only what was live then.")
+@click.option("--shard", metavar="NAME", help="Only of this shard.")
+@CONFIG_OPTION
+@JSON
+def history(at: float | None, shard: str | None, config: Path, *, as_json: bool) -> None:
+    """Tell what was live when, per shard, and why.
+
+    Each command that a shard carried out or refused is a line, with its place in the journal.
+    """
+    from midstream.flows.operations import opened, utc
+
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config)) as registry:
+        rows = [d for d in registry.deployments() if shard in (None, d.shard)]
+        reasons = {row.version: row.reason for row in registry.versions(every=True)}
+    if at is not None:
+        found = _live_at(rows, at)
+        if as_json:
+            print_json({"at": at, "shards": found})
+            return
+        for name, live in found.items():
+            click.echo(
+                f"shard {name} at {utc(at)}: "
+                + (
+                    "had not begun"
+                    if live is None
+                    else f"{live['words']}, since {utc(live['since'])}"
+                    + (f"; last kept as version {live['kept']}" if live["kept"] else "")
+                )
+            )
+        return
+    if as_json:
+        print_json(
+            [{"shard": d.shard, "epoch": d.epoch, **msgspec.to_builtins(d.done)} for d in rows]
+        )
+        return
+    table = _table("time (UTC)", "shard", "what", "version", "reason", "events", "record")
+    for deployed in rows:
+        command = deployed.done.command
+        reason = command.reason
+        if command.kind == "snapshot":
+            reason = reasons.get(command.version, reason)
+        if command.refused:
+            reason = f"refused: {command.refused}"
+        elif deployed.done.done_at is None:
+            reason = f"{reason}; has not taken effect yet"
+        table.add_row(
+            _short(command.at),
+            deployed.shard,
+            command.kind,
+            str(command.version or ""),
+            reason,
+            f"{deployed.done.seen:,}",
+            str(deployed.done.seq),
+        )
+    _console().print(table)
+
+
+def _live_at(rows: Sequence["Deployed"], at: float) -> dict[str, dict[str, Any] | None]:
+    """Return, of each shard, what was live at a time; None: it had not begun."""
+    from midstream.engine.commands import REPLACING
+
+    found: dict[str, dict[str, Any] | None] = {}
+    for deployed in rows:
+        done = deployed.done
+        found.setdefault(deployed.shard, None)
+        live = found[deployed.shard]
+        if done.command.refused or done.command.at > at:
+            continue
+        since = done.command.at if done.done_at is None else done.done_at
+        if deployed.kind == "start" or (deployed.kind in REPLACING and since <= at):
+            version = done.command.version
+            words = f"version {version} ({deployed.kind}, {done.command.reason})"
+            if deployed.kind == "start":
+                words = "version 0: it has learned from its beginning"
+            found[deployed.shard] = {
+                "version": version,
+                "since": since,
+                "command": done.command.id or None,
+                "kind": deployed.kind,
+                "kept": None,
+                "words": words,
+            }
+        elif deployed.kind == "snapshot" and live is not None:
+            live["kept"] = done.command.version
+    return found
+
+
+# --- predict
+
+
+@click.command()
+@click.option("--version", type=click.IntRange(min=1), metavar="N", help="Default: the newest.")
+@click.option("--shard", metavar="NAME", help="Whose model, where the version has several.")
+@click.argument("file", default="-")
+@CONFIG_OPTION
+def predict(version: int | None, shard: str | None, file: str, config: Path) -> None:
+    """Predict the events in FILE with a version.
+
+    FILE is - for standard input. Nothing is learned. Predictions are printed, a line each, as a run
+    would publish them; what cannot be read is told on standard error, and the exit code is then 1.
+    """
+    from midstream.flows.predicting import predict_file
+
+    with one_line_errors(running=True):
+        rejected = predict_file(_load(config), file, version, shard, sys.stdout.buffer)
+    sys.exit(FAILED if rejected else 0)
+
+
+# --- small things
+
+
+def _load(config: Path) -> "Settings":
+    from midstream.flows.settings import load
+
+    with one_line_errors(running=False):
+        return load(config)
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    from midstream.flows.operations import OperationError
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise OperationError("nobody is there to be asked; --yes goes on without asking")
+    if not click.confirm(question):
+        raise OperationError("nothing was done")
+
+
+def _console() -> Console:
+    wide = None if sys.stdout.isatty() else 200
+    return Console(highlight=False, soft_wrap=wide is not None, width=wide)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column not in ("metric", "reason"))
+    return table
+
+
+def _short(at: float) -> str:
+    return dt.datetime.fromtimestamp(at, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _manifest(row: "VersionRow") -> Any:
+    return row.manifest
+
+
+def _plain(row: "VersionRow") -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(row)
+    manifest = fields.pop("manifest")
+    fields["seen"] = sum(part["header"]["seen"] for part in manifest["shards"])
+    fields["metrics"] = manifest["metrics"]
+    return fields
+
+
+def _live_versions(registry: "Registry") -> set[int]:
+    found = _live_at(registry.deployments(), float("inf"))
+    return {live["version"] for live in found.values() if live is not None}
+
+
+def _first_metric(row: "VersionRow") -> str:
+    metrics = _manifest(row).metrics
+    return ", ".join(_metric(found) for found in list(metrics.values())[:3])
+
+
+def _metric(metrics: dict[str, float | None]) -> str:
+    name = next((name for name in metrics if name.endswith(".window")), None)
+    return "" if name is None else f"{name} {_number(metrics[name])}"
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def _size(length: int) -> str:
+    return f"{length / 1000:,.0f} kB" if length < 10_000_000 else f"{length / 1e6:,.0f} MB"
+
+
+def _print_data(console: Console, name: str, data: dict[str, Any]) -> None:
+    console.print(
+        f"learned {name}: {data['events']:,} events, ids {data['fingerprint']}"
+        + (f", {data['left_out']:,} left out" if data["left_out"] else ""),
+        markup=False,
+    )
+    for partition, stretches in sorted(data["stretches"].items()):
+        spans = ", ".join(f"{start:,} to {stop:,}" for start, stop in stretches)
+        console.print(f"  {partition}: {spans}", markup=False)
+    for source, count in sorted(data["sources"].items(), key=lambda item: -item[1])[:10]:
+        console.print(f"  source {source}: {count:,}", markup=False)
+
+
+COMMANDS = (snapshots, history, restore, promote, rollback, pause, resume, tag, predict)
+"""All of these, to be added to the command line."""

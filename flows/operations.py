@@ -1,0 +1,441 @@
+"""What an operator does to a running model: plans, gives and awaits commands."""
+
+import datetime as dt
+import re
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import msgspec
+
+from midstream.connectors.files import InputError
+from midstream.engine.artifacts import Manifest
+from midstream.engine.commands import REPLACING, Done, Order
+from midstream.engine.registry import (
+    Deployed,
+    Drifted,
+    Registry,
+    ShardRow,
+    VersionRow,
+)
+from midstream.engine.shard import defined, unfit
+from midstream.flows.registrar import is_running
+from midstream.flows.rooms import make_trainer, said_of_state
+from midstream.flows.settings import Settings
+from midstream.flows.topics import NoAnswerError, index_of, open_consumer, partition_name
+from midstream.flows.versions import open_registry
+
+__all__ = [
+    "Answer",
+    "OperationError",
+    "Plan",
+    "await_answers",
+    "before_drift",
+    "before_time",
+    "moment",
+    "opened",
+    "plan_replacing",
+    "plan_rollback",
+    "ranges_of",
+    "utc",
+]
+
+_AGAIN = 0.05
+_EPISODE = 900.0  # seconds from one alarm to the next of the same drift, at most
+
+
+class OperationError(RuntimeError):
+    """What cannot be done as asked; one line for the operator. Nothing was changed."""
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Registry]:
+    """Open the registry of a config, which has to be there."""
+    registry = open_registry(settings)
+    try:
+        yield registry
+    finally:
+        registry.close()
+
+
+def utc(at: float) -> str:
+    """Return a time as operators read it."""
+    return dt.datetime.fromtimestamp(at, dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def moment(text: str) -> float:
+    """Return a time, ISO 8601 (UTC where it has no zone) or seconds since 1970, as seconds.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        when = dt.datetime.fromisoformat(text)
+        return when.replace(tzinfo=when.tzinfo or dt.UTC).timestamp()
+
+
+# --- which version
+
+
+def before_time(registry: Registry, at: float) -> VersionRow:
+    """Return the newest version that is not younger than a time."""
+    rows = [row for row in registry.versions() if row.created <= at]
+    if not rows:
+        there = registry.versions()
+        oldest = f"; the oldest is {there[0].version}, of {utc(there[0].created)}" if there else ""
+        raise OperationError(f"there is no version of before {utc(at)}{oldest}")
+    return rows[-1]
+
+
+def before_drift(registry: Registry, margin: int) -> tuple[VersionRow, list[Drifted]]:
+    """Return the newest version of before the last drift, and the alarms that told of that.
+
+    Alarms that follow each other closely are one drift. Only what came after a version was last
+    put live counts, and only versions that the model has come from since. Detectors notice late:
+    of a shard that raised an alarm, a version is before it that had seen at least `margin` events
+    less.
+    """
+    live = {name: done for name, done in _live(registry).items() if done is not None}
+    last = {shard: done.command.id for shard, done in live.items()}
+    alarms = [alarm for alarm in registry.alarms() if alarm.command >= last.get(alarm.shard, 0)]
+    if not alarms:
+        since = max((done.command.at for done in live.values()), default=0.0)
+        told = f" since {utc(since)}, when a version was last put live" if since else ""
+        raise OperationError(f"no drift was seen{told}; name a version, or use --before TIME")
+    episode = [alarms[-1]]
+    for alarm in reversed(alarms[:-1]):
+        if episode[-1].at - alarm.at > _EPISODE:
+            break
+        episode.append(alarm)
+    first = {alarm.shard: alarm.position for alarm in episode}  # the oldest of each shard
+    for row in _lineage(registry, max((d.command.version for d in live.values()), default=0)):
+        assert row.manifest is not None
+        seen = {part.shard: part.header["seen"] for part in row.manifest.shards}
+        if all(seen.get(shard, 0) <= position - margin for shard, position in first.items()):
+            return row, episode[::-1]
+    raise OperationError(
+        f"there is no version of at least {margin:,} events before the drift of "
+        f"{utc(episode[-1].at)} (versions.drift_margin, --margin); name a version"
+    )
+
+
+def _live(registry: Registry) -> dict[str, Done | None]:
+    """Return, of each shard, what last put a version in the place of its model; None: nothing."""
+    live: dict[str, Done | None] = {row.shard: None for row in registry.shards()}
+    for deployed in registry.deployments():
+        if deployed.kind == "start":
+            live[deployed.shard] = None
+        elif deployed.kind in REPLACING and not deployed.done.command.refused:
+            live[deployed.shard] = deployed.done
+    return live
+
+
+def _lineage(registry: Registry, live: int) -> Iterator[VersionRow]:
+    """Yield the versions that the model has come from, newest first."""
+    rows = {row.version: row for row in registry.versions()}
+    heads = [v for v, row in rows.items() if _descends(rows, v, live)]
+    at = max(heads, default=live)
+    while at in rows:
+        yield rows[at]
+        at = rows[at].parent
+
+
+def _descends(rows: Mapping[int, VersionRow], version: int, ancestor: int) -> bool:
+    """Whether a version has come from another; every one has from 0."""
+    while version in rows and version != ancestor:
+        version = rows[version].parent
+    return ancestor in (version, 0)
+
+
+# --- what is to be done
+
+
+class Plan(msgspec.Struct):
+    """Commands that are not given yet, and in words what they will do."""
+
+    kind: str
+    version: int
+    orders: list[dict[str, Any]]
+    words: list[str]
+
+
+def plan_replacing(
+    registry: Registry,
+    settings: Settings,
+    kind: Literal["restore", "promote", "rollback"],
+    version: int,
+    *,
+    rewind: bool = False,
+    sources: Sequence[str] = (),
+    ranges: Sequence[tuple[str, int, int]] = (),
+) -> Plan:
+    """Plan to put a version in the place of the model, once it is known that this can be done.
+
+    Raises
+    ------
+    OperationError
+        If it cannot: the version is damaged, of another model, of other shards, or is to be
+        rewound to and the input or the journal since then is not there any more.
+    UnknownVersionError, RegistryError, StoreError
+        If there is no such version, or it cannot be looked at.
+    """
+    row = registry.version(version)
+    problems = registry.problems(version)
+    if problems:
+        raise OperationError(
+            f"version {version} cannot be used: {problems[0]}"
+            + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+        )
+    manifest = row.manifest
+    assert manifest is not None
+    wanted = defined(make_trainer(settings), **said_of_state(settings))
+    for part in manifest.shards:
+        if changed := unfit(part.header["definition"], wanted):
+            raise OperationError(f"version {version} is of another model: {changed}")
+    names = [shard.shard for shard in registry.shards()]
+    if names != row.shards:
+        raise OperationError(
+            f"version {version} has {_shards(row.shards)}, and the model has {_shards(names)} now"
+        )
+    if rewind:
+        _check_rewind(registry, settings, manifest)
+        _check_ranges(manifest, registry, ranges)
+    done: Literal["restore", "promote", "rollback", "rewind"] = "rewind" if rewind else kind
+    why = f"before {done} to version {version}"
+    orders: list[dict[str, Any]] = [
+        {"kind": "snapshot", "reason": why},
+        {
+            "kind": done,
+            "version": version,
+            "reason": "manual",
+            "sources": list(sources),
+            "ranges": [list(r) for r in ranges],
+            "catch_up": settings.versions.catch_up_events,
+            "before": True,
+        },
+    ]
+    if rewind:
+        orders.append(
+            {"kind": "snapshot", "reason": f"after rewind to version {version}", "cut": "restored"}
+        )
+    return Plan(done, version, orders, _words(settings, row, done, sources, ranges))
+
+
+def plan_rollback(registry: Registry, settings: Settings) -> Plan:
+    """Plan to go back to what was live before a version was last put live.
+
+    Raises
+    ------
+    OperationError
+        If none ever was.
+    """
+    replaced = [o for o in registry.commands() if o.kind in REPLACING]
+    if not replaced:
+        raise OperationError("there is nothing to go back to: no version was ever put live")
+    last = replaced[-1]
+    if not last.before:
+        raise OperationError(f"what was live before command {last.id} was not kept")
+    return plan_replacing(registry, settings, "rollback", last.before)
+
+
+def _words(
+    settings: Settings,
+    row: VersionRow,
+    kind: str,
+    sources: Sequence[str],
+    ranges: Sequence[tuple[str, int, int]],
+) -> list[str]:
+    assert row.manifest is not None
+    seen = sum(part.header["seen"] for part in row.manifest.shards)
+    words = [
+        f"{kind} {settings.name} to version {row.version} ({row.kind}, {row.reason}, "
+        f"{utc(row.created)}, {seen:,} events), {_shards(row.shards)}"
+    ]
+    if kind == "restore":
+        words.append("the input position stays: the model does not know what came since then")
+    elif kind == "rewind":
+        left = [f"source {source}" for source in sources]
+        left += [f"{partition} from {first} to {last}" for partition, first, last in ranges]
+        words.append(
+            "all input since then is learned again"
+            + (f", without {', '.join(left)}" if left else "")
+            + "; new input waits meanwhile, and what was published stays as it is"
+        )
+    else:
+        words.append(
+            f"the newest {settings.versions.catch_up_events:,} events since then are learned again "
+            "first; new input waits meanwhile"
+        )
+    words.append("the state before is kept as a version; `midstream rollback` goes back to it")
+    return words
+
+
+def _shards(names: Sequence[str]) -> str:
+    return f"{len(names)} shard{'s' * (len(names) != 1)} ({', '.join(names)})"
+
+
+def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) -> None:
+    """Raise OperationError if the input since a version, or the journal, is not there any more."""
+    epochs = {d.shard: d.epoch for d in registry.deployments() if d.kind == "start"}
+    for part in manifest.shards:
+        if part.header.get("fresh", "") != epochs.get(part.shard, ""):
+            raise OperationError(
+                f"version {manifest.version} is of before the model was begun anew (--fresh), and "
+                "can only be restored without --rewind"
+            )
+    cursors = {p: c[0] for part in manifest.shards for p, c in part.header["cursors"].items()}
+    for partition, low in _lows(settings, cursors).items():
+        if cursors[partition] < low:
+            raise OperationError(
+                f"{partition}: what came after version {manifest.version} cannot be learned again: "
+                f"the input begins at {low} now, and {cursors[partition]} is needed; without "
+                "--rewind the version can be restored"
+            )
+
+
+def _lows(settings: Settings, partitions: Collection[str]) -> dict[str, int]:
+    """Return the oldest position of each partition that can be read again, as far as is known."""
+    if settings.input.topic is None:
+        for name in partitions:
+            if name == "-":
+                raise OperationError("standard input cannot be learned again")
+            if not (settings.root / name).exists():
+                raise OperationError(
+                    f"{name}: is gone, and what came after the version is to be learned again"
+                )
+        return {}
+    consumer = open_consumer(settings)
+    try:
+        seconds = settings.input.wait_seconds or 30.0
+        return {name: consumer.bounds(index_of(name), seconds)[0] for name in partitions}
+    except (NoAnswerError, InputError):
+        return {}  # the shards will see
+    finally:
+        consumer.close()
+
+
+def ranges_of(settings: Settings, texts: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Return ranges given as TOPIC:PARTITION:FROM-TO, or FILE:FROM-TO (lines); both ends are in.
+
+    Raises
+    ------
+    OperationError
+        If one is not of this form, or of another topic.
+    """
+    topic = settings.input.topic
+    form = "FILE:FROM-TO" if topic is None else "TOPIC:PARTITION:FROM-TO"
+    found = []
+    for text in texts:
+        pattern = r"(.+):(\d+)-(\d+)" if topic is None else r"(.+:\d+):(\d+)-(\d+)"
+        match = re.fullmatch(pattern, text)
+        if match is None or int(match[2]) > int(match[3]):
+            raise OperationError(f"--skip-range: found {text!r}; allowed: {form}")
+        name = match[1]
+        if topic is not None:
+            given, _, index = name.rpartition(":")
+            if given != topic:
+                raise OperationError(f"--skip-range: found topic {given!r}; the input is {topic!r}")
+            name = partition_name(topic, int(index))
+        found.append((name, int(match[2]), int(match[3])))
+    return found
+
+
+def _check_ranges(
+    manifest: Manifest, registry: Registry, ranges: Sequence[tuple[str, int, int]]
+) -> None:
+    known = {partition for part in manifest.shards for partition in part.header["cursors"]}
+    known |= {partition for d in registry.deployments() for partition in d.done.position}
+    for partition, _, _ in ranges:
+        if known and partition not in known:
+            raise OperationError(
+                f"--skip-range: {partition} was never learned from; there are: "
+                + ", ".join(sorted(known))
+            )
+
+
+# --- what became of it
+
+
+class Answer(msgspec.Struct):
+    """What became of a command at a shard.
+
+    Attributes
+    ----------
+    state
+        "done"; "refused", for the `reason`; "relearning"; "waiting": it has not been answered yet;
+        "pending": nobody runs the shard, and it will be carried out at the next start.
+    at
+        When it had taken effect, in seconds since 1970; `seconds`, after it was given.
+    position
+        By partition, the position of the input at which it did.
+    left
+        [partition, start, stop, events] that were not learned again.
+    """
+
+    shard: str
+    state: Literal["done", "refused", "relearning", "waiting", "pending"]
+    reason: str = ""
+    at: float | None = None
+    seconds: float | None = None
+    position: dict[str, int] = {}
+    seen: int | None = None
+    left: list[tuple[str, int, int, int]] = []
+
+
+def await_answers(
+    registry: Registry,
+    orders: Sequence[Order],
+    given_at: float,
+    *,
+    tell: Callable[[list[Answer]], None] = lambda _: None,
+    timeout: float | None = None,
+) -> list[Answer]:
+    """Wait until every shard that runs has carried out the last command of several, or refused.
+
+    Parameters
+    ----------
+    orders
+        As they were given; the answers are to the one that is no snapshot, or to the last.
+    tell
+        Called now and then with how it stands.
+    timeout
+        Seconds to wait at most.
+    """
+    chosen = next((o for o in orders if o.kind != "snapshot"), orders[-1])
+    until = None if timeout is None else time.monotonic() + timeout
+    while True:
+        found = {d.shard: d for d in registry.deployments([chosen.id])}
+        answers = [_answer(row, found.get(row.shard), given_at) for row in registry.shards()]
+        tell(answers)
+        busy = any(answer.state in ("waiting", "relearning") for answer in answers)
+        if not busy or (until is not None and time.monotonic() > until):
+            return answers
+        time.sleep(_AGAIN)
+
+
+def _answer(row: ShardRow, deployed: Deployed | None, given_at: float) -> Answer:
+    running = is_running(row)
+    if deployed is None:
+        return Answer(row.shard, "waiting" if running else "pending")
+    done = deployed.done
+    if done.command.refused:
+        return Answer(row.shard, "refused", done.command.refused, done.command.at)
+    answer = Answer(
+        row.shard,
+        "done",
+        at=done.done_at,
+        position=done.position,
+        seen=done.seen,
+        left=list(done.command.left),
+    )
+    if done.done_at is None:
+        answer.state = "relearning" if running else "pending"
+        answer.reason = "it is learning again" if running else "it was learning again when it ended"
+    else:
+        answer.seconds = round(done.done_at - given_at, 3)
+    return answer

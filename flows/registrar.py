@@ -1,0 +1,420 @@
+"""Between the shards of a process and the registry: a thread that no stream waits for.
+
+It brings commands to the shards, takes what they made and did to the registry, and asks for a new
+version when it is time. While the registry cannot be reached, the streams go on; what is to be
+told waits in the journals, snapshots and outboxes of the shards.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import msgspec
+
+from midstream.engine.artifacts import ArtifactError, StoreError
+from midstream.engine.commands import REPLACING, Done, Order
+from midstream.engine.events import Alarm
+from midstream.engine.outbox import Outbox
+from midstream.engine.registry import (
+    Drifted,
+    Registry,
+    RegistryError,
+    ShardRow,
+    UnknownVersionError,
+)
+from midstream.engine.shard import Shard
+from midstream.engine.snapshot import Snapshot, SnapshotError
+from midstream.engine.storage import LocalStorage
+from midstream.flows.logs import log
+from midstream.flows.settings import Settings
+from midstream.flows.versions import open_registry
+
+__all__ = ["BEAT", "Ready", "Registrar", "is_running"]
+
+BEAT = 2.0
+"""Seconds from one sign of life of a shard in the registry to the next."""
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds, before a registry that failed is tried again
+_SILENT = 4 * BEAT  # seconds without a sign of life after which a shard is taken not to run
+_UNTOLD = -1.0
+_LAST = 2.5  # seconds that the end of a run waits for its last version to be asked for
+_FIRST = 5.0  # seconds that a run waits at its beginning for commands that were given before
+_STARTING = 15.0  # seconds for which other processes may be starting
+_DRIFTED = 60.0  # seconds from one version for drift to the next
+
+
+def is_running(row: ShardRow, now: float | None = None) -> bool:
+    """Whether a process seems to be at work on a shard."""
+    now = time.time() if now is None else now
+    if now - row.beat_at > _SILENT:
+        return False
+    if row.host != socket.gethostname():
+        return True
+    try:
+        os.kill(row.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+class Ready(NamedTuple):
+    """A command for a shard, with the state that it puts in place, if it does."""
+
+    order: Order
+    snapshot: Snapshot | None
+
+
+class _Desk:
+    """What the thread and one shard have for each other."""
+
+    def __init__(self, shard: Shard, settings: Settings) -> None:
+        self.name = shard.name
+        self.epoch = shard.epoch
+        self.ready: deque[Ready] = deque()
+        self.handed = shard.last_command  # the last command that is, or was, ready
+        self.to_tell: list[Done] = []
+        self.told: dict[int, float | None] = {}  # by record, when it took effect as far as told
+        self.confirmed: set[int] = set()
+        self.seen = shard.trainer.seen
+        self.paused = shard.paused
+        self.keep_from = 0.0
+        self.unsent: list[int] = []  # records that parts in the outbox are of
+        self.highest = max(shard.parent, shard.version)
+        self._storage = LocalStorage(settings.state_path / "shards" / shard.name)
+        self.outbox = Outbox(self._storage)
+        for version in self.outbox.versions():
+            with suppress(SnapshotError):  # it is told of when it is to be delivered
+                self.unsent.append(self.outbox.read(version).header["seq"])
+
+    def close(self) -> None:
+        self._storage.close()
+
+
+class Registrar:
+    """Tells the registry of the shards of a process, and the shards of commands.
+
+    Its methods are called from the thread of the shards, and return at once, except `last`.
+
+    Parameters
+    ----------
+    settings
+        What the config says of versions.
+    shards
+        Those of this process.
+    names
+        Of all shards of the model.
+    siblings
+        Whether other processes have been started together with this one, for the other shards.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        shards: Sequence[Shard],
+        names: Collection[str],
+        *,
+        siblings: bool = False,
+    ) -> None:
+        self._settings = settings.versions
+        self._all_settings = settings
+        self._names = sorted({*names, *(shard.name for shard in shards)})
+        self._desks = {shard.name: _Desk(shard, settings) for shard in shards}
+        self._highest = max((shard.last_command for shard in shards), default=0)
+        self._run = os.urandom(8).hex()
+        self._registry: Registry | None = None
+        self._newest = 0  # of the versions that were asked for, as far as we know
+        self._alarms: deque[Drifted] = deque()
+        self._begun = time.time()
+        self._patience = _STARTING if siblings else 0.0
+        self._beaten_at = 0.0
+        self._cleared_at = 0.0
+        self._drifted_at = 0.0
+        self._failing = False
+        self._pause = _SHORTEST_PAUSE
+        self._wake = threading.Event()
+        self._looked = threading.Event()
+        self._closing = False
+        self._ending = 0  # as of `ShardRow`
+        self._may_end = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="registrar", daemon=True)
+        for shard in shards:
+            self.visit(shard)
+
+    def start(self) -> None:
+        """Begin; wait a while for the commands that were given when nobody was there."""
+        self._thread.start()
+        if not self._looked.wait(_FIRST):
+            log.warning("registry_slow", note="commands are looked for as it goes on")
+
+    # --- called by the shards
+
+    def visit(self, shard: Shard) -> None:
+        """Exchange with a shard what has come up."""
+        desk = self._desks[shard.name]
+        desk.seen, desk.paused = shard.trainer.seen, shard.paused
+        shard.keep_from = min([desk.keep_from, *desk.unsent])
+        if desk.confirmed:
+            known, desk.confirmed = desk.confirmed, set()
+            shard.confirm(known)
+        if not shard.done or desk.to_tell:
+            return
+        news = [d for d in shard.done if desk.told.get(d.seq, _UNTOLD) != d.done_at]
+        if news:
+            desk.told = {done.seq: done.done_at for done in shard.done}
+            desk.to_tell = [msgspec.structs.replace(done) for done in news]
+            self._wake.set()
+
+    def take(self, shard: str, *, only: str | None = None) -> Ready | None:
+        """Return the next command for a shard, if there is one (of the kind `only`)."""
+        ready = self._desks[shard].ready
+        if not ready or (only is not None and ready[0].order.kind != only):
+            return None
+        return ready.popleft()
+
+    def put_back(self, shard: str, ready: Ready) -> None:
+        """Have a command taken again: it could not be carried out or refused yet."""
+        self._desks[shard].ready.appendleft(ready)
+
+    def drifted(self, shard: Shard, alarms: Sequence[Alarm]) -> None:
+        """Tell of alarms of a shard."""
+        now = time.time()
+        self._alarms.extend(
+            Drifted(shard.name, shard.epoch, shard.last_command, a.position, a.detector, now)
+            for a in alarms
+        )
+        self._wake.set()
+
+    def made(self, shard: str, seq: int) -> None:
+        """Tell that a part of a version, of a record, is in the outbox of a shard."""
+        self._desks[shard].unsent.append(seq)
+        self._wake.set()
+
+    def may_end(self, *, changed: bool, wait: bool) -> bool:
+        """Whether the run may end, all of whose shards are at their end.
+
+        If a last version is wanted, that is so once all shards of the model that run are at their
+        end, too, and it was asked for: `take` then gives the command.
+
+        Parameters
+        ----------
+        changed
+            Whether anything was learned that no version has.
+        wait
+            Not for the others, but a moment for the registry: we are asked to end now.
+        """
+        if not self._settings.on_shutdown or not self._thread.is_alive():
+            return True
+        if not self._ending:
+            self._ending = 2 if changed else 1
+            self._wake.set()
+        if wait and not self._may_end.wait(_LAST):
+            log.warning("version_not_made", reason="the registry or other shards did not answer")
+            return True
+        return self._may_end.is_set()
+
+    def close(self) -> None:
+        """Take what is there to the registry, if it can be reached, and end."""
+        self._closing = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(2 * _LAST)
+        if self._thread.is_alive():
+            log.warning("registry_not_told", note="it is told at the next start")
+            return  # the thread ends with the process
+        for desk in self._desks.values():
+            desk.close()
+
+    # --- the thread
+
+    def _work(self) -> None:
+        while True:
+            closing = self._closing
+            try:
+                self._turn()
+                if closing and self._registry is not None:
+                    self._beat(self._registry, now=True)
+                    self._registry.leave(self._run)
+            except (RegistryError, StoreError, OSError) as error:
+                self._troubled(str(error))
+            except Exception as error:  # noqa: BLE001 the stream goes on, and this is tried again
+                self._troubled(f"internal error: {type(error).__name__}: {error}")
+            else:
+                self._well()
+            if closing:
+                break
+            self._wake.wait(self._pause if self._failing else self._settings.poll_seconds)
+            self._wake.clear()
+        if self._registry is not None:
+            self._registry.close()
+
+    def _troubled(self, reason: str) -> None:
+        if not self._failing:
+            log.warning(
+                "registry_unavailable", reason=reason, note="learning goes on; it is tried again"
+            )
+        self._failing = True
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._may_end.set()
+        self._looked.set()
+        time.sleep(0.05)  # a wake-up is no reason to hammer
+
+    def _well(self) -> None:
+        if self._failing:
+            log.info("registry_available")
+        self._failing = False
+        self._pause = _SHORTEST_PAUSE
+
+    def _turn(self) -> None:
+        registry = self._registry or self._open()
+        self._bring(registry)
+        self._looked.set()
+        self._tell(registry)
+        self._deliver(registry)
+        self._beat(registry)
+        self._schedule(registry)
+
+    def _open(self) -> Registry:
+        registry = open_registry(self._all_settings, create=True)
+        highest = max((desk.highest for desk in self._desks.values()), default=0)
+        registry.join(self._names, self._highest, highest)
+        self._newest = registry.newest()[-1]
+        self._registry = registry
+        return registry
+
+    def _bring(self, registry: Registry) -> None:
+        """Bring the shards the commands that were given."""
+        desks = list(self._desks.values())
+        orders = registry.commands(min((desk.handed for desk in desks), default=0))
+        made = (order.version for order in orders if order.kind == "snapshot")
+        self._newest = max(self._newest, *made, 0)
+        for desk in desks:
+            for order in orders:
+                if order.id <= desk.handed:
+                    continue
+                if order.kind != "tag":  # that is of the registry alone
+                    desk.ready.append(self._prepared(registry, desk.name, order))
+                desk.handed = order.id
+
+    def _prepared(self, registry: Registry, shard: str, order: Order) -> Ready:
+        if order.kind not in REPLACING:
+            return Ready(order, None)
+        try:
+            return Ready(order, registry.read(order.version, shard))
+        except (UnknownVersionError, ArtifactError) as error:
+            return Ready(msgspec.structs.replace(order, problem=str(error)), None)
+
+    def _tell(self, registry: Registry) -> None:
+        """Tell what the shards did, and where they saw drift."""
+        for desk in self._desks.values():
+            if desk.to_tell:
+                told = desk.to_tell
+                registry.tell(desk.name, desk.epoch, told)
+                desk.confirmed |= {done.seq for done in told if done.done_at is not None}
+                desk.to_tell = []
+        while self._alarms:
+            alarms = list(self._alarms)
+            registry.alarm(alarms)
+            for _ in alarms:
+                self._alarms.popleft()
+            now = time.time()
+            if self._settings.on_drift and now - self._drifted_at >= _DRIFTED:
+                self._drifted_at = now
+                registry.request_version("drift", _long_ago(now))
+
+    def _deliver(self, registry: Registry) -> None:
+        """Take the parts of versions from the outboxes; make whole what has all its parts."""
+        came = False
+        sent: dict[str, list[int]] = {}
+        for desk in self._desks.values():
+            sent[desk.name] = list(desk.unsent)
+            for version in desk.outbox.versions():
+                try:
+                    snapshot = desk.outbox.read(version)
+                except SnapshotError as error:
+                    log.error("version_lost", shard=desk.name, version=version, reason=str(error))
+                else:
+                    registry.put(desk.name, version, snapshot)
+                    came = True
+                desk.outbox.remove(version)
+        if not came and time.monotonic() - self._cleared_at < 10 * BEAT:
+            return
+        self._cleared_at = time.monotonic()
+        for version in registry.complete():
+            row = registry.version(version)
+            log.info(
+                "version",
+                version=version,
+                reason=row.reason,
+                bytes=row.bytes,
+                shards=len(row.shards),
+            )
+        if self._settings.prune:
+            for version in registry.prune(self._settings.keep, self._settings.keep_days):
+                log.info("version_pruned", version=version)
+        oldest = time.time() - self._settings.rewind_days * 86_400
+        for desk in self._desks.values():
+            desk.keep_from = registry.keep_from(desk.name, desk.epoch, oldest)
+            desk.unsent = [seq for seq in desk.unsent if seq not in sent[desk.name]]
+
+    def _beat(self, registry: Registry, *, now: bool = False) -> None:
+        soon = now or self._settings.every_events or self._ending
+        if time.monotonic() - self._beaten_at < BEAT and not soon:
+            return
+        self._beaten_at = time.monotonic()
+        host, at = socket.gethostname(), time.time()
+        registry.beat(
+            [
+                ShardRow(
+                    desk.name,
+                    host,
+                    os.getpid(),
+                    at,
+                    desk.seen,
+                    desk.paused,
+                    self._run,
+                    self._ending,
+                )
+                for desk in self._desks.values()
+            ]
+        )
+
+    def _schedule(self, registry: Registry) -> None:
+        """Ask for a version if it is time for one."""
+        every, often = self._settings.every_seconds, self._settings.every_events
+
+        def due(at: float, then: int, seen: int, *_: object) -> bool:
+            if seen == then:
+                return False
+            waited = time.time() - (at or self._begun)
+            return bool((every and waited >= every) or (often and not 0 <= seen - then < often))
+
+        if (every or often) and due(*registry.newest()):
+            registry.request_version("schedule", due)
+            self._bring(registry)
+        if self._ending and not self._may_end.is_set():
+            self._end(registry)
+
+    def _end(self, registry: Registry) -> None:
+        """Ask for the last version, once all shards that run are at their end."""
+        rows = registry.shards()
+        running = [row for row in rows if row.run == self._run or is_running(row)]
+        starting = len(running) < len(rows) and time.time() - self._begun < self._patience
+        if starting or not all(row.ending for row in running):
+            return
+        if any(row.ending == 2 for row in running):
+            # One that another process has asked for just now is for our shards, too.
+            known = self._newest
+            registry.request_version("shutdown", lambda *last: last[-1] <= known)
+            self._bring(registry)
+        self._may_end.set()
+
+
+def _long_ago(now: float) -> Callable[[float, int, int, str, int], bool]:
+    """Return what says whether the last version is none for drift, or one of a while ago."""
+    return lambda at, _then, _seen, why, _version: why != "drift" or now - at >= _DRIFTED

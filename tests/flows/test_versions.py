@@ -1,0 +1,501 @@
+"""Versions of a running model, by the command line, as an operator uses it; input is files."""
+
+import json
+import random
+import shutil
+import signal
+import sqlite3
+import time
+
+import pytest
+from project import Project, events, stop, wait_for
+
+FEATURES = "".join(f'f{i} = "number"\n' for i in range(5))
+COMPILED = ("logistic", f"[features]\n{FEATURES}")
+RIVER = ("models:make", "")
+
+
+class Operated(Project):
+    """A project with quick polls, and the commands of an operator."""
+
+    def __init__(self, folder, *, kind=RIVER, versions="", source="", **options):
+        learner, features = kind
+        text = f'[input]\npath = "events.jsonl"\n{source}[versions]\npoll_seconds = 0.05\n'
+        super().__init__(folder, config=f"{text}{versions}\n{features}", **options)
+        self.config.write_text(self.config.read_text().replace("models:make", learner))
+
+    def operate(self, *arguments, code=0):
+        """Run a command on the config; return what it prints as JSON."""
+        done = self.call(*arguments, "--config", "config.toml", "--json")
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout)
+
+    def refused(self, *arguments, code=1):
+        """Run a command that cannot be carried out; return what it says, which is one line."""
+        done = self.call(*arguments, "--config", "config.toml")
+        assert done.returncode == code, (done.stdout, done.stderr)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("midstream: ")]
+        assert len(lines) == 1, done.stderr
+        assert "internal error" not in lines[0]
+        return lines[0].removeprefix("midstream: ")
+
+    def append(self, lines, name="events.jsonl"):
+        with (self.folder / name).open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+
+    def running(self, *arguments):
+        """Start a run, and wait until it has caught up."""
+        log = self.folder / "log"
+        log.touch()
+        begun = log.stat().st_size
+        with log.open("a") as file:
+            process = self.start("run", "config.toml", *arguments, stdout=file, stderr=file)
+        self.logged("event=caught_up", begun)
+        return process
+
+    def logged(self, what, since=0):
+        """Wait until something is in the log."""
+        log = self.folder / "log"
+        return wait_for(lambda: what in log.read_text()[since:], what=what)
+
+    def count(self):
+        return len(self.output("predictions"))
+
+
+def poisoned(n, seed=2):
+    """Return events of a source that turns every label over."""
+    lines = events(n, seed=seed)
+    return [{**e, "id": f"p{i}", "y": not e["y"], "source": "mallory"} for i, e in enumerate(lines)]
+
+
+def interleaved(*streams, seed=0):
+    rng = random.Random(seed)
+    left = [list(stream) for stream in streams]
+    made = []
+    while any(left):
+        made.append(rng.choice([stream for stream in left if stream]).pop(0))
+    return made
+
+
+@pytest.mark.parametrize("kind", [RIVER, COMPILED], ids=["river", "compiled"])
+def test_poison_is_unlearned(tmp_path, kind):
+    """After `restore --before-drift --rewind --skip-source` it is as if the poison had not been."""
+    one = Operated(tmp_path / "one", kind=kind, versions="drift_margin = 50")
+    good = events(9_000)
+    one.write(good[:4_000])
+    process = one.running()
+    made = one.operate("snapshots", "create")
+    assert made["made"] == [1]
+    one.append(interleaved(poisoned(4_000), good[4_000:8_000]))
+    wait_for(lambda: one.count() == 12_000, what="the poison")
+    done = one.operate("restore", "--before-drift", "--rewind", "--skip-source", "mallory", "--yes")
+    assert (done["kind"], done["version"]) == ("rewind", 1)
+    assert [shard["state"] for shard in done["shards"]] == ["done"]
+    one.append(good[8_000:])
+    wait_for(lambda: one.count() == 13_000, what="the rest")
+    stop(process)
+    calm = Operated(tmp_path / "calm", kind=kind)
+    calm.write(good)
+    assert one.run()["digest"] == calm.run()["digest"]
+    ids = [p["id"] for p in one.output("predictions")]
+    assert len(ids) == len(set(ids)) == 13_000, "what was published is not published again"
+    shown = one.operate("snapshots", "show", str(done["made"][-1]))
+    assert shown["kind"] == "restored"
+    assert shown["data"]["total"]["left_out"] == 4_000
+    assert "mallory" not in shown["data"]["total"]["sources"]
+
+
+def test_a_restored_model_goes_on_from_the_same_input_position(tmp_path):
+    """Without --rewind the state goes back; what came since then is not in it."""
+    one = Operated(tmp_path)
+    lines = events(3_000)
+    one.write(lines[:1_000])
+    process = one.running()
+    one.operate("snapshots", "create")
+    one.append(lines[1_000:2_000])
+    wait_for(lambda: one.count() == 2_000)
+    done = one.operate("restore", "1", "--yes")
+    (shard,) = done["shards"]
+    assert (shard["state"], shard["seen"]) == ("done", 1_000)
+    one.append(lines[2_000:])
+    wait_for(lambda: one.count() == 3_000)
+    stop(process)
+    summary = one.run()
+    assert summary["seen"] == 2_000
+    other = Operated(tmp_path / "other")
+    other.write(lines[:1_000] + lines[2_000:])
+    assert other.run()["digest"] == summary["digest"]
+    predictions = one.output("predictions")
+    assert [p["version"] for p in predictions] == [0] * 2_000 + [1] * 1_000
+    manifest = one.operate("snapshots", "show", "3")
+    assert manifest["parent"] == 1
+    (stretches,) = manifest["data"]["total"]["stretches"].values()
+    assert len(stretches) == 2, "what was left behind is not in it"
+
+
+def test_rollback_undoes_restore_promote_and_rewind(tmp_path):
+    """After it the state is as if the command had not been, and a second one undoes the first."""
+    one = Operated(tmp_path)
+    lines = events(4_000)
+    one.write(lines[:1_000])
+    process = one.running()
+    one.operate("snapshots", "create")
+    at = 1_000
+    for command in (
+        ["restore", "1"],
+        ["promote", "1"],
+        ["restore", "1", "--rewind", "--skip-range", "events.jsonl:1001-1500"],
+    ):
+        one.append(lines[at : at + 500])
+        wait_for(lambda at=at: one.count() == at + 500)
+        one.operate(*command, "--yes")
+        one.append(lines[at + 500 : at + 1_000])
+        at += 1_000
+        wait_for(lambda at=at: one.count() == at)
+        one.operate("rollback", "--yes")
+    stop(process)
+    calm = Operated(tmp_path / "calm")
+    calm.write(lines)
+    assert one.run()["digest"] == calm.run()["digest"]
+
+
+def test_a_promoted_version_catches_up_within_its_bound(tmp_path):
+    """What it could not relearn is told, by partition and position."""
+    one = Operated(tmp_path, versions="catch_up_events = 1_500")
+    lines = events(4_000)
+    one.write(lines[:1_000])
+    process = one.running()
+    one.operate("snapshots", "create")
+    for at in range(1_000, 4_000, 500):
+        one.append(lines[at : at + 500])
+        wait_for(lambda at=at: one.count() == at + 500)
+        time.sleep(0.6)  # a record of the journal is made every half second
+    (shard,) = one.operate("promote", "1", "--yes")["shards"]
+    ((name, start, stop_, left),) = shard["left"]
+    assert name == "events.jsonl"
+    assert 1_500 <= left < 2_100
+    assert shard["seen"] == 1_000 + 3_000 - left
+    assert 0 < start < stop_ < (tmp_path / "events.jsonl").stat().st_size
+    stop(process)
+    other = Operated(tmp_path / "other")
+    other.write(lines[:1_000] + lines[1_000 + left :])
+    assert other.run()["digest"] == one.run()["digest"]
+
+
+def test_a_paused_model_learns_nothing_until_it_is_resumed(tmp_path):
+    """Also after a restart; nothing that came meanwhile is lost."""
+    one = Operated(tmp_path)
+    lines = events(2_000)
+    one.write(lines[:1_000])
+    process = one.running()
+    one.operate("pause", "--yes")
+    one.append(lines[1_000:])
+    time.sleep(0.3)
+    assert one.count() == 1_000
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process = one.running()
+    time.sleep(0.3)
+    assert one.count() == 1_000
+    one.operate("resume")
+    wait_for(lambda: one.count() == 2_000)
+    stop(process)
+    calm = Operated(tmp_path / "calm")
+    calm.write(lines)
+    assert one.run()["digest"] == calm.run()["digest"]
+
+
+def test_commands_wait_for_a_processor(tmp_path):
+    """Where none runs, that is said, and they take effect at the next start, each once."""
+    one = Operated(tmp_path)
+    one.write(events(500))
+    one.run()
+    one.append(events(1_000)[500:])
+    one.run()
+    for _ in range(2):  # twice in a row is no harm
+        (shard,) = one.operate("restore", "1", "--yes")["shards"]
+        assert shard["state"] == "pending"
+    said = one.call("restore", "1", "--yes", "--config", "config.toml").stdout
+    assert "no processor runs; it will take effect at the next start" in said
+    summary = one.run()
+    assert summary["seen"] == 500
+    restored = [d for d in one.operate("history") if d["command"]["kind"] == "restore"]
+    assert [d["command"]["id"] for d in restored] == sorted({d["command"]["id"] for d in restored})
+    assert len(restored) == 3
+    assert one.run()["seen"] == 500, "once applied, they are not applied again"
+
+
+def test_a_model_begun_anew_does_not_obey_what_was_meant_for_the_old_one(tmp_path):
+    """`run --fresh` drops commands that nobody has carried out, and says so."""
+    one = Operated(tmp_path)
+    one.write(events(500))
+    one.run()
+    one.operate("restore", "1", "--yes")
+    done = one.call("run", "config.toml", "--until-eof", "--fresh", "--json")
+    assert "commands_dropped" in done.stderr
+    assert json.loads(done.stdout)["seen"] == 500
+    refusal = one.refused("restore", "1", "--rewind", "--yes")
+    assert "of before the model was begun anew" in refusal
+    assert one.operate("restore", "1", "--yes")["kind"] == "restore"
+
+
+def test_history_tells_what_was_live_at_a_time(tmp_path):
+    """Per shard, with the reason, and what it was last kept as."""
+    one = Operated(tmp_path)
+    one.write(events(500))
+    before = time.time()
+    process = one.running()
+    begun = time.time()
+    one.operate("snapshots", "create", "--reason", "before the release")
+    kept = time.time()
+    one.operate("restore", "1", "--yes")
+    restored = time.time()
+    one.operate("rollback", "--yes")
+    stop(process)
+
+    def at(when):
+        return one.operate("history", "--at", str(when))["shards"]["000"]
+
+    assert at(before) is None
+    assert (at(begun)["version"], at(begun)["kept"]) == (0, None)
+    assert (at(kept)["version"], at(kept)["kept"]) == (0, 1)
+    assert (at(restored)["version"], at(restored)["kind"]) == (1, "restore")
+    assert (at(time.time())["version"], at(time.time())["kind"]) == (2, "rollback")
+    table = one.call("history", "--config", "config.toml").stdout
+    assert "before the release" in table
+    assert "before restore to version 1" in table
+
+
+def test_versions_are_made_when_the_config_says_so(tmp_path):
+    """Every so many events, every so many seconds, at drift, at the end, and on request."""
+    one = Operated(tmp_path, versions="every_events = 1_000\non_shutdown = false")
+    lines = events(2_500)
+    one.write(lines[:1_200])
+    process = one.running()
+    wait_for(lambda: len(one.operate("snapshots", "list")) == 1)
+    one.append(lines[1_200:])
+    wait_for(lambda: len(one.operate("snapshots", "list")) == 2)
+    one.append(poisoned(3_000))
+    one.logged("event=drift")
+    wait_for(lambda: "drift" in {v["reason"] for v in one.operate("snapshots", "list")})
+    stop(process)
+    reasons = {v["reason"] for v in one.operate("snapshots", "list")}
+    assert reasons == {"schedule", "drift"}
+    text = one.config.read_text().replace("every_events = 1_000", "every_seconds = 0.2")
+    one.config.write_text(text)
+    before = len(one.operate("snapshots", "list"))
+    process = one.running()
+    one.append(events(50, seed=5))
+    wait_for(lambda: len(one.operate("snapshots", "list")) > before)
+    stop(process)
+
+
+def test_nothing_new_makes_no_version(tmp_path):
+    """A run that learned nothing leaves no version at its end."""
+    one = Operated(tmp_path)
+    one.write(events(100))
+    one.run()
+    one.run()
+    assert [v["version"] for v in one.operate("snapshots", "list")] == [1]
+
+
+def test_shards_make_one_version_together_and_are_restored_together(tmp_path):
+    """Of three shards in two processes, each with its part, at its position."""
+    one = Operated(tmp_path, source='shards = "partition"\n')
+    one.config.write_text(one.config.read_text().replace("events.jsonl", "in"))
+    (tmp_path / "in").mkdir()
+    lines = events(3_000)
+    for i in range(3):
+        one.write(lines[i::3], name=f"in/{i}.jsonl")
+    summary = one.run("--processes", "2")
+    versions = one.operate("snapshots", "list")
+    assert [v["shards"] for v in versions] == [["000", "001", "002"]]
+    for i in range(3):
+        one.append(poisoned(500, seed=i), name=f"in/{i}.jsonl")
+    one.run("--processes", "2")
+    one.operate("restore", "1", "--yes")
+    assert one.run("--processes", "2")["digest"] == summary["digest"]
+    shown = one.operate("snapshots", "show", "1")
+    assert {p["shard"]: p["header"]["digest"] for p in shown["shards"]} == summary["digest"]
+    refusal = one.refused("predict", "--version", "1")
+    assert "several shards, 000, 001, 002" in refusal
+
+
+def test_what_cannot_be_restored_is_refused_before_anything_is_done(tmp_path):
+    """Each reason is one clear line, and no command is given."""
+    one = Operated(tmp_path)
+    one.write(events(500))
+    assert "there is no registry" in one.refused("restore", "1", "--yes")
+    one.run()
+    given = len(one.operate("history"))
+    assert "there is no version 9" in one.refused("restore", "9", "--yes")
+    assert "no drift was seen" in one.refused("restore", "--before-drift", "--yes")
+    assert "no version of before" in one.refused("restore", "--before", "2020-01-01", "--yes")
+    assert "nothing to go back to" in one.refused("rollback", "--yes")
+    assert "--yes goes on" in one.refused("restore", "1")
+    assert "allowed: FILE:FROM-TO" in one.refused(
+        "restore", "1", "--rewind", "--skip-range", "x", "--yes"
+    )
+    assert "was never learned from" in one.refused(
+        "restore", "1", "--rewind", "--skip-range", "x.jsonl:1-2", "--yes"
+    )
+    (tmp_path / "events.jsonl").rename(tmp_path / "gone")
+    assert "is gone" in one.refused("restore", "1", "--rewind", "--yes")
+    (tmp_path / "gone").rename(tmp_path / "events.jsonl")
+    models = (tmp_path / "models.py").read_text()
+    (tmp_path / "models.py").write_text(models.replace("LogisticRegression()", "PAClassifier()"))
+    assert "is of another model" in one.refused("restore", "1", "--yes")
+    (tmp_path / "models.py").write_text(models)
+    part = tmp_path / "state/artifacts/config/00000001/000/learner.zst"
+    data = part.read_bytes()
+    part.write_bytes(data[:-1] + b"x")
+    assert "learner.zst is damaged" in one.refused("restore", "1", "--yes")
+    done = one.call("snapshots", "verify", "--config", "config.toml")
+    assert (done.returncode, "damaged" in done.stdout) == (1, True)
+    assert one.operate("snapshots", "verify", "1", code=1)["1"]
+    part.write_bytes(data)
+    shutil.move(tmp_path / "state/shards/000", tmp_path / "away")
+    assert len(one.operate("history")) == given
+    shutil.move(tmp_path / "away", tmp_path / "state/shards/000")
+    assert one.operate("restore", "1", "--yes")["command"]
+
+
+def test_a_version_that_is_damaged_later_is_refused_by_the_shard(tmp_path):
+    """Nothing is half applied: the model stays as it is, and the history says why."""
+    one = Operated(tmp_path)
+    one.write(events(500))
+    digest = one.run()["digest"]
+    one.operate("restore", "1", "--yes")
+    part = tmp_path / "state/artifacts/config/00000001/000/learner.zst"
+    part.write_bytes(b"not what was written")
+    summary = one.run()
+    assert summary["digest"] == digest
+    (refusal,) = [
+        d["command"]["refused"] for d in one.operate("history") if d["command"].get("refused")
+    ]
+    assert "learner.zst is damaged" in refusal
+
+
+def test_learning_goes_on_while_the_registry_cannot_be_used(tmp_path):
+    """It is told once, nothing is lost, and versions come when it is there again."""
+    one = Operated(tmp_path, versions="on_shutdown = false")
+    lines = events(2_000)
+    one.write(lines[:1_000])
+    process = one.running()
+    one.operate("snapshots", "create")
+    blocker = sqlite3.connect(tmp_path / "state" / "registry.db", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    one.append(lines[1_000:])
+    wait_for(lambda: one.count() == 2_000)
+    one.logged("registry_unavailable")
+    assert "is locked by another process" in one.refused("restore", "1", "--yes")
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    one.logged("registry_available")
+    assert one.operate("restore", "1", "--yes")["shards"][0]["state"] == "done"
+    stop(process)
+
+
+def test_a_registry_that_was_lost_is_begun_anew(tmp_path):
+    """Its numbers go on where the journals are, so that no command is taken for an old one."""
+    one = Operated(tmp_path)
+    one.write(events(500))
+    one.run()
+    one.operate("restore", "1", "--yes")
+    one.run()
+    for path in (tmp_path / "state").glob("registry.db*"):
+        path.unlink()
+    shutil.rmtree(tmp_path / "state" / "artifacts")
+    one.append(events(100, seed=4))
+    process = one.running()
+    made = one.operate("snapshots", "create")
+    assert made["made"][0] > 2
+    one.operate("restore", str(made["made"][0]), "--yes")
+    stop(process)
+
+
+def test_predict_with_a_version_from_the_shell(tmp_path):
+    """Events from standard input give predictions as that version makes them."""
+    one = Operated(tmp_path)
+    lines = events(600)
+    one.write(lines[:500])
+    one.run()
+    stdin = "".join(json.dumps({"id": e["id"], "x": e["x"]}) + "\n" for e in lines[500:])
+    done = one.call("predict", "--version", "1", "--config", "config.toml", stdin=stdin)
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [p["id"] for p in said] == [e["id"] for e in lines[500:]]
+    assert sum(p["y_pred"] == e["y"] for p, e in zip(said, lines[500:], strict=True)) > 80
+    assert {p["version"] for p in said} == {1}
+    again = one.call("predict", "--config", "config.toml", stdin=stdin + "{}x\n")
+    assert again.returncode == 1
+    assert again.stdout == done.stdout
+    assert "event=rejected" in again.stderr
+
+
+def test_tagged_versions_outlive_a_prune(tmp_path):
+    """And a dry run says what a prune does, before it does it."""
+    one = Operated(tmp_path, versions="prune = false")
+    for i in range(4):
+        one.append(events(100, seed=i))
+        one.run()
+    one.operate("tag", "1", "release")
+    options = ("--keep", "1", "--keep-days", "0")
+    dry = one.operate("snapshots", "prune", "--dry-run", *options)
+    assert dry == {
+        "kept": {"1": ["tagged release"], "4": ["one of the last 1"]},
+        "goes": [2, 3],
+        "removed": [],
+    }
+    assert len(one.operate("snapshots", "list")) == 4
+    assert one.operate("snapshots", "prune", "--yes", *options)["removed"] == [2, 3]
+    assert [v["version"] for v in one.operate("snapshots", "list")] == [1, 4]
+    assert "was removed by prune" in one.refused("restore", "2", "--yes")
+    assert sorted(p.name for p in (tmp_path / "state/artifacts/config").iterdir()) == [
+        "00000001",
+        "00000004",
+    ]
+
+
+def test_versions_can_be_signed(tmp_path):
+    """With a key, a version that is not signed with it is refused; the key is never shown."""
+    one = Operated(tmp_path)
+    one.write(events(100))
+    one.run()
+    one.config.write_text(
+        one.config.read_text().replace("[versions]", '[versions]\nkey = "very secret"')
+    )
+    refusal = one.refused("restore", "1", "--yes")
+    assert "not signed" in refusal
+    one.append(events(100, seed=3))
+    one.run()
+    assert one.operate("restore", "2", "--yes")["command"]
+    one.config.write_text(one.config.read_text().replace("very secret", "another one"))
+    refusal = one.refused("restore", "2", "--yes")
+    assert "signed with another key" in refusal
+    assert "secret" not in refusal
+
+
+def test_a_diff_says_what_changed(tmp_path):
+    """Metrics side by side, and what was learned."""
+    one = Operated(tmp_path)
+    one.write(events(500))
+    one.run()
+    one.append(poisoned(200))
+    one.run()
+    found = one.operate("snapshots", "diff", "1", "2")
+    assert found["changes"]["learner"] == []
+    assert any("events" in line for line in found["changes"]["data"])
+    before, after = found["metrics"]["000"]["accuracy"]
+    assert after < before
+    table = one.call("snapshots", "diff", "1", "2", "--config", "config.toml").stdout
+    assert "accuracy.window" in table
+
+
+def test_a_run_without_versions_has_no_registry(tmp_path):
+    """With versions.enabled = false nothing of it is made, and commands say what is missing."""
+    one = Operated(tmp_path, versions="enabled = false")
+    one.write(events(100))
+    one.run()
+    assert not (tmp_path / "state" / "registry.db").exists()
+    assert "there is no registry" in one.refused("snapshots", "list")

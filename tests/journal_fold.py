@@ -1,0 +1,216 @@
+"""The fold of a journal with its commands, by a loop that knows nothing of shards.
+
+State is the fold of the journal over the initial state: each entry in its order, one event after
+another. "snapshot" keeps the state as a version. "restore" puts a version's in the place of the
+state; the position in the input stays. "rewind" puts it there and applies what the journal has
+since then again, without what it is to leave out and what earlier ones left out; "promote" and
+"rollback" do that from where they say they begin. Commands are not obeyed again within that. What
+is excluded before a command, or because the learner raised while it relearned for it, is left out;
+but a "promote" of a version that is older than what is there of the journal does not know what was
+excluded in between, so that may be excluded again.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from midstream.engine.dataset import DataSet
+from midstream.engine.events import EventBatch
+from midstream.engine.journal import Command, Exclude, Range, Record
+from midstream.engine.trainer import Step, Trainer, digest
+
+__all__ = ["Fold", "Version"]
+
+
+class Version(NamedTuple):
+    """What a "snapshot" kept: before record `seq`."""
+
+    seq: int
+    parts: dict[str, bytes]
+    digest: str
+    data: DataSet
+    at: dict[str, int]
+
+
+class Fold:
+    """The fold of one shard's journal.
+
+    Parameters
+    ----------
+    make
+        Makes a new trainer.
+    read
+        Gives the events of a partition from one position up to another.
+    learned
+        Takes what was applied when it was new: of each batch, the result and the version then.
+    most
+        Events that are applied at once.
+    modules
+        Modules besides River whose classes and functions a version may hold.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Trainer],
+        read: Callable[[str, int, int], EventBatch],
+        *,
+        learned: Callable[[EventBatch, Step, int], None] = lambda *_: None,
+        most: int = 1,
+        modules: Collection[str] = (),
+    ) -> None:
+        self.trainer = make()
+        self.version = self.parent = 0
+        self.paused = False
+        self.last_command = 0
+        self.generation = 0
+        self.data = DataSet()
+        self.parent_data = DataSet()
+        self.at: dict[str, int] = {}  # by partition, how far it was applied
+        self.versions: dict[int, Version] = {}
+        self.commands: dict[int, Command] = {}  # by record
+        self.positions: dict[int, dict[str, int]] = {}  # at commands
+        self.seen: dict[int, int] = {}  # after commands
+        self.generations: dict[int, int] = {}
+        self.relearned: dict[int, int] = {}  # events, at commands
+        self._read = read
+        self._learned = learned
+        self._most = most
+        self._modules = modules
+        self.again = 0  # how often an event was excluded again
+        self._excluded: dict[tuple[str, int, int], int] = {}  # by event, the last record
+        self._since = -1  # of the last command that had input applied again
+
+    def apply(self, records: Sequence[Record]) -> None:
+        """Apply a journal, from its first record on."""
+        for place, record in enumerate(records):
+            assert record.seq == place, "the journal has gaps"
+            for entry in record.entries:
+                if isinstance(entry, Command):
+                    self._obey(entry, place, records)
+                elif isinstance(entry, Exclude):
+                    key = (entry.partition, entry.line, entry.row)
+                    if key in self._excluded:
+                        assert self._excluded[key] < self._since, "an event is excluded twice"
+                        self.again += 1
+                    self._excluded[key] = place
+                else:
+                    begun = self.at.get(entry.partition, entry.start)
+                    assert entry.start == begun, "a range does not begin where the last ended"
+                    self.at[entry.partition] = entry.stop
+                    for batch, step in self._range(entry, self._excluded, (), ()):
+                        self._learned(batch, step, self.version)
+            assert record.generation == self.generation, "a record is of another generation"
+
+    def digest(self) -> str:
+        """Return that of the trainer's state."""
+        return self.trainer.digest()
+
+    def _range(
+        self, span: Range, excluded: Any, sources: Any, stretches: Any
+    ) -> Iterator[tuple[EventBatch, Step]]:
+        batch = self._read(span.partition, span.start, span.stop)
+        self.data.skip(span.partition, span.start, span.stop)
+        lines = batch.offsets.tolist()
+        kept = []
+        for i, line in enumerate(lines):
+            if (span.partition, line, batch.row(i)) in excluded:
+                continue
+            from_ = None if batch.sources is None else batch.sources[i]
+            within = any(p == span.partition and a <= line <= b for p, a, b in stretches)
+            if within or from_ in sources:
+                self.data.left_out += 1
+            else:
+                kept.append(i)
+        for start in range(0, len(kept), self._most):
+            part = batch.take(kept[start : start + self._most])
+            step = self.trainer.step(part)
+            self.data.add(span.partition, 0, 0, part)
+            yield part, step
+
+    def _obey(self, command: Command, seq: int, records: Sequence[Record]) -> None:
+        assert command.id > self.last_command, "a command is there twice, or out of order"
+        self.last_command = command.id
+        self.commands[seq] = command
+        self.positions[seq] = dict(self.at)
+        if not command.refused:
+            if command.kind == "snapshot":
+                self._keep(command.version, seq + 1)
+            elif command.kind in ("pause", "resume"):
+                self.paused = command.kind == "pause"
+            else:
+                self._put(command, seq, records)
+            self.generation += command.kind == "rewind"
+        self.seen[seq] = self.trainer.seen
+        self.generations[seq] = self.generation
+
+    def _keep(self, number: int, seq: int) -> None:
+        parts = self.trainer.state()
+        self.versions[number] = Version(seq, parts, digest(parts), self.data.copy(), dict(self.at))
+        self.parent, self.parent_data = number, self.data.copy()
+
+    def _put(self, command: Command, seq: int, records: Sequence[Record]) -> None:
+        kept = self.versions[command.version]
+        assert command.digest == kept.digest, "a command names another state than its version's"
+        self.trainer = Trainer.from_state(kept.parts, self._modules)
+        self.version = self.parent = command.version
+        self.data, self.parent_data = kept.data.copy(), kept.data.copy()
+        if command.since < 0:
+            assert command.kind != "rewind", "a rewind without anything to apply again"
+            return
+        before = self.trainer.seen
+        at = {partition: cursor[0] for partition, cursor in command.start.items()}
+        self._since = command.since
+        known = (key for key, at in self._excluded.items() if not kept.seq <= at < command.since)
+        excluded = {*known, *_raised_meanwhile(records, seq)}
+        for record in records[kept.seq : seq]:
+            sources, stretches = _left_out(command, record.seq, seq, records)
+            for span in record.entries:
+                if not isinstance(span, Range) or span.start < at.get(span.partition, span.start):
+                    continue
+                assert record.seq >= command.since, "some of it is before where it begins"
+                at[span.partition] = span.stop
+                for _ in self._range(span, excluded, sources, stretches):
+                    pass
+        assert at == self.at, "what is applied again does not end where the input was"
+        self.relearned[seq] = self.trainer.seen - before
+        _check_left(command, kept, at)
+
+
+def _raised_meanwhile(records: Sequence[Record], seq: int) -> Iterator[tuple[str, int, int]]:
+    """Yield what was excluded while a command's input was relearned: before anything else came."""
+    for record in records[seq + 1 :]:
+        for entry in record.entries:
+            if not isinstance(entry, Exclude):
+                return
+            yield entry.partition, entry.line, entry.row
+
+
+def _left_out(
+    command: Command, place: int, seq: int, records: Sequence[Record]
+) -> tuple[set[str], set[Any]]:
+    """Return what this "rewind", and those before it that went back as far, leave out of a record.
+
+    Of the input that was there before them.
+    """
+    sources, stretches = set(command.sources), set(command.ranges)
+    for record in records[place + 1 : seq]:
+        for entry in record.entries:
+            if isinstance(entry, Command) and entry.kind == "rewind" and not entry.refused:
+                if entry.since > place:
+                    continue
+                sources |= set(entry.sources)
+                stretches |= set(entry.ranges)
+    return sources, stretches
+
+
+def _check_left(command: Command, kept: Version, at: dict[str, int]) -> None:
+    """What is not applied again is what the command says is left."""
+    for partition, stop in at.items():
+        if partition not in kept.at:  # nobody knows where it began
+            continue
+        begun = command.start[partition][0]
+        left = sorted(piece[1:3] for piece in command.left if piece[0] == partition)
+        wanted = np.arange(kept.at[partition], begun).tolist()
+        assert begun <= stop
+        assert [i for a, b in left for i in range(a, b)] == wanted, "what is left is not told"

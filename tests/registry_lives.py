@@ -1,0 +1,208 @@
+"""Processes that use a registry at once until they are killed, and what has to hold afterwards."""
+
+import multiprocessing
+import os
+import random
+import time
+import traceback
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from midstream.engine.commands import Done
+from midstream.engine.database import COMMANDS, MODELS, PARTS, VERSIONS
+from midstream.engine.dataset import DataSet, joined, plain
+from midstream.engine.journal import Command
+from midstream.engine.registry import Registry, UnknownVersionError
+from midstream.engine.snapshot import Snapshot
+
+SHARDS = ("000", "001", "002")
+
+joined([DataSet()])  # compiles: processes that are forked from here need not
+
+# Not fork: a test's process has threads. All is loaded once, in the server.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["pytest", "registry_lives"])
+
+
+def snapshot(version=1, shard="000", **header) -> Snapshot:
+    """Return a small part of a version."""
+    data = DataSet({f"t-{shard}": [[0, 10 * version]]}, 10 * version, {"s": version}, version)
+    default = {
+        "shard": shard,
+        "seq": version,
+        "parent": version - 1,
+        "kind": "online",
+        "reason": "manual",
+        "created": 1_000.0 + version,
+        "definition": {"learner": {"kind": "river"}},
+        "metrics": {"accuracy": 0.5, "roc_auc": None},
+        "data": plain(data),
+        "parent_data": plain(DataSet()),
+        "digest": f"{version}-{shard}",
+    }
+    parts = {"learner": f"{version} {shard} ".encode() * 50, "metrics": b""}
+    return Snapshot(default | header, parts)
+
+
+def start(function, *arguments) -> multiprocessing.Process:
+    process = _CONTEXT.Process(target=function, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def at_once(function, arguments) -> None:
+    """Run a function in a process for each of `arguments`; all have to end well."""
+    processes = [start(function, *each) for each in arguments]
+    for process in processes:
+        process.join(120)
+    codes = [process.exitcode for process in processes]
+    assert codes == [0] * len(codes), f"exit codes {codes}"
+
+
+def give(database, artifacts, count, log) -> None:
+    """Give so many commands, some with a version, and log their numbers."""
+    registry = Registry(database, artifacts, "fraud", create=True)
+    registry.join(SHARDS, 0, 0)
+    lines = []
+    for i in range(count):
+        given = registry.order({"kind": "pause"}, {"kind": "snapshot"}, {"kind": "resume"}, at=i)
+        lines += [f"{order.id} {order.version}" for order in given]
+    registry.close()
+    Path(log).write_text("\n".join(lines))
+
+
+def watch(database, artifacts, until, log) -> None:
+    """Read the commands that are new, over and over; log what comes late, or not at all."""
+    registry = Registry(database, artifacts, "fraud", create=True)
+    seen = []
+    while len(seen) < until:
+        seen += [order.id for order in registry.commands(seen[-1] if seen else 0)]
+    Path(log).write_text(" ".join(map(str, seen)))
+    registry.close()
+
+
+def ask(database, artifacts, log) -> None:
+    """Ask for the version that is due."""
+    registry = Registry(database, artifacts, "fraud", create=True)
+    registry.join(SHARDS, 0, 0)
+    order = registry.request_version("drift", lambda *last: last[-1] == 0)
+    Path(log).write_text("" if order is None else str(order.version))
+    registry.close()
+
+
+def put(database, artifacts, version, shards) -> None:
+    """Put parts, and make whole what is."""
+    registry = Registry(database, artifacts, "fraud")
+    for shard in shards:
+        registry.put(shard, version, snapshot(version, shard))
+        registry.complete()
+    registry.close()
+
+
+def live(database, artifacts, seed, log) -> None:
+    """Do whatever processors and operators do, until killed; log what was acknowledged."""
+    try:
+        _live(database, artifacts, random.Random(seed), log)
+    except BaseException:
+        _append(log, f"failed {traceback.format_exc()!r}")
+        os._exit(1)
+
+
+def _live(database, artifacts, draw, log) -> None:
+    registry = Registry(database, artifacts, "fraud", create=True)
+    registry.join(SHARDS, 0, 0)
+    while True:
+        match draw.randrange(9):
+            case 0 | 1:
+                for order in registry.order({"kind": "pause"}, {"kind": "snapshot"}):
+                    _append(log, f"order {order.id} {order.kind}")
+            case 2 | 3 | 4:
+                rows = [row for row in registry.versions(every=True) if row.state == "open"]
+                shards = draw.sample(SHARDS, 3)
+                for row in rows[-2:]:
+                    for shard in shards:
+                        registry.put(shard, row.version, snapshot(row.version, shard))
+                        _append(log, f"put {row.version} {shard}")
+            case 5:
+                for version in registry.complete():
+                    _append(log, f"complete {version}")
+            case 6:
+                for version in registry.prune(2, 0.0):
+                    _append(log, f"prune {version}")
+            case 7:
+                whole = registry.versions()
+                if whole:
+                    row = draw.choice(whole)
+                    try:
+                        registry.tag(row.version, draw.choice("ab"))
+                        registry.order({"kind": "restore", "version": row.version})
+                    except UnknownVersionError:
+                        continue  # pruned meanwhile
+            case 8:
+                done = Done(Command(draw.randrange(1, 9), "pause", at=1.0), draw.randrange(9))
+                registry.tell(draw.choice(SHARDS), "epoch", [done, done])
+
+
+def _append(log, line) -> None:
+    with Path(log).open("a") as file:
+        file.write(line + "\n")
+
+
+def check(registry, log=None) -> dict[str, int]:
+    """Check that a registry and its files are what they have to be; return how much there is."""
+    with registry._reading() as connection:
+        models = connection.execute(sa.select(MODELS)).one()
+        commands = list(connection.execute(sa.select(COMMANDS.c.id).order_by(COMMANDS.c.id)))
+        parts = {(p.version, p.shard) for p in connection.execute(sa.select(PARTS))}
+        rows = list(connection.execute(sa.select(VERSIONS).order_by(VERSIONS.c.version)))
+    assert [row.id for row in commands] == list(range(1, models.next_command)), "a number has a gap"
+    assert [row.version for row in rows] == list(range(1, models.next_version))
+    states = {row.version: row.state for row in rows}
+    for row in registry.versions():
+        assert [p.shard for p in row.manifest.shards] == row.shards == list(SHARDS)
+        assert {(row.version, shard) for shard in row.shards} <= parts
+        assert registry.manifest(row.version) == row.manifest
+        problems = registry.problems(row.version)
+        assert problems == [], problems
+        for shard in SHARDS:
+            assert registry.read(row.version, shard) == snapshot(row.version, shard)
+    gone = {version for version, state in states.items() if state == "removed"}
+    assert not {v for v, _ in parts} & gone, "a part of a version that was removed"
+    there = set(registry.artifacts.versions())
+    assert there <= states.keys(), "files of a version that nobody knows"
+    stray = there & gone
+    whole = {row.version for row in registry.versions()}
+    lines = [line.split() for line in Path(log).read_text().splitlines()] if log else []
+    for what, *words in lines:
+        assert what != "failed", words
+        if what == "order":
+            assert int(words[0]) < models.next_command, f"command {words[0]} was acknowledged"
+        elif what == "put":
+            version = int(words[0])
+            assert (version, words[1]) in parts or states[version] in ("removing", "removed")
+        elif what == "complete":
+            assert states[int(words[0])] in ("complete", "removing", "removed")
+        elif what == "prune":
+            assert int(words[0]) not in whole
+    return {"commands": len(commands), "whole": len(whole), "gone": len(gone), "stray": len(stray)}
+
+
+def settle(registry) -> None:
+    """Go on after kills: what can be made whole is, what was begun to be removed is removed."""
+    for row in registry.versions(every=True):
+        if row.state == "open":
+            for shard in SHARDS:
+                registry.put(shard, row.version, snapshot(row.version, shard))
+    registry.complete()
+    registry.prune(1, 0.0)
+    states = {row.version: row.state for row in registry.versions(every=True)}
+    assert set(states.values()) <= {"complete", "removed"}, states
+
+
+def kill_after(processes, seconds) -> None:
+    time.sleep(seconds)
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
