@@ -32,6 +32,7 @@ _DEFAULTS: dict[str, Any] = {
 _MOST_WAITING = 2**20  # bytes of outputs that wait for the next commit
 _FEW = 2_000  # offsets that are read rather than searched
 _DROPPED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)  # because of something else
+_SOON = 0.01  # seconds after which what was not there is looked for again
 _DOUBT = 5.0  # seconds to find out whether another run has taken over
 _FENCED = (
     KafkaError._FENCED,
@@ -104,6 +105,7 @@ class KafkaJournal:
         self._token = secrets.token_hex(8)  # what we sign with
         self._known = False  # whether we have
         self._position = 0  # in the topic, after all that was read of it
+        self._oldest = 0  # the record that the topic begins with
         self.first = 0
         self.end = 0
         self.generation = 0
@@ -146,7 +148,7 @@ class KafkaJournal:
                 raise JournalError(
                     f"{self._topic}: record {after.seq} follows record {before.seq}; some are gone"
                 )
-        self.first = records[0].seq if records else 0
+        self.first = self._oldest if records else 0
         self.end = records[-1].seq + 1 if records else 0
         self.generation = records[-1].generation if records else 0
         self._open, self._failed, self._lost, self._too_long = False, None, "", False
@@ -183,20 +185,29 @@ class KafkaJournal:
     def _read(self, start: int = 0, since: int = 0) -> list[Record]:
         """Return what is committed from an offset on, and from the record before `since` on."""
         records: list[Record] = []
-        for found, position in self._batches(start, since - 1):
+        for found, position in self._batches(start, since - 1, oldest=start == 0 < since):
             records += found
             self._position = position
+        if start == since == 0:
+            self._oldest = records[0].seq if records else 0
         return [record for record in records if record.seq >= since - 1]
 
-    def _batches(self, start: int, seq: int) -> Iterator[tuple[list[Record], int]]:
+    def _batches(
+        self, start: int, seq: int, *, oldest: bool = False
+    ) -> Iterator[tuple[list[Record], int]]:
         """Yield what is committed from an offset on, and where each part of it ends.
 
-        From record `seq` on, or a few before it, if that is above 0.
+        From record `seq` on, or a few before it, if that is above 0. `oldest`: see which record
+        the topic begins with.
         """
         with self._reader() as consumer:
             where = TopicPartition(self._topic, self._index)
             low, high = consumer.get_watermark_offsets(where, timeout=self._seconds)
             where.offset = max(low, start)
+            if oldest:
+                consumer.assign([where])
+                found, _ = self._some(consumer, low, high, most=1)
+                self._oldest = found[0].seq if found else 0
             if seq >= 0:
                 where.offset = self._near(consumer, where.offset, high, seq)
             position = where.offset
@@ -213,16 +224,27 @@ class KafkaJournal:
         ------
         JournalError
             If that is not there any more.
+        UnavailableError
+            If the brokers do not show in time what they said was committed.
         """
-        expected = since
-        for found, _ in self._batches(0, since):
-            for record in found:
-                if record.seq < expected:
-                    continue
-                if record.seq > expected:
-                    raise JournalError(f"{self._topic}: record {expected} is gone")
-                expected += 1
-                yield record
+        expected, deadline = since, time.monotonic() + self._seconds
+        while expected < self.end:
+            for found, _ in self._batches(0, expected):
+                for record in found:
+                    if not expected <= record.seq < self.end:
+                        continue
+                    if record.seq > expected:
+                        raise JournalError(f"{self._topic}: record {expected} is gone")
+                    expected += 1
+                    yield record
+            if expected == self.end:
+                return
+            # Readers see a transaction a moment after its commit.
+            if time.monotonic() > deadline:
+                raise UnavailableError(
+                    f"{self._topic}: record {expected} cannot be read within {self._seconds:g} s"
+                )
+            time.sleep(_SOON)
 
     @contextmanager
     def _reader(self) -> Iterator[Any]:

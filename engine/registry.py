@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -53,6 +53,7 @@ SCHEMA = 1
 _LIBRARIES = ("river", "numpy", "numba", "torch")
 _ABANDONED = 7 * 86_400.0  # seconds after which a version that never became whole is removed
 
+_T = TypeVar("_T")
 State = Literal["open", "complete", "removing", "removed"]
 
 
@@ -160,6 +161,13 @@ class Registry:
         self._url, self.place = db.url_of(database)
         self._engine = db.make_engine(self._url, create=create)
         self._node: tuple[int, int] | None = None
+        try:
+            self._open(create=create)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, *, create: bool) -> None:
         if not create and self._file is not None and not self._file.exists():
             raise RegistryError(
                 f"{self.place}: there is no registry; it is made by the first `midstream run`"
@@ -287,7 +295,7 @@ class Registry:
             )
             .order_by(COMMANDS.c.id)
         )
-        return [msgspec.json.decode(row["order"], type=Order) for row in self._all(wanted)]
+        return [self._decoded(row["order"], Order) for row in self._all(wanted)]
 
     def drop(self, why: str) -> int:
         """Drop the commands that no shard has answered yet; return how many."""
@@ -450,7 +458,7 @@ class Registry:
             wanted = wanted.where(DEPLOYMENTS.c.command.in_(commands))
         wanted = wanted.order_by(DEPLOYMENTS.c.at, DEPLOYMENTS.c.shard, DEPLOYMENTS.c.seq)
         return [
-            Deployed(row["shard"], row["epoch"], msgspec.json.decode(row["done"], type=Done))
+            Deployed(row["shard"], row["epoch"], self._decoded(row["done"], Done))
             for row in self._all(wanted)
         ]
 
@@ -527,14 +535,14 @@ class Registry:
             .order_by(VERSIONS.c.version)
         ):
             parts = [
-                msgspec.json.decode(found["part"], type=ShardPart)
+                self._decoded(found["part"], ShardPart)
                 for found in self._all(
                     sa.select(PARTS.c.part)
                     .where(self._ours(PARTS), PARTS.c.version == row["version"])
                     .order_by(PARTS.c.shard)
                 )
             ]
-            wanted = msgspec.json.decode(row["shards"], type=list[str])
+            wanted = self._decoded(row["shards"], list[str])
             if not parts or [part.shard for part in parts] != wanted:
                 continue
             manifest = self._manifest(row, parts)
@@ -619,14 +627,14 @@ class Registry:
     def _row(self, row: Mapping[str, Any], tags: Mapping[int, list[str]]) -> VersionRow:
         manifest = None
         if row["state"] == "complete":
-            manifest = msgspec.json.decode(row["manifest"], type=Manifest)
+            manifest = self._decoded(row["manifest"], Manifest)
         return VersionRow(
             version=row["version"],
             state=row["state"],
             kind=row["kind"],
             reason=row["reason"],
             created=row["created"],
-            shards=msgspec.json.decode(row["shards"], type=list[str]),
+            shards=self._decoded(row["shards"], list[str]),
             parent=row["parent"],
             bytes=row["bytes"],
             tags=tags.get(row["version"], []),
@@ -878,12 +886,16 @@ class Registry:
                 VERSIONS.c.created >= newer_than,
             )
         ):
-            header = msgspec.json.decode(row["part"], type=ShardPart).header
+            header = self._decoded(row["part"], ShardPart).header
             if header.get("fresh", "") == epoch:
                 oldest = min(oldest, header["seq"])
         return oldest
 
     # --- the database
+
+    def _decoded(self, text: str, type_: type[_T]) -> _T:
+        with self._saying():
+            return msgspec.json.decode(text, type=type_)
 
     def _ours(self, table: sa.Table) -> sa.ColumnElement[bool]:
         return table.c.model == self.model
@@ -937,6 +949,8 @@ class Registry:
         except (sqlite3.Error, OSError) as error:
             reason = getattr(error, "strerror", None) or error
             raise RegistryError(f"{self.place}: {reason}") from None
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise RegistryError(f"{self.place}: is damaged ({error})") from None
 
 
 def _struct(row: Mapping[str, Any], type_: type[ShardRow]) -> ShardRow:

@@ -109,8 +109,8 @@ class Registrar:
         Those of this process.
     names
         Of all shards of the model.
-    siblings
-        Whether other processes have been started together with this one, for the other shards.
+    session
+        What processes that were started together have in common; "": this one is alone.
     """
 
     def __init__(
@@ -119,19 +119,19 @@ class Registrar:
         shards: Sequence[Shard],
         names: Collection[str],
         *,
-        siblings: bool = False,
+        session: str = "",
     ) -> None:
         self._settings = settings.versions
         self._all_settings = settings
         self._names = sorted({*names, *(shard.name for shard in shards)})
         self._desks = {shard.name: _Desk(shard, settings) for shard in shards}
         self._highest = max((shard.last_command for shard in shards), default=0)
-        self._run = os.urandom(8).hex()
+        self._run = f"{session}-{os.urandom(8).hex()}"
         self._registry: Registry | None = None
         self._newest = 0  # of the versions that were asked for, as far as we know
         self._alarms: deque[Drifted] = deque()
         self._begun = time.time()
-        self._patience = _STARTING if siblings else 0.0
+        self._session = session
         self._beaten_at = 0.0
         self._cleared_at = 0.0
         self._drifted_at = 0.0
@@ -141,6 +141,7 @@ class Registrar:
         self._looked = threading.Event()
         self._closing = False
         self._ending = 0  # as of `ShardRow`
+        self._asked = False  # for the last version
         self._may_end = threading.Event()
         self._thread = threading.Thread(target=self._work, name="registrar", daemon=True)
         for shard in shards:
@@ -291,6 +292,9 @@ class Registrar:
         """Bring the shards the commands that were given."""
         desks = list(self._desks.values())
         orders = registry.commands(min((desk.handed for desk in desks), default=0))
+        # One for the end that comes now is of our end, too: others wait for us before they ask.
+        news = [order for order in orders if order.id > max(desk.handed for desk in desks)]
+        self._asked |= bool(self._ending) and any(o.reason == "shutdown" for o in news)
         made = (order.version for order in orders if order.kind == "snapshot")
         self._newest = max(self._newest, *made, 0)
         for desk in desks:
@@ -402,17 +406,26 @@ class Registrar:
 
     def _end(self, registry: Registry) -> None:
         """Ask for the last version, once all shards that run are at their end."""
-        rows = registry.shards()
-        running = [row for row in rows if row.run == self._run or is_running(row)]
-        starting = len(running) < len(rows) and time.time() - self._begun < self._patience
-        if starting or not all(row.ending for row in running):
-            return
-        if any(row.ending == 2 for row in running):
-            # One that another process has asked for just now is for our shards, too.
-            known = self._newest
-            registry.request_version("shutdown", lambda *last: last[-1] <= known)
-            self._bring(registry)
+        if not self._asked:
+            rows = registry.shards()
+            if any(self._may_come(row) for row in rows):
+                return
+            if any(row.ending == 2 and self._is_here(row) for row in rows):
+                known = self._newest
+                registry.request_version("shutdown", lambda *last: last[-1] <= known)
+                self._bring(registry)
         self._may_end.set()
+
+    def _is_here(self, row: ShardRow) -> bool:
+        """Whether a shard is at work, or has been in a process started together with this one."""
+        together = bool(self._session) and row.run.startswith(f"{self._session}-")
+        return row.run == self._run or is_running(row) or together
+
+    def _may_come(self, row: ShardRow) -> bool:
+        """Whether a shard is not at the end of its run, or may be starting."""
+        if self._is_here(row):
+            return not row.ending
+        return bool(self._session) and time.time() - self._begun < _STARTING
 
 
 def _long_ago(now: float) -> Callable[[float, int, int, str, int], bool]:

@@ -56,6 +56,7 @@ from midstream.flows.versions import open_registry
 
 __all__ = [
     "KINDS",
+    "SESSION",
     "WHOLE",
     "Item",
     "Room",
@@ -126,6 +127,8 @@ class Share(NamedTuple):
         return int(shard) % self.of == self.first
 
 
+SESSION = "MIDSTREAM_SESSION"
+"""In the environment of processes under a supervisor: what those of one have in common."""
 WHOLE = Share()
 """All of them."""
 
@@ -596,7 +599,7 @@ class Run:
                 self.settings,
                 [room.shard for room in self.rooms.values()],
                 shards,
-                siblings=self.share.of > 1,
+                session=os.environ.get(SESSION, ""),
             )
             self.registrar.start()
         if self.consumer is not None:

@@ -7,6 +7,7 @@ while a process has it, and whoever takes over its journal shuts out who wrote b
 
 import math
 import os
+import secrets
 import select
 import signal
 import socket
@@ -21,7 +22,7 @@ from typing import Any
 import msgspec
 
 from midstream.flows.logs import log
-from midstream.flows.rooms import RunError, Share, Summary
+from midstream.flows.rooms import SESSION, RunError, Share, Summary
 
 __all__ = ["HANDOVER", "Reporter", "supervise"]
 
@@ -32,6 +33,7 @@ _TURN = 0.05  # seconds between looks at the processes
 _START = 60.0  # ... within which a process has to tell something for the first time
 _BEAT = 0.5  # ... between two reports of a process
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # ... before a process is started again
+_TOGETHER = secrets.token_hex(8)
 _GRACE = 30.0  # ... from the request to stop until it is enforced
 
 
@@ -185,6 +187,7 @@ class _Worker:
                 stdout=sys.__stderr__,  # what a learner prints is no result of ours
                 pass_fds=[theirs.fileno()],
                 process_group=0,  # Ctrl-C is for the supervisor
+                env={**os.environ, SESSION: _TOGETHER},
             )
         log.info("process_started", process=self.number, pid=self._process.pid)
 

@@ -1,13 +1,13 @@
 """The fold of a journal with its commands, by a loop that knows nothing of shards.
 
-State is the fold of the journal over the initial state: each entry in its order, one event after
-another. "snapshot" keeps the state as a version. "restore" puts a version's in the place of the
-state; the position in the input stays. "rewind" puts it there and applies what the journal has
-since then again, without what it is to leave out and what earlier ones left out; "promote" and
-"rollback" do that from where they say they begin. Commands are not obeyed again within that. What
-is excluded before a command, or because the learner raised while it relearned for it, is left out;
-but a "promote" of a version that is older than what is there of the journal does not know what was
-excluded in between, so that may be excluded again.
+State is the fold of the journal over the initial state: each entry in its order. "snapshot" keeps
+the state as a version. "restore" puts a version's in the place of the state; the position in the
+input stays. "rewind" puts it there and applies what the journal has since then again, without what
+it is to leave out and what earlier ones left out; "promote" and "rollback" do that from where they
+say they begin. Commands are not obeyed again within that. What is excluded before a command, or
+because the learner raised while it relearned for it, is left out; but a "promote" of a version that
+is older than what is there of the journal does not know what was excluded in between, so that may
+be excluded again.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence

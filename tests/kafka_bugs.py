@@ -140,6 +140,37 @@ def one_who_is_shut_out_comes_back(monkeypatch):
     monkeypatch.setattr(kafka_journal, "JournalError", UnavailableError)
 
 
+def the_journal_is_read_again_too_early(monkeypatch):
+    """What was just committed is missed where input is to be applied again."""
+
+    def records(self, since):
+        for found, _ in self._batches(0, since):
+            yield from (record for record in found if record.seq >= since)
+
+    monkeypatch.setattr(KafkaJournal, "records", records)
+
+
+def the_journal_begins_where_it_was_read(monkeypatch):
+    """Records before those that a resume has read are taken to be gone."""
+
+    def recover(self, since=0):
+        records = _recover(self, since)
+        self.first = records[0].seq if records else 0
+        return records
+
+    monkeypatch.setattr(KafkaJournal, "recover", recover)
+
+
+def commands_are_forgotten(monkeypatch):
+    """A snapshot does not say which commands were carried out before it."""
+    header = Shard._stand_at
+
+    def stand_at(self, found):
+        header(self, {**found, "last_command": 0})
+
+    monkeypatch.setattr(Shard, "_stand_at", stand_at)
+
+
 BUGS = [
     journal_read_before_fencing,
     nobody_is_fenced,
@@ -152,4 +183,7 @@ BUGS = [
     a_snapshot_before_its_record,
     exclusions_are_forgotten,
     one_who_is_shut_out_comes_back,
+    the_journal_is_read_again_too_early,
+    the_journal_begins_where_it_was_read,
+    commands_are_forgotten,
 ]

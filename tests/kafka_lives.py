@@ -220,6 +220,7 @@ class Lane:
             snapshot_seconds=1e9,
             commit_seconds=self._rng.choice([0.0, 0.02, 0.3]),
             clock=lambda: life.cluster.now,
+            wall=lambda: life.cluster.now,
             fetch=lambda version: self._office.fetch(name, version, self._outbox),
             outbox=self._outbox,
             keep_from=0,
@@ -265,9 +266,9 @@ class Lane:
             self.shard.carry_out_again(self._next_step)
             self._read_again()
             return "work"
-        order = None
+        order, ended = None, self._next_step is None and self.input.ended
         if self._next_step is None and not self.shard.replaying:
-            order = self._office.next(self._handed, urgent=self._engine.last and self.input.ended)
+            order = self._office.next(self._handed, urgent=self._engine.last and ended)
         if order is not None:
             self.land()
             self._carry_out(order)
@@ -278,7 +279,7 @@ class Lane:
             self._flight.append(
                 self.shard.step(work.span, decoded.batch, decoded.rejected, final=work.final)
             )
-        elif self._next_step is None and self.input.ended and not self._office.left:
+        elif ended and self._next_step is None:
             self.land()
             return "end"
         else:
@@ -518,10 +519,10 @@ class Life:
             values: dict[Any, Any] = {}
 
             def learned(batch: Any, step: Any, version: int, values: Any = values) -> None:
-                ((origin, value),) = zip(batch.origins, step.predictions.values, strict=True)
-                values[origin] = (value, version)
+                for origin, value in zip(batch.origins, step.predictions.values, strict=True):
+                    values[origin] = (value, version)
 
-            fold = Fold(self.trainer, self.read, learned=learned)
+            fold = Fold(self.trainer, self.read, learned=learned, most=1_000)
             fold.apply(records)
             assert self.digests[name] == fold.digest(), "the state is not the fold of its journal"
             self.office.check(name, fold)
@@ -647,6 +648,8 @@ class Office:
         """Each command is in the journal once, and versions are those of the fold."""
         got = [(command.id, command.kind) for command in fold.commands.values()]
         assert got == [(order.id, order.kind) for order in self.orders], "commands differ"
+        for command in fold.commands.values():
+            assert "the journal begins" not in command.refused, "all of it is there"
         for (name, version), data in self.store.items():
             if name == shard:
                 part, kept = unpack(data, str(version)), fold.versions[version]
@@ -657,7 +660,7 @@ class Office:
 def lived(seed: int) -> Life:
     """Live and check what a seed has in store: one shard, one of two partitions, or two shards."""
     partitions, single = [(1, True), (1, True), (2, True), (2, False)][seed % 4]
-    commands = [0, 2, 4][seed // 4 % 3]
+    commands = [0, 0, 4][seed // 4 % 3]
     life = Life(seed, partitions=partitions, single=single, commands=commands)
     life.run()
     life.check()

@@ -543,6 +543,11 @@ class Consumer(_Base):
             assert (w.topic, w.partition) not in self._positions, "assigned twice"
             self._positions[w.topic, w.partition] = w.offset
 
+    def incremental_unassign(self, wanted: list[Any]) -> None:
+        for w in wanted:
+            del self._positions[w.topic, w.partition]
+            self._ends.pop((w.topic, w.partition), None)
+
     def pause(self, wanted: list[Any]) -> None:
         self._paused |= {(w.topic, w.partition) for w in wanted}
 

@@ -32,6 +32,22 @@ def events(n: int, seed: int = 1, features: int = 5):
     return made
 
 
+def poisoned(n: int, seed: int = 2):
+    """Return events of a source that turns every label over."""
+    lines = events(n, seed=seed)
+    return [{**e, "id": f"p{i}", "y": not e["y"], "source": "mallory"} for i, e in enumerate(lines)]
+
+
+def interleaved(*streams, seed: int = 0):
+    """Return the events of all streams, each in its order."""
+    rng = random.Random(seed)
+    left = [list(stream)[::-1] for stream in streams]
+    made = []
+    while any(left):
+        made.append(rng.choice([stream for stream in left if stream]).pop())
+    return made
+
+
 class Project:
     """A folder with a config; `run` starts `midstream run` in it as a process of its own.
 
@@ -82,6 +98,36 @@ class Project:
         done = self.call("run", "config.toml", "--until-eof", "--json", *arguments, stdin=stdin)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+    def operate(self, *arguments: str, code: int = 0) -> dict:
+        """Run a command on the config; return what it prints as JSON."""
+        done = self.call(*arguments, "--config", "config.toml", "--json")
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout)
+
+    def refused(self, *arguments: str, code: int = 1) -> str:
+        """Run a command that cannot be carried out; return what it says, which is one line."""
+        done = self.call(*arguments, "--config", "config.toml")
+        assert done.returncode == code, (done.stdout, done.stderr)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("midstream: ")]
+        assert len(lines) == 1, done.stderr
+        assert "internal error" not in lines[0]
+        return lines[0].removeprefix("midstream: ")
+
+    def running(self, *arguments: str, until: str = "event=caught_up") -> subprocess.Popen:
+        """Start a run that logs to a file, and wait until it has logged something."""
+        log = self.folder / "log"
+        log.touch()
+        begun = log.stat().st_size
+        with log.open("a") as file:
+            process = self.start("run", "config.toml", *arguments, stdout=file, stderr=file)
+        self.logged(until, begun)
+        return process
+
+    def logged(self, what: str, since: int = 0) -> None:
+        """Wait until something is in the log of a run, from a byte on."""
+        log = self.folder / "log"
+        wait_for(lambda: what.encode() in log.read_bytes()[since:], what=what)
 
     def output(self, kind: str) -> list[dict]:
         path = self.folder / "out" / f"{kind}.jsonl"

@@ -5,12 +5,15 @@ import os
 import random
 import time
 import traceback
+from multiprocessing import forkserver
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
+from midstream.engine.artifacts import Artifacts
 from midstream.engine.commands import Done
-from midstream.engine.database import COMMANDS, MODELS, PARTS, VERSIONS
+from midstream.engine.database import COMMANDS, MODELS, PARTS, VERSIONS, make_engine
 from midstream.engine.dataset import DataSet, joined, plain
 from midstream.engine.journal import Command
 from midstream.engine.registry import Registry, UnknownVersionError
@@ -18,7 +21,9 @@ from midstream.engine.snapshot import Snapshot
 
 SHARDS = ("000", "001", "002")
 
-joined([DataSet()])  # compiles: processes that are forked from here need not
+# What is compiled and loaded here is so in all processes that are forked from it.
+joined([DataSet()])
+make_engine(sa.make_url("postgresql+psycopg://"), create=False)
 
 # Not fork: a test's process has threads. All is loaded once, in the server.
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -46,18 +51,28 @@ def snapshot(version=1, shard="000", **header) -> Snapshot:
 
 
 def start(function, *arguments) -> multiprocessing.Process:
+    with pytest.MonkeyPatch.context() as patch:
+        # Else it does not find what it is to preload.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        forkserver.ensure_running()
     process = _CONTEXT.Process(target=function, args=arguments, daemon=True)
     process.start()
     return process
 
 
 def at_once(function, arguments) -> None:
-    """Run a function in a process for each of `arguments`; all have to end well."""
-    processes = [start(function, *each) for each in arguments]
+    """Run a function in a process for each of `arguments`, from one moment on; all end well."""
+    barrier = _CONTEXT.Barrier(len(arguments))
+    processes = [start(_together, barrier, function, each) for each in arguments]
     for process in processes:
         process.join(120)
     codes = [process.exitcode for process in processes]
     assert codes == [0] * len(codes), f"exit codes {codes}"
+
+
+def _together(barrier, function, arguments) -> None:
+    barrier.wait(60)
+    function(*arguments)
 
 
 def give(database, artifacts, count, log) -> None:
@@ -98,6 +113,12 @@ def put(database, artifacts, version, shards) -> None:
         registry.put(shard, version, snapshot(version, shard))
         registry.complete()
     registry.close()
+
+
+def write(place, parts) -> None:
+    """Write the same part over and over."""
+    while True:
+        Artifacts(place, "fraud").write_part(7, "000", {}, parts)
 
 
 def live(database, artifacts, seed, log) -> None:
@@ -166,7 +187,9 @@ def check(registry, log=None) -> dict[str, int]:
         problems = registry.problems(row.version)
         assert problems == [], problems
         for shard in SHARDS:
-            assert registry.read(row.version, shard) == snapshot(row.version, shard)
+            found, wanted = registry.read(row.version, shard), snapshot(row.version, shard)
+            assert found.parts == wanted.parts
+            assert found.header["digest"] == wanted.header["digest"]
     gone = {version for version, state in states.items() if state == "removed"}
     assert not {v for v, _ in parts} & gone, "a part of a version that was removed"
     there = set(registry.artifacts.versions())

@@ -431,11 +431,11 @@ class Life:
             return self.decode(partition, start, stop)[0]
 
         def learned(batch: EventBatch, step: Any, version: int) -> None:
-            ((partition, _, at),) = batch.origins
-            line = {"at": [partition, at], "y": step.predictions.values[0]}
-            out["predictions"].append(line | ({"version": version} if version else {}))
+            for (partition, _, at), y in zip(batch.origins, step.predictions.values, strict=True):
+                line = {"at": [partition, at], "y": y}
+                out["predictions"].append(line | ({"version": version} if version else {}))
 
-        fold, records = Fold(make_trainer, read, learned=learned), self.records()
+        fold, records = Fold(make_trainer, read, learned=learned, most=1_000), self.records()
         fold.apply(records)
         for entry in (entry for record in records for entry in record.entries):
             if isinstance(entry, Exclude):

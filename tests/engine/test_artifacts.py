@@ -5,19 +5,18 @@ On a local folder and on an object store.
 
 import hashlib
 import json
-import multiprocessing
 import os
 import pickle
 import shutil
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import fsspec
 import msgspec
 import pytest
+import registry_lives as lives
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
@@ -451,7 +450,7 @@ def test_several_remove_and_write_the_same(place):
 
     def run(work):
         try:
-            for _ in range(8):
+            for _ in range(3):
                 work()
         except Exception as error:
             errors.append(error)
@@ -472,28 +471,17 @@ def test_several_remove_and_write_the_same(place):
     assert made.names() == []
 
 
-def write_for_ever(place):
-    while True:
-        Made(place)
-
-
 def test_a_killed_writer_leaves_whole_files(tmp_path):
     """Whenever two that write the same are killed, every file that is there has its content."""
     made = Made(tmp_path)
     wanted = {name: made.get(name) for name in made.names()}
-    context = multiprocessing.get_context("fork")
-    for i in range(8):
+    for i in range(10):
         made.artifacts.remove(7)
-        writers = [context.Process(target=write_for_ever, args=(tmp_path,)) for _ in range(2)]
-        for writer in writers:
-            writer.start()
-        time.sleep(0.01 + 0.005 * i)
-        for writer in writers:
-            writer.kill()
-            writer.join()
+        writers = [lives.start(lives.write, tmp_path, PARTS) for _ in range(2)]
+        lives.kill_after(writers, 0.02 + 0.005 * i)
         found = {name for name in made.names() if not name.endswith(".draft")}
         damaged = [name for name in found if made.get(name) != wanted[name]]
-        assert not damaged, f"after {10 + 5 * i} ms: {damaged}"
+        assert not damaged, f"after {20 + 5 * i} ms: {damaged}"
 
 
 def test_names_of_folders_are_made_durable(tmp_path, monkeypatch):
@@ -563,19 +551,21 @@ def test_a_store_that_was_killed_is_named(s3, s3_url):
         refused(error, s3_url)
 
 
-def test_a_store_that_does_not_answer_is_given_up(s3, s3_url, monkeypatch):
+def test_a_store_that_does_not_answer_is_given_up(s3, s3_url):
     """Nobody waits for ever, and what was meant can be done once it answers again."""
-    monkeypatch.setitem(artifacts._S3["config_kwargs"], "read_timeout", 0.3)
-    monkeypatch.setattr(artifacts, "_SEND_SECONDS", 0.5)
     made = Made(s3_url)
-    s3.freeze()
-    for work in (
-        lambda: made.artifacts.write_part(8, "000", {}, PARTS),
-        lambda: made.artifacts.manifest(7, made.sha256),
-    ):
-        with pytest.raises(StoreError) as error:
-            work()
-        refused(error, s3_url)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(artifacts._S3["config_kwargs"], "read_timeout", 0.5)
+        patch.setattr(artifacts, "_SEND_SECONDS", 0.5)
+        impatient = Artifacts(s3_url, "fraud")
+        s3.freeze()
+        for work in (
+            lambda: impatient.write_part(8, "000", {}, PARTS),
+            lambda: impatient.manifest(7, made.sha256),
+        ):
+            with pytest.raises(StoreError) as error:
+                work()
+            refused(error, s3_url)
     s3.thaw()
     assert made.artifacts.write_part(8, "000", {}, PARTS)
 

@@ -18,11 +18,12 @@ from midstream.engine.snapshot import SnapshotFolder
 
 SEEDS = int(os.environ.get("MIDSTREAM_CRASH_SEEDS", "5000"))
 BLOCKS = 20
+EVENTS = (30, 20)  # in a life without commands, with some
 
 
 def check(seed: int, partitions: int = 1, commands: int = 0) -> None:
     """Live through a seed's crashes and compare with the fold, or a life without any."""
-    life = Life(seed, partitions=partitions, events=24 if commands else 40, commands=commands)
+    life = Life(seed, partitions=partitions, events=EVENTS[commands > 0], commands=commands)
     shard = life.run(crashes=1 + seed % 4)
     got = shard.trainer.digest()
     predictions, rejected = (written(life, name) for name in ("predictions", "rejected"))
@@ -75,7 +76,7 @@ def written(life: Life, name: str) -> list[dict[str, Any]]:
 
 def commands_of(seed: int) -> int:
     """Return how many commands a seed's life has: in a third of them none."""
-    return 0 if seed % 3 == 0 else 2 + seed % 7
+    return 0 if seed % 3 == 0 else 1 + seed % 5
 
 
 def check_all(seeds: range) -> None:
@@ -333,11 +334,34 @@ def test_the_seeds_find_a_known_bug(bug, monkeypatch):
     pytest.fail(f"1,000 seeds did not find: {bug.__doc__}")
 
 
+def test_the_seeds_have_all_of_it():
+    """Commands of all kinds, refused or not, in part, more than once, and learners that raise."""
+    happened = set()
+    for seed in range(200):
+        life = Life(seed, events=EVENTS[1], commands=commands_of(seed))
+        life.run(crashes=1 + seed % 4)
+        before = None
+        for entry in (entry for record in life.records() for entry in record.entries):
+            if isinstance(entry, Command):
+                happened.add((entry.kind, "refused" if entry.refused else "done"))
+                happened |= {("left", entry.kind)} if entry.left else set()
+            elif isinstance(entry, Exclude) and isinstance(before, Command) and before.since >= 0:
+                happened.add(("raised", before.kind))
+            before = entry
+    replacing = ("restore", "rewind", "promote", "rollback")
+    assert happened >= {
+        *((kind, "refused") for kind in replacing),
+        *((kind, "done") for kind in (*replacing, "snapshot", "pause", "resume")),
+        *(("left", kind) for kind in ("promote", "rollback")),
+        ("raised", "rewind"),
+    }
+
+
 def test_a_seed_gives_the_same_life_again():
     """A failing seed can be lived through again: it decides everything."""
     lives = []
     for _ in range(2):
-        life = Life(17)
+        life = Life(17, commands=6)
         life.run(crashes=3)
         lives.append({n: f.read(n) for f in [life.disk.folder("state")] for n in f.names()
                       if n.startswith("journal")})  # fmt: skip

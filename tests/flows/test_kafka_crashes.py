@@ -42,6 +42,8 @@ journal = "journal"
 [state]
 commit_seconds = 0.02
 snapshot_events = 10
+[versions]
+enabled = false  # or a thread with a clock of its own would have a hand in it
 """
 
 

@@ -1,14 +1,13 @@
 """Versions of a running model, by the command line, as an operator uses it; input is files."""
 
 import json
-import random
 import shutil
 import signal
 import sqlite3
 import time
 
 import pytest
-from project import Project, events, stop, wait_for
+from project import Project, events, interleaved, poisoned, stop, wait_for
 
 FEATURES = "".join(f'f{i} = "number"\n' for i in range(5))
 COMPILED = ("logistic", f"[features]\n{FEATURES}")
@@ -24,57 +23,12 @@ class Operated(Project):
         super().__init__(folder, config=f"{text}{versions}\n{features}", **options)
         self.config.write_text(self.config.read_text().replace("models:make", learner))
 
-    def operate(self, *arguments, code=0):
-        """Run a command on the config; return what it prints as JSON."""
-        done = self.call(*arguments, "--config", "config.toml", "--json")
-        assert done.returncode == code, done.stderr
-        return json.loads(done.stdout)
-
-    def refused(self, *arguments, code=1):
-        """Run a command that cannot be carried out; return what it says, which is one line."""
-        done = self.call(*arguments, "--config", "config.toml")
-        assert done.returncode == code, (done.stdout, done.stderr)
-        lines = [line for line in done.stderr.splitlines() if line.startswith("midstream: ")]
-        assert len(lines) == 1, done.stderr
-        assert "internal error" not in lines[0]
-        return lines[0].removeprefix("midstream: ")
-
     def append(self, lines, name="events.jsonl"):
         with (self.folder / name).open("a") as file:
             file.writelines(json.dumps(line) + "\n" for line in lines)
 
-    def running(self, *arguments):
-        """Start a run, and wait until it has caught up."""
-        log = self.folder / "log"
-        log.touch()
-        begun = log.stat().st_size
-        with log.open("a") as file:
-            process = self.start("run", "config.toml", *arguments, stdout=file, stderr=file)
-        self.logged("event=caught_up", begun)
-        return process
-
-    def logged(self, what, since=0):
-        """Wait until something is in the log."""
-        log = self.folder / "log"
-        return wait_for(lambda: what in log.read_text()[since:], what=what)
-
     def count(self):
         return len(self.output("predictions"))
-
-
-def poisoned(n, seed=2):
-    """Return events of a source that turns every label over."""
-    lines = events(n, seed=seed)
-    return [{**e, "id": f"p{i}", "y": not e["y"], "source": "mallory"} for i, e in enumerate(lines)]
-
-
-def interleaved(*streams, seed=0):
-    rng = random.Random(seed)
-    left = [list(stream) for stream in streams]
-    made = []
-    while any(left):
-        made.append(rng.choice([stream for stream in left if stream]).pop(0))
-    return made
 
 
 @pytest.mark.parametrize("kind", [RIVER, COMPILED], ids=["river", "compiled"])
