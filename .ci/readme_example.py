@@ -4,5 +4,5 @@ import re
 import sys
 from pathlib import Path
 
-(example,) = re.findall(r"```python\n(.*?)```", Path(sys.argv[1]).read_text(), re.DOTALL)
+example, *_ = re.findall(r"```python\n(.*?)```", Path(sys.argv[1]).read_text(), re.DOTALL)
 sys.stdout.write(example)

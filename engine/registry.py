@@ -306,11 +306,21 @@ class Registry:
                 .where(
                     self._ours(COMMANDS),
                     COMMANDS.c.dropped == "",
+                    COMMANDS.c.kind != "tag",
                     COMMANDS.c.id.not_in(answered),
                 )
                 .values(dropped=why)
             )
             return int(done.rowcount)
+
+    def begin_anew(self) -> int:
+        """Forget the shards, and drop what nobody has answered, for a model that is begun anew.
+
+        Its versions stay. Returns how many commands were dropped.
+        """
+        with self._writing() as connection:
+            connection.execute(sa.delete(SHARDS).where(self._ours(SHARDS)))
+        return self.drop("the model was begun anew")
 
     def order(self, *wanted: Mapping[str, Any], at: float | None = None) -> list[Order]:
         """Give commands, in one piece: to be carried out one after the other.
@@ -802,7 +812,7 @@ class Registry:
                 reasons[row.version].append(f"tagged {row.tag}")
         named = connection.execute(
             sa.select(COMMANDS.c.version, COMMANDS.c.before).where(
-                self._ours(COMMANDS), COMMANDS.c.kind.in_(REPLACING)
+                self._ours(COMMANDS), COMMANDS.c.kind.in_(REPLACING), COMMANDS.c.dropped == ""
             )
         ).all()
         for number in sorted({row.version for row in named}):

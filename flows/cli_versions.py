@@ -1,6 +1,7 @@
 """The commands about versions: list, compare and check them, put one live, ask what was."""
 
 import datetime as dt
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -286,6 +287,10 @@ def tag(version: int, name: str, config: Path, *, delete: bool, as_json: bool) -
     """
     from midstream.flows.operations import OperationError, opened
 
+    if not re.fullmatch(r"[\w.+-]{1,100}", name, re.ASCII):
+        raise click.BadParameter(
+            "allowed: letters, digits, '.', '_', '+' and '-'", param_hint="NAME"
+        )
     with one_line_errors(running=True, as_json=as_json), opened(_load(config)) as registry:
         if delete and name not in registry.version(version).tags:
             raise OperationError(f"version {version} is not tagged {name!r}")

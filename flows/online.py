@@ -222,7 +222,7 @@ def _drop_commands(settings: Settings) -> None:
     try:
         registry = open_registry(settings)
         try:
-            dropped = registry.drop("the model was begun anew")
+            dropped = registry.begin_anew()
         finally:
             registry.close()
     except RegistryError:

@@ -259,6 +259,9 @@ class Registrar:
             log.warning(
                 "registry_unavailable", reason=reason, note="learning goes on; it is tried again"
             )
+        if self._registry is not None:  # it may be another one when it is there again
+            self._registry.close()
+            self._registry = None
         self._failing = True
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         self._may_end.set()

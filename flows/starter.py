@@ -18,6 +18,7 @@ from midstream.flows.settings import (
     Output,
     Replay,
     State,
+    Versions,
 )
 from midstream.flows.survey import Survey, survey
 
@@ -141,6 +142,13 @@ def _config_text(name: str, path: str, found: Survey | None) -> str:
         _default(State, "keep", "how many snapshots are kept"),
         _default(State, "commit_seconds", "how often outputs and journal are committed"),
         _default(State, "stall_seconds", "with --processes: one that does not get on is replaced"),
+        "",
+        "[versions]",
+        _default(Versions, "every_seconds", "a version of the model so often; 0: not for that"),
+        _default(Versions, "on_drift", "and when drift is seen"),
+        _default(Versions, "on_shutdown", "and at the end of a run"),
+        _default(Versions, "keep", "how many are kept, besides those tagged or ever live"),
+        _default(Versions, "rewind_days", "for how long the journal is kept, to unlearn"),
         "",
         "[metrics]",
         _hint("names", "which metrics; without it: all that fit the task", "[...]"),

@@ -120,16 +120,15 @@ def topics(kafka, topic, tmp_path):
 @pytest.fixture(scope="session")
 def new_postgres():
     """`Postgres`, for tests that start one with settings of their own."""
-    wanted = os.environ.get("MIDSTREAM_TEST_POSTGRES") or "own"
-    if wanted not in {"own", "none"}:
-        raise pytest.UsageError(f"MIDSTREAM_TEST_POSTGRES is own or none, not {wanted}")
+    wanted = os.environ.get("MIDSTREAM_TEST_POSTGRES") or "best"
+    if wanted not in {"own", "best", "none"}:
+        raise pytest.UsageError(f"MIDSTREAM_TEST_POSTGRES is own, best or none, not {wanted}")
     if wanted == "none":
         pytest.skip("needs a PostgreSQL of its own: MIDSTREAM_TEST_POSTGRES=none")
     if why := postgres_server.missing():
-        pytest.fail(
-            f"PostgreSQL cannot run here: {why}; MIDSTREAM_TEST_POSTGRES=none skips its tests",
-            pytrace=False,
-        )
+        if wanted == "own":
+            pytest.fail(f"PostgreSQL cannot run here: {why}", pytrace=False)
+        pytest.skip(f"needs a PostgreSQL of its own: {why}")
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("PG")]:
             patch.delenv(name)  # the tester's own PGSERVICE, PGSSLMODE and so on

@@ -1,5 +1,6 @@
 """What the README shows is tested."""
 
+import json
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_python_example_runs_as_it_stands(tmp_path):
     """The README's ten lines run, and print metrics."""
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", example],
         cwd=tmp_path, capture_output=True, text=True, check=False, env=dict(os.environ),
@@ -21,6 +22,28 @@ def test_the_python_example_runs_as_it_stands(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "accuracy" in done.stdout
     assert (tmp_path / "phishing.midstream").exists()
+
+
+def test_the_five_lines_that_load_a_version_run_as_they_stand(tmp_path):
+    """A registry is opened, a version loaded, and an event predicted."""
+    _, example = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    _, builtin, _, _ = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "midstream.toml").write_text(builtin + '[input]\npath = "events.jsonl"\n')
+    events = [
+        {"x": {"amount": amount, "country": country}, "y": amount > 10}
+        for amount in [*range(20)] * 50
+        for country in ("CH", "FR")
+    ]
+    lines = "".join(json.dumps(event) + "\n" for event in events)
+    (tmp_path / "events.jsonl").write_text(lines)
+    run = [sys.executable, "-m", "midstream.flows.cli", "run", "midstream.toml", "--until-eof"]
+    for command in (run, [sys.executable, "-W", "error::UserWarning", "-c", example]):
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=False,
+            env=dict(os.environ),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert done.stdout == "True\n"
 
 
 def test_the_configs_shown_load(tmp_path):
@@ -51,7 +74,9 @@ def test_files_and_commands_that_the_readme_names_exist():
         assert (ROOT / path).exists(), path
     from midstream.flows.cli import cli
 
-    for command in re.findall(
-        r"midstream (init-topics|init|check|run|evaluate|send|demo|learners)\b", README
-    ):
+    block = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL))
+    named = re.findall(r"^midstream ([a-z-]+)", block, re.MULTILINE)
+    named += re.findall(r"`midstream ([a-z-]+)", README)
+    assert {"run", "restore", "history", "snapshots", "send"} <= set(named)
+    for command in named:
         assert command in cli.commands
