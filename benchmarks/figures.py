@@ -86,6 +86,11 @@ class Fact(msgspec.Struct):
     value: float
     unit: str
 
+    @property
+    def text(self) -> str:
+        """The figure with its unit; a count has none, and is a whole number."""
+        return f"{number(self.value)} {self.unit}" if self.unit else f"{self.value:,.0f}"
+
 
 class Mark(msgspec.Struct):
     """A goal on a bar."""
@@ -122,11 +127,20 @@ class Line(msgspec.Struct, tag="line"):
     limit_text: str
 
 
+class Grid(msgspec.Struct):
+    """A table of figures that have no other side; a row begins with what it is of."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]] = []
+
+
 class Result(msgspec.Struct):
     """All that a benchmark found, on which machine. `missing` says what could not be measured."""
 
     rows: list[Row] = []
     sides: list[Measured] = []
+    grids: list[Grid] = []
     facts: list[Fact] = []
     charts: list[Bars | Line] = []
     missing: list[str] = []
@@ -190,8 +204,13 @@ def show(result: Result) -> None:
         )
     for row in result.rows:
         print(f"  {row.text()}")
+    for grid in result.grids:
+        print(f"  {grid.title}:")
+        for row in grid.rows:
+            told = (f"{name} {cell}" for name, cell in zip(grid.columns[1:], row[1:], strict=True))
+            print(f"    {row[0]}: {', '.join(told)}")
     for fact in result.facts:
-        print(f"  {fact.name}: {number(fact.value)} {fact.unit}")
+        print(f"  {fact.name}: {fact.text}")
     if result.profile:
         print("  profile of our side (profiling itself slows it), by own time:")
         for line in result.profile:
@@ -229,8 +248,12 @@ def markdown(results: Mapping[str, Result]) -> str:
                 f"| {side.name} | {side.events:,} | {side.rate:,.0f} "
                 f"| {side.peak_mib:,.0f} MiB | {side.cores:.1f} | {loss} |"
             )
+        for grid in result.grids:
+            out += ["", f"{grid.title}:", ""]
+            lines = [grid.columns, ["---"] * len(grid.columns), *grid.rows]
+            out += [f"| {' | '.join(line)} |" for line in lines]
         if result.facts:
-            facts = "; ".join(f"{f.name}: {number(f.value)} {f.unit}" for f in result.facts)
+            facts = "; ".join(f"{f.name}: {f.text}" for f in result.facts)
             out += ["", f"{facts}."]
         out.append("")
     return "\n".join(out)

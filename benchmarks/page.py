@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import NamedTuple
 
-from figures import Bar, Bars, Line, Measured, Result, Row, number
+from figures import Bar, Bars, Grid, Line, Measured, Result, Row, number
 
 ABOUT = {
     "speed": (
@@ -23,6 +23,10 @@ ABOUT = {
         "bare loops that consume, decode and produce; how long an event takes to be learned."
     ),
     "memory": "Resident memory at the end of a long run beside that at 500,000 events.",
+    "versions": (
+        "What versions cost a stream, how long one takes by the size of the state, and how soon "
+        "`midstream restore` takes effect while events come from Kafka."
+    ),
 }
 
 
@@ -48,9 +52,8 @@ def _section(name: str, result: Result) -> str:
     missing = "".join(
         f'<p class="missed"><b>Left out:</b> {_text(text)}</p>' for text in result.missing
     )
-    facts = "".join(
-        f"<p>{escape(f.name)}: <b>{number(f.value)} {escape(f.unit)}</b></p>" for f in result.facts
-    )
+    grids = "".join(map(_grid, result.grids))
+    facts = "".join(f"<p>{escape(f.name)}: <b>{escape(f.text)}</b></p>" for f in result.facts)
     profile = ""
     if result.profile:
         lines = escape("\n".join(result.profile))
@@ -62,7 +65,7 @@ def _section(name: str, result: Result) -> str:
     kind = "make bench-full" if result.full else "make bench"
     return (
         f'<section id="{name}"><h2>{name.capitalize()}</h2><p>{_text(ABOUT[name])}</p>{missing}'
-        f"{charts}{_rows(result.rows)}{_sides(result.sides)}{facts}{profile}"
+        f"{charts}{_rows(result.rows)}{_sides(result.sides)}{grids}{facts}{profile}"
         f'<p class="where"><code>{kind}</code>, {result.repeats} '
         f"repeat{'s' if result.repeats > 1 else ''}, {result.seconds:.0f} s; {escape(machine)}</p>"
         "</section>\n"
@@ -100,6 +103,15 @@ def _sides(sides: list[Measured]) -> str:
         for s in sides
     ]
     return _table(["Side", "Events", "Events/s", "Peak memory", "Cores", "Log loss"], body)
+
+
+def _grid(grid: Grid) -> str:
+    body = []
+    for first, *rest in grid.rows:
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in rest)
+        body.append(f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>')
+    heads = [name[:1].upper() + name[1:] for name in grid.columns]
+    return f"<p>{escape(grid.title)}</p>{_table(heads, body)}"
 
 
 def _table(heads: list[str], body: list[str]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 DISTINCT = 200_000  # events of 10 features; longer streams repeat them
 
-Event = tuple[dict[str, float], bool]
+Event = tuple[dict[str, float | str], bool]
 
 
 def names(features: int) -> list[str]:
@@ -29,6 +29,24 @@ def hyperplane(n: int, features: int = 10, seed: int = 1) -> Iterator[Event]:
         values = [round(rng.gauss(0, 1), 6) for _ in keys]
         score = sum(w * v for w, v in zip(weights, values, strict=True)) + rng.gauss(0, 0.5)
         yield dict(zip(keys, values, strict=True)), score > 0
+
+
+def hyperplane_with_words(n: int, features: int, categories: int, distinct: int) -> Iterator[Event]:
+    """Yield events of that concept which also have categories, each one of so many words."""
+    rng = random.Random(2)
+    for x, y in hyperplane(n, features):
+        yield (
+            {**x, **{f"category_{j}": f"{rng.randrange(distinct):05x}" for j in range(categories)}},
+            y,
+        )
+
+
+def words(n: int, categories: int = 10) -> Iterator[Event]:
+    """Yield n events of categories alone; hardly any word comes twice."""
+    rng = random.Random(1)
+    for _ in range(n):
+        x = {f"category_{j}": f"{rng.getrandbits(40):010x}" for j in range(categories)}
+        yield x, rng.random() < 0.5
 
 
 def _own(i: int, x: dict[str, float], y: bool) -> str:

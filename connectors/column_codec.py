@@ -11,13 +11,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from operator import attrgetter
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
-from midstream.connectors.fields import Columns, Decoded, Faults, FieldMap, oversize, set_aside
+from midstream.connectors.fields import (
+    Columns,
+    Decoded,
+    Faults,
+    FeatureKind,
+    FieldMap,
+    oversize,
+    set_aside,
+)
 from midstream.connectors.json_codec import JsonDecoder, Scalar, Weight, decode_whole
 from midstream.connectors.records import Block
 from midstream.connectors.scanner import Field, Interner, Kind, Scan, Scanner
@@ -35,7 +43,6 @@ from midstream.engine.events import (
 
 __all__ = ["ColumnDecoder", "FeatureKind", "Schema"]
 
-FeatureKind: TypeAlias = Literal["number", "category"]
 Schema: TypeAlias = Mapping[str, FeatureKind]
 """What each feature is. A number may be written as true or false; a category is a string, or an
 integer or bool that stands for one. Null is a missing value of either."""

@@ -15,6 +15,7 @@ __all__ = [
     "Decoded",
     "Fault",
     "Faults",
+    "FeatureKind",
     "FieldMap",
     "Kind",
     "assemble",
@@ -27,6 +28,8 @@ Fault: TypeAlias = tuple[str, str]
 """(reason, path) of an event that is rejected."""
 Faults: TypeAlias = dict[int, Fault]
 """The first fault of each event that has one, by its place in the columns."""
+FeatureKind: TypeAlias = Literal["number", "category"]
+"""What a feature is, where a schema says so."""
 Kind: TypeAlias = Literal["number", "string", "bool"]
 
 _RAW = 1024

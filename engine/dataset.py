@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numba import njit
 
 from midstream.engine.events import Categories, EventBatch, IntArray, TextColumn, Texts
 
@@ -15,8 +14,6 @@ __all__ = ["OTHERS", "DataSet", "Stretch", "added", "from_plain", "joined", "pla
 OTHERS = "(others)"
 """The source that events count for whose own is not among the first `_MOST_SOURCES`."""
 _MOST_SOURCES = 1_000
-_PRIME = 0x9FB21C651E98DF25
-_STEP = 0x9E3779B97F4A7C15  # so that also noughts leave a print
 
 Stretch = list[int]
 """[start, stop]: positions of a partition (bytes, rows or offsets), without `stop`."""
@@ -133,6 +130,8 @@ def _without(stretches: Sequence[Stretch], taken: Sequence[Stretch]) -> list[Str
 
 def joined(parts: Sequence[DataSet]) -> DataSet:
     """Return what several shards learned, together; the fingerprint is that of theirs, in order."""
+    from midstream.engine.fingerprint import over_numbers  # numba is slow to import
+
     total = DataSet()
     for part in parts:
         for name, found in part.stretches.items():
@@ -143,7 +142,7 @@ def joined(parts: Sequence[DataSet]) -> DataSet:
         for source, count in part.sources.items():
             total.sources[source] = total.sources.get(source, 0) + count
         prints = np.array([part.fingerprint], np.uint64).view(np.int64)
-        total.fingerprint = int(_over_numbers(np.uint64(total.fingerprint), prints))
+        total.fingerprint = int(over_numbers(np.uint64(total.fingerprint), prints))
     return total
 
 
@@ -158,15 +157,17 @@ def from_plain(value: Mapping[str, Any]) -> DataSet:
 
 
 def _fingerprint(seed: int, batch: EventBatch) -> int:
+    from midstream.engine.fingerprint import over_numbers, over_texts
+
     ids = batch.given_ids
     if ids is None:
-        return int(_over_numbers(np.uint64(seed), batch.numbers))
+        return int(over_numbers(np.uint64(seed), batch.numbers))
     if isinstance(ids, Texts):
         data, starts, stops = ids.spans
     else:
         data, starts, stops = _laid_out(list(ids))
     bytes_ = np.frombuffer(data, np.uint8) if len(data) else np.zeros(1, np.uint8)
-    return int(_over_texts(np.uint64(seed), bytes_, starts, stops, batch.numbers))
+    return int(over_texts(np.uint64(seed), bytes_, starts, stops, batch.numbers))
 
 
 def _laid_out(ids: list[str | None]) -> tuple[bytes, IntArray, IntArray]:
@@ -187,32 +188,3 @@ def _laid_out(ids: list[str | None]) -> tuple[bytes, IntArray, IntArray]:
     if texts is not ids:
         starts[[text is None for text in ids]] = -1
     return data, starts, stops
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba publishes no types
-def _mixed(state: Any, word: Any) -> Any:
-    state = (state ^ word) * np.uint64(_PRIME) + np.uint64(_STEP)
-    return state ^ (state >> np.uint64(29))
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _over_numbers(state: Any, numbers: IntArray) -> Any:
-    for number in numbers:
-        state = _mixed(state, np.uint64(number))
-    return state
-
-
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _over_texts(state: Any, data: Any, starts: IntArray, stops: IntArray, numbers: IntArray) -> Any:
-    for i in range(len(starts)):
-        start, stop = starts[i], stops[i]
-        if start < 0:
-            state = _mixed(state, np.uint64(numbers[i]))
-            continue
-        for at in range(start, stop, 8):
-            word = np.uint64(0)
-            for k in range(min(8, stop - at)):
-                word |= np.uint64(data[at + k]) << np.uint64(8 * k)
-            state = _mixed(state, word)
-        state = _mixed(state, np.uint64(stop - start) | np.uint64(1 << 63))
-    return state

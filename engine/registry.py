@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -37,7 +37,9 @@ from midstream.engine.database import (
 )
 from midstream.engine.dataset import from_plain, joined, plain, since
 from midstream.engine.snapshot import Snapshot
-from midstream.engine.trainer import Trainer
+
+if TYPE_CHECKING:
+    from midstream.engine.trainer import Trainer
 
 __all__ = [
     "Deployed",
@@ -705,7 +707,7 @@ class Registry:
         part = manifest.part(shard)
         return Snapshot(part.header, self.artifacts.read_part(manifest, shard))
 
-    def load(self, version: int, shard: str | None = None) -> Trainer:
+    def load(self, version: int, shard: str | None = None) -> "Trainer":
         """Load a version, to predict with or to go on with. Nothing in it is executed.
 
         Parameters
@@ -731,8 +733,10 @@ class Registry:
                 f"version {version} was written under River {was}, and River {now} is installed, "
                 f"which cannot read its state; pip install 'river=={was}.*' to load it"
             )
+        from midstream.engine.trainer import Trainer as Loaded  # River is slow to import
+
         try:
-            return Trainer.from_state(self.artifacts.read_part(manifest, shard), self._modules)
+            return Loaded.from_state(self.artifacts.read_part(manifest, shard), self._modules)
         except ArtifactError:
             raise
         except Exception as error:  # noqa: BLE001 sums are right and it is no state: anything

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from midstream.connectors.files import InputError
+from midstream.connectors.bytestream import InputError
 from midstream.engine.artifacts import Manifest
 from midstream.engine.commands import REPLACING, Done, Order
 from midstream.engine.registry import (
@@ -19,11 +19,8 @@ from midstream.engine.registry import (
     ShardRow,
     VersionRow,
 )
-from midstream.engine.shard import defined, unfit
 from midstream.flows.registrar import is_running
-from midstream.flows.rooms import make_trainer, said_of_state
 from midstream.flows.settings import Settings
-from midstream.flows.topics import NoAnswerError, index_of, open_consumer, partition_name
 from midstream.flows.versions import open_registry
 
 __all__ = [
@@ -184,6 +181,9 @@ def plan_replacing(
     UnknownVersionError, RegistryError, StoreError
         If there is no such version, or it cannot be looked at.
     """
+    from midstream.engine.shard import defined, unfit
+    from midstream.flows.rooms import make_trainer, said_of_state
+
     row = registry.version(version)
     problems = registry.problems(version)
     if problems:
@@ -309,6 +309,8 @@ def _lows(settings: Settings, partitions: Collection[str]) -> dict[str, int]:
                     f"{name}: is gone, and what came after the version is to be learned again"
                 )
         return {}
+    from midstream.flows.topics import NoAnswerError, index_of, open_consumer
+
     consumer = open_consumer(settings)
     try:
         seconds = settings.input.wait_seconds or 30.0
@@ -340,7 +342,7 @@ def ranges_of(settings: Settings, texts: Sequence[str]) -> list[tuple[str, int, 
             given, _, index = name.rpartition(":")
             if given != topic:
                 raise OperationError(f"--skip-range: found topic {given!r}; the input is {topic!r}")
-            name = partition_name(topic, int(index))
+            name = f"{topic}-{int(index)}"  # as the journal calls it
         found.append((name, int(match[2]), int(match[3])))
     return found
 

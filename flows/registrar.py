@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -27,12 +27,14 @@ from midstream.engine.registry import (
     ShardRow,
     UnknownVersionError,
 )
-from midstream.engine.shard import Shard
 from midstream.engine.snapshot import Snapshot, SnapshotError
 from midstream.engine.storage import LocalStorage
 from midstream.flows.logs import log
 from midstream.flows.settings import Settings
 from midstream.flows.versions import open_registry
+
+if TYPE_CHECKING:
+    from midstream.engine.shard import Shard
 
 __all__ = ["BEAT", "Ready", "Registrar", "is_running"]
 
@@ -73,7 +75,7 @@ class Ready(NamedTuple):
 class _Desk:
     """What the thread and one shard have for each other."""
 
-    def __init__(self, shard: Shard, settings: Settings) -> None:
+    def __init__(self, shard: "Shard", settings: Settings) -> None:
         self.name = shard.name
         self.epoch = shard.epoch
         self.ready: deque[Ready] = deque()
@@ -116,7 +118,7 @@ class Registrar:
     def __init__(
         self,
         settings: Settings,
-        shards: Sequence[Shard],
+        shards: Sequence["Shard"],
         names: Collection[str],
         *,
         session: str = "",
@@ -155,7 +157,7 @@ class Registrar:
 
     # --- called by the shards
 
-    def visit(self, shard: Shard) -> None:
+    def visit(self, shard: "Shard") -> None:
         """Exchange with a shard what has come up."""
         desk = self._desks[shard.name]
         desk.seen, desk.paused = shard.trainer.seen, shard.paused
@@ -182,7 +184,7 @@ class Registrar:
         """Have a command taken again: it could not be carried out or refused yet."""
         self._desks[shard].ready.appendleft(ready)
 
-    def drifted(self, shard: Shard, alarms: Sequence[Alarm]) -> None:
+    def drifted(self, shard: "Shard", alarms: Sequence[Alarm]) -> None:
         """Tell of alarms of a shard."""
         now = time.time()
         self._alarms.extend(

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from midstream.connectors.codec import FeatureKind, FieldMap
+from midstream.connectors.fields import FeatureKind, FieldMap
 from midstream.engine.builtin import BUILTIN, options_of
 from midstream.engine.events import Task
 from midstream.flows.factory import make_model, model_modules

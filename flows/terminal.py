@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,6 +37,31 @@ JSON = click.option(
 )
 
 
+# What may go wrong, by module: one that was not imported raised nothing, and some are slow to.
+_USAGE = {"flows.tables": ["ConfigError"]}
+_INPUT = {"connectors.bytestream": ["InputError"]}
+_EXPECTED = {
+    "engine.artifacts": ["ArtifactError", "StoreError"],
+    "engine.database": ["RegistryError"],
+    "engine.journal": ["JournalError"],
+    "engine.learner": ["LearnerError"],
+    "engine.registry": ["UnknownVersionError"],
+    "engine.shard": ["EventError", "ResumeError"],
+    "flows.locks": ["HeldError"],
+    "flows.operations": ["OperationError"],
+    "flows.rooms": ["RunError"],
+}
+_STATE = {"engine.allowed": ["EncodingError"]}
+
+
+def _loaded(names: Mapping[str, Sequence[str]]) -> tuple[type[BaseException], ...]:
+    """Return the exceptions of these names, of the modules that were imported."""
+    modules = {name: sys.modules.get(f"midstream.{name}") for name in names}
+    return tuple(
+        getattr(modules[name], each) for name in names if modules[name] for each in names[name]
+    )
+
+
 @contextmanager
 def one_line_errors(
     *, running: bool, as_json: bool = False, tell: Callable[[str], None] = lambda _: None
@@ -46,17 +71,6 @@ def one_line_errors(
     With `as_json` standard output gets it too, as an object: whoever reads it finds one always.
     `tell` is called with it.
     """
-    from midstream.connectors.files import InputError
-    from midstream.engine.artifacts import ArtifactError, StoreError
-    from midstream.engine.encoding import EncodingError
-    from midstream.engine.journal import JournalError
-    from midstream.engine.learner import LearnerError
-    from midstream.engine.registry import RegistryError, UnknownVersionError
-    from midstream.engine.shard import EventError, ResumeError
-    from midstream.flows.locks import HeldError
-    from midstream.flows.operations import OperationError
-    from midstream.flows.rooms import RunError
-    from midstream.flows.settings import ConfigError
 
     def fail(message: object, code: int) -> NoReturn:
         line = " ".join(str(message).splitlines()).encode(errors="backslashreplace").decode()
@@ -68,30 +82,17 @@ def one_line_errors(
 
     try:
         yield
-    except ConfigError as error:
-        fail(error, WRONG_USAGE)
-    except InputError as error:
-        fail(error, FAILED if running else WRONG_USAGE)
-    except (
-        RunError,
-        HeldError,
-        JournalError,
-        ResumeError,
-        EventError,
-        LearnerError,
-        RegistryError,
-        StoreError,
-        ArtifactError,
-        UnknownVersionError,
-        OperationError,
-        OSError,
-    ) as error:
-        fail(error, FAILED)
-    except EncodingError as error:
-        fail(f"the state cannot be saved or loaded: {error}", FAILED)
     except SystemExit as error:
         fail(f"the learner ended the run: {error!r}", FAILED)
     except Exception as error:
+        if isinstance(error, _loaded(_USAGE)):
+            fail(error, WRONG_USAGE)
+        if isinstance(error, _loaded(_INPUT)):
+            fail(error, FAILED if running else WRONG_USAGE)
+        if isinstance(error, (*_loaded(_EXPECTED), OSError)):
+            fail(error, FAILED)
+        if isinstance(error, _loaded(_STATE)):
+            fail(f"the state cannot be saved or loaded: {error}", FAILED)
         if "MIDSTREAM_DEBUG" in os.environ:
             raise
         what = f"{type(error).__name__}: {error}"

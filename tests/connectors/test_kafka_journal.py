@@ -4,6 +4,7 @@ import random
 import time
 
 import kafka_simulation
+import numpy as np
 import pytest
 from kafka_simulation import Cluster
 from simulation import make_trainer
@@ -221,7 +222,7 @@ def test_where_no_snapshot_can_be_read_the_whole_journal_is(cluster, monkeypatch
 
     one = shard()
     for i in range(30):
-        batch = EventBatch([{"v": i}], [i], offsets=[i], partition="in", index=0)
+        batch = EventBatch([{"v": i}], [i], offsets=np.array([i]), partition="in", index=0)
         one.publish(one.step(Range("in-0", i, i + 1, i + 1, 0), batch, []), {})
     one.close()
     assert shard().trainer.seen == 30
@@ -230,5 +231,5 @@ def test_where_no_snapshot_can_be_read_the_whole_journal_is(cluster, monkeypatch
     again = shard()
     assert len(again.notes) == 2
     assert again.trainer.seen == 0
-    spans = list(iter(again.next_range, None))
+    spans = list(iter(again.next_step, None))
     assert (spans[0].start, spans[-1].stop) == (0, 30)
