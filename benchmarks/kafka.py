@@ -12,6 +12,7 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from figures import Bar, Bars, Fact, Mark, Result, compare, measured
 from sides import Side, alternate, command, environment, midstream
@@ -84,16 +85,23 @@ def make():
 
 def bench(*, full: bool, peers: Path | None) -> Result:  # noqa: ARG001 all is in our environment
     """Measure; return the figures."""
+    cluster_class, why = find_kafka()
+    if cluster_class is None:
+        return Result(missing=[f"Kafka: {why}"])
+    with tempfile.TemporaryDirectory() as temporary, cluster_class() as cluster:
+        return _measure(Path(temporary), cluster, full=full)
+
+
+def find_kafka() -> tuple[Any, str]:
+    """Return the class of a real Apache Kafka; None, and why, where there can be none."""
     sys.path.insert(0, str(TESTS))
     try:
         from kafka_broker import Cluster
         from kafka_jars import missing
     except ImportError as error:
-        return Result(missing=[f"Kafka: {error}"])
-    if why := missing():
-        return Result(missing=[f"Kafka: {why}"])
-    with tempfile.TemporaryDirectory() as temporary, Cluster() as cluster:
-        return _measure(Path(temporary), cluster, full=full)
+        return None, str(error)
+    why = missing()
+    return (None, why) if why else (Cluster, "")
 
 
 def _measure(root: Path, cluster, *, full: bool) -> Result:
@@ -150,7 +158,7 @@ def _fill(cluster, topic: str, path: Path) -> None:
     subprocess.run(fill, check=True)
 
 
-def _config(
+def topic_project(
     folder: Path,
     address: str,
     learner: str,
@@ -181,7 +189,7 @@ def _config(
 
 
 def _ours(root: Path, name: str, address: str, learner: str, **options):
-    return partial(midstream, _config(root / name, address, learner, **options))
+    return partial(midstream, topic_project(root / name, address, learner, **options))
 
 
 def _latency(root: Path, cluster, result: Result, seconds: float) -> None:
@@ -192,7 +200,7 @@ def _latency(root: Path, cluster, result: Result, seconds: float) -> None:
     for name in ("live", "live-out"):
         cluster.create_topic(name)
         out = cluster if name == "live-out" else None
-        _config(root / name, address, "models:make", topic=name, cluster=out, **made)
+        topic_project(root / name, address, "models:make", topic=name, cluster=out, **made)
     cluster.create_topic("bare-live")
     consumed = []
     for _ in range(result.repeats):

@@ -501,10 +501,10 @@ class Shard:
             self._journal.generation = self.generation + 1
         self._journal.commit([command])
         done = self._perform(command, self._journal.end - 1, order.cut, snapshot, trainer)
-        if command.kind in REPLACING and not (command.refused or self.replaying):
-            parts = self.trainer.state()
-            self.trainer = Trainer.from_state(parts, self._modules)  # see `step`
-            self._write_snapshot(self._snapshot(parts))
+        if snapshot is not None and not (command.refused or self.replaying):
+            self._write_snapshot(self._snapshot(snapshot.parts))  # nothing has changed it since
+        if done.done_at is not None:
+            done.done_at = self._wall()
         return done
 
     def carry_out_again(self, command: Command) -> None:
@@ -537,6 +537,8 @@ class Shard:
         changed = unfit(snapshot.header["definition"], self.definition)
         if changed:
             raise RefusedError(f"version {version} is of another model: {changed}")
+        if digest(snapshot.parts) != snapshot.header["digest"]:
+            raise RefusedError(f"version {version} cannot be loaded: its digest differs")
         try:
             return Trainer.from_state(snapshot.parts, self._modules)
         except ValueError as error:

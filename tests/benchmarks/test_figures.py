@@ -43,7 +43,7 @@ def test_a_cost_that_noise_made_negative_reaches_no_goal():
 
 def test_the_page_refers_to_nothing_outside_and_survives_the_results_file():
     """What is drawn from results.json is what is drawn from the results themselves."""
-    from figures import Bar, Bars, Line, Mark, Result, compare, markdown
+    from figures import Bar, Bars, Fact, Grid, Line, Mark, Result, compare, markdown
     from page import render
 
     result = Result(
@@ -52,6 +52,8 @@ def test_the_page_refers_to_nothing_outside_and_survives_the_results_file():
             Bars("Speed", "events/s", [Bar("ours", 2e6, ours=True, marks=[Mark(3e6, "goal")])]),
             Line("Cost", "events", "ns", [(10.0, 1.0), (100.0, 1.05)], 1.1, "1.1 x 10"),
         ],
+        grids=[Grid("By <size>", ["state", "seconds"], [["1 MB", "0.010"]])],
+        facts=[Fact("a count", 2, ""), Fact("a time", 2, "s")],
         missing=["the peers"],
     )
     html = render({"speed": result})
@@ -59,11 +61,15 @@ def test_the_page_refers_to_nothing_outside_and_survives_the_results_file():
     assert render(again) == html
     assert "http" not in html.replace("http-equiv", "")
     assert "&lt;row&gt;" in html
+    assert "By &lt;size&gt;" in html
+    assert "<td>0.010</td>" in html
     assert "not reached" in html
     assert "Left out" in html
     text = markdown({"speed": result})
     assert "**Left out:** the peers" in text
     assert "**not reached**" in text
+    assert "| state | seconds |\n| --- | --- |\n| 1 MB | 0.010 |" in text
+    assert "a count: 2; a time: 2.00 s." in text
 
 
 @pytest.mark.parametrize("form", ["jsonl", "vwjson", "vw"])
@@ -77,3 +83,25 @@ def test_every_form_of_a_stream_holds_the_same_numbers(form, tmp_path):
     for line, (x, _) in zip(lines, events, strict=True):
         pairs = line.replace('": ', ":").replace('"', "").replace("{", " ").replace("}", " ")
         assert all(f"{name}:{value}" in pairs for name, value in x.items())
+
+
+@pytest.mark.parametrize("name", ["words", "hyperplane_with_words"])
+def test_streams_with_categories_are_the_same_each_time(name):
+    """What is grown from them has the same size in every run."""
+    import streams
+
+    options = {"words": (20,), "hyperplane_with_words": (20, 8, 2, 100)}[name]
+    made = list(getattr(streams, name)(*options))
+    assert made == list(getattr(streams, name)(*options))
+    assert len(made) == 20
+    assert all(isinstance(x["category_1"], str) for x, _ in made)
+
+
+def test_every_benchmark_is_said_what_it_is():
+    """The page and the README have a text for each that the runner knows."""
+    from page import ABOUT
+    from run import NAMES
+
+    assert set(ABOUT) == set(NAMES)
+    text = (BENCHMARKS / "README.md").read_text()
+    assert all(f"| `{name}` |" in text for name in NAMES)

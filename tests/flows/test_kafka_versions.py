@@ -28,8 +28,15 @@ def committed(topics, n):
     wait_for(lambda: len(topics.out("predictions")) >= n, what=f"{n} predictions")
 
 
-@pytest.mark.parametrize("partitions", [1, 3])
-@pytest.mark.parametrize("kind", ["river", "compiled"])
+@pytest.mark.parametrize(
+    ("kind", "partitions"),
+    [
+        pytest.param("river", 1, marks=pytest.mark.slow),
+        pytest.param("river", 3, marks=pytest.mark.slow),
+        pytest.param("compiled", 1, marks=pytest.mark.slow),
+        ("compiled", 3),
+    ],
+)
 def test_poison_is_unlearned(topics, kind, partitions):
     """After `restore --before-drift --rewind --skip-source` it is as if the poison had not been."""
     one = topics("one", partitions=partitions, config=f"---{VERSIONS}")
@@ -67,6 +74,7 @@ def test_poison_is_unlearned(topics, kind, partitions):
     assert summary["digest"] == fold(one.kafka, one.project.config).digest
 
 
+@pytest.mark.slow
 def test_a_restore_while_two_shards_of_three_run(topics):
     """It takes effect there, that is said, and at the third at its next start."""
     one = topics("one", config=f"---{VERSIONS}")
@@ -88,6 +96,7 @@ def test_a_restore_while_two_shards_of_three_run(topics):
     assert (summary["digest"], published(one)) == (expected.digest, expected[2:])
 
 
+@pytest.mark.slow
 def test_a_rewind_into_what_retention_has_deleted_is_refused(topics):
     """By the command, and by the shard if it is too late for the command; nothing is changed."""
     one = topics("one", partitions=1, config=f"---{VERSIONS}")
@@ -113,6 +122,7 @@ def test_a_rewind_into_what_retention_has_deleted_is_refused(topics):
     assert promoted[-1]["command"]["left"], "what could not be relearned is reported"
 
 
+@pytest.mark.slow
 def test_a_restore_while_events_come_loses_none(topics):
     """At some thousand a second: it takes effect between two batches, each is predicted once."""
     one = topics("one", config=f"---{VERSIONS}")
@@ -140,6 +150,7 @@ def test_a_restore_while_events_come_loses_none(topics):
     assert (summary["digest"], published(one)) == (expected.digest, expected[2:])
 
 
+@pytest.mark.slow
 def test_a_lost_state_folder_is_rebuilt_with_its_versions(topics):
     """From the journal: the versions that its commands name are made again as they were."""
     one = topics("one", config=f"---{VERSIONS}")
@@ -165,6 +176,7 @@ def test_a_lost_state_folder_is_rebuilt_with_its_versions(topics):
     assert {"start", "snapshot", "rewind", "promote"} <= set(kinds)
 
 
+@pytest.mark.slow
 def test_hosts_share_a_registry_in_postgresql_and_artifacts_in_s3(
     topics, postgres_url, s3_url, tmp_path
 ):
@@ -187,7 +199,8 @@ def test_hosts_share_a_registry_in_postgresql_and_artifacts_in_s3(
     assert digests == fold(one.kafka, one.project.config).digest
 
 
-@pytest.mark.parametrize("moments", [4, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("moments", [4, 50])
 def test_processes_and_commands_killed_at_any_moment(topics, moments):
     """The registry stays consistent, and every command that was given is carried out once."""
     one = topics("one", config=f"---{VERSIONS}every_seconds = 2\nkeep = 5\nkeep_days = 0\n")

@@ -32,7 +32,11 @@ class Operated(Project):
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-@pytest.mark.parametrize("kind", [RIVER, COMPILED], ids=["river", "compiled"])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(RIVER, marks=pytest.mark.slow), COMPILED],
+    ids=["river", "compiled"],
+)
 def test_poison_is_unlearned(tmp_path, kind):
     """After `restore --before-drift --rewind --skip-source` it is as if the poison had not been."""
     one = Operated(tmp_path / "one", kind=kind, versions="drift_margin = 50")
@@ -88,6 +92,7 @@ def test_a_restored_model_goes_on_from_the_same_input_position(tmp_path):
     assert len(stretches) == 2, "what was left behind is not in it"
 
 
+@pytest.mark.slow
 def test_rollback_undoes_restore_promote_and_rewind(tmp_path):
     """After it the state is as if the command had not been, and a second one undoes the first."""
     one = Operated(tmp_path)
@@ -114,6 +119,7 @@ def test_rollback_undoes_restore_promote_and_rewind(tmp_path):
     assert one.run()["digest"] == calm.run()["digest"]
 
 
+@pytest.mark.slow
 def test_a_promoted_version_catches_up_within_its_bound(tmp_path):
     """What it could not relearn is told, by partition and position."""
     one = Operated(tmp_path, versions="catch_up_events = 1_500")
@@ -137,6 +143,7 @@ def test_a_promoted_version_catches_up_within_its_bound(tmp_path):
     assert other.run()["digest"] == one.run()["digest"]
 
 
+@pytest.mark.slow
 def test_a_paused_model_learns_nothing_until_it_is_resumed(tmp_path):
     """Also after a restart; nothing that came meanwhile is lost."""
     one = Operated(tmp_path)
@@ -180,6 +187,7 @@ def test_commands_wait_for_a_processor(tmp_path):
     assert one.run()["seen"] == 500, "once applied, they are not applied again"
 
 
+@pytest.mark.slow
 def test_a_model_begun_anew_does_not_obey_what_was_meant_for_the_old_one(tmp_path):
     """`run --fresh` drops commands that nobody has carried out, and says so."""
     one = Operated(tmp_path)
@@ -194,6 +202,7 @@ def test_a_model_begun_anew_does_not_obey_what_was_meant_for_the_old_one(tmp_pat
     assert one.operate("restore", "1", "--yes")["kind"] == "restore"
 
 
+@pytest.mark.slow
 def test_history_tells_what_was_live_at_a_time(tmp_path):
     """Per shard, with the reason, and what it was last kept as."""
     one = Operated(tmp_path)
@@ -221,6 +230,7 @@ def test_history_tells_what_was_live_at_a_time(tmp_path):
     assert "before restore to version 1" in table
 
 
+@pytest.mark.slow
 def test_versions_are_made_when_the_config_says_so(tmp_path):
     """Every so many events, every so many seconds, at drift, at the end, and on request."""
     one = Operated(tmp_path, versions="every_events = 1_000\non_shutdown = false")
@@ -245,6 +255,7 @@ def test_versions_are_made_when_the_config_says_so(tmp_path):
     stop(process)
 
 
+@pytest.mark.slow
 def test_nothing_new_makes_no_version(tmp_path):
     """A run that learned nothing leaves no version at its end."""
     one = Operated(tmp_path)
@@ -254,6 +265,7 @@ def test_nothing_new_makes_no_version(tmp_path):
     assert [v["version"] for v in one.operate("snapshots", "list")] == [1]
 
 
+@pytest.mark.slow
 def test_shards_make_one_version_together_and_are_restored_together(tmp_path):
     """Of three shards in two processes, each with its part, at its position."""
     one = Operated(tmp_path, source='shards = "partition"\n')
@@ -351,6 +363,7 @@ def test_learning_goes_on_while_the_registry_cannot_be_used(tmp_path):
     stop(process)
 
 
+@pytest.mark.slow
 def test_a_registry_that_was_lost_is_begun_anew(tmp_path):
     """Its numbers go on where the journals are, so that no command is taken for an old one."""
     one = Operated(tmp_path)
@@ -388,6 +401,7 @@ def test_predict_with_a_version_from_the_shell(tmp_path):
     assert "event=rejected" in again.stderr
 
 
+@pytest.mark.slow
 def test_tagged_versions_outlive_a_prune(tmp_path):
     """And a dry run says what a prune does, before it does it."""
     one = Operated(tmp_path, versions="prune = false")
@@ -412,6 +426,7 @@ def test_tagged_versions_outlive_a_prune(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_versions_can_be_signed(tmp_path):
     """With a key, a version that is not signed with it is refused; the key is never shown."""
     one = Operated(tmp_path)
@@ -431,6 +446,7 @@ def test_versions_can_be_signed(tmp_path):
     assert "secret" not in refusal
 
 
+@pytest.mark.slow
 def test_a_diff_says_what_changed(tmp_path):
     """Metrics side by side, and what was learned."""
     one = Operated(tmp_path)
