@@ -240,6 +240,7 @@ def test_processes_and_commands_killed_at_any_moment(topics, moments):
     assert (summary["digest"], published(one)) == (expected.digest, expected[2:])
     check_registry(one)
     check_commands(one)
+    check_history(one)
 
 
 def log_of(topics):
@@ -270,3 +271,13 @@ def check_commands(topics):
         for shard in ("000", "001", "002")
     }
     assert len(each) == 1, "shards carried out different commands"
+
+
+def check_history(topics):
+    """What `history` says is live now is what new predictions are made by."""
+    more = [{**event, "id": f"more-{i}"} for i, event in enumerate(events(30, seed=9))]
+    topics.produce(more)
+    topics.project.run()
+    live = topics.project.operate("history", "--at", str(time.time()))["shards"]
+    said = {f"{p['origin'][1]:03d}": p["version"] for p in topics.out("predictions")}
+    assert {shard: found["version"] for shard, found in live.items()} == said

@@ -286,6 +286,10 @@ def test_shards_make_one_version_together_and_are_restored_together(tmp_path):
     assert {p["shard"]: p["header"]["digest"] for p in shown["shards"]} == summary["digest"]
     refusal = one.refused("predict", "--version", "1")
     assert "several shards, 000, 001, 002" in refusal
+    one.write(events(100), name="in/3.jsonl")
+    one.run()
+    refusal = one.refused("restore", "1", "--yes")
+    assert "version 1 has 3 shards (000, 001, 002), and the model has 4 shards" in refusal
 
 
 def test_what_cannot_be_restored_is_refused_before_anything_is_done(tmp_path):
