@@ -7,6 +7,7 @@ says which file was changed in between. Positions are bytes, and rows in Arrow a
 import gzip
 import os
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -193,11 +194,12 @@ class FileInput:
                 file.cursor, file.exhausted_at = cursor, -1
 
     def lows(self) -> dict[str, int]:
-        """Return, by file, the oldest position that can be read again: 0 where it is there."""
-        return {
-            name: 0 if not file.is_stdin and file.path.exists() else _NOTHING
-            for name, file in self._files.items()
-        }
+        """Return, by file, the oldest position that can be read again: 0 where it is there.
+
+        Of a file that is not, also one that was never seen, a very high one.
+        """
+        there = (f.name for f in self._files.values() if not f.is_stdin and f.path.exists())
+        return defaultdict(lambda: _NOTHING, dict.fromkeys(there, 0))
 
     def begin(self) -> list[Work]:
         """Go to the end of every file that is there now (start = "latest").

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import fsspec
 import msgspec
@@ -38,6 +39,7 @@ _LEVEL = 3
 _DRAFT = re.compile(r"\..*\.draft\Z")
 _FOLDER = re.compile(r"\d{8,}\Z")
 _PART_OF_PATH = re.compile(r"(?!\.)[^/\\\0]+\Z")
+_CREDENTIALS = re.compile(r"//(\S*)@")
 _MOST_PACKED = 32_768  # bytes that a byte can stand for: zstd's densest block has 128 KiB in four
 _SEND_SECONDS, _SLOWEST = 20.0, 100_000  # to a store: with so many bytes a second besides
 _S3: dict[str, Any] = {
@@ -183,8 +185,10 @@ class Artifacts:
             self._files, root = fsspec.core.url_to_fs(self.place, **options)
             if options:
                 self._files.retries = 1
-        except (ImportError, ValueError) as error:
-            raise StoreError(f"{self.place}: {error}") from None
+        except Exception as error:  # noqa: BLE001 some clients connect now: whatever theirs raise
+            known = isinstance(error, ImportError | ValueError)
+            reason = str(error) if known else _reason(error)
+            raise StoreError(self._masked(f"{self.place}: {reason}")) from None
         self._root = f"{root.rstrip('/')}/{model}"
         self._local = isinstance(self._files, LocalFileSystem)
 
@@ -451,22 +455,35 @@ class Artifacts:
             yield
         except (ArtifactError, StoreError):
             raise
-        except OSError as error:
-            silent = "does not answer" if isinstance(error, TimeoutError) else ""
-            reason = error.strerror or str(error) or silent or type(error).__name__
-            raise StoreError(f"{self._shown(path)}: {reason}") from None
         except Exception as error:
-            if self._local:
+            if self._local and not isinstance(error, OSError):
                 raise
             # What clients of stores raise is of their own making.
-            raise StoreError(f"{self._shown(path)}: {type(error).__name__}: {error}") from None
+            raise StoreError(f"{self._shown(path)}: {self._masked(_reason(error))}") from None
 
     def _shown(self, path: str) -> str:
-        return path if self._local else str(self._files.unstrip_protocol(path))
+        return path if self._local else self._masked(str(self._files.unstrip_protocol(path)))
+
+    def _masked(self, text: str) -> str:
+        """Return a text without what stands between // and @, and without such parts of our URL."""
+        found = _CREDENTIALS.search(self.place)
+        if found is not None:
+            user, _, password = found[1].partition(":")
+            for secret in {found[1], password, unquote(password)} - {"", user}:
+                text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
+        return _CREDENTIALS.sub("//***@", text)
 
 
 def _name(shard: str, part: str) -> str:
     return f"{shard}/{part}.zst"
+
+
+def _reason(error: Exception) -> str:
+    """Say what a client of a store raised."""
+    if not isinstance(error, OSError):
+        return f"{type(error).__name__}: {error}"
+    silent = "does not answer" if isinstance(error, TimeoutError) else ""
+    return error.strerror or str(error) or silent or type(error).__name__
 
 
 def _sha256(data: bytes) -> str:

@@ -4,12 +4,12 @@ A shard carries a command out between two batches and journals it; the journal d
 crash has it carried out twice, or not at all.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from midstream.engine.journal import Command, Entry, Range, Record
+from midstream.engine.journal import Command, Entry, Range, Record, Skip
 
 __all__ = [
     "REPLACING",
@@ -107,43 +107,34 @@ class Piece(NamedTuple):
 
 def pieces(
     records: Iterable[Record],
-    sources: Collection[str] = (),
-    ranges: Collection[tuple[str, int, int]] = (),
+    skips: Sequence[Skip] = (),
     *,
     start: Mapping[str, Sequence[int]] = _EVERYWHERE,
     most_events: float = float("inf"),
 ) -> list[Piece]:
     """Return what of the journal is input, to be applied to an earlier state.
 
-    Commands are not obeyed again, but what an earlier "rewind" left out stays left out: of the
-    input that it went back to, and that was there when it came.
+    Commands are not obeyed again.
 
     Parameters
     ----------
     records
         From the earlier state on.
-    sources, ranges
-        What is left out of all of it.
+    skips
+        What is left out.
     start
         By partition, the position that begins what is applied again; else all of it is.
     most_events
         Ranges that touch are one, as long as it does not hold more.
     """
-    spans: list[tuple[int, Range]] = []
-    rewinds: list[tuple[int, Command]] = []
-    for record in records:
-        for entry in record.entries:
-            if isinstance(entry, Command):
-                if entry.kind == "rewind" and not entry.refused:
-                    rewinds.append((record.seq, entry))
-            elif isinstance(entry, Range) and entry.start >= start.get(entry.partition, (0,))[0]:
-                spans.append((record.seq, entry))
     found: list[Piece] = []
-    for seq, span in spans:
-        these = [command for at, command in rewinds if command.since <= seq < at]
-        out = frozenset(sources).union(*(command.sources for command in these))
-        gone = frozenset(ranges).union(*(command.ranges for command in these))
-        _append(found, Piece(seq, span, out, gone), most_events)
+    for record in records:
+        these = [skip for skip in skips if skip.since <= record.seq < skip.until]
+        sources = frozenset(name for skip in these for name in skip.sources)
+        ranges = frozenset(stretch for skip in these for stretch in skip.ranges)
+        for entry in record.entries:
+            if isinstance(entry, Range) and entry.start >= start.get(entry.partition, (0,))[0]:
+                _append(found, Piece(record.seq, entry, sources, ranges), most_events)
     return found
 
 
@@ -186,7 +177,7 @@ def bounded(
     records
         From the version on.
     lows
-        By partition, the oldest position that can still be read.
+        By partition, of each, the oldest position that can still be read.
     cursors
         Where the version was in each partition, as `stop`, `line`, `crc`, `head` of `Range`.
     now
@@ -213,7 +204,7 @@ def bounded(
     for i in range(len(spans) - 1, -1, -1):
         span = spans[i]
         total += events_of(span)
-        unreadable = span.start < span.stop and span.start < lows.get(span.partition, 0)
+        unreadable = span.start < span.stop and span.start < lows[span.partition]
         after_gap = any(gap[0] == span.partition and gap[2] == span.start for gap in gaps)
         if total > most or unreadable or after_gap:
             last_left.setdefault(span.partition, i)

@@ -23,6 +23,7 @@ __all__ = [
     "READING",
     "SHARDS",
     "TAGS",
+    "UNKNOWN",
     "VERSIONS",
     "RegistryError",
     "filled",
@@ -35,6 +36,8 @@ __all__ = [
 
 READING: dict[str, Any] = {"midstream_reading": True}
 """Options of a connection that only reads."""
+UNKNOWN = "?"
+"""The epoch of a shard that has not told it yet."""
 _LOCKED_SECONDS = 5.0
 _ANSWER_SECONDS = 5
 _POSTGRES = {
@@ -67,6 +70,8 @@ SHARDS = sa.Table(
     sa.Column("seen", sa.BigInteger, nullable=False, default=0),
     sa.Column("paused", sa.Boolean, nullable=False, default=False),
     sa.Column("ending", sa.Integer, nullable=False, default=0),
+    sa.Column("epoch", sa.Text, nullable=False, default=UNKNOWN),
+    sa.Column("since", sa.Integer, nullable=False, default=0),  # the last command not for it
 )
 VERSIONS = sa.Table(
     "midstream_versions",

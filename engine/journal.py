@@ -25,6 +25,7 @@ __all__ = [
     "JournalError",
     "Range",
     "Record",
+    "Skip",
     "UnavailableError",
 ]
 
@@ -71,6 +72,18 @@ class Exclude(msgspec.Struct, frozen=True, omit_defaults=True, tag="exclude", ta
     row: int = -1
 
 
+class Skip(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
+    """What is left out of the input in the records from `since` on, and before `until`.
+
+    Events of `sources`, and [partition, first, last] positions.
+    """
+
+    since: int
+    until: int
+    sources: list[str] = []
+    ranges: list[tuple[str, int, int]] = []
+
+
 class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", tag_field="entry"):
     """A command that was carried out here, or refused.
 
@@ -82,7 +95,9 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", ta
     id
         In the registry; commands are carried out in the order of their ids.
     kind
-        "snapshot", "restore", "rewind", "promote", "rollback", "pause", "resume".
+        "snapshot", "restore", "rewind", "promote", "rollback", "pause", "resume"; "abandon": the
+        input of the command of this `id` could not be applied again, and it is as if it had been
+        refused.
     version
         The version that is made of the state, or that takes its place.
     at
@@ -99,6 +114,10 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", ta
         By partition, where that begins: as `stop`, `line`, `crc`, `head` of `Range`.
     sources, ranges
         What is left out then: events of these sources, and [partition, first, last] of these.
+    skips
+        All that is left out of what is applied again: that, and what earlier commands left out.
+    cut
+        Of what kind the version is that "snapshot" makes.
     left
         [partition, start, stop, events] that were not applied again, for want of time or input.
     """
@@ -114,6 +133,8 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", ta
     start: dict[str, list[int]] = {}
     sources: list[str] = []
     ranges: list[tuple[str, int, int]] = []
+    skips: list[Skip] = []
+    cut: str = "online"
     left: list[tuple[str, int, int, int]] = []
 
 

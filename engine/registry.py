@@ -233,20 +233,50 @@ class Registry:
 
     # --- shards, commands, and what became of them
 
-    def join(self, shards: Collection[str], last_command: int, last_version: int) -> None:
+    def join(
+        self,
+        shards: Collection[str] | Mapping[str, str | None],
+        last_command: int,
+        last_version: int,
+    ) -> dict[str, int]:
         """Tell of all shards of the model, and of the highest numbers that their journals know.
 
         A registry that was lost and made anew gives none of these numbers again.
+
+        Parameters
+        ----------
+        shards
+            Their names, with the epoch of each that is known: under what it was begun anew.
+
+        Returns
+        -------
+        dict
+            By shard, the id of the last command that is not for it, since others had answered it
+            before this one, or its present epoch, had begun.
         """
+        epochs = shards if isinstance(shards, Mapping) else dict.fromkeys(shards)
+        answered = sa.select(sa.func.coalesce(sa.func.max(DEPLOYMENTS.c.command), 0))
+        found = {}
         with self._writing() as connection:
-            for shard in shards:
-                row = {"model": self.model, "shard": shard}
+            last = int(connection.execute(answered.where(self._ours(DEPLOYMENTS))).scalar_one())
+            for shard, epoch in epochs.items():
+                row = {"model": self.model, "shard": shard, "since": last}
+                row |= {} if epoch is None else {"epoch": epoch}
                 connection.execute(db.insert(self._engine, SHARDS, db.filled(SHARDS, row)))
+                this = (self._ours(SHARDS), SHARDS.c.shard == shard)
+                there = connection.execute(sa.select(SHARDS).where(*this)).one()
+                news: dict[str, Any] = {}
+                if epoch is not None and there.epoch != epoch:
+                    news = {"epoch": epoch}
+                    news |= {} if there.epoch == db.UNKNOWN else {"since": last}
+                    connection.execute(sa.update(SHARDS).where(*this).values(news))
+                found[shard] = int(news.get("since", there.since))
             new = {
                 "next_command": db.greatest(MODELS.c.next_command, last_command + 1),
                 "next_version": db.greatest(MODELS.c.next_version, last_version + 1),
             }
             connection.execute(sa.update(MODELS).where(self._ours(MODELS)).values(new))
+        return found
 
     def newest(self) -> tuple[float, int, int, str, int]:
         """Return of the last version that was asked for what `request_version` tells `due`."""
@@ -460,7 +490,7 @@ class Registry:
                 connection.execute(
                     sa.update(DEPLOYMENTS)
                     .where(*same, DEPLOYMENTS.c.done_at.is_(None))
-                    .values(done_at=row["done_at"], done=row["done"])
+                    .values({name: row[name] for name in ("done_at", "refused", "done")})
                 )
 
     def deployments(self, commands: Collection[int] | None = None) -> list[Deployed]:
@@ -505,6 +535,8 @@ class Registry:
             self._open_version(  # in a registry that was lost, it is not there
                 connection, version, header["kind"], header["reason"], header["created"]
             )
+            if shard not in self._wanted(connection, version):  # it is newer than the version
+                return
         part = self.artifacts.write_part(version, shard, snapshot.header, snapshot.parts)
         with self._writing() as connection:
             row = {
@@ -518,6 +550,12 @@ class Registry:
                 connection.execute(db.insert(self._engine, PARTS, row))
         if not wanted:  # it was pruned meanwhile
             self.artifacts.remove(version)
+
+    def _wanted(self, connection: sa.Connection, version: int) -> list[str]:
+        shards = connection.execute(
+            sa.select(VERSIONS.c.shards).where(self._ours(VERSIONS), VERSIONS.c.version == version)
+        ).scalar_one()
+        return self._decoded(shards, list[str])
 
     def _state(self, connection: sa.Connection, version: int) -> str | None:
         state: str | None = connection.execute(

@@ -6,7 +6,7 @@ end, apply the rest of the journal with outputs suppressed, go live.
 
 import math
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -17,7 +17,15 @@ import numpy as np
 from midstream.engine.commands import REPLACING, Done, Order, Piece, RefusedError, bounded, pieces
 from midstream.engine.dataset import DataSet, from_plain, plain
 from midstream.engine.events import Alarm, EventBatch, Origin, Predictions, Rejected
-from midstream.engine.journal import Command, Entry, Exclude, Journal, Range, Record
+from midstream.engine.journal import (
+    Command,
+    Entry,
+    Exclude,
+    Journal,
+    Range,
+    Record,
+    Skip,
+)
 from midstream.engine.learner import LearnerError, definition_changes
 from midstream.engine.outbox import Outbox
 from midstream.engine.snapshot import Snapshot, SnapshotFolder
@@ -158,6 +166,7 @@ class Shard:
         self._clock = clock
         self._wall = wall
         self._parent_data = DataSet()
+        self._skips: list[Skip] = []  # what was left out of what the state has come from
         self._excluded: set[tuple[str, int, int]] = set()  # partition, line, row
         self._replay: deque[Piece] = deque()
         self._handed: deque[Piece] = deque()  # out by next_step and not yet applied whole
@@ -258,7 +267,14 @@ class Shard:
                     f"{journal.first}, not at 0" + "".join(f"; {note}" for note in notes)
                 )
             _same_definition(saved["definition"], about["definition"])
-        entries = [Piece(r.seq, e) for r in records if r.seq >= seq for e in r.entries]
+        # A command that was abandoned later is one that was refused.
+        reasons = {e.id: e.refused for e in _commands(records) if e.kind == "abandon"}
+        entries = [
+            Piece(record.seq, entry)
+            for record in records
+            if record.seq >= seq
+            for entry in _without_abandoned(record, reasons)
+        ]
         assert saved is not None
         changed = definition_changes(saved["decoding"], about["decoding"])
         if changed and entries:
@@ -285,6 +301,7 @@ class Shard:
         self.parent = header.get("parent", 0)
         self.paused = header.get("paused", False)
         self.generation = header.get("generation", 0)
+        self._skips = _skips(header)
         self.last_command = header.get("last_command", 0)
         self.data = _data(header, "data")
         self._parent_data = _data(header, "parent_data")
@@ -397,23 +414,20 @@ class Shard:
             self._replayed()
         outcome = Outcome(span, batch, result.predictions, rejected + refused, result.alarms, live)
         if live and self._snapshot_due():
-            parts = self.trainer.state()
-            # Go on with what the snapshot gives back: so each is proven readable, a resumed run
-            # goes on exactly as this one, and CPython is faster with objects whose `__dict__`
-            # nobody took.
-            self.trainer = Trainer.from_state(parts, self._modules)
-            outcome.snapshot = self._snapshot(parts)
+            outcome.snapshot = self._snapshot(self._state())
         return outcome
 
     def _replayed(self) -> None:
         """Tell which commands have taken effect; have the state kept if that was the last of it."""
         pieces_left = self._handed or self._replay
         following = pieces_left[0].seq if pieces_left else math.inf
-        for done in self._relearning:
-            if done.seq < following:
-                done.seen, done.done_at = self.trainer.seen, self._wall()
-        self._relearning = [done for done in self._relearning if done.done_at is None]
-        if not self.replaying:
+        relearned = [done for done in self._relearning if done.seq < following]
+        for done in relearned:
+            done.seen, done.done_at = self.trainer.seen, self._wall()
+            self._relearning.remove(done)
+        if relearned and not pieces_left:  # durable before it is told
+            self._write_snapshot(self._snapshot(self._state()))
+        elif not pieces_left:
             self.snapshot_soon()  # lest the same be replayed again and again
 
     def snapshot_soon(self) -> None:
@@ -461,7 +475,7 @@ class Shard:
         self,
         order: Order,
         *,
-        lows: Callable[[], Mapping[str, int]] = dict,
+        lows: Callable[[], Mapping[str, int]] = lambda: defaultdict(int),
         prepared: Snapshot | None = None,
     ) -> Done | None:
         """Carry a command out, or refuse it, and journal that: once, whatever happens.
@@ -472,7 +486,8 @@ class Shard:
         Parameters
         ----------
         lows
-            Gives, by partition, the oldest position of the input that can still be read.
+            Gives, by partition, the oldest position of the input that can still be read; of any
+            partition that was ever read, a very high one where nothing of it is there.
         prepared
             This shard's part of the version, if it was fetched already.
 
@@ -485,7 +500,12 @@ class Shard:
             return None
         self.commit()
         command = Command(
-            order.id, order.kind, version=order.version, at=self._wall(), reason=order.reason
+            order.id,
+            order.kind,
+            version=order.version,
+            at=self._wall(),
+            reason=order.reason,
+            cut=order.cut,
         )
         snapshot, trainer = prepared, None
         try:
@@ -499,8 +519,11 @@ class Shard:
             command = msgspec.structs.replace(command, refused=str(error))
         if command.kind == "rewind" and not command.refused:
             self._journal.generation = self.generation + 1
+        if command.since >= 0 and self._snapshot_end != self._journal.end:
+            # From here one goes on, should the input turn out to be another one (`abandon`).
+            self._write_snapshot(self._snapshot(self._state()), trim=False)
         self._journal.commit([command])
-        done = self._perform(command, self._journal.end - 1, order.cut, snapshot, trainer)
+        done = self._perform(command, self._journal.end - 1, snapshot, trainer)
         if snapshot is not None and not (command.refused or self.replaying):
             self._write_snapshot(self._snapshot(snapshot.parts))  # nothing has changed it since
         if done.done_at is not None:
@@ -526,8 +549,26 @@ class Shard:
                     f"shard {self.name}: record {piece.seq} of the journal put version "
                     f"{command.version} in the place of the model, which is another one now"
                 )
-        self._perform(command, piece.seq, "online", snapshot, trainer)
+        self._perform(command, piece.seq, snapshot, trainer)
         self._replayed()
+
+    @property
+    def may_abandon(self) -> bool:
+        """Whether a command has input applied again, and nothing new was applied since it came."""
+        if not self._relearning:
+            return False
+        seq = self._relearning[-1].seq
+        coming = (*self._handed, *self._replay)
+        return not any(isinstance(p.entry, Range) and p.seq > seq for p in coming)
+
+    def abandon(self, reason: str) -> None:
+        """Journal that input cannot be applied again as a command would have it.
+
+        Open the shard anew afterwards: it is then as if the command had been refused.
+        """
+        command = self._relearning[-1].command
+        self._journal.generation = self.generation - (command.kind == "rewind")
+        self._journal.commit([Command(command.id, "abandon", at=self._wall(), refused=reason)])
 
     def confirm(self, seqs: Collection[int]) -> None:
         """Take note that what was done at these records, and has taken effect, is known."""
@@ -557,16 +598,28 @@ class Shard:
         if order.kind == "restore":
             return command
         ours = header.get("fresh", "") == self.epoch and seq <= self._journal.end
+        changed = definition_changes(header["decoding"], self._about["decoding"])
+        if changed and (ours or order.kind == "rewind"):
+            raise RefusedError(
+                f"the config reads the input otherwise than it did when version {version} was made "
+                f"({'; '.join(changed)}), so that it would not learn the same again; it can be "
+                "restored without --rewind"
+            )
+        skips = _skips(header)
         if order.kind != "rewind":
-            if not ours or (order.catch_up == 0):
+            if not ours:
                 return command
+            if order.kind == "promote":  # what was unlearned stays so; a rollback undoes that too
+                skips += [skip for skip in self._skips if skip not in skips]
             since = max(seq, self._journal.first)
             records, now = self._journal.records(since), self._plain_cursors()
             cursors = header["cursors"]
             if seq < since:  # partitions that came later may be gone from the journal in part, too
                 cursors = {p: [0, 1, 0, 0] for p in now} | cursors
             start, left = bounded(records, order.catch_up, lows(), cursors, now)
-            return msgspec.structs.replace(command, since=since, start=start, left=left)
+            return msgspec.structs.replace(
+                command, since=since, start=start, left=left, skips=skips
+            )
         if not ours:
             raise RefusedError(
                 f"version {version} was made before the model was begun anew, and the journal from "
@@ -583,26 +636,30 @@ class Shard:
         for entry in (piece.entry for piece in found):
             if not isinstance(entry, Range) or entry.start == entry.stop:
                 continue
-            low = oldest.get(entry.partition, 0)
+            low = oldest[entry.partition]
             if entry.start < low:
                 gone = f"{entry.start} to {min(entry.stop, low) - 1}" if low < _NOTHING else "all"
                 raise RefusedError(
                     f"{entry.partition}: what came after version {version} cannot be read again: "
                     f"{gone} of it is not there any more; without --rewind it can be restored"
                 )
+        sources, ranges = list(order.sources), list(order.ranges)
+        skips += [skip for skip in self._skips if skip not in skips]
+        if sources or ranges:
+            skips.append(Skip(seq, self._journal.end, sources, ranges))
         return msgspec.structs.replace(
             command,
             since=seq,
             start={p: list(c) for p, c in header["cursors"].items()},
-            sources=list(order.sources),
-            ranges=list(order.ranges),
+            sources=sources,
+            ranges=ranges,
+            skips=skips,
         )
 
     def _perform(
         self,
         command: Command,
         seq: int,
-        cut: str,
         snapshot: Snapshot | None,
         trainer: Trainer | None,
     ) -> Done:
@@ -613,7 +670,7 @@ class Shard:
         self.done.append(done)
         if not command.refused:
             if command.kind == "snapshot":
-                self._cut(command, seq + 1, cut)
+                self._cut(command, seq + 1)
             elif command.kind in ("pause", "resume"):
                 self.paused = command.kind == "pause"
             elif snapshot is not None and trainer is not None:
@@ -624,14 +681,13 @@ class Shard:
         done.seen = self.trainer.seen
         return done
 
-    def _cut(self, command: Command, seq: int, kind: str) -> None:
+    def _cut(self, command: Command, seq: int) -> None:
         """Put the state into the outbox, as this shard's part of a version."""
-        parts = self.trainer.state()
-        self.trainer = Trainer.from_state(parts, self._modules)  # see `step`
+        parts = self._state()
         header = self._header(parts) | {
             "seq": seq,
             "made": command.version,
-            "kind": kind,
+            "kind": command.cut,
             "reason": command.reason,
             "created": command.at,
             "metrics": self.trainer.metrics,
@@ -648,6 +704,7 @@ class Shard:
         self.version = self.parent = command.version
         self.data = _data(header, "data")
         self._parent_data = self.data.copy()
+        self._skips = list(command.skips) if command.since >= 0 else _skips(header)
         if command.since < 0:
             return
         self._excluded = self._to_come() | _excluded(header)
@@ -662,7 +719,7 @@ class Shard:
                 # Also what comes right after: the learner raised on it while it relearned.
                 self._excluded |= {(e.partition, e.line, e.row) for e in excluded}
 
-        found = pieces(before(), command.sources, command.ranges, start=command.start)
+        found = pieces(before(), command.skips, start=command.start)
         self.cursors = {p: Cursor(*cursor) for p, cursor in command.start.items()}
         self._replay.extendleft(reversed(found))
 
@@ -724,6 +781,16 @@ class Shard:
     def _plain_cursors(self) -> dict[str, list[int]]:
         return {p: [c.offset, c.line, c.crc, c.head] for p, c in self.cursors.items()}
 
+    def _state(self) -> dict[str, bytes]:
+        """Return the trainer's state, and go on with what it gives back.
+
+        So each is proven readable, a resumed run goes on exactly as this one, and CPython is faster
+        with objects whose `__dict__` nobody took.
+        """
+        parts = self.trainer.state()
+        self.trainer = Trainer.from_state(parts, self._modules)
+        return parts
+
     def _header(self, parts: dict[str, bytes]) -> dict[str, Any]:
         return {
             **self._about,
@@ -737,6 +804,7 @@ class Shard:
             "version": self.version,
             "parent": self.parent,
             "generation": self.generation,
+            "skips": msgspec.to_builtins(self._skips),
             "data": plain(self.data),
             "parent_data": plain(self._parent_data),
         }
@@ -751,13 +819,27 @@ class Shard:
         self._snapshot_seen = self.trainer.seen
         return Snapshot(header, parts)
 
-    def _write_snapshot(self, snapshot: Snapshot) -> None:
+    def _write_snapshot(self, snapshot: Snapshot, *, trim: bool = True) -> None:
         """Write a snapshot of the state at the journal's end, which must be committed."""
         snapshot.header["seq"] = self._journal.end
         oldest = self._snapshots.write(self._journal.end, snapshot)
         self._snapshot_end = self._journal.end
-        if self.keep_from > 0:
+        if trim and self.keep_from > 0:
             self._journal.trim(int(min(oldest, self.keep_from)))
+
+
+def _commands(records: list[Record]) -> Iterator[Command]:
+    return (e for record in records for e in record.entries if isinstance(e, Command))
+
+
+def _without_abandoned(record: Record, reasons: Mapping[int, str]) -> Iterator[Entry]:
+    """Yield the entries of a record; a command that was abandoned, with the reason, as refused."""
+    for entry in record.entries:
+        if not isinstance(entry, Command):
+            yield entry
+        elif entry.kind != "abandon":
+            refused = reasons.get(entry.id, entry.refused)
+            yield msgspec.structs.replace(entry, refused=refused)
 
 
 def _cursors(header: Mapping[str, Any]) -> dict[str, Cursor]:
@@ -766,6 +848,10 @@ def _cursors(header: Mapping[str, Any]) -> dict[str, Cursor]:
 
 def _excluded(header: Mapping[str, Any]) -> set[tuple[str, int, int]]:
     return {(p, line, *(row or [-1])) for p, line, *row in header.get("excluded", [])}
+
+
+def _skips(header: Mapping[str, Any]) -> list[Skip]:
+    return msgspec.convert(header.get("skips", []), list[Skip])
 
 
 def _data(header: Mapping[str, Any], key: str) -> DataSet:

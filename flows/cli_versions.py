@@ -17,21 +17,29 @@ from rich.table import Table
 from midstream.flows.terminal import CONFIG_OPTION, FAILED, JSON, one_line_errors, print_json
 
 if TYPE_CHECKING:
-    from midstream.engine.registry import Deployed, Registry, VersionRow
+    from midstream.engine.registry import Registry, VersionRow
     from midstream.flows.operations import Answer, Plan
     from midstream.flows.settings import Settings
 
 __all__ = ["COMMANDS"]
 
-VERSION = click.argument("version", type=click.IntRange(min=1))
-YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-TIMEOUT = click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=float,
-    help="Wait at most so long for it.",
-)
 _MOST_LEFT = 5  # lines
+
+
+class _Amount(click.ParamType[float]):
+    """A number that is not negative, and not infinite."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Return it."""
+        try:
+            amount = float(value)
+        except ValueError:
+            amount = -1.0
+        if 0.0 <= amount < float("inf"):
+            return amount
+        return self.fail(f"found {value!r}; allowed: a number from 0 on", param, ctx)
 
 
 class _Time(click.ParamType[float]):
@@ -47,13 +55,23 @@ class _Time(click.ParamType[float]):
             return value
         try:
             return moment(str(value))
-        except ValueError:
+        except (ValueError, OverflowError):
             return self.fail(
                 f"found {value!r}; allowed: ISO 8601, UTC where it has no zone, or seconds since "
-                "1970",
+                "1970, up to the year 9999",
                 param,
                 ctx,
             )
+
+
+VERSION = click.argument("version", type=click.IntRange(min=1))
+YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+TIMEOUT = click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=_Amount(),
+    help="Wait at most so long for it.",
+)
 
 
 # --- versions
@@ -77,11 +95,11 @@ def list_(config: Path, *, as_json: bool) -> None:
     """
     from midstream.flows.operations import opened
 
-    with one_line_errors(running=True, as_json=as_json), opened(_load(config)) as registry:
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
         rows = registry.versions()
         live = _live_versions(registry)
     if as_json:
-        print_json([_plain(row) for row in rows])
+        print_json([_plain(row) | {"live": row.version in live} for row in rows])
         return
     if not rows:
         click.echo("no versions yet")
@@ -117,7 +135,7 @@ def show(version: int, config: Path, *, as_json: bool) -> None:
     """
     from midstream.flows.operations import opened, utc
 
-    with one_line_errors(running=True, as_json=as_json), opened(_load(config)) as registry:
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
         row = registry.version(version)
         manifest = registry.manifest(version)
     if as_json:
@@ -163,7 +181,7 @@ def diff(one: int, other: int, config: Path, *, as_json: bool) -> None:
     from midstream.engine.learner import definition_changes
     from midstream.flows.operations import opened
 
-    with one_line_errors(running=True, as_json=as_json), opened(_load(config)) as registry:
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
         old, new = registry.manifest(one), registry.manifest(other)
     changes = {
         "learner": definition_changes(old.learner, new.learner),
@@ -171,8 +189,8 @@ def diff(one: int, other: int, config: Path, *, as_json: bool) -> None:
         "data": definition_changes(old.data["total"], new.data["total"]),
     }
     metrics = {
-        shard: {name: [found.get(name), new.metrics.get(shard, {}).get(name)] for name in found}
-        for shard, found in old.metrics.items()
+        shard: _side_by_side(old.metrics.get(shard, {}), new.metrics.get(shard, {}))
+        for shard in sorted({*old.metrics, *new.metrics})
     }
     if as_json:
         print_json({"versions": [one, other], "changes": changes, "metrics": metrics})
@@ -190,6 +208,13 @@ def diff(one: int, other: int, config: Path, *, as_json: bool) -> None:
     console.print(table if table.row_count else "metrics: the same")
 
 
+def _side_by_side(
+    old: dict[str, float | None], new: dict[str, float | None]
+) -> dict[str, list[float | None]]:
+    """Return two sets of metrics by name; None: undefined, or not there."""
+    return {name: [old.get(name), new.get(name)] for name in {**old, **new}}
+
+
 @snapshots.command()
 @click.argument("versions", nargs=-1, type=click.IntRange(min=1), metavar="[VERSION]...")
 @CONFIG_OPTION
@@ -201,7 +226,7 @@ def verify(versions: tuple[int, ...], config: Path, *, as_json: bool) -> None:
     """
     from midstream.flows.operations import opened
 
-    with one_line_errors(running=True, as_json=as_json), opened(_load(config)) as registry:
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
         chosen = versions or tuple(row.version for row in registry.versions())
         found = {version: registry.problems(version) for version in chosen}
     if as_json:
@@ -223,7 +248,13 @@ def create(reason: str, config: Path, *, timeout: float | None, as_json: bool) -
     Where no processor runs, that is as it will be at the next start.
     """
     orders = [{"kind": "snapshot", "reason": reason}]
-    _give(_load(config), lambda _registry, _: _plan("snapshot", orders), True, timeout, as_json)
+    _give(
+        _load(config, as_json),
+        lambda _registry, _: _plan("snapshot", orders),
+        True,
+        timeout,
+        as_json,
+    )
 
 
 @snapshots.command()
@@ -231,7 +262,7 @@ def create(reason: str, config: Path, *, timeout: float | None, as_json: bool) -
 @click.option(
     "--keep", metavar="N", type=click.IntRange(min=1), help="Of the newest. Default: the config's."
 )
-@click.option("--keep-days", metavar="N", type=float, help="One of each day, for N days.")
+@click.option("--keep-days", metavar="N", type=_Amount(), help="One of each day, for N days.")
 @YES
 @CONFIG_OPTION
 @JSON
@@ -251,7 +282,7 @@ def prune(
     """
     from midstream.flows.operations import opened
 
-    settings = _load(config)
+    settings = _load(config, as_json)
     keep = settings.versions.keep if keep is None else keep
     days = settings.versions.keep_days if keep_days is None else keep_days
     removed: list[int] = []
@@ -291,7 +322,7 @@ def tag(version: int, name: str, config: Path, *, delete: bool, as_json: bool) -
         raise click.BadParameter(
             "allowed: letters, digits, '.', '_', '+' and '-'", param_hint="NAME"
         )
-    with one_line_errors(running=True, as_json=as_json), opened(_load(config)) as registry:
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
         if delete and name not in registry.version(version).tags:
             raise OperationError(f"version {version} is not tagged {name!r}")
         had = registry.untag(name) if delete else registry.tag(version, name)
@@ -311,7 +342,7 @@ def tag(version: int, name: str, config: Path, *, delete: bool, as_json: bool) -
 @click.option("--before-drift", is_flag=True, help="The newest version of before the last drift.")
 @click.option(
     "--margin",
-    type=int,
+    type=click.IntRange(min=0),
     metavar="N",
     help="... by at least N events.",
 )
@@ -383,7 +414,7 @@ def restore(
         planned.words = words + planned.words
         return planned
 
-    _give(_load(config), plan, yes, timeout, as_json)
+    _give(_load(config, as_json), plan, yes, timeout, as_json)
 
 
 @click.command()
@@ -402,7 +433,7 @@ def promote(version: int, config: Path, *, yes: bool, timeout: float | None, as_
     def plan(registry: "Registry", settings: "Settings") -> "Plan":
         return operations.plan_replacing(registry, settings, "promote", version)
 
-    _give(_load(config), plan, yes, timeout, as_json)
+    _give(_load(config, as_json), plan, yes, timeout, as_json)
 
 
 @click.command()
@@ -417,7 +448,7 @@ def rollback(config: Path, *, yes: bool, timeout: float | None, as_json: bool) -
     """
     from midstream.flows import operations
 
-    _give(_load(config), operations.plan_rollback, yes, timeout, as_json)
+    _give(_load(config, as_json), operations.plan_rollback, yes, timeout, as_json)
 
 
 @click.command()
@@ -432,7 +463,13 @@ def pause(config: Path, *, yes: bool, timeout: float | None, as_json: bool) -> N
     """
     orders = [{"kind": "pause", "reason": "manual"}]
     words = ["no input is read until `midstream resume`"]
-    _give(_load(config), lambda _registry, _: _plan("pause", orders, words), yes, timeout, as_json)
+    _give(
+        _load(config, as_json),
+        lambda _registry, _: _plan("pause", orders, words),
+        yes,
+        timeout,
+        as_json,
+    )
 
 
 @click.command()
@@ -445,7 +482,9 @@ def resume(config: Path, *, timeout: float | None, as_json: bool) -> None:
     Nothing that came meanwhile is lost, as far as the input still has it.
     """
     orders = [{"kind": "resume", "reason": "manual"}]
-    _give(_load(config), lambda _registry, _: _plan("resume", orders), True, timeout, as_json)
+    _give(
+        _load(config, as_json), lambda _registry, _: _plan("resume", orders), True, timeout, as_json
+    )
 
 
 def _plan(kind: str, orders: list[dict[str, Any]], words: Sequence[str] = ()) -> "Plan":
@@ -464,7 +503,10 @@ def _give(
     """Plan, say what will be done, ask, give the commands, wait, and say what became of them."""
     from midstream.flows import operations
 
-    with one_line_errors(running=True, as_json=as_json), operations.opened(settings) as registry:
+    with (
+        one_line_errors(running=True, as_json=as_json),
+        operations.opened(settings, to_command=True) as registry,
+    ):
         with redirect_stdout(sys.stderr):  # what a model prints is no result of ours
             plan = make(registry, settings)
         if plan.words:
@@ -505,7 +547,10 @@ def _give(
             click.echo(
                 f"version {made[0]}" + ("" if whole else " will be whole once all shards ran")
             )
-    sys.exit(FAILED if any(answer.state == "refused" for answer in answers) else 0)
+    refused = [answer for answer in answers if answer.state == "refused"]
+    if refused and any(a.state in ("done", "relearning") for a in answers) and plan.version:
+        click.echo("`midstream rollback` undoes it on the shards that did it", err=as_json)
+    sys.exit(FAILED if refused else 0)
 
 
 def _await_version(
@@ -588,15 +633,15 @@ def history(at: float | None, shard: str | None, config: Path, *, as_json: bool)
 
     Each command that a shard carried out or refused is a line, with its place in the journal.
     """
-    from midstream.flows.operations import opened, utc
+    from midstream.flows.operations import live_at, opened, utc
 
-    with one_line_errors(running=True, as_json=as_json), opened(_load(config)) as registry:
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
         rows = [d for d in registry.deployments() if shard in (None, d.shard)]
         reasons = {row.version: row.reason for row in registry.versions(every=True)}
     if at is not None:
-        found = _live_at(rows, at)
+        found = live_at(rows, at)
         if as_json:
-            print_json({"at": at, "shards": found})
+            print_json({"at": at, "shards": msgspec.to_builtins(found)})
             return
         for name, live in found.items():
             click.echo(
@@ -604,8 +649,8 @@ def history(at: float | None, shard: str | None, config: Path, *, as_json: bool)
                 + (
                     "had not begun"
                     if live is None
-                    else f"{live['words']}, since {utc(live['since'])}"
-                    + (f"; last kept as version {live['kept']}" if live["kept"] else "")
+                    else f"{live.words}, since {utc(live.since)}"
+                    + (f"; last kept as version {live.kept}" if live.kept else "")
                 )
             )
         return
@@ -636,36 +681,6 @@ def history(at: float | None, shard: str | None, config: Path, *, as_json: bool)
     _console().print(table)
 
 
-def _live_at(rows: Sequence["Deployed"], at: float) -> dict[str, dict[str, Any] | None]:
-    """Return, of each shard, what was live at a time; None: it had not begun."""
-    from midstream.engine.commands import REPLACING
-
-    found: dict[str, dict[str, Any] | None] = {}
-    for deployed in rows:
-        done = deployed.done
-        found.setdefault(deployed.shard, None)
-        live = found[deployed.shard]
-        if done.command.refused or done.command.at > at:
-            continue
-        since = done.command.at if done.done_at is None else done.done_at
-        if deployed.kind == "start" or (deployed.kind in REPLACING and since <= at):
-            version = done.command.version
-            words = f"version {version} ({deployed.kind}, {done.command.reason})"
-            if deployed.kind == "start":
-                words = "version 0: it has learned from its beginning"
-            found[deployed.shard] = {
-                "version": version,
-                "since": since,
-                "command": done.command.id or None,
-                "kind": deployed.kind,
-                "kept": None,
-                "words": words,
-            }
-        elif deployed.kind == "snapshot" and live is not None:
-            live["kept"] = done.command.version
-    return found
-
-
 # --- predict
 
 
@@ -678,33 +693,42 @@ def predict(version: int | None, shard: str | None, file: str, config: Path) -> 
     """Predict the events in FILE with a version.
 
     FILE is - for standard input. Nothing is learned. Predictions are printed, a line each, as a run
-    would publish them; what cannot be read is told on standard error, and the exit code is then 1.
+    would publish them. Events that cannot be read, or that the model raises on, are told on
+    standard error, and the exit code is then 1.
     """
     from midstream.flows.predicting import predict_file
 
-    with one_line_errors(running=True):
-        rejected = predict_file(_load(config), file, version, shard, sys.stdout.buffer)
+    out = sys.stdout.buffer
+    with one_line_errors(running=True), redirect_stdout(sys.stderr):  # as what a model prints
+        rejected = predict_file(_load(config), file, version, shard, out)
     sys.exit(FAILED if rejected else 0)
 
 
 # --- small things
 
 
-def _load(config: Path) -> "Settings":
+def _load(config: Path, as_json: bool = False) -> "Settings":
     from midstream.flows.settings import load
 
-    with one_line_errors(running=False):
+    with one_line_errors(running=False, as_json=as_json):
         return load(config)
 
 
 def _confirm(question: str, *, yes: bool) -> None:
+    """Ask on standard error, which is no result of ours."""
     from midstream.flows.operations import OperationError
 
     if yes:
         return
     if not sys.stdin.isatty():
         raise OperationError("nobody is there to be asked; --yes goes on without asking")
-    if not click.confirm(question):
+    try:
+        with redirect_stdout(sys.stderr):  # a space would go there in spite of err=True
+            go_on = click.confirm(question, err=True)
+    except click.Abort:  # Ctrl-C, or the end of the input
+        click.echo(err=True)
+        go_on = False
+    if not go_on:
         raise OperationError("nothing was done")
 
 
@@ -737,8 +761,10 @@ def _plain(row: "VersionRow") -> dict[str, Any]:
 
 
 def _live_versions(registry: "Registry") -> set[int]:
-    found = _live_at(registry.deployments(), float("inf"))
-    return {live["version"] for live in found.values() if live is not None}
+    from midstream.flows.operations import live_at
+
+    found = live_at(registry.deployments())
+    return {live.version for live in found.values() if live is not None}
 
 
 def _first_metric(row: "VersionRow") -> str:

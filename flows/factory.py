@@ -15,7 +15,7 @@ from midstream.flows.tables import ConfigError, nearest
 if TYPE_CHECKING:
     from midstream.flows.settings import Settings
 
-__all__ = ["make_model", "model_modules"]
+__all__ = ["import_module", "make_model", "model_modules"]
 
 _entered: list[str] = []  # the config's folder that is first on sys.path because of us
 
@@ -45,14 +45,9 @@ def make_model(settings: "Settings") -> object:
             return make_builtin(learner, settings.model.options)
         except ValueError as e:
             raise ConfigError(f"{settings.file}: model.options: {e}") from e
-    module_name, _, name = learner.partition(":")
-
-    def error(text: str) -> ConfigError:
-        if "model.learner" in settings.hidden:
-            text = text.replace(module_name, "***").replace(name, "***")
-        return ConfigError(f"{settings.file}: model.learner: {text}")
-
-    module = _import(module_name, settings.root, error)
+    name, error = learner.partition(":")[2], _errors(settings)
+    module = import_module(settings)
+    assert module is not None
     factory = getattr(module, name, None)
     if factory is None:
         near = nearest(name, [n for n in vars(module) if not n.startswith("_")])
@@ -75,6 +70,32 @@ def make_model(settings: "Settings") -> object:
     except (TypeError, ValueError) as e:
         raise error(f"{name}() returned what cannot learn: {_line(e)}") from e
     return model
+
+
+def import_module(settings: "Settings") -> ModuleType | None:
+    """Import the module that `model.learner` names, as `make_model` does; a built-in has none.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, or it raises.
+    """
+    if settings.model.learner in BUILTIN:
+        return None
+    name = settings.model.learner.partition(":")[0]
+    return _import(name, settings.root, _errors(settings))
+
+
+def _errors(settings: "Settings") -> Callable[[str], ConfigError]:
+    """Return what makes errors about `model.learner`."""
+    module, _, name = settings.model.learner.partition(":")
+
+    def error(text: str) -> ConfigError:
+        if "model.learner" in settings.hidden:
+            text = text.replace(module, "***").replace(name, "***")
+        return ConfigError(f"{settings.file}: model.learner: {text}")
+
+    return error
 
 
 def _import(name: str, folder: Path, error: Callable[[str], ConfigError]) -> ModuleType:

@@ -1,6 +1,7 @@
 """What `midstream check` finds: the config, its input and its learner, tried on a sample."""
 
 import os
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -8,14 +9,17 @@ import msgspec
 import numpy as np
 
 from midstream.connectors.files import InputError
+from midstream.engine.artifacts import Artifacts, StoreError
 from midstream.engine.encoding import EncodingError
 from midstream.engine.events import EventBatch
 from midstream.engine.learner import LearnerError
+from midstream.engine.registry import RegistryError
 from midstream.engine.shard import EventError
 from midstream.engine.trainer import Trainer
 from midstream.flows import reading, rooms
 from midstream.flows.settings import ConfigError, Settings, model_modules
 from midstream.flows.topics import missing_topics
+from midstream.flows.versions import has_registry, open_registry
 
 __all__ = ["Finding", "Report", "inspect"]
 
@@ -57,6 +61,7 @@ def inspect(settings: Settings, sample: int) -> Report:
     except InputError as error:
         report.add("input", str(error), ok=False)
     _try_folder("state", settings.state_path, report)
+    _try_versions(settings, report)
     output = settings.output
     if settings.journal_topic is not None:
         _try_topics(settings, report)
@@ -77,6 +82,26 @@ def _try_topics(settings: Settings, report: Report) -> None:
         report.add("output", f"no topic {wanted}; `midstream init-topics` creates it", ok=False)
     else:
         report.add("output", ", ".join(settings.output.topics.values()))
+
+
+def _try_versions(settings: Settings, report: Report) -> None:
+    """See whether the registry and the files of versions can be reached; nothing is made."""
+    if not settings.versions.enabled:
+        report.add("versions", "switched off (versions.enabled = false)")
+        return
+    shown = "***" if "versions.registry" in settings.hidden else settings.registry
+    try:
+        artifacts = Artifacts(settings.artifacts, settings.name)
+        artifacts.versions()
+        if not has_registry(settings):
+            report.add("versions", f"{shown}: no registry yet; the first run makes it")
+            return
+        with closing(open_registry(settings)) as registry:
+            count = len(registry.versions())
+    except (RegistryError, StoreError) as error:
+        report.add("versions", str(error), ok=False)
+    else:
+        report.add("versions", f"{registry.place}: {count} version{'s' * (count != 1)}")
 
 
 def _try_input(settings: Settings, trainer: Trainer | None, sample: int, report: Report) -> None:

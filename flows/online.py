@@ -30,9 +30,11 @@ from midstream.engine.shard import EventError, Outcome
 from midstream.flows.locks import StateLocks
 from midstream.flows.logs import log
 from midstream.flows.reading import IDLE
+from midstream.flows.registrar import Registrar
 from midstream.flows.rooms import (
     KINDS,
     WHOLE,
+    AbandonedError,
     Item,
     Room,
     Run,
@@ -51,6 +53,7 @@ __all__ = ["RunError", "Summary", "archive", "preflight", "run", "signals"]
 
 _BRIEF = timedelta(milliseconds=2)
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, before the brokers are asked again
+_NO_HURRY = 60.0  # seconds to bring a large version to the registry, where nobody asked to stop
 _UNAVAILABLE = (UnavailableError, NoAnswerError)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
@@ -289,7 +292,10 @@ def run(
         attempts = _Attempts(
             settings, locks, until_eof=until_eof, fresh=fresh, share=share, beat=beat
         )
-        return attempts.go()
+        try:
+            return attempts.go()
+        finally:
+            attempts.close()
 
 
 class _Attempts:
@@ -313,6 +319,7 @@ class _Attempts:
         self._until_eof = until_eof
         self._fresh = fresh
         self._signatures: dict[str, Signature] = {}
+        self._registrars: list[Registrar] = []
         self._share = share
         self._beat = beat
         self._summary = Summary()
@@ -335,6 +342,14 @@ class _Attempts:
         summary.resumed_at = max(summary.seen - summary.events, 0)
         return summary
 
+    def close(self) -> None:
+        """Tell the registry what there is to tell."""
+        for registrar in self._registrars:
+            if self._stopping:
+                registrar.close()
+            else:
+                registrar.close(_NO_HURRY)
+
     def _attempt(self) -> Run | None:
         """Run once; return what ended well, or None where it is to be tried anew."""
         current = Run(
@@ -345,6 +360,7 @@ class _Attempts:
             share=self._share,
             fresh=self._fresh,
             signatures=self._signatures,
+            registrars=self._registrars,
             beat=lambda: self._beat("running", self._summary),
         )
 
@@ -398,6 +414,9 @@ class _Attempts:
                 self._exclude(current, failure)
             except _UNAVAILABLE as error:  # the learner will raise on it again
                 self._wait(error)
+            return False
+        if isinstance(failure, AbandonedError):
+            log.warning("command_abandoned", reason=str(failure))
             return False
         if isinstance(failure, _UNAVAILABLE):  # resume from what was committed
             self._wait(failure)

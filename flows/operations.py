@@ -3,8 +3,8 @@
 import datetime as dt
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import msgspec
@@ -27,9 +27,13 @@ __all__ = [
     "Answer",
     "OperationError",
     "Plan",
+    "Stretch",
     "await_answers",
     "before_drift",
     "before_time",
+    "epochs",
+    "in_order",
+    "live_at",
     "moment",
     "opened",
     "plan_replacing",
@@ -40,6 +44,8 @@ __all__ = [
 
 _AGAIN = 0.05
 _EPISODE = 900.0  # seconds from one alarm to the next of the same drift, at most
+_TOO_LATE = 253_402_300_800.0  # seconds from 1970 to the year 10,000
+_NOTHING = 2**62  # the oldest position of what is not there
 
 
 class OperationError(RuntimeError):
@@ -47,8 +53,19 @@ class OperationError(RuntimeError):
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Registry]:
-    """Open the registry of a config, which has to be there."""
+def opened(settings: Settings, *, to_command: bool = False) -> Iterator[Registry]:
+    """Open the registry of a config, which has to be there.
+
+    Parameters
+    ----------
+    to_command
+        Runs are to be given commands, which none obeys where versions are switched off.
+    """
+    if to_command and not settings.versions.enabled:
+        raise OperationError(
+            f"{settings.file}: versions are switched off (versions.enabled = false): no run obeys "
+            "commands"
+        )
     registry = open_registry(settings)
     try:
         yield registry
@@ -67,13 +84,117 @@ def moment(text: str) -> float:
     Raises
     ------
     ValueError
-        If it is neither.
+        If it is neither, or not from 1970 to 9999.
     """
     try:
-        return float(text)
+        at = float(text)
     except ValueError:
         when = dt.datetime.fromisoformat(text)
-        return when.replace(tzinfo=when.tzinfo or dt.UTC).timestamp()
+        at = when.replace(tzinfo=when.tzinfo or dt.UTC).timestamp()
+    if not 0.0 <= at < _TOO_LATE:  # nor is it a number
+        raise ValueError(f"{text}: not from 1970 to 9999")
+    return at
+
+
+# --- what is live
+
+
+class Stretch(msgspec.Struct):
+    """What a shard had live for a time.
+
+    Attributes
+    ----------
+    version
+        0: what it has learned from its beginning.
+    since
+        Seconds since 1970.
+    command
+        Which put it there; None for the beginning, whose `kind` is "start".
+    kept
+        The version that it was last kept as, if it was.
+    words
+        All this as operators read it.
+    """
+
+    version: int
+    since: float
+    command: int | None
+    kind: str
+    kept: int | None
+    words: str
+
+
+def in_order(rows: Iterable[Deployed]) -> dict[str, list[Deployed]]:
+    """Return what each shard did, in the order in which it did that, whatever its clock said.
+
+    Within an epoch that is the order of its journal.
+    """
+    found: dict[str, dict[str, list[Deployed]]] = {}
+    for row in rows:
+        found.setdefault(row.shard, {}).setdefault(row.epoch, []).append(row)
+    return {
+        shard: [
+            row
+            for epoch in _epochs_in_order(by_epoch)
+            for row in sorted(by_epoch[epoch], key=lambda row: row.done.seq)
+        ]
+        for shard, by_epoch in sorted(found.items())
+    }
+
+
+def _epochs_in_order(rows: Mapping[str, Sequence[Deployed]]) -> list[str]:
+    """Return epochs in the order in which they began.
+
+    The numbers of commands rise from each to the next. Only of one in which there was no command
+    does the clock tell.
+    """
+    begun, first = {}, {}
+    for epoch, these in rows.items():
+        begun[epoch] = min((r.done.command.at for r in these if r.kind == "start"), default=0.0)
+        ids = [row.done.command.id for row in these if row.kind != "start"]
+        if ids:
+            first[epoch] = min(ids)
+    ordered = sorted(first, key=lambda epoch: first[epoch])
+    for epoch in sorted(set(rows) - set(first), key=lambda epoch: begun[epoch]):
+        after = (i for i, other in enumerate(ordered) if begun[other] > begun[epoch])
+        ordered.insert(next(after, len(ordered)), epoch)
+    return ordered
+
+
+def epochs(rows: Iterable[Deployed]) -> dict[str, str]:
+    """Return the epoch of each shard: which beginning its model has come from."""
+    return {shard: these[-1].epoch for shard, these in in_order(rows).items()}
+
+
+def live_at(rows: Iterable[Deployed], at: float = float("inf")) -> dict[str, Stretch | None]:
+    """Return, of each shard, what was live at a time; None: it had not begun."""
+    found: dict[str, Stretch | None] = {}
+    for shard, these in in_order(rows).items():
+        live: Stretch | None = None
+        later = False  # what comes is of something that had not taken effect then
+        for deployed in these:
+            done, command = deployed.done, deployed.done.command
+            if command.refused:
+                continue
+            if deployed.kind == "snapshot":
+                if live is not None and not later and command.at <= at:
+                    live.kept = command.version
+            elif deployed.kind in ("start", *REPLACING):
+                later = done.done_at is None or done.done_at > at
+                if not later and done.done_at is not None:
+                    words = f"version {command.version} ({deployed.kind}, {command.reason})"
+                    if deployed.kind == "start":
+                        words = "version 0: it has learned from its beginning"
+                    live = Stretch(
+                        version=command.version,
+                        since=done.done_at,
+                        command=command.id or None,
+                        kind=deployed.kind,
+                        kept=None,
+                        words=words,
+                    )
+        found[shard] = live
+    return found
 
 
 # --- which version
@@ -97,9 +218,16 @@ def before_drift(registry: Registry, margin: int) -> tuple[VersionRow, list[Drif
     of a shard that raised an alarm, a version is before it that had seen at least `margin` events
     less.
     """
-    live = {name: done for name, done in _live(registry).items() if done is not None}
+    rows = registry.deployments()
+    live = {name: done for name, done in _live(registry, rows).items() if done is not None}
     last = {shard: done.command.id for shard, done in live.items()}
-    alarms = [alarm for alarm in registry.alarms() if alarm.command >= last.get(alarm.shard, 0)]
+    now = epochs(rows)
+    alarms = _alarms_in_order(
+        alarm
+        for alarm in registry.alarms()
+        if alarm.epoch == now.get(alarm.shard, alarm.epoch)
+        and alarm.command >= last.get(alarm.shard, 0)
+    )
     if not alarms:
         since = max((done.command.at for done in live.values()), default=0.0)
         told = f" since {utc(since)}, when a version was last put live" if since else ""
@@ -121,14 +249,30 @@ def before_drift(registry: Registry, margin: int) -> tuple[VersionRow, list[Drif
     )
 
 
-def _live(registry: Registry) -> dict[str, Done | None]:
+def _alarms_in_order(alarms: Iterable[Drifted]) -> list[Drifted]:
+    """Return alarms in the order in which they were raised.
+
+    Of one shard, commands and positions tell that. Where its clock jumped back, what came before
+    is set back, too.
+    """
+    found = []
+    at: dict[str, float] = {}
+    for alarm in sorted(alarms, key=lambda each: (each.command, each.position), reverse=True):
+        at[alarm.shard] = min(alarm.at, at.get(alarm.shard, alarm.at))
+        found.append(alarm._replace(at=at[alarm.shard]))
+    found.reverse()
+    return sorted(found, key=lambda alarm: alarm.at)
+
+
+def _live(registry: Registry, rows: Iterable[Deployed]) -> dict[str, Done | None]:
     """Return, of each shard, what last put a version in the place of its model; None: nothing."""
     live: dict[str, Done | None] = {row.shard: None for row in registry.shards()}
-    for deployed in registry.deployments():
-        if deployed.kind == "start":
-            live[deployed.shard] = None
-        elif deployed.kind in REPLACING and not deployed.done.command.refused:
-            live[deployed.shard] = deployed.done
+    for shard, these in in_order(rows).items():
+        for deployed in these:
+            if deployed.kind == "start":
+                live[shard] = None
+            elif deployed.kind in REPLACING and not deployed.done.command.refused:
+                live[shard] = deployed.done
     return live
 
 
@@ -204,7 +348,7 @@ def plan_replacing(
         )
     if rewind:
         _check_rewind(registry, settings, manifest)
-        _check_ranges(manifest, registry, ranges)
+        _check_ranges(settings, manifest, registry, ranges)
     done: Literal["restore", "promote", "rollback", "rewind"] = "rewind" if rewind else kind
     why = f"before {done} to version {version}"
     orders: list[dict[str, Any]] = [
@@ -229,18 +373,30 @@ def plan_replacing(
 def plan_rollback(registry: Registry, settings: Settings) -> Plan:
     """Plan to go back to what was live before a version was last put live.
 
+    Commands that all who answered have refused changed nothing, and are passed over.
+
     Raises
     ------
     OperationError
         If none ever was.
     """
-    replaced = [o for o in registry.commands() if o.kind in REPLACING]
+    refused = _refused(registry.deployments())
+    replaced = [o for o in registry.commands() if o.kind in REPLACING and o.id not in refused]
     if not replaced:
         raise OperationError("there is nothing to go back to: no version was ever put live")
     last = replaced[-1]
     if not last.before:
         raise OperationError(f"what was live before command {last.id} was not kept")
     return plan_replacing(registry, settings, "rollback", last.before)
+
+
+def _refused(rows: Iterable[Deployed]) -> set[int]:
+    """Return the commands that every shard that answered has refused."""
+    refused: set[int] = set()
+    done: set[int] = set()
+    for row in rows:
+        (refused if row.done.command.refused else done).add(row.done.command.id)
+    return refused - done
 
 
 def _words(
@@ -280,45 +436,103 @@ def _shards(names: Sequence[str]) -> str:
 
 
 def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) -> None:
-    """Raise OperationError if the input since a version, or the journal, is not there any more."""
-    epochs = {d.shard: d.epoch for d in registry.deployments() if d.kind == "start"}
+    """Raise OperationError if it is known that the input since a version is not there any more.
+
+    What a shard has read since it last told of that is not known here: it looks again itself,
+    before it changes anything.
+    """
+    rows = registry.deployments()
+    begun = epochs(row for row in rows if row.kind == "start")
     for part in manifest.shards:
-        if part.header.get("fresh", "") != epochs.get(part.shard, ""):
+        if part.header.get("fresh", "") != begun.get(part.shard, ""):
             raise OperationError(
                 f"version {manifest.version} is of before the model was begun anew (--fresh), and "
                 "can only be restored without --rewind"
             )
     cursors = {p: c[0] for part in manifest.shards for p, c in part.header["cursors"].items()}
-    for partition, low in _lows(settings, cursors).items():
-        if cursors[partition] < low:
+    # Of a file that came later, all was read; of a partition, nobody here knows from where on.
+    least = 0 if settings.input.topic is None else _NOTHING
+    needed = {
+        partition: cursors.get(partition, least)
+        for partition, position in _read_up_to(registry, rows, manifest.version, begun).items()
+        if position > cursors.get(partition, least)
+    }
+    if not needed:
+        return
+    try:
+        lows = _lows(settings)
+        gone = "it is gone"
+    except InputError as error:
+        if settings.input.topic is not None:
+            return  # nobody answers, and the shards will see
+        lows, gone = {}, f"it is gone ({error})"
+    for partition, position in needed.items():
+        if partition == "-":
+            raise OperationError(
+                f"standard input cannot be learned again; without --rewind version "
+                f"{manifest.version} can be restored"
+            )
+        low = lows.get(partition, _NOTHING)
+        if position < low:
+            why = f"{gone}, and what came from {position} on is needed"
+            if low < _NOTHING:
+                why = f"the input begins at {low} now, and {position} is needed"
             raise OperationError(
                 f"{partition}: what came after version {manifest.version} cannot be learned again: "
-                f"the input begins at {low} now, and {cursors[partition]} is needed; without "
-                "--rewind the version can be restored"
+                f"{why}; without --rewind the version can be restored"
             )
 
 
-def _lows(settings: Settings, partitions: Collection[str]) -> dict[str, int]:
-    """Return the oldest position of each partition that can be read again, as far as is known."""
-    if settings.input.topic is None:
-        for name in partitions:
-            if name == "-":
-                raise OperationError("standard input cannot be learned again")
-            if not (settings.root / name).exists():
-                raise OperationError(
-                    f"{name}: is gone, and what came after the version is to be learned again"
-                )
-        return {}
-    from midstream.flows.topics import NoAnswerError, index_of, open_consumer
+def _read_up_to(
+    registry: Registry, rows: Iterable[Deployed], version: int, begun: Mapping[str, str]
+) -> dict[str, int]:
+    """Return, by partition, up to where it was read, as far as shards have told of that.
 
-    consumer = open_consumer(settings)
+    Parameters
+    ----------
+    version
+        What was before it is of no interest.
+    begun
+        The epochs that count, by shard.
+    """
+    found: dict[str, int] = {}
+
+    def add(shard: str, epoch: str, positions: Mapping[str, int]) -> None:
+        if epoch == begun.get(shard, ""):
+            for partition, position in positions.items():
+                found[partition] = max(position, found.get(partition, 0))
+
+    for row in rows:
+        add(row.shard, row.epoch, row.done.position)
+    for newer in registry.versions():
+        if newer.version > version and newer.manifest is not None:
+            for part in newer.manifest.shards:
+                positions = {p: cursor[0] for p, cursor in part.header["cursors"].items()}
+                add(part.shard, part.header.get("fresh", ""), positions)
+    return found
+
+
+def _lows(settings: Settings) -> dict[str, int]:
+    """Return the oldest position of each partition that can be read again.
+
+    Raises
+    ------
+    InputError
+        If there is none, or nobody says.
+    """
+    from midstream.flows.reading import Reader
+    from midstream.flows.topics import open_consumer
+
+    consumer = None if settings.input.topic is None else open_consumer(settings)
     try:
-        seconds = settings.input.wait_seconds or 30.0
-        return {name: consumer.bounds(index_of(name), seconds)[0] for name in partitions}
-    except (NoAnswerError, InputError):
-        return {}  # the shards will see
+        reader = Reader(settings, until_eof=True, consumer=consumer)
+        try:
+            return dict(reader.input.lows())
+        finally:
+            reader.input.close()
     finally:
-        consumer.close()
+        if consumer is not None:
+            consumer.close()
 
 
 def ranges_of(settings: Settings, texts: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -348,10 +562,16 @@ def ranges_of(settings: Settings, texts: Sequence[str]) -> list[tuple[str, int, 
 
 
 def _check_ranges(
-    manifest: Manifest, registry: Registry, ranges: Sequence[tuple[str, int, int]]
+    settings: Settings,
+    manifest: Manifest,
+    registry: Registry,
+    ranges: Sequence[tuple[str, int, int]],
 ) -> None:
     known = {partition for part in manifest.shards for partition in part.header["cursors"]}
     known |= {partition for d in registry.deployments() for partition in d.done.position}
+    if known and any(partition not in known for partition, _, _ in ranges):
+        with suppress(InputError):  # what is not there now may have been learned from all the same
+            known |= _lows(settings).keys()
     for partition, _, _ in ranges:
         if known and partition not in known:
             raise OperationError(

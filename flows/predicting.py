@@ -1,11 +1,15 @@
 """Predictions of a version, for the events of a file, apart from any run."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from midstream.connectors.codec import encode_predictions
+from midstream.engine.events import EventBatch, Origin, Predictions
+from midstream.engine.learner import LearnerError
+from midstream.engine.trainer import Trainer
 from midstream.flows.logs import log
 from midstream.flows.operations import OperationError, opened
 from midstream.flows.reading import Reader
@@ -17,7 +21,9 @@ __all__ = ["predict_file"]
 def predict_file(
     settings: Settings, file: str, version: int | None, shard: str | None, out: BinaryIO
 ) -> int:
-    """Write a prediction for each event of a file; return how many lines could not be read.
+    """Write a prediction for each event of a file; return how many events there are none for.
+
+    Those are told: they cannot be read, or the model raises on them.
 
     Parameters
     ----------
@@ -53,21 +59,49 @@ def predict_file(
     try:
         for _, decoded in reader:
             for each in decoded.rejected:
-                log.warning(
-                    "rejected", origin=f"{each.origin[0]}:{each.origin[2]}", path=each.path,
-                    reason=each.reason,
-                )  # fmt: skip
+                _tell(each.origin, each.path, each.reason)
             rejected += len(decoded.rejected)
-            lines = encode_predictions(
-                decoded.batch,
-                trainer.predict(decoded.batch),
-                task=settings.model.task,
-                model=settings.name,
-                version=version,
-                role="champion",
-            )
-            out.write(lines)
-            out.flush()
+            for batch, predictions in _predicted(trainer, decoded.batch):
+                rejected += predictions is None
+                if predictions is None:
+                    continue
+                lines = encode_predictions(
+                    batch,
+                    predictions,
+                    task=settings.model.task,
+                    model=settings.name,
+                    version=version,
+                    role="champion",
+                )
+                out.write(lines)
+                out.flush()
     finally:
         reader.input.close()
     return rejected
+
+
+def _predicted(
+    trainer: Trainer, batch: EventBatch
+) -> Iterator[tuple[EventBatch, Predictions | None]]:
+    """Yield a batch with its predictions; in pieces, where the model raises on an event.
+
+    That one is told, and comes alone, with None.
+    """
+    try:
+        predictions = trainer.predict(batch)
+    except Exception as error:  # noqa: BLE001 whatever a user's model raises
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            yield from _predicted(trainer, batch[:middle])
+            yield from _predicted(trainer, batch[middle:])
+            return
+        cause = error.cause if isinstance(error, LearnerError) else error
+        reason = f"the learner raised {type(cause).__name__}: {cause}"
+        _tell(batch.origins[0], batch.path(0), reason, id=batch.ids[0])
+        yield batch, None
+    else:
+        yield batch, predictions
+
+
+def _tell(origin: Origin, path: str, reason: str, **fields: str) -> None:
+    log.warning("rejected", origin=f"{origin[0]}:{origin[2]}", path=path, reason=reason, **fields)

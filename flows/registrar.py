@@ -56,12 +56,6 @@ def is_running(row: ShardRow, now: float | None = None) -> bool:
         return False
     if row.host != socket.gethostname():
         return True
-    try:
-        os.kill(row.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
     return True
 
 
@@ -88,14 +82,10 @@ class _Desk:
         self.keep_from = 0.0
         self.unsent: list[int] = []  # records that parts in the outbox are of
         self.highest = max(shard.parent, shard.version)
-        self._storage = LocalStorage(settings.state_path / "shards" / shard.name)
-        self.outbox = Outbox(self._storage)
+        self.outbox = Outbox(LocalStorage(settings.state_path / "shards" / shard.name))
         for version in self.outbox.versions():
             with suppress(SnapshotError):  # it is told of when it is to be delivered
                 self.unsent.append(self.outbox.read(version).header["seq"])
-
-    def close(self) -> None:
-        self._storage.close()
 
 
 class Registrar:
@@ -125,9 +115,6 @@ class Registrar:
     ) -> None:
         self._settings = settings.versions
         self._all_settings = settings
-        self._names = sorted({*names, *(shard.name for shard in shards)})
-        self._desks = {shard.name: _Desk(shard, settings) for shard in shards}
-        self._highest = max((shard.last_command for shard in shards), default=0)
         self._run = f"{session}-{os.urandom(8).hex()}"
         self._registry: Registry | None = None
         self._newest = 0  # of the versions that were asked for, as far as we know
@@ -137,23 +124,38 @@ class Registrar:
         self._beaten_at = 0.0
         self._cleared_at = 0.0
         self._drifted_at = 0.0
+        self._deliver_at = 0.0
+        self._deliver_pause = _SHORTEST_PAUSE
+        self._since: dict[str, int] = {}  # as `Registry.join` told
+        self._told_of = 0  # the last command that waits, and that was told
         self._failing = False
         self._pause = _SHORTEST_PAUSE
         self._wake = threading.Event()
         self._looked = threading.Event()
         self._closing = False
-        self._ending = 0  # as of `ShardRow`
-        self._asked = False  # for the last version
         self._may_end = threading.Event()
         self._thread = threading.Thread(target=self._work, name="registrar", daemon=True)
+        self.adopt(shards, names)
+
+    def adopt(self, shards: Sequence["Shard"], names: Collection[str]) -> None:
+        """Serve these shards from now on: those of before, opened anew."""
+        self._names = sorted({*names, *(shard.name for shard in shards)})
+        self._highest = max((shard.last_command for shard in shards), default=0)
+        self._ending = 0  # as of `ShardRow`
+        self._asked = False  # for the last version
+        self._may_end.clear()
+        self._desks = {shard.name: _Desk(shard, self._all_settings) for shard in shards}
         for shard in shards:
             self.visit(shard)
 
-    def start(self) -> None:
+    def start(self, stopping: Callable[[], bool] = lambda: False) -> None:
         """Begin; wait a while for the commands that were given when nobody was there."""
         self._thread.start()
-        if not self._looked.wait(_FIRST):
-            log.warning("registry_slow", note="commands are looked for as it goes on")
+        until = time.monotonic() + _FIRST
+        while not self._looked.wait(0.05) and not stopping():
+            if time.monotonic() > until:
+                log.warning("registry_slow", note="commands are looked for as it goes on")
+                return
 
     # --- called by the shards
 
@@ -221,17 +223,15 @@ class Registrar:
             return True
         return self._may_end.is_set()
 
-    def close(self) -> None:
-        """Take what is there to the registry, if it can be reached, and end."""
+    def close(self, patience: float = _LAST) -> None:
+        """Take what is there to the registry, if that can be done in time (seconds), and end."""
         self._closing = True
         self._wake.set()
         if self._thread.is_alive():
-            self._thread.join(2 * _LAST)
+            self._thread.join(patience)
         if self._thread.is_alive():
             log.warning("registry_not_told", note="it is told at the next start")
-            return  # the thread ends with the process
-        for desk in self._desks.values():
-            desk.close()
+            # The thread ends with the process.
 
     # --- the thread
 
@@ -266,7 +266,8 @@ class Registrar:
             self._registry = None
         self._failing = True
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        self._may_end.set()
+        if self._ending:
+            self._may_end.set()
         self._looked.set()
         time.sleep(0.05)  # a wake-up is no reason to hammer
 
@@ -281,14 +282,28 @@ class Registrar:
         self._bring(registry)
         self._looked.set()
         self._tell(registry)
-        self._deliver(registry)
         self._beat(registry)
         self._schedule(registry)
+        if self._closing or time.monotonic() >= self._deliver_at:
+            try:
+                self._deliver(registry)
+            except StoreError as error:  # commands do not wait for that
+                self._deliver_at = time.monotonic() + self._deliver_pause
+                log.warning(
+                    "artifacts_unavailable", reason=str(error), again_in=self._deliver_pause
+                )
+                self._deliver_pause = min(2 * self._deliver_pause, _LONGEST_PAUSE)
+            else:
+                self._deliver_pause = _SHORTEST_PAUSE
 
     def _open(self) -> Registry:
         registry = open_registry(self._all_settings, create=True)
-        highest = max((desk.highest for desk in self._desks.values()), default=0)
-        registry.join(self._names, self._highest, highest)
+        desks = self._desks
+        highest = max((desk.highest for desk in desks.values()), default=0)
+        with suppress(StoreError):  # what is there of a registry that was lost is not written over
+            highest = max(highest, *registry.artifacts.versions(), 0)
+        epochs = {name: desks[name].epoch if name in desks else None for name in self._names}
+        self._since = registry.join(epochs, self._highest, highest)
         self._newest = registry.newest()[-1]
         self._registry = registry
         return registry
@@ -296,6 +311,8 @@ class Registrar:
     def _bring(self, registry: Registry) -> None:
         """Bring the shards the commands that were given."""
         desks = list(self._desks.values())
+        for desk in desks:  # others had answered those before, when this one was begun
+            desk.handed = max(desk.handed, self._since.get(desk.name, 0))
         orders = registry.commands(min((desk.handed for desk in desks), default=0))
         # One for the end that comes now is of our end, too: others wait for us before they ask.
         news = [order for order in orders if order.id > max(desk.handed for desk in desks)]
@@ -306,8 +323,16 @@ class Registrar:
             for order in orders:
                 if order.id <= desk.handed:
                     continue
+                if any(ready.snapshot is not None for ready in desk.ready):
+                    break  # one state in memory is enough
                 if order.kind != "tag":  # that is of the registry alone
-                    desk.ready.append(self._prepared(registry, desk.name, order))
+                    try:
+                        desk.ready.append(self._prepared(registry, desk.name, order))
+                    except StoreError as error:  # what came later waits for it, in this shard
+                        if self._told_of != order.id:
+                            self._told_of = order.id
+                            log.warning("command_waits", id=order.id, reason=str(error))
+                        break
                 desk.handed = order.id
 
     def _prepared(self, registry: Registry, shard: str, order: Order) -> Ready:
@@ -369,7 +394,8 @@ class Registrar:
         oldest = time.time() - self._settings.rewind_days * 86_400
         for desk in self._desks.values():
             desk.keep_from = registry.keep_from(desk.name, desk.epoch, oldest)
-            desk.unsent = [seq for seq in desk.unsent if seq not in sent[desk.name]]
+            for seq in sent.get(desk.name, ()):  # in place: more may come meanwhile
+                desk.unsent.remove(seq)
 
     def _beat(self, registry: Registry, *, now: bool = False) -> None:
         soon = now or self._settings.every_events or self._ending

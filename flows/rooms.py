@@ -8,7 +8,7 @@ passes unused, and `midstream.flows.online.run` raises it at the end.
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
@@ -58,6 +58,7 @@ __all__ = [
     "KINDS",
     "SESSION",
     "WHOLE",
+    "AbandonedError",
     "Item",
     "Room",
     "Run",
@@ -86,6 +87,10 @@ _REPORT_SECONDS = 10.0
 
 class RunError(RuntimeError):
     """A run that cannot begin or go on; one line for the operator."""
+
+
+class AbandonedError(RuntimeError):
+    """Input could not be learned again for a command; with the shard opened anew, it is refused."""
 
 
 class Summary(msgspec.Struct):
@@ -303,7 +308,13 @@ class Room:
             self._obeying = True
             return Item(command=self._next)
         if self._next is not None:
-            work = self._reading(self.input.replay, self._next, self.block_bytes)
+            try:
+                work = self._reading(self.input.replay, self._next, self.block_bytes)
+            except InputError as error:
+                if not self.shard.may_abandon:
+                    raise
+                self.shard.abandon(f"the input is not what it was: {error}")
+                raise AbandonedError(f"shard {self.name}: {error}") from None
             if work is not None and work.final:
                 self._go_on()
             return Item(work)
@@ -529,6 +540,8 @@ class Run:
         As of `Shard.open`.
     signatures
         As of `KafkaJournal`, over all runs of the process.
+    registrars
+        The registrar of the process, once there is one, over all of its runs.
     beat
         Called at every turn, by which one sees from outside that the run gets on.
     """
@@ -543,6 +556,7 @@ class Run:
         share: Share = WHOLE,
         fresh: str = "",
         signatures: dict[str, Signature] | None = None,
+        registrars: list[Registrar] | None = None,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
@@ -552,6 +566,7 @@ class Run:
         self.share = share
         self.fresh = fresh
         self.signatures = {} if signatures is None else signatures
+        self.registrars = [] if registrars is None else registrars
         self.beat = beat
         self.stopping = False
         self.failure: BaseException | None = None
@@ -595,16 +610,24 @@ class Run:
             for name, part in mine.items():
                 self._open_room(name, part)
         if self.settings.versions.enabled and self.rooms:
-            self.registrar = Registrar(
-                self.settings,
-                [room.shard for room in self.rooms.values()],
-                shards,
-                session=os.environ.get(SESSION, ""),
-            )
-            self.registrar.start()
+            self._call_registrar(shards)
         if self.consumer is not None:
             read = (room.input.names for room in self.rooms.values())
             self._known = {part for part in shards.values() if part}.union(*read)
+
+    def _call_registrar(self, names: Collection[str]) -> None:
+        """Have the registrar of the process serve the shards as they are now."""
+        shards = [room.shard for room in self.rooms.values()]
+        if not self.registrars:
+            session = os.environ.get(SESSION, "")
+            self.registrars.append(Registrar(self.settings, shards, names, session=session))
+            self.registrars[0].start(lambda: self.stopping)
+        else:
+            self.registrars[0].adopt(shards, names)
+        self.registrar = self.registrars[0]
+        for room in self.rooms.values():
+            if room.shard.paused:
+                log.warning("paused", shard=room.name, note="`midstream resume` has it go on")
 
     def _at_first(self, partitions: int) -> int:
         """Return how many partitions the topic had when it was first read."""
@@ -674,8 +697,6 @@ class Run:
 
     def close(self) -> None:
         """Close every shard's files."""
-        if self.registrar is not None:
-            self.registrar.close()
         for room in self.rooms.values():
             room.close()
         if self.ahead is not None:

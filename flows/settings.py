@@ -279,7 +279,7 @@ def load(path: str | Path) -> Settings:
         reader.hidden.update({f"kafka.{key}": str(raw["kafka"][key]) for key in secret})
     versions = raw.get("versions")
     if isinstance(versions, dict):  # a URL may hold a password
-        secret = [key for key in ("key", "registry") if key in versions]
+        secret = [key for key in ("key", "registry", "artifacts") if key in versions]
         reader.hidden.update({f"versions.{key}": str(versions[key]) for key in secret})
     # The file itself is not resolved: it may be a link, with its data beside the link.
     place = file.parent.resolve() / file.name

@@ -37,6 +37,10 @@ JSON = click.option(
 )
 
 
+class _ToldError(SystemExit):
+    """The end of the process, after its reason was told."""
+
+
 # What may go wrong, by module: one that was not imported raised nothing, and some are slow to.
 _USAGE = {"flows.tables": ["ConfigError"]}
 _INPUT = {"connectors.bytestream": ["InputError"]}
@@ -78,10 +82,12 @@ def one_line_errors(
         click.echo(f"midstream: {line}", err=True)
         if as_json:
             print_json({"error": line})
-        sys.exit(code)
+        raise _ToldError(code)
 
     try:
         yield
+    except _ToldError:
+        raise
     except SystemExit as error:
         fail(f"the learner ended the run: {error!r}", FAILED)
     except Exception as error:

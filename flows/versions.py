@@ -1,15 +1,57 @@
 """The registry that a config names."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from midstream.engine.registry import Registry
-from midstream.flows.settings import Settings, load, model_modules
+import sqlalchemy as sa
+from sqlalchemy import exc
 
-__all__ = ["open_registry"]
+from midstream.engine import database as db
+from midstream.engine.artifacts import ArtifactError
+from midstream.engine.registry import Registry, RegistryError
+from midstream.flows.factory import import_module
+from midstream.flows.settings import ConfigError, Settings, load, model_modules
+
+if TYPE_CHECKING:
+    from midstream.engine.trainer import Trainer
+
+__all__ = ["has_registry", "open_registry"]
+
+
+class _ConfiguredRegistry(Registry):
+    """A registry that finds the classes of models where their config does."""
+
+    def __init__(self, settings: Settings, *, create: bool) -> None:
+        self._settings = settings
+        key = settings.versions.key
+        super().__init__(
+            settings.registry,
+            settings.artifacts,
+            settings.name,
+            key=None if key is None else key.encode(),
+            modules=model_modules(settings),
+            create=create,
+        )
+
+    def load(self, version: int, shard: str | None = None) -> "Trainer":
+        missing = None
+        try:
+            import_module(self._settings)
+        except ConfigError as error:  # a model of nothing but River's needs none
+            missing = error
+        try:
+            return super().load(version, shard)
+        except ArtifactError as error:
+            if missing is None:
+                raise
+            raise ArtifactError(f"{error}; {missing}") from None
 
 
 def open_registry(config: str | Path | Settings, *, create: bool = False) -> Registry:
     """Open the registry of a config: its versions, commands and deployments.
+
+    Models of a class of one's own are loaded with the module beside the config, which is imported
+    then.
 
     Parameters
     ----------
@@ -26,12 +68,29 @@ def open_registry(config: str | Path | Settings, *, create: bool = False) -> Reg
         If the registry or the store of its files is not there, or cannot be used.
     """
     settings = config if isinstance(config, Settings) else load(config)
-    key = settings.versions.key
-    return Registry(
-        settings.registry,
-        settings.artifacts,
-        settings.name,
-        key=None if key is None else key.encode(),
-        modules=model_modules(settings),
-        create=create,
-    )
+    return _ConfiguredRegistry(settings, create=create)
+
+
+def has_registry(settings: Settings) -> bool:
+    """Whether the registry of a config is there, with its model; nothing is made.
+
+    Raises
+    ------
+    RegistryError
+        If its database cannot be used.
+    """
+    url, place = db.url_of(settings.registry)
+    engine = db.make_engine(url, create=False)
+    name = url.database
+    if url.get_backend_name() == "sqlite" and name and not Path(name).exists():
+        return False
+    models = db.MODELS
+    ours = sa.select(models.c.model).where(models.c.model == settings.name)
+    try:
+        with engine.connect().execution_options(**db.READING) as connection:
+            there = sa.inspect(connection).has_table(models.name)
+            return there and connection.execute(ours).first() is not None
+    except exc.SQLAlchemyError as error:
+        raise RegistryError(f"{place}: {db.reason_of(error)}") from None
+    finally:
+        engine.dispose()

@@ -3,8 +3,10 @@
 State is the fold of the journal over the initial state: each entry in its order. "snapshot" keeps
 the state as a version. "restore" puts a version's in the place of the state; the position in the
 input stays. "rewind" puts it there and applies what the journal has since then again, without what
-it is to leave out and what earlier ones left out; "promote" and "rollback" do that from where they
-say they begin. Commands are not obeyed again within that. What is excluded before a command, or
+it is to leave out, and what was left out of what the version and the state have come from.
+"promote" and "rollback" do that from where they say they begin, but what a "rollback" goes back
+over is not left out any more. Commands are not obeyed again within that. One that was abandoned
+later is as if it had been refused. What is excluded before a command, or
 because the learner raised while it relearned for it, is left out; but a "promote" of a version that
 is older than what is there of the journal does not know what was excluded in between, so that may
 be excluded again.
@@ -13,11 +15,12 @@ be excluded again.
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from midstream.engine.dataset import DataSet
 from midstream.engine.events import EventBatch
-from midstream.engine.journal import Command, Exclude, Range, Record
+from midstream.engine.journal import Command, Exclude, Range, Record, Skip
 from midstream.engine.trainer import Step, Trainer, digest
 
 __all__ = ["Fold", "Version"]
@@ -31,6 +34,7 @@ class Version(NamedTuple):
     digest: str
     data: DataSet
     at: dict[str, int]
+    skips: list[Skip]
 
 
 class Fold:
@@ -73,6 +77,8 @@ class Fold:
         self.seen: dict[int, int] = {}  # after commands
         self.generations: dict[int, int] = {}
         self.relearned: dict[int, int] = {}  # events, at commands
+        self.skips: list[Skip] = []
+        self._abandoned: dict[int, str] = {}
         self._read = read
         self._learned = learned
         self._most = most
@@ -83,10 +89,18 @@ class Fold:
 
     def apply(self, records: Sequence[Record]) -> None:
         """Apply a journal, from its first record on."""
+        given_up: set[int] = set()  # commands that will be abandoned
+        commands = [e for record in records for e in record.entries if isinstance(e, Command)]
+        self._abandoned = {e.id: e.refused for e in commands if e.kind == "abandon"}
         for place, record in enumerate(records):
             assert record.seq == place, "the journal has gaps"
             for entry in record.entries:
-                if isinstance(entry, Command):
+                if isinstance(entry, Command) and entry.kind == "abandon":
+                    assert given_up == {entry.id}, "a command is abandoned that is not under way"
+                    given_up.clear()
+                elif isinstance(entry, Command):
+                    if entry.id in self._abandoned:
+                        given_up.add(entry.id)
                     self._obey(entry, place, records)
                 elif isinstance(entry, Exclude):
                     key = (entry.partition, entry.line, entry.row)
@@ -95,12 +109,14 @@ class Fold:
                         self.again += 1
                     self._excluded[key] = place
                 else:
+                    assert not given_up, "new input is applied before a command took effect"
                     begun = self.at.get(entry.partition, entry.start)
                     assert entry.start == begun, "a range does not begin where the last ended"
                     self.at[entry.partition] = entry.stop
                     for batch, step in self._range(entry, self._excluded, (), ()):
                         self._learned(batch, step, self.version)
-            assert record.generation == self.generation, "a record is of another generation"
+            right = record.generation == self.generation
+            assert right or given_up, "a record is of another generation"
 
     def digest(self) -> str:
         """Return that of the trainer's state."""
@@ -131,6 +147,8 @@ class Fold:
     def _obey(self, command: Command, seq: int, records: Sequence[Record]) -> None:
         assert command.id > self.last_command, "a command is there twice, or out of order"
         self.last_command = command.id
+        if command.id in self._abandoned:
+            command = msgspec.structs.replace(command, refused=self._abandoned[command.id])
         self.commands[seq] = command
         self.positions[seq] = dict(self.at)
         if not command.refused:
@@ -146,7 +164,9 @@ class Fold:
 
     def _keep(self, number: int, seq: int) -> None:
         parts = self.trainer.state()
-        self.versions[number] = Version(seq, parts, digest(parts), self.data.copy(), dict(self.at))
+        self.versions[number] = Version(
+            seq, parts, digest(parts), self.data.copy(), dict(self.at), list(self.skips)
+        )
         self.parent, self.parent_data = number, self.data.copy()
 
     def _put(self, command: Command, seq: int, records: Sequence[Record]) -> None:
@@ -157,14 +177,22 @@ class Fold:
         self.data, self.parent_data = kept.data.copy(), kept.data.copy()
         if command.since < 0:
             assert command.kind != "rewind", "a rewind without anything to apply again"
+            self.skips = list(kept.skips)
             return
+        inherited = [] if command.kind == "rollback" else self.skips
+        self.skips = kept.skips + [skip for skip in inherited if skip not in kept.skips]
+        if command.sources or command.ranges:
+            self.skips.append(Skip(kept.seq, seq, command.sources, command.ranges))
+        assert command.skips == self.skips, "what is left out is not told"
         before = self.trainer.seen
         at = {partition: cursor[0] for partition, cursor in command.start.items()}
         self._since = command.since
         known = (key for key, at in self._excluded.items() if not kept.seq <= at < command.since)
         excluded = {*known, *_raised_meanwhile(records, seq)}
         for record in records[kept.seq : seq]:
-            sources, stretches = _left_out(command, record.seq, seq, records)
+            these = [s for s in self.skips if s.since <= record.seq < s.until]
+            sources = {name for s in these for name in s.sources}
+            stretches = {stretch for s in these for stretch in s.ranges}
             for span in record.entries:
                 if not isinstance(span, Range) or span.start < at.get(span.partition, span.start):
                     continue
@@ -184,24 +212,6 @@ def _raised_meanwhile(records: Sequence[Record], seq: int) -> Iterator[tuple[str
             if not isinstance(entry, Exclude):
                 return
             yield entry.partition, entry.line, entry.row
-
-
-def _left_out(
-    command: Command, place: int, seq: int, records: Sequence[Record]
-) -> tuple[set[str], set[Any]]:
-    """Return what this "rewind", and those before it that went back as far, leave out of a record.
-
-    Of the input that was there before them.
-    """
-    sources, stretches = set(command.sources), set(command.ranges)
-    for record in records[place + 1 : seq]:
-        for entry in record.entries:
-            if isinstance(entry, Command) and entry.kind == "rewind" and not entry.refused:
-                if entry.since > place:
-                    continue
-                sources |= set(entry.sources)
-                stretches |= set(entry.ranges)
-    return sources, stretches
 
 
 def _check_left(command: Command, kept: Version, at: dict[str, int]) -> None:

@@ -9,6 +9,8 @@ import json
 import math
 import random
 import zlib
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -33,6 +35,13 @@ KINDS = [
     "snapshot", "snapshot", "restore", "rewind", "rewind", "rewind", "promote", "promote",
     "rollback", "pause", "resume",
 ]  # fmt: skip
+
+
+CHANGED = "the input is not what it was"
+
+
+class AbandonedError(Exception):
+    """What was to be learned again is not there any more."""
 
 
 class Crash(Exception):  # noqa: N818 it is no error of anybody's
@@ -309,6 +318,8 @@ class Life:
             self._replay(shard)
             while self._turn(shard, flight):
                 pass
+        except AbandonedError:
+            return self.live()
         except EventError as error:
             flight.clear()  # what was not published is done again
             assert not shard.replaying or shard.relearning, "what was learned is not learned again"
@@ -361,6 +372,9 @@ class Life:
                 shard.publish(outcome, {})
 
         while (span := shard.next_step()) is not None:
+            if shard.may_abandon and self.rng.random() < 0.05:
+                shard.abandon(CHANGED)
+                raise AbandonedError
             if isinstance(span, Command):
                 land()
                 shard.carry_out_again(span)
@@ -476,7 +490,7 @@ class Office:
         self.orders: list[Order] = []
         self.store: dict[int, bytes] = {}
         self.told: dict[int, Done] = {}
-        self.lows: dict[int, dict[str, int]] = {}  # by command
+        self.lows: dict[int, Mapping[str, int]] = {}  # by command
         self.firsts: dict[int, int] = {}  # of the journal, likewise
         self.ahead = commands > 0
         self.keep_from = life.rng.choice([0.0, 0.0, math.inf]) if commands else math.inf
@@ -541,7 +555,7 @@ class Office:
     def carry_out(self, shard: Shard, order: Order) -> None:
         rng = self._rng
         lows = {p: rng.randint(0, len(s)) for p, s in self._life.streams.items()}
-        lows = lows if rng.random() < 0.15 else {}
+        lows = defaultdict(int, lows if rng.random() < 0.15 else {})
         prepared = None
         if order.kind in REPLACING and rng.random() < 0.5:
             if order.version in self.store:
@@ -649,7 +663,7 @@ class Office:
         if order.kind == "rewind" and kept is not None and kept.seq <= seq:
             if gone or kept.seq < first[order.id]:
                 assert command.refused, "what is to be read again is not there"
-            elif "registry" not in command.refused:
+            elif "registry" not in command.refused and command.refused != CHANGED:
                 assert not command.refused, command.refused
         if order.kind in ("promote", "rollback") and not command.refused and order.catch_up:
             assert fold.relearned[seq] <= order.catch_up, "too much is applied again"

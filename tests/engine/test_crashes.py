@@ -11,7 +11,7 @@ from simulation import Disk, Folder, Life, make_trainer
 from midstream.engine import shard as shard_module
 from midstream.engine import snapshot as snapshot_module
 from midstream.engine.events import EventBatch
-from midstream.engine.journal import Command, Exclude, FileJournal, Range
+from midstream.engine.journal import Command, Exclude, FileJournal, Range, Skip
 from midstream.engine.outbox import Outbox
 from midstream.engine.shard import Shard
 from midstream.engine.snapshot import SnapshotFolder
@@ -207,7 +207,31 @@ def _bug_outbox_after_a_later_snapshot(monkeypatch):
 
 def _bug_what_a_rewind_left_out_comes_back(monkeypatch):
     """A rewind forgets the sources and positions that an earlier one has left out."""
-    _change_pieces(monkeypatch, lambda entry: isinstance(entry, Command))
+    real = shard_module.pieces
+    monkeypatch.setattr(
+        shard_module, "pieces", lambda records, skips=(), **o: real(records, skips[-1:], **o)
+    )
+
+
+def _bug_a_rollback_undoes_half(monkeypatch):
+    """What a rewind left out stays left out, also once it was rolled back."""
+    real = Shard._planned
+
+    def planned(self, command, order, *rest):
+        if order.kind == "rollback":
+            order = msgspec.structs.replace(order, kind="promote")
+        return real(self, command, order, *rest)
+
+    monkeypatch.setattr(Shard, "_planned", planned)
+
+
+def _bug_what_was_abandoned_is_tried_again(monkeypatch):
+    """A command that was abandoned is carried out again by a resume."""
+    monkeypatch.setattr(
+        shard_module,
+        "_without_abandoned",
+        lambda record, _: (e for e in record.entries if getattr(e, "kind", "") != "abandon"),
+    )
 
 
 def _bug_refold_forgets_exclusions(monkeypatch):
@@ -222,31 +246,12 @@ def _bug_refold_forgets_exclusions(monkeypatch):
     monkeypatch.setattr(Shard, "_replace", forget)
 
 
-def _change_pieces(monkeypatch, left_out):
-    """Hide some entries from what finds out what is to be applied again."""
-    real = shard_module.pieces
-
-    def pieces(records, *arguments, **options):
-        seen = (
-            msgspec.structs.replace(r, entries=[e for e in r.entries if not left_out(e)])
-            for r in records
-        )
-        return real(seen, *arguments, **options)
-
-    monkeypatch.setattr(shard_module, "pieces", pieces)
-
-
 def _bug_positions_left_out_for_ever(monkeypatch):
     """What came after a rewind is left out by a later one, as if it had been there before."""
     real = shard_module.pieces
 
-    def pieces(records, sources=(), ranges=(), **options):
-        records = list(records)
-        for record in records:
-            for entry in record.entries:
-                if isinstance(entry, Command) and entry.kind == "rewind" and not entry.refused:
-                    ranges, sources = [*ranges, *entry.ranges], [*sources, *entry.sources]
-        return real(records, sources, ranges, **options)
+    def pieces(records, skips=(), **options):
+        return real(records, [Skip(0, 10**9, s.sources, s.ranges) for s in skips], **options)
 
     monkeypatch.setattr(shard_module, "pieces", pieces)
 
@@ -273,23 +278,6 @@ def _bug_last_command_not_kept(monkeypatch):
         return made
 
     monkeypatch.setattr(Shard, "_snapshot", snapshot)
-
-
-def _bug_later_exclusions_in_an_earlier_refold(monkeypatch):
-    """A replayed rewind leaves out what was excluded for the sake of a later one, too."""
-    replace = Shard._replace
-
-    def all_of_them(self, command, *rest):
-        replace(self, command, *rest)
-        if command.since >= 0:
-            self._excluded |= {
-                (entry.partition, entry.line, entry.row)
-                for record in self._journal.records(command.since)
-                for entry in record.entries
-                if isinstance(entry, Exclude)
-            }
-
-    monkeypatch.setattr(Shard, "_replace", all_of_them)
 
 
 def _bug_generation_of_the_end(monkeypatch):

@@ -298,6 +298,8 @@ def test_what_cannot_be_restored_is_refused_before_anything_is_done(tmp_path):
     one.write(events(500))
     assert "there is no registry" in one.refused("restore", "1", "--yes")
     one.run()
+    one.append(events(10, seed=3))  # of which a later version tells that it was read
+    one.run()
     given = len(one.operate("history"))
     assert "there is no version 9" in one.refused("restore", "9", "--yes")
     assert "no drift was seen" in one.refused("restore", "--before-drift", "--yes")
@@ -474,3 +476,31 @@ def test_a_run_without_versions_has_no_registry(tmp_path):
     one.run()
     assert not (tmp_path / "state" / "registry.db").exists()
     assert "there is no registry" in one.refused("snapshots", "list")
+    assert "versions are switched off" in one.refused("pause", "--yes")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["in", "in/*.jsonl"])
+def test_files_of_a_folder_are_rewound(tmp_path, path):
+    """Also where one that was consumed before the version is gone, and another came after it."""
+    one = Operated(tmp_path)
+    one.config.write_text(one.config.read_text().replace("events.jsonl", path))
+    (tmp_path / "in").mkdir()
+    lines = events(900)
+    one.write(lines[:300], name="in/a.jsonl")
+    one.write(lines[300:500], name="in/b.jsonl")
+    one.run()
+    one.append(lines[500:600], name="in/b.jsonl")
+    one.write(lines[600:], name="in/c.jsonl")
+    one.run()
+    (tmp_path / "in/a.jsonl").unlink()
+    one.operate("restore", "1", "--rewind", "--skip-range", "c.jsonl:1-100", "--yes")
+    digest = one.run()["digest"]
+    assert not [d for d in one.operate("history") if d["command"].get("refused")]
+    calm = Operated(tmp_path / "calm")
+    calm.write(lines[:600] + lines[700:])
+    assert calm.run()["digest"] == digest
+    (tmp_path / "in/b.jsonl").unlink()
+    refusal = one.refused("restore", "1", "--rewind", "--yes")
+    assert refusal.startswith("b.jsonl: ")
+    assert "it is gone" in refusal
