@@ -306,7 +306,6 @@ ON_COMMANDS = [
     _bug_positions_left_out_for_ever,
     _bug_bounds_within_a_piece,
     _bug_last_command_not_kept,
-    _bug_later_exclusions_in_an_earlier_refold,
     _bug_generation_of_the_end,
 ]
 
