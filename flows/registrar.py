@@ -73,6 +73,7 @@ class _Desk:
         self.name = shard.name
         self.epoch = shard.epoch
         self.ready: deque[Ready] = deque()
+        self.behind = False  # whether there is more than is ready
         self.handed = shard.last_command  # the last command that is, or was, ready
         self.to_tell: list[Done] = []
         self.told: dict[int, float | None] = {}  # by record, when it took effect as far as told
@@ -148,10 +149,10 @@ class Registrar:
         for shard in shards:
             self.visit(shard)
 
-    def start(self, stopping: Callable[[], bool] = lambda: False) -> None:
-        """Begin; wait a while for the commands that were given when nobody was there."""
+    def start(self, stopping: Callable[[], bool], patience: float = _FIRST) -> None:
+        """Begin; wait some seconds for the commands that were given when nobody was there."""
         self._thread.start()
-        until = time.monotonic() + _FIRST
+        until = time.monotonic() + patience
         while not self._looked.wait(0.05) and not stopping():
             if time.monotonic() > until:
                 log.warning("registry_slow", note="commands are looked for as it goes on")
@@ -213,6 +214,9 @@ class Registrar:
         wait
             Not for the others, but a moment for the registry: we are asked to end now.
         """
+        if not wait and any(desk.behind or desk.ready for desk in self._desks.values()):
+            self._wake.set()
+            return False
         if not self._settings.on_shutdown or not self._thread.is_alive():
             return True
         if not self._ending:
@@ -320,11 +324,13 @@ class Registrar:
         made = (order.version for order in orders if order.kind == "snapshot")
         self._newest = max(self._newest, *made, 0)
         for desk in desks:
+            desk.behind = False
             for order in orders:
                 if order.id <= desk.handed:
                     continue
                 if any(ready.snapshot is not None for ready in desk.ready):
-                    break  # one state in memory is enough
+                    desk.behind = True  # one state in memory is enough
+                    break
                 if order.kind != "tag":  # that is of the registry alone
                     try:
                         desk.ready.append(self._prepared(registry, desk.name, order))

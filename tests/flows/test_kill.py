@@ -21,7 +21,7 @@ def journal_size(project: Project) -> int:
     return sum(file.stat().st_size for file in journals)
 
 
-@pytest.mark.parametrize("kind", ["plain", "gzip"])
+@pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.slow), "gzip"])
 def test_killed_at_random_moments_nothing_is_lost_and_nothing_learned_twice(kind, tmp_path):
     """After 20 kills digest and prediction file equal those of a run that was left alone."""
     lines = events(150_000)

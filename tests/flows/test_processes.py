@@ -67,6 +67,7 @@ class Shards(Project):
         wait_for(lambda: len(self.published()) >= n, what=f"{n} predictions")
 
 
+@pytest.mark.slow
 def test_any_number_of_processes_gives_the_same_models(tmp_path):
     """More of them than there are shards have nothing to do, and say so."""
     alone = Shards(tmp_path / "alone").run()
@@ -220,6 +221,7 @@ def test_one_run_at_a_time(tmp_path):
     assert stop(supervisor)[0] == 0
 
 
+@pytest.mark.slow
 def test_fresh_is_for_the_first_start_only(tmp_path):
     """A process that is replaced goes on with what was learned since."""
     project = Shards(tmp_path / "project")

@@ -106,6 +106,7 @@ def test_what_was_sent_is_learned(sending):
     assert path.read_bytes().split(b"\n")[:-1] == two.values()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("header", [True, False])
 def test_csv_is_learned_as_from_the_file(sending, header):
     """The digest of what was learned is that of a run on the file, whatever cells look like."""

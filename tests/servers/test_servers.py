@@ -261,11 +261,16 @@ def shared_memory(pids: list[str]) -> set[str]:
 
 @pytest.mark.parametrize(
     ("setting", "said", "code"),
-    [("none", "1 skipped", 0), ("", "cannot run here: no initdb", 1), ("no", "own or none", 1)],
-    ids=["none", "missing", "unknown"],
+    [
+        ("none", "1 skipped", 0),
+        ("", "1 skipped", 0),
+        ("own", "cannot run here: no initdb", 1),
+        ("no", "is own, best or none, not no", 1),
+    ],
+    ids=["none", "missing", "wanted", "unknown"],
 )
 def test_only_who_wishes_it_tests_without_postgres(setting, said, code):
-    """Where it is missing the tests fail, and say what they need; they are skipped on demand."""
+    """Where it is missing its tests are skipped, or fail if it is wanted, and say why."""
     program = "import sys, postgres_server, pytest; postgres_server.binaries = lambda: None;"
     test = "tests/servers/test_servers.py::test_what_sqlalchemy_writes_it_reads"
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
