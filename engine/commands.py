@@ -5,7 +5,7 @@ crash has it carried out twice, or not at all.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -19,6 +19,7 @@ __all__ = [
     "Piece",
     "RefusedError",
     "bounded",
+    "epoch_of",
     "pieces",
 ]
 
@@ -136,6 +137,15 @@ def pieces(
             if isinstance(entry, Range) and entry.start >= start.get(entry.partition, (0,))[0]:
                 _append(found, Piece(record.seq, entry, sources, ranges), most_events)
     return found
+
+
+def epoch_of(header: Mapping[str, Any]) -> str:
+    """Return which beginning a state has come from, of the header of its snapshot.
+
+    What came before another beginning is in another journal, or is not to be applied any more.
+    """
+    fresh, begun = str(header.get("fresh", "")), header.get("begun")
+    return f"{fresh}@{begun[0]:.6f}" if begun else fresh
 
 
 def events_of(span: Range) -> int:

@@ -23,7 +23,7 @@ from sqlalchemy import exc
 
 from midstream.engine import database as db
 from midstream.engine.artifacts import ArtifactError, Artifacts, Manifest, ShardPart
-from midstream.engine.commands import REPLACING, Done, Order
+from midstream.engine.commands import REPLACING, Done, Order, epoch_of
 from midstream.engine.database import (
     ALARMS,
     COMMANDS,
@@ -939,7 +939,7 @@ class Registry:
             )
         ):
             header = self._decoded(row["part"], ShardPart).header
-            if header.get("fresh", "") == epoch:
+            if epoch_of(header) == epoch:
                 oldest = min(oldest, header["seq"])
         return oldest
 

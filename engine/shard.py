@@ -14,7 +14,16 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from midstream.engine.commands import REPLACING, Done, Order, Piece, RefusedError, bounded, pieces
+from midstream.engine.commands import (
+    REPLACING,
+    Done,
+    Order,
+    Piece,
+    RefusedError,
+    bounded,
+    epoch_of,
+    pieces,
+)
 from midstream.engine.dataset import DataSet, from_plain, plain
 from midstream.engine.events import Alarm, EventBatch, Origin, Predictions, Rejected
 from midstream.engine.journal import (
@@ -315,8 +324,8 @@ class Shard:
 
     @property
     def epoch(self) -> str:
-        """What the journal was begun anew under; versions of another one have another journal."""
-        return str(self._about["fresh"])
+        """Which beginning the state has come from; versions of another have another journal."""
+        return epoch_of(self._about)
 
     @property
     def definition(self) -> dict[str, Any]:
@@ -597,7 +606,7 @@ class Shard:
         command = msgspec.structs.replace(command, digest=header["digest"])
         if order.kind == "restore":
             return command
-        ours = header.get("fresh", "") == self.epoch and seq <= self._journal.end
+        ours = epoch_of(header) == self.epoch and seq <= self._journal.end
         changed = definition_changes(header["decoding"], self._about["decoding"])
         if changed and (ours or order.kind == "rewind"):
             raise RefusedError(

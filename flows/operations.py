@@ -11,7 +11,7 @@ import msgspec
 
 from midstream.connectors.bytestream import InputError
 from midstream.engine.artifacts import Manifest
-from midstream.engine.commands import REPLACING, Done, Order
+from midstream.engine.commands import REPLACING, Done, Order, epoch_of
 from midstream.engine.registry import (
     Deployed,
     Drifted,
@@ -444,7 +444,7 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
     rows = registry.deployments()
     begun = epochs(row for row in rows if row.kind == "start")
     for part in manifest.shards:
-        if part.header.get("fresh", "") != begun.get(part.shard, ""):
+        if epoch_of(part.header) != begun.get(part.shard, ""):
             raise OperationError(
                 f"version {manifest.version} is of before the model was begun anew (--fresh), and "
                 "can only be restored without --rewind"
@@ -508,7 +508,7 @@ def _read_up_to(
         if newer.version > version and newer.manifest is not None:
             for part in newer.manifest.shards:
                 positions = {p: cursor[0] for p, cursor in part.header["cursors"].items()}
-                add(part.shard, part.header.get("fresh", ""), positions)
+                add(part.shard, epoch_of(part.header), positions)
     return found
 
 

@@ -434,9 +434,9 @@ class Room:
     @property
     def ended(self) -> bool:
         """Whether all input has been read and no more will come."""
-        return (
-            self._next is None and not self._obeying and not self.shard.paused and self.input.ended
-        )
+        if self._next is not None or self._obeying:
+            return False
+        return self.run.until_eof if self.shard.paused else self.input.ended
 
     def learn(self, work: Work, decoded: Decoded) -> Outcome:
         """Apply a block; adapt how much is read at once to how long it took."""

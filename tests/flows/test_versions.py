@@ -203,6 +203,69 @@ def test_a_model_begun_anew_does_not_obey_what_was_meant_for_the_old_one(tmp_pat
 
 
 @pytest.mark.slow
+def test_a_model_begun_anew_obeys_no_command_of_before(tmp_path):
+    """Neither after --fresh nor where the state was lost and the registry was not."""
+    one = Operated(tmp_path, versions='registry = "kept.db"\nartifacts = "kept"')
+    one.write(events(500))
+    one.run()
+    one.operate("restore", "1", "--yes")
+    one.operate("pause", "--yes")
+    one.run()
+    fresh = one.run("--fresh")
+    assert fresh["seen"] == 500
+    one.operate("restore", "1", "--yes")
+    one.run()
+    shutil.rmtree(tmp_path / "state")
+    shutil.rmtree(tmp_path / "out")
+    assert one.run()["digest"] == fresh["digest"]
+    kinds = [d["command"]["kind"] for d in one.operate("history")]
+    assert kinds.count("restore") == 2
+    assert kinds.count("pause") == 1
+    assert kinds.count("start") == 3
+
+
+@pytest.mark.slow
+def test_a_rewind_into_a_file_that_was_changed_is_refused(tmp_path):
+    """It is as if it had not been given, also after a restart, and the history says why."""
+    one = Operated(tmp_path)
+    lines = events(2_000)
+    one.write(lines[:1_000])
+    one.run()
+    one.append(lines[1_000:])
+    digest = one.run()["digest"]
+    lines[1_500]["id"] = "x1500"
+    one.write(lines)
+    process = one.running()
+    done = one.operate("restore", "1", "--rewind", "--yes", code=1)
+    assert done["shards"][0]["state"] == "refused"
+    assert "the file was changed" in done["shards"][0]["reason"]
+    stop(process)
+    summary = one.run()
+    assert (summary["digest"], summary["seen"]) == (digest, 2_000)
+
+
+@pytest.mark.slow
+def test_a_rewind_that_is_rolled_back_leaves_nothing_out(tmp_path):
+    """A second one, with the right source, leaves out that one alone."""
+    one = Operated(tmp_path)
+    good, a, b = events(1_000), events(500, seed=2), events(500, seed=3)
+    one.write(good)
+    one.run()
+    one.append([{**e, "id": f"a{e['id']}", "source": "a"} for e in a])
+    one.append([{**e, "id": f"b{e['id']}", "source": "b"} for e in b])
+    process = one.running()
+    one.operate("restore", "1", "--rewind", "--skip-source", "a", "--yes")
+    one.operate("rollback", "--yes")
+    one.operate("restore", "1", "--rewind", "--skip-source", "b", "--yes")
+    stop(process)
+    digest = one.run()["digest"]
+    calm = Operated(tmp_path / "calm")
+    calm.write(good)
+    calm.append([{**e, "id": f"a{e['id']}", "source": "a"} for e in a])
+    assert calm.run()["digest"] == digest
+
+
+@pytest.mark.slow
 def test_history_tells_what_was_live_at_a_time(tmp_path):
     """Per shard, with the reason, and what it was last kept as."""
     one = Operated(tmp_path)
