@@ -376,8 +376,11 @@ class Artifacts:
         StoreError
             If the store does not answer.
         """
-        files = manifest.part(shard).files
-        return {name: self._unpacked(manifest.version, file) for name, file in files.items()}
+        return self.read_files(manifest.version, manifest.part(shard))
+
+    def read_files(self, version: int, part: ShardPart) -> dict[str, bytes]:
+        """Read what a shard has put, also before the version is whole; else as `read_part`."""
+        return {name: self._unpacked(version, file) for name, file in part.files.items()}
 
     def _unpacked(self, version: int, file: PartFile) -> bytes:
         what = f"version {version}: {file.name}"

@@ -734,16 +734,31 @@ class Registry:
         return self.artifacts.manifest(version, row["sha256"])
 
     def read(self, version: int, shard: str) -> Snapshot:
-        """Return a shard's part of a version.
+        """Return a shard's part of a version, also of one that other shards' parts still lack.
 
         Raises
         ------
         UnknownVersionError, ArtifactError, RegistryError, StoreError
             If there is no such version, or it is damaged, or cannot be read.
         """
-        manifest = self.manifest(version)
-        part = manifest.part(shard)
-        return Snapshot(part.header, self.artifacts.read_part(manifest, shard))
+        try:
+            part = self.manifest(version).part(shard)
+        except UnknownVersionError:
+            found = self._open_part(version, shard)
+            if found is None:
+                raise
+            part = found
+        return Snapshot(part.header, self.artifacts.read_files(version, part))
+
+    def _open_part(self, version: int, shard: str) -> ShardPart | None:
+        """Return what a shard has put of a version that is not whole yet."""
+        wanted = sa.select(PARTS.c.part).join(
+            VERSIONS,
+            sa.and_(VERSIONS.c.model == PARTS.c.model, VERSIONS.c.version == PARTS.c.version),
+        )
+        this = (self._ours(PARTS), PARTS.c.version == version, PARTS.c.shard == shard)
+        rows = self._all(wanted.where(*this, VERSIONS.c.state == "open"))
+        return self._decoded(rows[0]["part"], ShardPart) if rows else None
 
     def load(self, version: int, shard: str | None = None) -> "Trainer":
         """Load a version, to predict with or to go on with. Nothing in it is executed.

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -410,8 +410,9 @@ class Room:
 
     def _fetch_version(self, version: int) -> Snapshot:
         """Return this shard's part of a version."""
-        if version in self._outbox.versions():
-            return self._outbox.read(version)
+        with suppress(FileNotFoundError):  # it may be taken to the registry just now
+            if version in self._outbox.versions():
+                return self._outbox.read(version)
         registry = open_registry(self.run.settings)
         try:
             return registry.read(version, self.name)
