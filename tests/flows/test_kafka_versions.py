@@ -201,6 +201,7 @@ def test_hosts_share_a_registry_in_postgresql_and_artifacts_in_s3(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("moments", [4, 50])
 def test_processes_and_commands_killed_at_any_moment(topics, moments):
     """The registry stays consistent, and every command that was given is carried out once."""
