@@ -224,11 +224,22 @@ def verify(versions: tuple[int, ...], config: Path, *, as_json: bool) -> None:
 
     Default: of all versions. The exit code is 1 if one is not.
     """
+    from midstream.engine.registry import UnknownVersionError
     from midstream.flows.operations import opened
 
     with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
         chosen = versions or tuple(row.version for row in registry.versions())
-        found = {version: registry.problems(version) for version in chosen}
+        found = {}
+        for version in chosen:
+            try:
+                problems = registry.problems(version)
+                if problems:
+                    registry.version(version)  # or it is being pruned
+            except UnknownVersionError:
+                if versions:
+                    raise
+            else:
+                found[version] = problems
     if as_json:
         print_json({str(version): problems for version, problems in found.items()})
     for version, problems in found.items():
