@@ -42,6 +42,7 @@ LOGISTIC = {"optimizer": "ftrl", "rate": 0.1}
 # What the engine makes, with a clock on what its stream waits for.
 TIMED = """
 import atexit, json, time
+from pathlib import Path
 from midstream.engine.compiled import LinearLearner
 from midstream.engine.shard import Shard
 from river import forest
@@ -56,8 +57,8 @@ def timed(function, kind, *arguments, **options):
     return made
 
 def tell():
-    with open("waits.json", "w") as file:
-        json.dump(waits, file)
+    if any(waits.values()):  # a command that only looks has none
+        Path(__file__).with_name("waits.json").write_text(json.dumps(waits))
 
 Shard._cut = lambda *a: timed(cut, "cut", *a)
 Shard.carry_out = lambda shard, order, **o: timed(carry_out, order.kind, shard, order, **o)
