@@ -56,6 +56,11 @@ _LIBRARIES = ("river", "numpy", "numba", "torch")
 _ABANDONED = 7 * 86_400.0  # seconds after which a version that never became whole is removed
 
 _T = TypeVar("_T")
+_PARTS_OF_VERSIONS = sa.select(PARTS.c.part).join(
+    VERSIONS,
+    sa.and_(VERSIONS.c.model == PARTS.c.model, VERSIONS.c.version == PARTS.c.version),
+)
+
 State = Literal["open", "complete", "removing", "removed"]
 
 
@@ -752,12 +757,8 @@ class Registry:
 
     def _open_part(self, version: int, shard: str) -> ShardPart | None:
         """Return what a shard has put of a version that is not whole yet."""
-        wanted = sa.select(PARTS.c.part).join(
-            VERSIONS,
-            sa.and_(VERSIONS.c.model == PARTS.c.model, VERSIONS.c.version == PARTS.c.version),
-        )
         this = (self._ours(PARTS), PARTS.c.version == version, PARTS.c.shard == shard)
-        rows = self._all(wanted.where(*this, VERSIONS.c.state == "open"))
+        rows = self._all(_PARTS_OF_VERSIONS.where(*this, VERSIONS.c.state == "open"))
         return self._decoded(rows[0]["part"], ShardPart) if rows else None
 
     def load(self, version: int, shard: str | None = None) -> "Trainer":
@@ -941,12 +942,8 @@ class Registry:
             Seconds since 1970: an older version is not to be rewound to.
         """
         oldest = float("inf")
-        wanted = sa.select(PARTS.c.part).join(
-            VERSIONS,
-            sa.and_(VERSIONS.c.model == PARTS.c.model, VERSIONS.c.version == PARTS.c.version),
-        )
         for row in self._all(
-            wanted.where(
+            _PARTS_OF_VERSIONS.where(
                 self._ours(PARTS),
                 PARTS.c.shard == shard,
                 VERSIONS.c.state.in_(["open", "complete"]),

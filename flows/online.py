@@ -223,11 +223,8 @@ def _drop_commands(settings: Settings) -> None:
     if not settings.versions.enabled:
         return
     try:
-        registry = open_registry(settings)
-        try:
+        with closing(open_registry(settings)) as registry:
             dropped = registry.begin_anew()
-        finally:
-            registry.close()
     except RegistryError:
         return  # there is none, or it will say itself what is wrong with it
     if dropped:

@@ -51,12 +51,7 @@ _DRIFTED = 60.0  # seconds from one version for drift to the next
 
 def is_running(row: ShardRow, now: float | None = None) -> bool:
     """Whether a process seems to be at work on a shard."""
-    now = time.time() if now is None else now
-    if now - row.beat_at > _SILENT:
-        return False
-    if row.host != socket.gethostname():
-        return True
-    return True
+    return (time.time() if now is None else now) - row.beat_at <= _SILENT
 
 
 class Ready(NamedTuple):
@@ -92,7 +87,8 @@ class _Desk:
 class Registrar:
     """Tells the registry of the shards of a process, and the shards of commands.
 
-    Its methods are called from the thread of the shards, and return at once, except `last`.
+    Its methods are called from the thread of the shards, and return at once, except `start`,
+    `close` and, if it is to wait, `may_end`.
 
     Parameters
     ----------

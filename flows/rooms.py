@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -413,13 +413,11 @@ class Room:
         with suppress(FileNotFoundError):  # it may be taken to the registry just now
             if version in self._outbox.versions():
                 return self._outbox.read(version)
-        registry = open_registry(self.run.settings)
-        try:
-            return registry.read(version, self.name)
-        except (ArtifactError, UnknownVersionError) as error:
-            raise RefusedError(str(error)) from None
-        finally:
-            registry.close()
+        with closing(open_registry(self.run.settings)) as registry:
+            try:
+                return registry.read(version, self.name)
+            except (ArtifactError, UnknownVersionError) as error:
+                raise RefusedError(str(error)) from None
 
     def _reading(self, read: Callable[..., T], *arguments: Any) -> T:
         """Call what reads: in the one thread that does, if there is one."""
