@@ -44,8 +44,9 @@ class Range(msgspec.Struct, frozen=True, omit_defaults=True, tag="range", tag_fi
     For files, `start` and `stop` are byte positions, `line` is the number of the line at `stop`.
     `crc` is the CRC-32 of the partition from its beginning to `stop`, by which a change of the
     input under us is noticed when it is read again; 0 where there is none. `head` is that of its
-    first bytes alone, by which another file under the same name is told. For Arrow and Parquet,
-    positions are rows, and a fingerprint of their values stands in the place of CRC-32. `whole` is
+    first bytes alone, by which another file under the same name is told; of a topic it is made of
+    the id that brokers give it. For Arrow and Parquet, positions are rows, and a fingerprint of
+    their values stands in the place of CRC-32. `whole` is
     False where the range ends in a record that only the end of the file ended: what follows is
     another one. `events` is how many events it gave; -1: that was not counted.
     """

@@ -147,6 +147,7 @@ class Shard:
         fetch: Callable[[int], Snapshot] = _no_versions,
         outbox: Outbox | None = None,
         keep_from: float = math.inf,
+        check_input: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -172,6 +173,7 @@ class Shard:
         self._commit_seconds = commit_seconds
         self._fetch = fetch
         self._outbox = outbox
+        self._check_input = check_input
         self._clock = clock
         self._wall = wall
         self._parent_data = DataSet()
@@ -220,7 +222,8 @@ class Shard:
             Begin anew, whatever the journal holds, unless it was begun anew under this very token.
         policy
             snapshot_events, snapshot_seconds, commit_seconds; clock and wall, which tell seconds;
-            fetch, which gives this shard's part of a version; outbox, which takes it; keep_from.
+            fetch, which gives this shard's part of a version; outbox, which takes it; keep_from;
+            check_input, which is called before input is committed and raises if it is not sound.
 
         Raises
         ------
@@ -464,6 +467,7 @@ class Shard:
     def commit(self) -> None:
         """Commit what was published, if anything was."""
         if self._pending:
+            self._check_input()
             self._journal.commit(self._pending)
             self._pending = []
         self._committed_at = self._clock()

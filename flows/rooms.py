@@ -82,6 +82,7 @@ _FEW = 4  # shards that are opened one after the other
 _OPENERS = 16
 _RESCAN_SECONDS = 5.0
 _LOOK_SECONDS = 1.0  # to wait for an answer that is not urgent
+_CONFIRM_SECONDS = 10.0  # to wait for an answer that a commit waits for
 _REPORT_SECONDS = 10.0
 
 
@@ -257,6 +258,7 @@ class Room:
             fetch=self._fetch_version,
             outbox=self._outbox if settings.versions.enabled else None,
             keep_from=0 if settings.versions.enabled else math.inf,
+            check_input=run.check_input,
         )
         for note in self.shard.notes:
             log.warning("snapshot_unusable", shard=name, reason=note)
@@ -694,6 +696,11 @@ class Run:
             if name not in self._known and self.share.first == 0:
                 self._known.add(name)
                 log.warning("input_new", input=name, action="it is taken up by a restart")
+
+    def check_input(self) -> None:
+        """Raise InputError if what was taken may not be of the topic that it was taken for."""
+        if self.consumer is not None:
+            self.consumer.confirm(_CONFIRM_SECONDS)
 
     def close(self) -> None:
         """Close every shard's files."""

@@ -12,6 +12,7 @@ from midstream.connectors.bytestream import InputError
 from midstream.connectors.kafka import (
     Consumer,
     Heard,
+    Identity,
     NoAnswerError,
     TopicInput,
     partition_name,
@@ -61,7 +62,8 @@ def open_consumer(settings: Settings) -> Consumer:
     topic = settings.input.topic
     assert topic is not None
     group = str(settings.kafka.get("group.id", settings.name))
-    return Consumer(_options(settings), topic, group, log=log.warning)
+    options = _options(settings)
+    return Consumer(options, topic, group, identity=Identity(options, topic), log=log.warning)
 
 
 def _seconds(settings: Settings) -> float:

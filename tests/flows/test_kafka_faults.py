@@ -235,18 +235,39 @@ def test_a_topic_deleted_under_us(topics, start, kind):
     assert name in line
 
 
-def test_a_topic_made_anew_under_us(topics, start):
-    """What is in it is not taken for what follows what was learned."""
+@pytest.mark.parametrize("journal", ["topic", pytest.param("files", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seen", ["while it reads", "while it is stopped", "when it is back"])
+def test_a_topic_made_anew_under_us(topics, start, seen, journal):
+    """What is in it is not taken for what follows what was learned, though it is long enough."""
     one = topics("one", partitions=1)
+    if journal == "files":
+        text = one.project.config.read_text()
+        head, _, rest = text.partition("[output]")
+        one.project.config.write_text(head + rest[rest.index("[kafka]") :])
     one.produce(events(100), partitions=1)
     run = start(one.project)
     run.says("caught_up")
+    if seen == "while it is stopped":
+        run.process.send_signal(signal.SIGSTOP)
+    elif seen == "when it is back":
+        run.stop()
     one.kafka.delete_topic(one.source)
     one.kafka.create_topic(one.source)
     one.produce(named(events(200), "m"), partitions=1)
+    if seen == "while it is stopped":
+        run.process.send_signal(signal.SIGCONT)
+    elif seen == "when it is back":
+        run = start(one.project)
+    says = ["was made anew", "is gone", "another topic of the same name"]
     line = run.failed()
     assert one.source in line
-    one.published_once(events(100))
+    assert any(word in line for word in says), line
+    again = one.project.call("run", "config.toml", "--until-eof")
+    assert again.returncode == 1, "it stays so"
+    assert any(word in again.stderr.splitlines()[-1] for word in says), again.stderr
+    if journal == "topic":
+        one.published_once(events(100))
+    assert one.project.run("--fresh")["seen"] == 200
 
 
 @pytest.mark.parametrize("on_lost", ["stop", "skip"])
