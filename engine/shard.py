@@ -347,7 +347,7 @@ class Shard:
         positions = dict(self.cursors)
         for entry in (piece.entry for piece in self._replay):
             if isinstance(entry, Range) and entry.partition not in positions:
-                positions[entry.partition] = Cursor(entry.start)
+                positions[entry.partition] = Cursor(entry.start, head=entry.head)
         return positions
 
     @property

@@ -2,12 +2,15 @@
 
 import itertools
 
+import msgspec
 from kafka_simulation import Consumer
 
-from midstream.connectors import kafka_journal
+from midstream.connectors import kafka, kafka_journal
+from midstream.connectors.inputs import Work
+from midstream.connectors.kafka import TopicInput
 from midstream.connectors.kafka_journal import KafkaJournal
 from midstream.engine.journal import UnavailableError
-from midstream.engine.shard import Shard
+from midstream.engine.shard import Cursor, Shard
 
 _recover = KafkaJournal.recover
 
@@ -169,6 +172,24 @@ def commands_are_forgotten(monkeypatch):
         header(self, {**found, "last_command": 0})
 
     monkeypatch.setattr(Shard, "_stand_at", stand_at)
+
+
+def nobody_confirms(monkeypatch):
+    """What was read is committed without a look at whether it is still the same topic."""
+    monkeypatch.setattr(kafka.Consumer, "confirm", lambda self, seconds, **_: None)
+
+
+def no_mark_is_kept(monkeypatch):
+    """The journal does not say of which topic a range is."""
+    to = TopicInput._to
+
+    def unmarked(self, block, crc):
+        work = to(self, block, crc)
+        name, stop = block.partition, block.stop
+        self._cursors[name] = Cursor(stop, stop, crc, 0)
+        return Work(work.block, msgspec.structs.replace(work.span, head=0))
+
+    monkeypatch.setattr(TopicInput, "_to", unmarked)
 
 
 BUGS = [

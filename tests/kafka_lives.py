@@ -20,7 +20,7 @@ from kafka_simulation import Cluster, Log, Process, Transaction
 from simulation import NAMED, Crash, Disk, make_trainer
 
 from midstream.connectors.codec import encode_predictions, encode_rejected
-from midstream.connectors.kafka import Consumer, NoAnswerError, TopicInput
+from midstream.connectors.kafka import Consumer, Identity, NoAnswerError, TopicInput
 from midstream.connectors.kafka_journal import KafkaJournal, Signature
 from midstream.connectors.messages import MessageBlock, MessageDecoder, Messages
 from midstream.engine.commands import Order, RefusedError
@@ -224,6 +224,7 @@ class Lane:
             fetch=lambda version: self._office.fetch(name, version, self._outbox),
             outbox=self._outbox,
             keep_from=0,
+            check_input=lambda: consumer.confirm(SECONDS),
         )
         self._recovered = self.journal.end
         self.input.seek(self.shard.positions)
@@ -392,7 +393,7 @@ class Life:
 
     def _session(self, engine: Engine) -> bool:
         """Open all shards and go on to the end; False if an event is to be skipped first."""
-        consumer = Consumer({}, "in", "life")
+        consumer = Consumer({}, "in", "life", identity=Identity({}, "in"))
         lanes: dict[str, Lane] = {}
         try:
             for name, parts in self.shards.items():

@@ -8,6 +8,7 @@ writers, transactions that time out, and which errors are fatal, retriable or ne
 
 import itertools
 from collections import deque
+from concurrent.futures import Future
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -93,6 +94,7 @@ class Cluster:
         self.now = 1_000_000.0
         self.logs = {(t, i): Log() for t, count in topics.items() for i in range(count)}
         self.topics = topics
+        self.ids = dict.fromkeys(topics, 1)
         self.writers: dict[str, Writer] = {}
         self.process: Any = Process()  # which one calls
         self.feed = lambda: None  # called before each fetch
@@ -161,6 +163,17 @@ class Cluster:
         self.happened.add("outage")
         self._down_until = self.now + seconds
 
+    def make_anew(self, topic: str, values: list[Any]) -> None:
+        """Delete a topic, and make another of its name, in which each partition has `values`.
+
+        Who reads the old one goes on at the same offset in the new one.
+        """
+        self.ids[topic] += 1
+        for index in range(self.topics[topic]):
+            log = self.logs[topic, index] = Log()
+            for value in values:
+                log.append(value, self.now, None, None)
+
     def loses_reply(self) -> bool:
         """Whether the answer to what was just done is lost, perhaps for a good while."""
         lost, self._lose_reply = self._lose_reply, False
@@ -226,6 +239,7 @@ class Cluster:
         clock = SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep)
         tokens = itertools.count()
         old = [module.ck for module in modules], kafka_journal.time, kafka_journal.secrets
+        admin, kafka.AdminClient = kafka.AdminClient, lambda config: AdminClient(self, config)
         few, kafka_journal._FEW = kafka_journal._FEW, 4  # journals are short here
         try:
             for module in modules:
@@ -236,6 +250,7 @@ class Cluster:
         finally:
             for module, was in zip(modules, old[0], strict=True):
                 module.ck = was
+            kafka.AdminClient = admin
             kafka_journal.time, kafka_journal.secrets = old[1:]
             kafka_journal._FEW = few
 
@@ -599,5 +614,20 @@ class Consumer(_Base):
             raise KafkaException(error(KafkaError._WAIT_COORD))
 
     def close(self) -> None:
-        if not self._process.dead:
-            self._process.point()
+        """No point to die at: a generator may do it, where an exception would be swallowed."""
+
+
+class AdminClient(_Base):
+    """An admin client of librdkafka, which asks in the background and answers by a future."""
+
+    def describe_topics(self, wanted: Any, request_timeout: float) -> dict[str, Future[Any]]:
+        self._call()
+        (name,) = wanted.topic_names
+        answer: Future[Any] = Future()
+        if self._cluster.down:
+            self._cluster.now += request_timeout
+            answer.set_exception(timed_out())
+        else:
+            answer.set_result(SimpleNamespace(topic_id=ck.Uuid(self._cluster.ids[name], 1)))
+        self._process.point()
+        return {name: answer}

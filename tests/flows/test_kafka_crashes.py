@@ -9,6 +9,8 @@ import msgspec
 import pytest
 from kafka_bugs import (
     journal_read_before_fencing,
+    no_mark_is_kept,
+    nobody_confirms,
     nobody_is_fenced,
     one_who_is_shut_out_comes_back,
 )
@@ -16,6 +18,7 @@ from kafka_lives import Life
 from kafka_simulation import Process
 from simulation import Crash
 
+from midstream.connectors.bytestream import InputError
 from midstream.engine.journal import JournalError, UnavailableError
 from midstream.engine.shard import EventError, Shard
 from midstream.flows import online, rooms
@@ -70,6 +73,8 @@ class Worker(Process):
         if self._fate == "freeze":
             self._life.others()
             self._life.cluster.process = self
+        if self._fate == "anew":
+            self._life.make_anew()
 
 
 class FlowLife(Life):
@@ -109,10 +114,13 @@ class FlowLife(Life):
             patch.setattr(online, "IDLE", timedelta(milliseconds=1))
             opened = Shard.open
             patch.setattr(Shard, "open", lambda *a, **k: opened(*a, clock=clock.monotonic, **k))
-            self.others()
-            self.cluster.heal()
-            self.input.finish(self.cluster.now)
-            self.one(self._folders.pop(), "")
+            self._lives()
+
+    def _lives(self):
+        self.others()
+        self.cluster.heal()
+        self.input.finish(self.cluster.now)
+        self.one(self._folders.pop(), "")
 
     def others(self):
         """Live through the lives that are left, on this machine or another."""
@@ -148,6 +156,47 @@ class FlowLife(Life):
             self.results.append(f"{fate} stopped")
 
 
+OTHER = b'{"id": "other", "x": {"v": 1}, "y": 1}'
+
+
+class LifeOfATopic(FlowLife):
+    """A life in which the input is deleted, and made anew, with more in it than there was.
+
+    Attributes
+    ----------
+    said
+        What runs that ended by an error said.
+    """
+
+    def __init__(self, seed, folder):
+        super().__init__(seed, folder, partitions=2, single=bool(seed % 2))
+        self.said = []
+
+    def make_anew(self):
+        self.cluster.make_anew("in", [OTHER] * 100)
+
+    def _lives(self):
+        folder = self._folders.pop()
+        for _ in range(20):
+            self.input.feed(self.cluster.now)
+        self.one(folder, "")
+        for fate in [*self.rng.choices(["crash", "stop"], k=self.rng.randint(0, 2)), "anew", ""]:
+            if fate == "" and self.cluster.ids["in"] == 1:
+                self.make_anew()
+            try:
+                self.one(folder, fate)
+            except InputError as error:
+                self.said.append(str(error))
+
+    def check(self):
+        """Nothing of the other topic was learned or predicted, and the last run said why."""
+        values = [value for (topic, _), log in self.cluster.logs.items() for value in log.read()
+                  if topic == "predictions"]  # fmt: skip
+        assert not any(b'"other"' in value for value in values), "it was taken for the first"
+        assert "made anew" in self.said[-1] or "another topic" in self.said[-1]
+        return values
+
+
 def lived(seed, folder):
     partitions, single = [(1, True), (2, True), (2, False)][seed % 3]
     life = FlowLife(seed, folder, partitions=partitions, single=single)
@@ -164,6 +213,33 @@ def test_any_schedule_through_bytewax_leaves_state_and_outputs_exact(block, tmp_
             lived(seed, tmp_path)
         except BaseException as error:
             pytest.fail(f"seed {seed}: {error!r}")
+
+
+def test_a_topic_made_anew_at_any_moment(tmp_path):
+    """It is told from the first, whatever else goes wrong."""
+    predicted = 0
+    for seed in range(100):
+        life = LifeOfATopic(seed, tmp_path)
+        try:
+            life.run()
+            predicted += len(life.check())
+        except BaseException as error:
+            pytest.fail(f"seed {seed}: {error!r}")
+    assert predicted > 500
+
+
+@pytest.mark.parametrize("bug", [nobody_confirms, no_mark_is_kept])
+def test_a_topic_made_anew_goes_unnoticed_by_a_known_bug(bug, monkeypatch, tmp_path):
+    """With a bug put in on purpose, one of the first 100 seeds fails."""
+    bug(monkeypatch)
+    for seed in range(100):
+        life = LifeOfATopic(seed, tmp_path)
+        try:
+            life.run()
+            life.check()
+        except AssertionError:
+            return
+    pytest.fail(f"100 seeds did not find: {bug.__doc__}")
 
 
 @pytest.mark.parametrize(
