@@ -1,43 +1,26 @@
-"""The registry's database: its tables, and how SQLite and PostgreSQL are opened and spoken to.
+"""The registry's database: how SQLite and PostgreSQL are opened and spoken to, for one model.
 
 Of SQLite, writers take turns from the beginning of their transactions (WAL mode, BEGIN IMMEDIATE);
 of PostgreSQL, by a lock on the row of their model. Nothing here knows what a version is.
 """
 
 import select
+import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
-__all__ = [
-    "ALARMS",
-    "COMMANDS",
-    "DEPLOYMENTS",
-    "META",
-    "MODELS",
-    "PARTS",
-    "READING",
-    "SHARDS",
-    "TAGS",
-    "UNKNOWN",
-    "VERSIONS",
-    "RegistryError",
-    "filled",
-    "greatest",
-    "insert",
-    "make_engine",
-    "reason_of",
-    "url_of",
-]
+from midstream.engine.schema import META, MODELS, SCHEMA
 
-READING: dict[str, Any] = {"midstream_reading": True}
-"""Options of a connection that only reads."""
-UNKNOWN = "?"
-"""The epoch of a shard that has not told it yet."""
+__all__ = ["Database", "NoRegistryError", "RegistryError", "make_engine"]
+
+_READING: dict[str, Any] = {"midstream_reading": True}  # options of a connection that only reads
 _LOCKED_SECONDS = 5.0
 _ANSWER_SECONDS = 5
 _POSTGRES = {
@@ -49,107 +32,18 @@ _POSTGRES = {
     "tcp_user_timeout": 25_000,
 }
 
-META = sa.MetaData()
-MODELS = sa.Table(
-    "midstream_models",
-    META,
-    sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("schema", sa.Integer, nullable=False),
-    sa.Column("next_version", sa.Integer, nullable=False),
-    sa.Column("next_command", sa.Integer, nullable=False),
-)
-SHARDS = sa.Table(
-    "midstream_shards",
-    META,
-    sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("shard", sa.Text, primary_key=True),
-    sa.Column("run", sa.Text, nullable=False, default=""),
-    sa.Column("host", sa.Text, nullable=False, default=""),
-    sa.Column("pid", sa.Integer, nullable=False, default=0),
-    sa.Column("beat_at", sa.Float, nullable=False, default=0.0),
-    sa.Column("seen", sa.BigInteger, nullable=False, default=0),
-    sa.Column("paused", sa.Boolean, nullable=False, default=False),
-    sa.Column("ending", sa.Integer, nullable=False, default=0),
-    sa.Column("epoch", sa.Text, nullable=False, default=UNKNOWN),
-    sa.Column("since", sa.Integer, nullable=False, default=0),  # the last command not for it
-)
-VERSIONS = sa.Table(
-    "midstream_versions",
-    META,
-    sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("version", sa.Integer, primary_key=True),
-    sa.Column("state", sa.Text, nullable=False),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.Column("shards", sa.Text, nullable=False),  # names, as JSON
-    sa.Column("seen", sa.BigInteger, nullable=False, default=0),  # of all shards, when asked for
-    sa.Column("parent", sa.Integer, nullable=False, default=0),
-    sa.Column("bytes", sa.BigInteger, nullable=False, default=0),
-    sa.Column("sha256", sa.Text, nullable=False, default=""),
-    sa.Column("manifest", sa.Text, nullable=False, default=""),
-)
-PARTS = sa.Table(
-    "midstream_parts",
-    META,
-    sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("version", sa.Integer, primary_key=True),
-    sa.Column("shard", sa.Text, primary_key=True),
-    sa.Column("part", sa.Text, nullable=False),  # a ShardPart, as JSON
-)
-TAGS = sa.Table(
-    "midstream_tags",
-    META,
-    sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("tag", sa.Text, primary_key=True),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("at", sa.Float, nullable=False),
-)
-COMMANDS = sa.Table(
-    "midstream_commands",
-    META,
-    sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("before", sa.Integer, nullable=False),
-    sa.Column("at", sa.Float, nullable=False),
-    sa.Column("order", sa.Text, nullable=False),  # an Order, as JSON
-    sa.Column("dropped", sa.Text, nullable=False, default=""),
-)
-DEPLOYMENTS = sa.Table(
-    "midstream_deployments",
-    META,
-    sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("epoch", sa.Text, primary_key=True),
-    sa.Column("shard", sa.Text, primary_key=True),
-    sa.Column("seq", sa.BigInteger, primary_key=True),
-    sa.Column("command", sa.Integer, nullable=False),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("at", sa.Float, nullable=False),
-    sa.Column("done_at", sa.Float),
-    sa.Column("refused", sa.Text, nullable=False),
-    sa.Column("done", sa.Text, nullable=False),  # a Done, as JSON
-)
-ALARMS = sa.Table(
-    "midstream_alarms",
-    META,
-    sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("epoch", sa.Text, primary_key=True),
-    sa.Column("shard", sa.Text, primary_key=True),
-    sa.Column("command", sa.Integer, primary_key=True),  # the last one before it
-    sa.Column("position", sa.BigInteger, primary_key=True),
-    sa.Column("detector", sa.Text, primary_key=True),
-    sa.Column("at", sa.Float, nullable=False),
-)
+_T = TypeVar("_T")
 
 
 class RegistryError(RuntimeError):
     """The registry cannot be read or written to; the message names it and says why."""
 
 
-def url_of(database: str | Path) -> tuple[sa.URL, str]:
+class NoRegistryError(RegistryError):
+    """There is none, or it has not this model."""
+
+
+def _url_of(database: str | Path) -> tuple[sa.URL, str]:
     """Return the URL of a database, and how to show it: without a password."""
     text = str(database)
     try:
@@ -206,7 +100,7 @@ def _open_sqlite(connection: Any, _: Any) -> None:
 
 def _begin_sqlite(connection: sa.Connection) -> None:
     # What is read stands in one piece too; who means to write must not find out late.
-    reading = READING.items() <= connection.get_execution_options().items()
+    reading = _READING.items() <= connection.get_execution_options().items()
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
@@ -230,33 +124,188 @@ def _ask_postgres(connection: Any, _: Any, __: Any) -> None:
         raise exc.DisconnectionError(str(error)) from None
 
 
-def insert(engine: sa.Engine, table: sa.Table, row: Mapping[str, Any]) -> Any:
-    """Insert a row unless one with this key is there."""
+class Database:
+    """The rows of one model.
+
+    Parameters
+    ----------
+    database
+        A URL of SQLAlchemy's, `sqlite:///…` or `postgresql://…`, or the path of a SQLite file.
+    model
+        Its name.
+    create
+        Make the database and the model's row if they are not there.
+
+    Attributes
+    ----------
+    place
+        How to name it to people: without a password.
+    engine
+        SQLAlchemy's.
+
+    Raises
+    ------
+    NoRegistryError
+        If it is not there, and not to be made.
+    RegistryError
+        If it cannot be used.
+    """
+
+    def __init__(self, database: str | Path, model: str, *, create: bool = False) -> None:
+        self.model = model
+        self.url, self.place = _url_of(database)
+        self.engine = make_engine(self.url, create=create)
+        self._node: tuple[int, int] | None = None
+        try:
+            self._open(create=create)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def _file(self) -> Path | None:
+        name = self.url.database
+        if self.url.get_backend_name() != "sqlite" or not name or name.startswith("file:"):
+            return None
+        return Path(name)
+
+    def _open(self, *, create: bool) -> None:
+        if create:
+            self._make()
+        elif self._file is not None and not self._file.exists():
+            raise NoRegistryError(
+                f"{self.place}: there is no registry; it is made by the first `midstream run`"
+            )
+        with self.reading() as connection:
+            there = sa.inspect(connection).has_table(MODELS.name)
+        if not there:
+            raise NoRegistryError(f"{self.place}: holds no registry of Midstream's")
+        schema = self._schema()
+        if schema is None and create:
+            with self._saying(), self.engine.begin() as connection:
+                self.add(connection, MODELS, {"schema": SCHEMA})
+            schema = self._schema()
+        if schema is None:
+            raise NoRegistryError(
+                f"{self.place}: has no model {self.model!r}; it has: "
+                + (", ".join(self._models()) or "none")
+            )
+        if schema != SCHEMA:
+            raise RegistryError(
+                f"{self.place}: has schema {schema}, this Midstream reads {SCHEMA}; use a newer one"
+            )
+
+    def _make(self) -> None:
+        with self._saying():
+            if self._file is not None:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+            for _ in range(2):  # another may be making the same
+                try:
+                    META.create_all(self.engine)
+                    break
+                except (exc.ProgrammingError, exc.IntegrityError, exc.OperationalError):
+                    time.sleep(0.1)
+            else:
+                META.create_all(self.engine)
+
+    def _schema(self) -> int | None:
+        with self.reading() as connection:
+            wanted = sa.select(MODELS.c.schema).where(self.ours(MODELS))
+            found: int | None = connection.execute(wanted).scalar_one_or_none()
+        return found
+
+    def _models(self) -> list[str]:
+        with self.reading() as connection:
+            found = connection.execute(sa.select(MODELS.c.model).order_by(MODELS.c.model))
+            return list(found.scalars())
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.engine.dispose()
+
+    def ours(self, table: sa.Table) -> sa.ColumnElement[bool]:
+        """Return the condition that a row is of this model."""
+        return table.c.model == self.model
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """Look at something, as it stands at one moment."""
+        self._look()
+        with self._saying(), self.engine.connect() as connection:
+            yield connection.execution_options(**_READING)
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """Change something, in one piece; of several that write, one goes after the other."""
+        self._look()
+        with self._saying(), self.engine.begin() as connection:
+            connection.execute(sa.select(MODELS.c.model).where(self.ours(MODELS)).with_for_update())
+            yield connection
+
+    def rows(self, wanted: Any) -> list[dict[str, Any]]:
+        """Return what is asked for, a dict a row."""
+        with self.reading() as connection:
+            return [
+                {str(name): value for name, value in row._mapping.items()}
+                for row in connection.execute(wanted)
+            ]
+
+    def add(self, connection: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> None:
+        """Insert a row of this model unless one with its key is there; what it lacks is default."""
+        defaults = {
+            column.name: column.default.arg
+            for column in table.columns
+            if isinstance(column.default, sa.ColumnDefault)
+        }
+        values = {**defaults, "model": self.model, **row}
+        connection.execute(_inserting(self.engine, table).values(values).on_conflict_do_nothing())
+
+    def decoded(self, text: str, type_: type[_T]) -> _T:
+        """Return what a column of JSON holds."""
+        with self._saying():
+            return msgspec.json.decode(text, type=type_)
+
+    def _look(self) -> None:
+        """Refuse a file that is gone, and open anew what has taken its place.
+
+        SQLite would go on with what was removed, and all that it is told would be lost.
+        """
+        if self._file is None:
+            return
+        try:
+            found = self._file.stat()
+        except OSError as error:
+            raise RegistryError(f"{self.place}: the registry is gone: {error.strerror}") from None
+        node = found.st_dev, found.st_ino
+        if self._node not in (None, node):
+            self.engine.dispose()
+        self._node = node
+
+    @contextmanager
+    def _saying(self) -> Iterator[None]:
+        """Say in one line what the database fails of."""
+        try:
+            yield
+        except exc.SQLAlchemyError as error:
+            raise RegistryError(f"{self.place}: {_reason_of(error)}") from None
+        except (sqlite3.Error, OSError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise RegistryError(f"{self.place}: {reason}") from None
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise RegistryError(f"{self.place}: is damaged ({error})") from None
+
+
+def _inserting(engine: sa.Engine, table: sa.Table) -> Any:
     if engine.dialect.name == "postgresql":
         from sqlalchemy.dialects.postgresql import insert as insert_there
 
-        return insert_there(table).values(dict(row)).on_conflict_do_nothing()
+        return insert_there(table)
     from sqlalchemy.dialects.sqlite import insert as insert_here
 
-    return insert_here(table).values(dict(row)).on_conflict_do_nothing()
+    return insert_here(table)
 
 
-def filled(table: sa.Table, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row with the defaults of what it lacks."""
-    defaults = {
-        column.name: column.default.arg
-        for column in table.columns
-        if isinstance(column.default, sa.ColumnDefault)
-    }
-    return defaults | dict(row)
-
-
-def greatest(column: Any, value: int) -> Any:
-    """Return what a column is to be where it may not be less than a value."""
-    return sa.case((column < value, value), else_=column)
-
-
-def reason_of(error: exc.SQLAlchemyError) -> str:
+def _reason_of(error: exc.SQLAlchemyError) -> str:
     """Return in one line, and in our words where we know them, what a database fails of."""
     what = getattr(error, "orig", None) or error
     text = " ".join(str(what).split())

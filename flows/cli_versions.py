@@ -298,7 +298,7 @@ def prune(
     days = settings.versions.keep_days if keep_days is None else keep_days
     removed: list[int] = []
     with one_line_errors(running=True, as_json=as_json), opened(settings) as registry:
-        kept = registry.kept(keep, days)
+        kept = registry.retention.kept(keep, days)
         gone = [version for version, why in kept.items() if not why]
         if not as_json:
             for version, why in kept.items():
@@ -306,7 +306,7 @@ def prune(
         if not dry_run:
             if gone:
                 _confirm(f"remove {len(gone)} of {len(kept)} versions?", yes=yes)
-            removed = registry.prune(keep, days)
+            removed = registry.retention.prune(keep, days)
     if as_json:
         print_json({"kept": {str(v): why for v, why in kept.items() if why}, "goes": gone,
                     "removed": removed})  # fmt: skip

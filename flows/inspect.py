@@ -101,7 +101,7 @@ def _try_versions(settings: Settings, report: Report) -> None:
     except (RegistryError, StoreError) as error:
         report.add("versions", str(error), ok=False)
     else:
-        report.add("versions", f"{registry.place}: {count} version{'s' * (count != 1)}")
+        report.add("versions", f"{registry.database.place}: {count} version{'s' * (count != 1)}")
 
 
 def _try_input(settings: Settings, trainer: Trainer | None, sample: int, report: Report) -> None:

@@ -391,11 +391,11 @@ class Registrar:
                 shards=len(row.shards),
             )
         if self._settings.prune:
-            for version in registry.prune(self._settings.keep, self._settings.keep_days):
+            for version in registry.retention.prune(self._settings.keep, self._settings.keep_days):
                 log.info("version_pruned", version=version)
         oldest = time.time() - self._settings.rewind_days * 86_400
         for desk in self._desks.values():
-            desk.keep_from = registry.keep_from(desk.name, desk.epoch, oldest)
+            desk.keep_from = registry.retention.keep_from(desk.name, desk.epoch, oldest)
             for seq in sent.get(desk.name, ()):  # in place: more may come meanwhile
                 desk.unsent.remove(seq)
 

@@ -3,12 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import sqlalchemy as sa
-from sqlalchemy import exc
-
-from midstream.engine import database as db
 from midstream.engine.artifacts import ArtifactError
-from midstream.engine.registry import Registry, RegistryError
+from midstream.engine.database import Database, NoRegistryError
+from midstream.engine.registry import Registry
 from midstream.flows.factory import import_module
 from midstream.flows.settings import ConfigError, Settings, load, model_modules
 
@@ -79,18 +76,8 @@ def has_registry(settings: Settings) -> bool:
     RegistryError
         If its database cannot be used.
     """
-    url, place = db.url_of(settings.registry)
-    engine = db.make_engine(url, create=False)
-    name = url.database
-    if url.get_backend_name() == "sqlite" and name and not Path(name).exists():
-        return False
-    models = db.MODELS
-    ours = sa.select(models.c.model).where(models.c.model == settings.name)
     try:
-        with engine.connect().execution_options(**db.READING) as connection:
-            there = sa.inspect(connection).has_table(models.name)
-            return there and connection.execute(ours).first() is not None
-    except exc.SQLAlchemyError as error:
-        raise RegistryError(f"{place}: {db.reason_of(error)}") from None
-    finally:
-        engine.dispose()
+        Database(settings.registry, settings.name).close()
+    except NoRegistryError:
+        return False
+    return True

@@ -13,10 +13,11 @@ import sqlalchemy as sa
 
 from midstream.engine.artifacts import Artifacts
 from midstream.engine.commands import Done
-from midstream.engine.database import COMMANDS, MODELS, PARTS, VERSIONS, make_engine
+from midstream.engine.database import make_engine
 from midstream.engine.dataset import DataSet, joined, plain
 from midstream.engine.journal import Command
 from midstream.engine.registry import Registry, UnknownVersionError
+from midstream.engine.schema import COMMANDS, MODELS, PARTS, VERSIONS
 from midstream.engine.snapshot import Snapshot
 
 SHARDS = ("000", "001", "002")
@@ -149,7 +150,7 @@ def _live(database, artifacts, draw, log) -> None:
                 for version in registry.complete():
                     _append(log, f"complete {version}")
             case 6:
-                for version in registry.prune(2, 0.0):
+                for version in registry.retention.prune(2, 0.0):
                     _append(log, f"prune {version}")
             case 7:
                 whole = registry.versions()
@@ -172,7 +173,7 @@ def _append(log, line) -> None:
 
 def check(registry, log=None) -> dict[str, int]:
     """Check that a registry and its files are what they have to be; return how much there is."""
-    with registry._reading() as connection:
+    with registry.database.reading() as connection:
         models = connection.execute(sa.select(MODELS)).one()
         commands = list(connection.execute(sa.select(COMMANDS.c.id).order_by(COMMANDS.c.id)))
         parts = {(p.version, p.shard) for p in connection.execute(sa.select(PARTS))}
@@ -218,7 +219,7 @@ def settle(registry) -> None:
             for shard in SHARDS:
                 registry.put(shard, row.version, snapshot(row.version, shard))
     registry.complete()
-    registry.prune(1, 0.0)
+    registry.retention.prune(1, 0.0)
     states = {row.version: row.state for row in registry.versions(every=True)}
     assert set(states.values()) <= {"complete", "removed"}, states
 

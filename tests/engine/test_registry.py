@@ -3,6 +3,7 @@
 On SQLite and on PostgreSQL.
 """
 
+import hashlib
 import os
 import pickle
 import random
@@ -21,7 +22,6 @@ from registry_lives import SHARDS, snapshot
 from river import linear_model
 
 from midstream.engine import database as db
-from midstream.engine import registry as registry_module
 from midstream.engine.artifacts import ArtifactError, StoreError
 from midstream.engine.commands import Done
 from midstream.engine.journal import Command
@@ -32,6 +32,7 @@ from midstream.engine.registry import (
     ShardRow,
     UnknownVersionError,
 )
+from midstream.engine.schema import MODELS, VERSIONS
 from midstream.engine.snapshot import Snapshot
 from midstream.engine.trainer import Trainer
 
@@ -162,7 +163,7 @@ def test_what_is_put_again_changes_nothing(registry):
         registry.put(shard, 1, snapshot(1, shard))
     assert registry.complete() == []
     assert (registry.versions(), registry.manifest(1)) == before
-    registry.prune(1, 0.0, NOW)
+    registry.retention.prune(1, 0.0, NOW)
     registry.put("000", 1, snapshot(1))
     assert registry.artifacts.versions() == [2]
     lives.check(registry)
@@ -224,7 +225,7 @@ def test_a_part_that_comes_while_it_is_pruned_leaves_nothing(local, monkeypatch)
     write = local.artifacts.write_part
 
     def slow(*arguments):
-        assert local.prune(1, 0.0, NOW + 8 * DAY) == [1]
+        assert local.retention.prune(1, 0.0, NOW + 8 * DAY) == [1]
         return write(*arguments)
 
     monkeypatch.setattr(local.artifacts, "write_part", slow)
@@ -297,8 +298,8 @@ def test_an_empty_registry_says_so(registry):
             work(1)
         said(error, "there is no version 1 of fraud; there is none at all yet")
     assert registry.versions() == []
-    assert registry.kept(3, 3) == {}
-    assert registry.prune(3, 3) == []
+    assert registry.retention.kept(3, 3) == {}
+    assert registry.retention.prune(3, 3) == []
     assert registry.newest() == (0.0, 0, 0, "", 0)
 
 
@@ -425,7 +426,7 @@ def keep_all_kinds(registry) -> None:
 def test_what_is_kept_says_why(registry):
     """The last ones, those of a day, tagged ones, those that were put live, or were live before."""
     keep_all_kinds(registry)
-    kept = registry.kept(2, 3.0, NOW)
+    kept = registry.retention.kept(2, 3.0, NOW)
     assert kept == {
         1: ["was put live"],
         2: ["tagged gold"],
@@ -439,10 +440,10 @@ def test_what_is_kept_says_why(registry):
         10: ["one of the last 2", "the last of 1972-09-26"],
         11: ["one of the last 2", "the last of 1972-09-27", "was live before another was"],
     }
-    assert registry.prune(2, 3.0, NOW) == [3, 5, 7, 9], "what the dry run said"
+    assert registry.retention.prune(2, 3.0, NOW) == [3, 5, 7, 9], "what the dry run said"
     assert numbers(registry) == [1, 2, 4, 6, 8, 10, 11]
-    assert registry.kept(2, 3.0, NOW) == {v: why for v, why in kept.items() if why}
-    assert registry.prune(2, 3.0, NOW) == []
+    assert registry.retention.kept(2, 3.0, NOW) == {v: why for v, why in kept.items() if why}
+    assert registry.retention.prune(2, 3.0, NOW) == []
     assert registry.artifacts.versions() == numbers(registry)
     with pytest.raises(UnknownVersionError) as error:
         registry.load(5)
@@ -454,7 +455,7 @@ def test_what_is_kept_says_why(registry):
 def test_the_last_so_many_are_kept(registry, keep, left):
     """None, some, or more than there are."""
     make(registry, 3)
-    registry.prune(keep, 0.0, NOW + 2 * DAY)
+    registry.retention.prune(keep, 0.0, NOW + 2 * DAY)
     assert numbers(registry) == left
 
 
@@ -462,8 +463,8 @@ def test_a_version_that_never_became_whole_goes_after_a_week(registry):
     """With the parts that it has; before that, a shard may still bring its own."""
     registry.order({"kind": "snapshot"}, at=NOW)
     registry.put("000", 1, snapshot(1))
-    assert registry.prune(1, 0.0, NOW + 6 * DAY) == []
-    assert registry.prune(1, 0.0, NOW + 8 * DAY) == [1]
+    assert registry.retention.prune(1, 0.0, NOW + 6 * DAY) == []
+    assert registry.retention.prune(1, 0.0, NOW + 8 * DAY) == [1]
     assert registry.artifacts.versions() == []
     for shard in SHARDS:
         registry.put(shard, 1, snapshot(1, shard))
@@ -485,13 +486,13 @@ def test_a_prune_that_fails_leaves_no_half(local, monkeypatch, after):
 
     monkeypatch.setattr(local.artifacts._files, "rm_file", failing)
     with pytest.raises(StoreError) as error:
-        local.prune(2, 0.0, NOW + 2 * DAY)
+        local.retention.prune(2, 0.0, NOW + 2 * DAY)
     said(error, "No space left on device")
     assert numbers(local) == [3, 4]
     with pytest.raises(UnknownVersionError):
         local.tag(1, "gold")
     lives.check(local)
-    assert local.prune(2, 0.0, NOW + 2 * DAY) == [1, 2]
+    assert local.retention.prune(2, 0.0, NOW + 2 * DAY) == [1, 2]
     assert local.artifacts.versions() == [3, 4]
     lives.check(local)
 
@@ -499,10 +500,10 @@ def test_a_prune_that_fails_leaves_no_half(local, monkeypatch, after):
 def test_what_was_left_of_a_version_goes_with_the_next(local):
     """What a slow process wrote of a version after its removal, before it died, is swept up."""
     make(local, 3)
-    assert local.prune(2, 0.0, NOW + DAY) == [1]
+    assert local.retention.prune(2, 0.0, NOW + DAY) == [1]
     local.artifacts.write_part(1, "000", {}, {"learner": b"late"})
-    assert local.prune(2, 0.0, NOW + DAY) == []
-    assert local.prune(1, 0.0, NOW + DAY) == [2]
+    assert local.retention.prune(2, 0.0, NOW + DAY) == []
+    assert local.retention.prune(1, 0.0, NOW + DAY) == [2]
     assert local.artifacts.versions() == [3]
 
 
@@ -523,8 +524,8 @@ def test_a_version_is_named_or_pruned_but_not_both(registry):
 
     threads = [
         threading.Thread(target=name),
-        threading.Thread(target=lambda: registry.prune(1, 0.0, NOW + DAY)),
-        threading.Thread(target=lambda: registry.prune(1, 0.0, NOW + DAY)),
+        threading.Thread(target=lambda: registry.retention.prune(1, 0.0, NOW + DAY)),
+        threading.Thread(target=lambda: registry.retention.prune(1, 0.0, NOW + DAY)),
     ]
     for thread in threads:
         thread.start()
@@ -537,18 +538,18 @@ def test_a_version_is_named_or_pruned_but_not_both(registry):
 
 def test_the_journal_is_kept_from_the_oldest_version_to_rewind_to(registry):
     """Of this shard and epoch, not older than asked, and not removed; without one, from nowhere."""
-    assert registry.keep_from("000", "e", 0.0) == float("inf")
+    assert registry.retention.keep_from("000", "e", 0.0) == float("inf")
     for i, epoch in enumerate(["e", "e", "e", "other"]):
         make(registry, at=NOW + i, fresh=epoch)
     (order,) = registry.order({"kind": "snapshot"}, at=NOW + 9)
-    assert registry.keep_from("000", "e", 0.0) == 1
-    assert registry.keep_from("000", "e", NOW + 1) == 2
-    assert registry.keep_from("000", "e", NOW + 4) == float("inf")
-    assert registry.keep_from("000", "other", 0.0) == 4
-    registry.prune(2, 0.0, NOW + DAY)
-    assert registry.keep_from("000", "e", 0.0) == 3
+    assert registry.retention.keep_from("000", "e", 0.0) == 1
+    assert registry.retention.keep_from("000", "e", NOW + 1) == 2
+    assert registry.retention.keep_from("000", "e", NOW + 4) == float("inf")
+    assert registry.retention.keep_from("000", "other", 0.0) == 4
+    registry.retention.prune(2, 0.0, NOW + DAY)
+    assert registry.retention.keep_from("000", "e", 0.0) == 3
     registry.put("000", order.version, snapshot(5, fresh="e", seq=2))
-    assert registry.keep_from("000", "e", 0.0) == 2, "one that is not whole yet counts"
+    assert registry.retention.keep_from("000", "e", 0.0) == 2, "one that is not whole yet counts"
 
 
 # --- kills
@@ -593,7 +594,7 @@ def test_whenever_processes_are_killed_it_is_consistent(url, tmp_path, opened, s
 def test_who_writes_while_another_does_waits_and_is_told(tmp_path, local, monkeypatch):
     """A lock that is held is told after some seconds; reading goes on meanwhile."""
     make(local)
-    local._engine.dispose()
+    local.database.engine.dispose()
     monkeypatch.setattr(db, "_LOCKED_SECONDS", 0.1)
     local = Registry(tmp_path / "registry.db", tmp_path / "artifacts", "fraud")
     holder = sqlite3.connect(tmp_path / "registry.db", isolation_level=None)
@@ -602,7 +603,7 @@ def test_who_writes_while_another_does_waits_and_is_told(tmp_path, local, monkey
         local.order({"kind": "pause"})
     said(error, "registry.db: is locked by another process, for more than 0.1 s")
     assert numbers(local) == [1]
-    assert registry_module.Registry(local.place, tmp_path / "artifacts", "fraud").commands()
+    assert Registry(local.database.place, tmp_path / "artifacts", "fraud").commands()
     holder.execute("COMMIT")
     holder.close()
     assert local.order({"kind": "pause"})
@@ -620,31 +621,31 @@ def test_a_registry_that_is_read_only_can_be_read(tmp_path, local, opened):
         registry.order({"kind": "pause"})
     said(error, "registry.db: cannot be written to: it is read-only")
     with pytest.raises(RegistryError):
-        registry.prune(0, 0.0)
+        registry.retention.prune(0, 0.0)
 
 
 def test_a_registry_that_was_removed_is_gone(tmp_path, local, opened):
     """Nothing is told to a file that nobody will find; what takes its place is used at once."""
     make(local, 2)
     kept = tmp_path / "kept.db"
-    with sqlite3.connect(kept) as copy, sqlite3.connect(local.place) as source:
+    with sqlite3.connect(kept) as copy, sqlite3.connect(local.database.place) as source:
         source.backup(copy)
     copy.close(), source.close()
-    Path(local.place).unlink()
+    Path(local.database.place).unlink()
     for work in (local.versions, lambda: local.order({"kind": "pause"})):
         with pytest.raises(RegistryError) as error:
             work()
         said(error, "registry.db: the registry is gone")
-    assert not Path(local.place).exists(), "no empty one was made"
+    assert not Path(local.database.place).exists(), "no empty one was made"
     with pytest.raises(RegistryError) as error:
-        opened(local.place, tmp_path / "artifacts", create=False)
+        opened(local.database.place, tmp_path / "artifacts", create=False)
     said(error, "there is no registry; it is made by the first `midstream run`")
     for rest in ("-wal", "-shm"):
-        Path(local.place + rest).unlink(missing_ok=True)
-    kept.rename(local.place)
+        Path(local.database.place + rest).unlink(missing_ok=True)
+    kept.rename(local.database.place)
     assert numbers(local) == [1, 2]
     assert local.order({"kind": "pause"})[0].id == 3
-    assert len(opened(local.place, tmp_path / "artifacts", create=False).commands()) == 3
+    assert len(opened(local.database.place, tmp_path / "artifacts", create=False).commands()) == 3
 
 
 def test_a_database_that_was_killed_is_told_and_comes_back(
@@ -658,7 +659,7 @@ def test_a_database_that_was_killed_is_told_and_comes_back(
     for work in (registry.versions, lambda: registry.order({"kind": "pause"})):
         with pytest.raises(RegistryError) as error:
             work()
-        said(error, f"{registry.place}: ", "refused")
+        said(error, f"{registry.database.place}: ", "refused")
     with pytest.raises(RegistryError) as error:
         opened(postgres_url, tmp_path / "artifacts", create=False)
     said(error, "refused")
@@ -676,14 +677,14 @@ def test_a_database_that_does_not_answer_is_given_up(
     make_none = registry.versions()
     monkeypatch.setattr(db, "_ANSWER_SECONDS", 1)
     monkeypatch.setitem(db._POSTGRES, "connect_timeout", 2)
-    fresh = db.make_engine(registry._url, create=False)
+    fresh = db.make_engine(registry.database.url, create=False)
     postgres.freeze()
     with pytest.raises(sa.exc.OperationalError):
         fresh.connect()
-    monkeypatch.setattr(registry._engine.pool, "_creator", fresh.pool._creator)
+    monkeypatch.setattr(registry.database.engine.pool, "_creator", fresh.pool._creator)
     with pytest.raises(RegistryError) as error:
         registry.versions()
-    said(error, registry.place, "timeout")
+    said(error, registry.database.place, "timeout")
     postgres.thaw()
     assert registry.versions() == make_none
     fresh.dispose()
@@ -733,8 +734,8 @@ def test_a_damaged_file_is_told(tmp_path, opened):
         try:
             damaged = Registry(path, tmp_path / "artifacts", "fraud")
             for work in (damaged.versions, damaged.shards, damaged.commands, damaged.alarms,
-                         damaged.deployments, lambda d=damaged: d.kept(1, 1.0),
-                         lambda d=damaged: d.keep_from("000", "e", 0.0),
+                         damaged.deployments, lambda d=damaged: d.retention.kept(1, 1.0),
+                         lambda d=damaged: d.retention.keep_from("000", "e", 0.0),
                          lambda d=damaged: d.order({"kind": "pause"})):  # fmt: skip
                 work()
         except (RegistryError, UnknownVersionError) as error:
@@ -762,7 +763,7 @@ def test_models_do_not_see_each_other(registry, url, tmp_path, opened):
     assert other.untag("gold") is None
     assert other.order({"kind": "snapshot"})[0] == registry.commands()[0] or True
     assert other.drop("all") == 1
-    assert other.prune(0, 0.0, NOW + 9 * DAY) == []
+    assert other.retention.prune(0, 0.0, NOW + 9 * DAY) == []
     assert registry.version(1).tags == ["gold"]
     lives_left = [order.id for order in registry.commands()]
     assert lives_left == [1, 2]
@@ -770,8 +771,8 @@ def test_models_do_not_see_each_other(registry, url, tmp_path, opened):
 
 def test_a_newer_schema_is_refused_with_both(registry, url, tmp_path, opened):
     """It is not guessed at, nor made anew."""
-    with registry._engine.begin() as connection:
-        connection.execute(sa.update(db.MODELS).values(schema=9))
+    with registry.database.engine.begin() as connection:
+        connection.execute(sa.update(MODELS).values(schema=9))
     for create in (False, True):
         with pytest.raises(RegistryError) as error:
             opened(url, tmp_path / "artifacts", create=create)
@@ -865,12 +866,12 @@ def forge(registry, change) -> None:
     """Change the manifest of version 1, in its file and where its sum is registered."""
     manifest = registry.manifest(1)
     data = registry.artifacts.write_manifest(change(manifest))
-    with registry._engine.begin() as connection:
+    with registry.database.engine.begin() as connection:
         sum_ = {
-            "sha256": registry_module.hashlib.sha256(data).hexdigest(),
+            "sha256": hashlib.sha256(data).hexdigest(),
             "manifest": data.decode(),
         }
-        connection.execute(sa.update(db.VERSIONS).values(sum_))
+        connection.execute(sa.update(VERSIONS).values(sum_))
 
 
 def test_a_version_is_loaded_as_it_was(loaded):

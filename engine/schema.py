@@ -1,0 +1,131 @@
+"""The tables of the registry. Each row is of one model."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+__all__ = [
+    "ALARMS",
+    "COMMANDS",
+    "DEPLOYMENTS",
+    "META",
+    "MODELS",
+    "PARTS",
+    "PARTS_OF_VERSIONS",
+    "SCHEMA",
+    "SHARDS",
+    "TAGS",
+    "UNKNOWN",
+    "VERSIONS",
+    "greatest",
+]
+
+SCHEMA = 1
+UNKNOWN = "?"
+"""The epoch of a shard that has not told it yet."""
+
+META = sa.MetaData()
+MODELS = sa.Table(
+    "midstream_models",
+    META,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("schema", sa.Integer, nullable=False),
+    sa.Column("next_version", sa.Integer, nullable=False, default=1),
+    sa.Column("next_command", sa.Integer, nullable=False, default=1),
+)
+SHARDS = sa.Table(
+    "midstream_shards",
+    META,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("shard", sa.Text, primary_key=True),
+    sa.Column("run", sa.Text, nullable=False, default=""),
+    sa.Column("host", sa.Text, nullable=False, default=""),
+    sa.Column("pid", sa.Integer, nullable=False, default=0),
+    sa.Column("beat_at", sa.Float, nullable=False, default=0.0),
+    sa.Column("seen", sa.BigInteger, nullable=False, default=0),
+    sa.Column("paused", sa.Boolean, nullable=False, default=False),
+    sa.Column("ending", sa.Integer, nullable=False, default=0),
+    sa.Column("epoch", sa.Text, nullable=False, default=UNKNOWN),
+    sa.Column("since", sa.Integer, nullable=False, default=0),  # the last command not for it
+)
+VERSIONS = sa.Table(
+    "midstream_versions",
+    META,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("shards", sa.Text, nullable=False),  # names, as JSON
+    sa.Column("seen", sa.BigInteger, nullable=False, default=0),  # of all shards, when asked for
+    sa.Column("parent", sa.Integer, nullable=False, default=0),
+    sa.Column("bytes", sa.BigInteger, nullable=False, default=0),
+    sa.Column("sha256", sa.Text, nullable=False, default=""),
+    sa.Column("manifest", sa.Text, nullable=False, default=""),
+)
+PARTS = sa.Table(
+    "midstream_parts",
+    META,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("shard", sa.Text, primary_key=True),
+    sa.Column("part", sa.Text, nullable=False),  # a ShardPart, as JSON
+)
+TAGS = sa.Table(
+    "midstream_tags",
+    META,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("tag", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+COMMANDS = sa.Table(
+    "midstream_commands",
+    META,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("before", sa.Integer, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("order", sa.Text, nullable=False),  # an Order, as JSON
+    sa.Column("dropped", sa.Text, nullable=False, default=""),
+)
+DEPLOYMENTS = sa.Table(
+    "midstream_deployments",
+    META,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.Text, primary_key=True),
+    sa.Column("shard", sa.Text, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True),
+    sa.Column("command", sa.Integer, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("done_at", sa.Float),
+    sa.Column("refused", sa.Text, nullable=False),
+    sa.Column("done", sa.Text, nullable=False),  # a Done, as JSON
+)
+ALARMS = sa.Table(
+    "midstream_alarms",
+    META,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("epoch", sa.Text, primary_key=True),
+    sa.Column("shard", sa.Text, primary_key=True),
+    sa.Column("command", sa.Integer, primary_key=True),  # the last one before it
+    sa.Column("position", sa.BigInteger, primary_key=True),
+    sa.Column("detector", sa.Text, primary_key=True),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
+PARTS_OF_VERSIONS = sa.select(PARTS.c.part).join(
+    VERSIONS,
+    sa.and_(VERSIONS.c.model == PARTS.c.model, VERSIONS.c.version == PARTS.c.version),
+)
+"""The parts of versions, with the rows of these."""
+
+
+def greatest(column: Any, value: int) -> Any:
+    """Return what a column is to be where it may not be less than a value."""
+    return sa.case((column < value, value), else_=column)

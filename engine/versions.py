@@ -1,0 +1,399 @@
+"""Versions of a model: what shards put of them, made whole, listed, checked and loaded.
+
+Files are written before the row that names them, so that a version is whole or absent.
+"""
+
+import hashlib
+import platform
+from collections.abc import Collection, Mapping
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import sqlalchemy as sa
+
+from midstream.engine.artifacts import ArtifactError, Artifacts, Manifest, ShardPart
+from midstream.engine.database import Database
+from midstream.engine.dataset import from_plain, joined, plain, since
+from midstream.engine.schema import PARTS, PARTS_OF_VERSIONS, SHARDS, TAGS, VERSIONS
+from midstream.engine.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from midstream.engine.trainer import Trainer
+
+__all__ = ["UnknownVersionError", "VersionRow", "Versions"]
+
+_LIBRARIES = ("river", "numpy", "numba", "torch")
+
+State = Literal["open", "complete", "removing", "removed"]
+
+
+class UnknownVersionError(ValueError):
+    """There is no such version, or it is not whole, or not there any more."""
+
+
+class VersionRow(msgspec.Struct):
+    """A version, as the registry has it. `manifest` is None until it is whole."""
+
+    version: int
+    state: State
+    kind: str
+    reason: str
+    created: float
+    shards: list[str]
+    parent: int
+    bytes: int
+    tags: list[str] = []
+    manifest: Manifest | None = None
+
+
+class Versions:
+    """The versions of one model. See `Registry` for the parameters.
+
+    Attributes
+    ----------
+    database
+        Has their rows.
+    artifacts
+        Has their files.
+    """
+
+    def __init__(
+        self,
+        database: str | Path,
+        artifacts: str | Path,
+        model: str,
+        *,
+        key: bytes | None = None,
+        modules: Collection[str] = (),
+        create: bool = False,
+    ) -> None:
+        self.model = model
+        self.artifacts = Artifacts(artifacts, model, key=key)
+        self.database = Database(database, model, create=create)
+        self._ours = self.database.ours
+        self._modules = modules
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.database.close()
+
+    def _open_version(
+        self, connection: sa.Connection, version: int, kind: str, reason: str, at: float
+    ) -> None:
+        rows = connection.execute(
+            sa.select(SHARDS.c.shard, SHARDS.c.seen)
+            .where(self._ours(SHARDS))
+            .order_by(SHARDS.c.shard)
+        ).all()
+        row = {
+            "version": version,
+            "state": "open",
+            "kind": kind,
+            "reason": reason,
+            "created": at,
+            "shards": msgspec.json.encode([row.shard for row in rows]).decode(),
+            "seen": sum(row.seen for row in rows),
+        }
+        self.database.add(connection, VERSIONS, row)
+
+    def put(self, shard: str, version: int, snapshot: Snapshot) -> None:
+        """Keep a shard's part of a version. The same again changes nothing.
+
+        Raises
+        ------
+        RegistryError, StoreError
+            If it could not be kept; it may be tried again.
+        """
+        with self.database.writing() as connection:
+            if self._has_part(connection, version, shard):
+                return
+            header = snapshot.header
+            self._open_version(  # in a registry that was lost, it is not there
+                connection, version, header["kind"], header["reason"], header["created"]
+            )
+            if shard not in self._wanted(connection, version):  # it is newer than the version
+                return
+        part = self.artifacts.write_part(version, shard, snapshot.header, snapshot.parts)
+        with self.database.writing() as connection:
+            row = {
+                "version": version,
+                "shard": shard,
+                "part": msgspec.json.encode(part).decode(),
+            }
+            wanted = self._state(connection, version) in ("open", "complete")
+            if wanted:
+                self.database.add(connection, PARTS, row)
+        if not wanted:  # it was pruned meanwhile
+            self.artifacts.remove(version)
+
+    def _wanted(self, connection: sa.Connection, version: int) -> list[str]:
+        shards = connection.execute(
+            sa.select(VERSIONS.c.shards).where(self._ours(VERSIONS), VERSIONS.c.version == version)
+        ).scalar_one()
+        return self.database.decoded(shards, list[str])
+
+    def _state(self, connection: sa.Connection, version: int) -> str | None:
+        state: str | None = connection.execute(
+            sa.select(VERSIONS.c.state).where(self._ours(VERSIONS), VERSIONS.c.version == version)
+        ).scalar_one_or_none()
+        return state
+
+    def _has_part(self, connection: sa.Connection, version: int, shard: str) -> bool:
+        """Whether a part is there, or is not wanted any more."""
+        key = (self._ours(PARTS), PARTS.c.version == version, PARTS.c.shard == shard)
+        if connection.execute(sa.select(PARTS.c.shard).where(*key)).first() is not None:
+            return True
+        return self._state(connection, version) not in (None, "open")
+
+    def complete(self) -> list[int]:
+        """Make whole what versions have all their parts; return which.
+
+        Raises
+        ------
+        RegistryError, StoreError
+            If that could not be done; it may be tried again.
+        """
+        made = []
+        for row in self.database.rows(
+            sa.select(VERSIONS)
+            .where(self._ours(VERSIONS), VERSIONS.c.state == "open")
+            .order_by(VERSIONS.c.version)
+        ):
+            parts = [
+                self.database.decoded(found["part"], ShardPart)
+                for found in self.database.rows(
+                    sa.select(PARTS.c.part)
+                    .where(self._ours(PARTS), PARTS.c.version == row["version"])
+                    .order_by(PARTS.c.shard)
+                )
+            ]
+            wanted = self.database.decoded(row["shards"], list[str])
+            if not parts or [part.shard for part in parts] != wanted:
+                continue
+            manifest = self._manifest(row, parts)
+            data = self.artifacts.write_manifest(manifest)
+            with self.database.writing() as connection:
+                done = connection.execute(
+                    sa.update(VERSIONS)
+                    .where(
+                        self._ours(VERSIONS),
+                        VERSIONS.c.version == row["version"],
+                        VERSIONS.c.state == "open",
+                    )
+                    .values(
+                        state="complete",
+                        kind=manifest.kind,
+                        created=manifest.created,
+                        parent=manifest.parent,
+                        bytes=manifest.bytes,
+                        sha256=hashlib.sha256(data).hexdigest(),
+                        manifest=data.decode(),
+                    )
+                )
+            if done.rowcount:
+                made.append(row["version"])
+            else:
+                self._outrun(row["version"], data)
+        return made
+
+    def _outrun(self, version: int, data: bytes) -> None:
+        """Put right the manifest of a version that another has made whole, or pruned, meanwhile."""
+        mine = (self._ours(VERSIONS), VERSIONS.c.version == version)
+        (row,) = self.database.rows(sa.select(VERSIONS).where(*mine))
+        if row["state"] != "complete":
+            self.artifacts.remove(version)
+        elif row["manifest"].encode() != data:  # that one has other libraries
+            self.artifacts.write_manifest_again(version, row["manifest"].encode())
+
+    def _manifest(self, row: Mapping[str, Any], parts: list[ShardPart]) -> Manifest:
+        """Return the manifest of a version: it follows from its parts, whoever makes it."""
+        headers = [part.header for part in parts]
+        learner = headers[0]["definition"]["learner"]
+        totals = [from_plain(header["data"]) for header in headers]
+        news = [
+            since(total, from_plain(header["parent_data"]))
+            for total, header in zip(totals, headers, strict=True)
+        ]
+        return Manifest(
+            model=self.model,
+            version=row["version"],
+            parent=max(header["parent"] for header in headers),
+            kind=headers[0]["kind"],
+            reason=row["reason"],
+            created=max(header["created"] for header in headers),
+            learner=learner,
+            fingerprint=hashlib.sha256(msgspec.json.encode(learner)).hexdigest(),
+            libraries=_libraries(),
+            data={"total": plain(joined(totals)), "since_parent": plain(joined(news))},
+            metrics={part.shard: part.header["metrics"] for part in parts},
+            shards=parts,
+        )
+
+    def versions(self, *, every: bool = False) -> list[VersionRow]:
+        """Return the versions that are whole, oldest first; with `every`, also the others."""
+        wanted = sa.select(VERSIONS).where(self._ours(VERSIONS))
+        if not every:
+            wanted = wanted.where(VERSIONS.c.state == "complete")
+        tags = self._tags()
+        rows = self.database.rows(wanted.order_by(VERSIONS.c.version))
+        return [self._row(row, tags) for row in rows]
+
+    def version(self, version: int) -> VersionRow:
+        """Return a version that is whole.
+
+        Raises
+        ------
+        UnknownVersionError
+            If there is none of this number.
+        """
+        with self.database.reading() as connection:
+            row = self._require(connection, version)
+        return self._row(row, self._tags())
+
+    def _row(self, row: Mapping[str, Any], tags: Mapping[int, list[str]]) -> VersionRow:
+        manifest = None
+        if row["state"] == "complete":
+            manifest = self.database.decoded(row["manifest"], Manifest)
+        return VersionRow(
+            version=row["version"],
+            state=row["state"],
+            kind=row["kind"],
+            reason=row["reason"],
+            created=row["created"],
+            shards=self.database.decoded(row["shards"], list[str]),
+            parent=row["parent"],
+            bytes=row["bytes"],
+            tags=tags.get(row["version"], []),
+            manifest=manifest,
+        )
+
+    def _tags(self) -> dict[int, list[str]]:
+        found: dict[int, list[str]] = {}
+        wanted = sa.select(TAGS).where(self._ours(TAGS)).order_by(TAGS.c.tag)
+        for row in self.database.rows(wanted):
+            found.setdefault(row["version"], []).append(row["tag"])
+        return found
+
+    def _require(self, connection: sa.Connection, version: int) -> Mapping[str, Any]:
+        row = None
+        if 0 < version < 2**31:
+            row = connection.execute(
+                sa.select(VERSIONS).where(self._ours(VERSIONS), VERSIONS.c.version == version)
+            ).one_or_none()
+        state = row.state if row is not None else "unknown"
+        if row is not None and state == "complete":
+            return dict(row._mapping)
+        words = {
+            "unknown": f"there is no version {version} of {self.model}",
+            "open": f"version {version} of {self.model} is not whole yet: shards are missing",
+            "removing": f"version {version} of {self.model} was removed by prune",
+            "removed": f"version {version} of {self.model} was removed by prune",
+        }
+        there = connection.execute(
+            sa.select(sa.func.min(VERSIONS.c.version), sa.func.max(VERSIONS.c.version)).where(
+                self._ours(VERSIONS), VERSIONS.c.state == "complete"
+            )
+        ).one()
+        rest = f"there are {there[0]} to {there[1]}" if there[0] else "there is none at all yet"
+        raise UnknownVersionError(f"{words[state]}; {rest} (`midstream snapshots list` lists them)")
+
+    def manifest(self, version: int) -> Manifest:
+        """Return the manifest of a version as its artifacts have it, once its sum is right.
+
+        Raises
+        ------
+        UnknownVersionError, ArtifactError, RegistryError, StoreError
+            If there is no such version, or it is damaged, or cannot be read.
+        """
+        with self.database.reading() as connection:
+            row = self._require(connection, version)
+        return self.artifacts.manifest(version, row["sha256"])
+
+    def read(self, version: int, shard: str) -> Snapshot:
+        """Return a shard's part of a version, also of one that other shards' parts still lack.
+
+        Raises
+        ------
+        UnknownVersionError, ArtifactError, RegistryError, StoreError
+            If there is no such version, or it is damaged, or cannot be read.
+        """
+        try:
+            part = self.manifest(version).part(shard)
+        except UnknownVersionError:
+            found = self._open_part(version, shard)
+            if found is None:
+                raise
+            part = found
+        return Snapshot(part.header, self.artifacts.read_files(version, part))
+
+    def _open_part(self, version: int, shard: str) -> ShardPart | None:
+        """Return what a shard has put of a version that is not whole yet."""
+        this = (self._ours(PARTS), PARTS.c.version == version, PARTS.c.shard == shard)
+        rows = self.database.rows(PARTS_OF_VERSIONS.where(*this, VERSIONS.c.state == "open"))
+        return self.database.decoded(rows[0]["part"], ShardPart) if rows else None
+
+    def load(self, version: int, shard: str | None = None) -> "Trainer":
+        """Load a version, to predict with or to go on with. Nothing in it is executed.
+
+        Parameters
+        ----------
+        shard
+            Which shard's model; may be left out where the version has one.
+
+        Raises
+        ------
+        UnknownVersionError, ArtifactError, RegistryError, StoreError
+            If there is no such version, or it is damaged, or cannot be read.
+        ValueError
+            If it has several shards and none is named, or was written under another River.
+        """
+        manifest = self.manifest(version)
+        if shard is None and len(manifest.shards) > 1:
+            names = ", ".join(part.shard for part in manifest.shards)
+            raise ValueError(f"version {version} has several shards, {names}: choose one")
+        shard = manifest.shards[0].shard if shard is None else shard
+        was, now = manifest.learner.get("river"), _river()
+        if was is not None and was != now:
+            raise ArtifactError(
+                f"version {version} was written under River {was}, and River {now} is installed, "
+                f"which cannot read its state; pip install 'river=={was}.*' to load it"
+            )
+        from midstream.engine.trainer import Trainer as Loaded  # River is slow to import
+
+        try:
+            return Loaded.from_state(self.artifacts.read_part(manifest, shard), self._modules)
+        except ArtifactError:
+            raise
+        except Exception as error:  # noqa: BLE001 sums are right and it is no state: anything
+            reason = str(error) if isinstance(error, ValueError) else repr(error)
+            raise ArtifactError(f"version {version} cannot be loaded: {reason}") from None
+
+    def problems(self, version: int) -> list[str]:
+        """Return what is wrong with a version's artifacts, a sentence each; none if it is sound.
+
+        Raises
+        ------
+        UnknownVersionError, RegistryError, StoreError
+            If there is no such version, or it cannot be read.
+        """
+        try:
+            return self.artifacts.problems(self.manifest(version))
+        except ArtifactError as error:
+            return [str(error)]
+
+
+def _libraries() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("midstream", *_LIBRARIES):
+        try:
+            found[name] = installed(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _river() -> str:
+    return ".".join(installed("river").split(".")[:2])
