@@ -1,6 +1,5 @@
 """The commands about versions: list, compare and check them, put one live, ask what was."""
 
-import datetime as dt
 import re
 import sys
 import time
@@ -11,19 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from midstream.flows.terminal import CONFIG_OPTION, FAILED, JSON, one_line_errors, print_json
 
 if TYPE_CHECKING:
-    from midstream.engine.registry import Registry, VersionRow
+    from midstream.engine.registry import Registry
     from midstream.flows.operations import Answer, Plan
     from midstream.flows.settings import Settings
 
 __all__ = ["COMMANDS"]
-
-_MOST_LEFT = 5  # lines
 
 
 class _Amount(click.ParamType[float]):
@@ -93,34 +88,16 @@ def list_(config: Path, *, as_json: bool) -> None:
 
     Those that are not whole yet are left out. The one that was last put live is marked.
     """
+    from midstream.flows import version_views as views
     from midstream.flows.operations import opened
 
     with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
         rows = registry.versions()
         live = _live_versions(registry)
     if as_json:
-        print_json([_plain(row) | {"live": row.version in live} for row in rows])
+        print_json([views.plain(row) | {"live": row.version in live} for row in rows])
         return
-    if not rows:
-        click.echo("no versions yet")
-        return
-    table = _table(
-        "version", "made (UTC)", "kind", "reason", "from", "events", "metric", "size", "tags"
-    )
-    for row in rows:
-        manifest = _manifest(row)
-        table.add_row(
-            f"{row.version}{' live' if row.version in live else ''}",
-            _short(row.created),
-            row.kind,
-            row.reason,
-            str(row.parent or ""),
-            f"{sum(part.header['seen'] for part in manifest.shards):,}",
-            _first_metric(row),
-            _size(row.bytes),
-            ", ".join(row.tags),
-        )
-    _console().print(table)
+    views.print_versions(rows, live)
 
 
 @snapshots.command()
@@ -133,7 +110,8 @@ def show(version: int, config: Path, *, as_json: bool) -> None:
     With --json this is its manifest: where it came from, what it was learned from, its metrics, and
     the sum of each of its files.
     """
-    from midstream.flows.operations import opened, utc
+    from midstream.flows import version_views as views
+    from midstream.flows.operations import opened
 
     with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
         row = registry.version(version)
@@ -141,31 +119,7 @@ def show(version: int, config: Path, *, as_json: bool) -> None:
     if as_json:
         print_json({**msgspec.to_builtins(manifest), "tags": row.tags})
         return
-    console = _console()
-    console.print(
-        f"version {version} of {manifest.model}: {manifest.kind}, {manifest.reason}, "
-        f"{utc(manifest.created)}, from version {manifest.parent or 'none'}, {_size(row.bytes)}"
-        + (f", tagged {', '.join(row.tags)}" if row.tags else "")
-        + (", signed" if manifest.signature else ""),
-        markup=False,
-    )
-    libraries = ", ".join(f"{name} {found}" for name, found in manifest.libraries.items())
-    console.print(f"learner {manifest.fingerprint[:16]}; {libraries}", markup=False)
-    for name, data in (("in all", "total"), ("since its parent", "since_parent")):
-        _print_data(console, name, manifest.data[data])
-    table = _table("shard", "record", "generation", "events", "learned", "digest", "metric")
-    for part in manifest.shards:
-        header = part.header
-        table.add_row(
-            part.shard,
-            str(header["seq"]),
-            str(header["generation"]),
-            f"{header['seen']:,}",
-            f"{header['learned']:,}",
-            header["digest"][:16],
-            _metric(header["metrics"]),
-        )
-    console.print(table)
+    views.print_manifest(manifest, row)
 
 
 @snapshots.command()
@@ -179,6 +133,7 @@ def diff(one: int, other: int, config: Path, *, as_json: bool) -> None:
     Definition, libraries, data and metrics are compared.
     """
     from midstream.engine.learner import definition_changes
+    from midstream.flows import version_views as views
     from midstream.flows.operations import opened
 
     with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
@@ -195,17 +150,7 @@ def diff(one: int, other: int, config: Path, *, as_json: bool) -> None:
     if as_json:
         print_json({"versions": [one, other], "changes": changes, "metrics": metrics})
         return
-    console = _console()
-    for what, lines in changes.items():
-        console.print(f"{what}: " + ("; ".join(lines) if lines else "the same"), markup=False)
-    table = _table("shard", "metric", f"version {one}", f"version {other}", "change")
-    for shard, found in metrics.items():
-        for name, (before, after) in found.items():
-            if before == after:
-                continue
-            change = "" if before is None or after is None else f"{after - before:+.4f}"
-            table.add_row(shard, name, _number(before), _number(after), change)
-    console.print(table if table.row_count else "metrics: the same")
+    views.print_differences(changes, metrics, (f"version {one}", f"version {other}"))
 
 
 def _side_by_side(
@@ -513,6 +458,7 @@ def _give(
 ) -> None:
     """Plan, say what will be done, ask, give the commands, wait, and say what became of them."""
     from midstream.flows import operations
+    from midstream.flows import version_views as views
 
     with (
         one_line_errors(running=True, as_json=as_json),
@@ -526,7 +472,7 @@ def _give(
             _confirm("go on?", yes=yes)
         given_at = time.time()
         orders = registry.order(*plan.orders, at=given_at)
-        progress = _Progress(show=sys.stderr.isatty() and not as_json)
+        progress = views.Progress(show=sys.stderr.isatty() and not as_json)
         try:
             answers = operations.await_answers(
                 registry, orders, given_at, tell=progress.tell, timeout=timeout
@@ -553,7 +499,7 @@ def _give(
             }
         )
     else:
-        _print_answers(plan.kind, answers)
+        views.print_answers(plan.kind, answers)
         if plan.kind == "snapshot" and made:
             click.echo(
                 f"version {made[0]}" + ("" if whole else " will be whole once all shards ran")
@@ -576,61 +522,6 @@ def _await_version(
         time.sleep(0.05)
 
 
-class _Progress:
-    """Says on a terminal, in one line, what is waited for."""
-
-    def __init__(self, *, show: bool) -> None:
-        self._show = show
-        self._line = ""
-
-    def tell(self, answers: Sequence["Answer"]) -> None:
-        """Tell how it stands."""
-        waiting = [a.shard for a in answers if a.state == "waiting"]
-        learning = [a.shard for a in answers if a.state == "relearning"]
-        line = f"waiting for shards {', '.join(waiting)}" if waiting else ""
-        line = f"shards {', '.join(learning)} are learning again" if learning else line
-        if self._show and line and line != self._line:
-            click.echo(f"\r\033[K{line} …", nl=False, err=True)
-            self._line = line
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self._line:
-            click.echo("\r\033[K", nl=False, err=True)
-
-
-def _print_answers(kind: str, answers: Sequence["Answer"]) -> None:
-    from midstream.flows.operations import utc
-
-    if not answers:
-        click.echo("no shard has ever run; it will be carried out at the first start")
-    pending = [a for a in answers if a.state == "pending"]
-    for answer in answers:
-        if answer.state == "done":
-            where = ", ".join(f"{name} at {at:,}" for name, at in sorted(answer.position.items()))
-            seen = f", {answer.seen:,} events" if answer.seen is not None else ""
-            click.echo(
-                f"shard {answer.shard}: {kind} took effect {utc(answer.at or 0.0)}, "
-                f"after {answer.seconds:.2f} s{seen}" + (f" ({where})" if where else "")
-            )
-            for partition, start, stop, events in answer.left[:_MOST_LEFT]:
-                click.echo(
-                    f"shard {answer.shard}: {partition} from {start} to {stop} was not learned "
-                    f"again (about {events:,} events)"
-                )
-            if len(answer.left) > _MOST_LEFT:
-                click.echo(f"shard {answer.shard}: … and {len(answer.left) - _MOST_LEFT} more")
-        elif answer.state == "refused":
-            click.echo(f"shard {answer.shard}: refused: {answer.reason}")
-        elif answer.state != "pending":
-            click.echo(f"shard {answer.shard}: {answer.state}")
-    if pending and len(pending) == len(answers):
-        click.echo("no processor runs; it will take effect at the next start")
-    elif pending:
-        names = ", ".join(answer.shard for answer in pending)
-        click.echo(f"not running: shards {names}; there it will take effect at the next start")
-
-
 # --- what was
 
 
@@ -644,7 +535,8 @@ def history(at: float | None, shard: str | None, config: Path, *, as_json: bool)
 
     Each command that a shard carried out or refused is a line, with its place in the journal.
     """
-    from midstream.flows.operations import live_at, opened, utc
+    from midstream.flows import version_views as views
+    from midstream.flows.operations import live_at, opened
 
     with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
         rows = [d for d in registry.deployments() if shard in (None, d.shard)]
@@ -654,42 +546,14 @@ def history(at: float | None, shard: str | None, config: Path, *, as_json: bool)
         if as_json:
             print_json({"at": at, "shards": msgspec.to_builtins(found)})
             return
-        for name, live in found.items():
-            click.echo(
-                f"shard {name} at {utc(at)}: "
-                + (
-                    "had not begun"
-                    if live is None
-                    else f"{live.words}, since {utc(live.since)}"
-                    + (f"; last kept as version {live.kept}" if live.kept else "")
-                )
-            )
+        views.print_live(found, at)
         return
     if as_json:
         print_json(
             [{"shard": d.shard, "epoch": d.epoch, **msgspec.to_builtins(d.done)} for d in rows]
         )
         return
-    table = _table("time (UTC)", "shard", "what", "version", "reason", "events", "record")
-    for deployed in rows:
-        command = deployed.done.command
-        reason = command.reason
-        if command.kind == "snapshot":
-            reason = reasons.get(command.version, reason)
-        if command.refused:
-            reason = f"refused: {command.refused}"
-        elif deployed.done.done_at is None:
-            reason = f"{reason}; has not taken effect yet"
-        table.add_row(
-            _short(command.at),
-            deployed.shard,
-            command.kind,
-            str(command.version or ""),
-            reason,
-            f"{deployed.done.seen:,}",
-            str(deployed.done.seq),
-        )
-    _console().print(table)
+    views.print_history(rows, reasons)
 
 
 # --- predict
@@ -743,70 +607,11 @@ def _confirm(question: str, *, yes: bool) -> None:
         raise OperationError("nothing was done")
 
 
-def _console() -> Console:
-    wide = None if sys.stdout.isatty() else 200
-    return Console(highlight=False, soft_wrap=wide is not None, width=wide)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=column not in ("metric", "reason"))
-    return table
-
-
-def _short(at: float) -> str:
-    return dt.datetime.fromtimestamp(at, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _manifest(row: "VersionRow") -> Any:
-    return row.manifest
-
-
-def _plain(row: "VersionRow") -> dict[str, Any]:
-    fields: dict[str, Any] = msgspec.to_builtins(row)
-    manifest = fields.pop("manifest")
-    fields["seen"] = sum(part["header"]["seen"] for part in manifest["shards"])
-    fields["metrics"] = manifest["metrics"]
-    return fields
-
-
 def _live_versions(registry: "Registry") -> set[int]:
     from midstream.flows.operations import live_at
 
     found = live_at(registry.deployments())
     return {live.version for live in found.values() if live is not None}
-
-
-def _first_metric(row: "VersionRow") -> str:
-    metrics = _manifest(row).metrics
-    return ", ".join(_metric(found) for found in list(metrics.values())[:3])
-
-
-def _metric(metrics: dict[str, float | None]) -> str:
-    name = next((name for name in metrics if name.endswith(".window")), None)
-    return "" if name is None else f"{name} {_number(metrics[name])}"
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
-
-
-def _size(length: int) -> str:
-    return f"{length / 1000:,.0f} kB" if length < 10_000_000 else f"{length / 1e6:,.0f} MB"
-
-
-def _print_data(console: Console, name: str, data: dict[str, Any]) -> None:
-    console.print(
-        f"learned {name}: {data['events']:,} events, ids {data['fingerprint']}"
-        + (f", {data['left_out']:,} left out" if data["left_out"] else ""),
-        markup=False,
-    )
-    for partition, stretches in sorted(data["stretches"].items()):
-        spans = ", ".join(f"{start:,} to {stop:,}" for start, stop in stretches)
-        console.print(f"  {partition}: {spans}", markup=False)
-    for source, count in sorted(data["sources"].items(), key=lambda item: -item[1])[:10]:
-        console.print(f"  source {source}: {count:,}", markup=False)
 
 
 COMMANDS = (snapshots, history, restore, promote, rollback, pause, resume, tag, predict)
