@@ -4,6 +4,7 @@ One consumer serves all shards of a process (`Consumer`); each shard reads its p
 (`TopicInput`). Nothing here commits anything on its own: the journal decides where reading goes on.
 """
 
+import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 _MESSAGES = 200  # asked of the client at once: so few stay in the cache until they are read
+_MOMENT = 1.0  # seconds, after which a broker that has just started knows its topics
 _ASIDE = 5.0  # seconds to wait for an answer where others wait meanwhile
 _MOST_QUEUED = 32 * 2**20  # bytes of one partition that wait here before it is paused
 _OURS: dict[str, Any] = {
@@ -51,6 +53,7 @@ _DEFAULTS: dict[str, Any] = {
     "queued.max.messages.kbytes": 16 * 1024,
     "check.crcs": True,
 }
+_LONGEST = 3600.0  # seconds that an admin client may be told to wait
 _NO_IDS = KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION
 RESERVED = {
     "auto.offset.reset": "input.start says where to begin",
@@ -74,6 +77,10 @@ _GONE = (
 
 class NoAnswerError(InputError):
     """No broker has answered in time; later one may."""
+
+
+class _GoneError(InputError):
+    """A broker does not know the topic, or not yet: one that has just started may say so."""
 
 
 def partition_name(topic: str, index: int) -> str:
@@ -154,8 +161,10 @@ class Identity:
     """
 
     def __init__(self, settings: Mapping[str, Any], topic: str) -> None:
-        self._admin = AdminClient(dict(settings))
+        self._settings = dict(settings)
         self._topic = topic
+        self._admin = AdminClient(self._settings)
+        self._given = False  # whether they ever gave one
         self._none = False
 
     def __call__(self, seconds: float) -> int:
@@ -170,27 +179,33 @@ class Identity:
         """
         if self._none:
             return 0
-        asked = self._admin.describe_topics(
-            TopicCollection([self._topic]), request_timeout=seconds
-        )[self._topic]
+        seconds = min(seconds, _LONGEST)
         try:
-            found = asked.result().topic_id
+            bits = self._ask(seconds / 3)
+        except NoAnswerError:  # a client asks the controller that it knew first, which may be dead
+            self._admin = AdminClient(self._settings)
+            bits = self._ask(seconds * 2 / 3)
+        if not any(bits):  # brokers before Kafka 2.8
+            self._none = not self._given
+            return 0
+        self._given = True
+        return zlib.crc32(bits) or 1
+
+    def _ask(self, seconds: float) -> bytes:
+        """Return the bytes of the id; none, or zeros, where there is none."""
+        topics = TopicCollection([self._topic])
+        try:
+            asked = self._admin.describe_topics(topics, request_timeout=seconds)
+            found = asked[self._topic].result().topic_id
         except KafkaException as error:
             code = error.args[0].code()
+            if code in _NO_IDS:
+                return b""
             if code in _GONE:
-                raise InputError(f"{self._topic}: is gone: {said(error)}") from None
-            if code not in _NO_IDS:
-                raise NoAnswerError(f"{self._topic}: {said(error)}") from None
-            found = None
-        bits = b"" if found is None else _bits(found)
-        self._none = not any(bits)  # brokers before Kafka 2.8
-        return 0 if self._none else zlib.crc32(bits) or 1
-
-
-def _bits(uuid: Any) -> bytes:
-    """Return the 16 bytes of an id."""
-    halves = uuid.get_most_significant_bits(), uuid.get_least_significant_bits()
-    return b"".join(half.to_bytes(8, "big", signed=True) for half in halves)
+                raise _GoneError(f"{self._topic}: is gone: {said(error)}") from None
+            raise NoAnswerError(f"{self._topic}: {said(error)}") from None
+        halves = found.get_most_significant_bits(), found.get_least_significant_bits()
+        return b"".join(half.to_bytes(8, "big", signed=True) for half in halves)
 
 
 class Consumer:
@@ -274,29 +289,45 @@ class Consumer:
         """
         try:
             found = topics_of(self._client, seconds, self.topic)[self.topic]
+            if found.error is None:
+                with suppress(NoAnswerError):
+                    self.confirm(seconds, idle=True)
+            elif found.error.code() in _GONE:
+                raise _GoneError(f"{self.topic}: is gone: {said(found.error)}")
         except NoAnswerError:
             return None
-        if found.error is None:
-            self._missed = 0
-            with suppress(NoAnswerError):
-                self.confirm(seconds, idle=True)
-            return sorted(found.partitions)
-        if found.error.code() in _GONE:
-            self._missed += 1  # a broker that has just started may not know it yet
+        except _GoneError:
+            self._missed += 1
             if self._missed > 1:
-                raise InputError(f"{self.topic}: is gone: {said(found.error)}")
-        return None
+                raise
+            return None
+        self._missed = 0
+        return None if found.error is not None else sorted(found.partitions)
 
-    def identify(self, seconds: float) -> None:
+    def identify(self, seconds: float, *, known: bool) -> None:
         """Take the topic for the one that is to be read: from now on `confirm` looks for it.
+
+        Parameters
+        ----------
+        known
+            It was read before, and had an id. Else, brokers that do not say which it has, but
+            answer, are taken to give none.
 
         Raises
         ------
         InputError
             If no broker answers within `seconds`, or there is no such topic.
         """
-        if self._identity is not None and not self.mark:
+        if self._identity is None or self.mark:
+            return
+        try:
             self.mark = self._identity(seconds)
+        except NoAnswerError as error:
+            if known:
+                raise
+            topics_of(self._client, seconds, self.topic)
+            self._log("topic_without_id", topic=self.topic, reason=str(error))
+            self._identity = None
 
     def confirm(self, seconds: float, *, idle: bool = False) -> None:
         """Make sure that all that was taken came from one topic: it is still there.
@@ -317,16 +348,19 @@ class Consumer:
             return
         self._unconfirmed = False  # before it is asked: the thread that reads may set it meanwhile
         try:
-            mark = self._identity(seconds)
-        except InputError:
+            try:
+                mark = self._identity(seconds)
+            except _GoneError:
+                time.sleep(_MOMENT)
+                mark = self._identity(seconds)
+            if mark and mark != self.mark:
+                raise InputError(
+                    f"{self.topic}: was made anew while it was read; what was taken since the last "
+                    "commit is dropped. Begin anew with --fresh"
+                )
+        except BaseException:
             self._unconfirmed = True
             raise
-        if mark != self.mark:
-            self._unconfirmed = True
-            raise InputError(
-                f"{self.topic}: was made anew while it was read; what was taken since the last "
-                "commit is dropped. Begin anew with --fresh"
-            )
 
     def tell(self, event: str, **fields: Any) -> None:
         """Tell the operator."""
@@ -468,6 +502,7 @@ class Consumer:
     def close(self) -> None:
         """Leave the brokers."""
         self._client.close()
+        self._identity = None  # whose client goes with it
 
 
 def _kind(message: Any) -> tuple[int, bool]:
@@ -540,19 +575,20 @@ class TopicInput:
         InputError
             If what is to be read next was never there. If it is not there any more, `read` says so.
         """
-        self._consumer.identify(self._seconds)
+        known = any(cursor.head for cursor in cursors.values())
+        self._consumer.identify(self._seconds, known=known)
         mark = self._consumer.mark
         for name in cursors:
             if name not in self._parts:
                 raise InputError(f"{name}: was learned from, and is no partition of the input now")
         for name, index in self._parts.items():
-            low, high = self._consumer.bounds(index, self._seconds)
             cursor = cursors.get(name)
             if cursor is not None and cursor.head and mark and cursor.head != mark:
                 raise InputError(
                     f"{name}: the topic was made anew since it was read up to offset "
                     f"{cursor.offset}; begin anew with --fresh"
                 )
+            low, high = self._consumer.bounds(index, self._seconds)
             if cursor is not None:
                 offset = cursor.offset
             elif cursors or index in self._added:
@@ -592,8 +628,14 @@ class TopicInput:
         return {name: bounds(index, self._seconds)[0] for name, index in self._parts.items()}
 
     def begin(self) -> list[Work]:
-        """Return empty ranges, by which the journal knows where partitions begin."""
+        """Return empty ranges: where partitions begin, and of what topic they are, for the journal.
+
+        They are to be journaled once nothing is to be replayed.
+        """
         begun, self._begun = self._begun, []
+        for name, cursor in self._cursors.items():
+            if cursor.head == 0 and self._consumer.mark:
+                begun.append(self._nothing(name, cursor.offset, cursor.crc))
         return begun
 
     def rescan(self) -> list[str]:

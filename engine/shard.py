@@ -346,8 +346,11 @@ class Shard:
         """Where each partition is to be read from: before what is still to be replayed."""
         positions = dict(self.cursors)
         for entry in (piece.entry for piece in self._replay):
-            if isinstance(entry, Range) and entry.partition not in positions:
-                positions[entry.partition] = Cursor(entry.start, head=entry.head)
+            if isinstance(entry, Range):
+                known = positions.get(entry.partition, Cursor(entry.start))
+                if not known.head:
+                    known = msgspec.structs.replace(known, head=entry.head)
+                positions[entry.partition] = known
         return positions
 
     @property
@@ -478,6 +481,7 @@ class Shard:
         The trainer may be half updated: open the shard anew afterwards.
         """
         self.commit()
+        self._check_input()
         for name, data in outputs.items():
             self._journal.write(name, data)
         self._journal.commit([Exclude(error.place, error.origin[2], error.reason, error.row)])

@@ -209,7 +209,7 @@ def _gravity(failure: BaseException | None) -> int:
         return 0
     if isinstance(failure, EventError):
         return 1
-    return 2 if isinstance(failure, UnavailableError) else 3
+    return 2 if isinstance(failure, UnavailableError | NoAnswerError) else 3
 
 
 class Room:
@@ -699,6 +699,8 @@ class Run:
 
     def check_input(self) -> None:
         """Raise InputError if what was taken may not be of the topic that it was taken for."""
+        if isinstance(self.failure, UnavailableError | NoAnswerError):
+            raise self.failure  # it was waited for once
         if self.consumer is not None:
             self.consumer.confirm(_CONFIRM_SECONDS)
 
@@ -727,7 +729,7 @@ class Run:
             try:
                 self._look_at_topic()
                 found = room.next()
-            except InputError as error:  # what was read before is sound: end with a snapshot
+            except InputError as error:  # what was read before may be sound: commit, and end
                 self.input_failure = self.input_failure or error
                 self.stopping = True
                 return self.last_items(room)

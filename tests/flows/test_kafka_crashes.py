@@ -19,6 +19,7 @@ from kafka_simulation import Process
 from simulation import Crash
 
 from midstream.connectors.bytestream import InputError
+from midstream.connectors.kafka import NoAnswerError
 from midstream.engine.journal import JournalError, UnavailableError
 from midstream.engine.shard import EventError, Shard
 from midstream.flows import online, rooms
@@ -258,11 +259,17 @@ def test_the_seeds_find_a_known_bug(bug, monkeypatch, tmp_path):
 
 ODD = EventError(("in", 0, 1), "in-0", "", ValueError("odd"))
 OUTAGE, SHUT_OUT = UnavailableError("no answer"), JournalError("another run has taken over")
+SILENCE = NoAnswerError("no answer")
 
 
 @pytest.mark.parametrize(
     ("failures", "counts"),
-    [([ODD, OUTAGE], OUTAGE), ([OUTAGE, SHUT_OUT, ODD], SHUT_OUT), ([SHUT_OUT, OUTAGE], SHUT_OUT)],
+    [
+        ([ODD, OUTAGE], OUTAGE),
+        ([OUTAGE, SHUT_OUT, ODD], SHUT_OUT),
+        ([SILENCE, SHUT_OUT], SHUT_OUT),
+        ([SHUT_OUT, OUTAGE], SHUT_OUT),
+    ],
 )
 def test_the_gravest_failure_of_several_shards_counts(failures, counts, tmp_path):
     """An outage or an odd event of one does not hide that another was shut out."""
