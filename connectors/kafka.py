@@ -310,8 +310,8 @@ class Consumer:
         Parameters
         ----------
         known
-            It was read before, and had an id. Else, brokers that do not say which it has, but
-            answer, are taken to give none.
+            It was read before, and had an id. Else, brokers that have no controller to ask are
+            taken to give none.
 
         Raises
         ------
@@ -323,11 +323,18 @@ class Consumer:
         try:
             self.mark = self._identity(seconds)
         except NoAnswerError as error:
-            if known:
+            if known or self._has_controller(seconds):
                 raise
-            topics_of(self._client, seconds, self.topic)
             self._log("topic_without_id", topic=self.topic, reason=str(error))
             self._identity = None
+
+    def _has_controller(self, seconds: float) -> bool:
+        """Whether the brokers have one, as far as is known."""
+        try:
+            number: int = self._client.list_topics(self.topic, timeout=seconds).controller_id
+        except KafkaException:
+            return True
+        return number >= 0
 
     def confirm(self, seconds: float, *, idle: bool = False) -> None:
         """Make sure that all that was taken came from one topic: it is still there.

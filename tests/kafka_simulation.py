@@ -95,6 +95,7 @@ class Cluster:
         self.logs = {(t, i): Log() for t, count in topics.items() for i in range(count)}
         self.topics = topics
         self.ids = dict.fromkeys(topics, 1)
+        self.controller = 1
         self.writers: dict[str, Writer] = {}
         self.process: Any = Process()  # which one calls
         self.feed = lambda: None  # called before each fetch
@@ -304,7 +305,7 @@ class _Base:
             for name, count in self._cluster.topics.items()
             if topic in (None, name)
         }
-        return SimpleNamespace(topics=found)
+        return SimpleNamespace(topics=found, controller_id=self._cluster.controller)
 
 
 class Producer(_Base):
@@ -622,6 +623,8 @@ class AdminClient(_Base):
 
     def describe_topics(self, wanted: Any, request_timeout: float) -> dict[str, Future[Any]]:
         self._call()
+        if not 0 <= request_timeout <= 3_600:
+            raise ValueError("request_timeout: expecting integer in range 0..3600000")
         (name,) = wanted.topic_names
         answer: Future[Any] = Future()
         if self._cluster.down:
