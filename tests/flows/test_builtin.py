@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from project import Project, events, wait_for
 
 CONFIG = """
@@ -36,6 +37,7 @@ def project(folder, name="logistic", task="binary", n=60_000):
     return made
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_state(tmp_path):
     """SIGKILL at five moments: digest and predictions are those of an uninterrupted run."""
     whole = project(tmp_path / "whole")

@@ -33,7 +33,7 @@ def test_topics_in_and_out(topics):
     assert (again["learned"], again["digest"]) == (0, summary["digest"])
 
 
-@pytest.mark.parametrize("shards", ["partition", "1"])
+@pytest.mark.parametrize("shards", ["partition", pytest.param("1", marks=pytest.mark.slow)])
 def test_a_lost_state_folder_is_rebuilt_from_the_journal(topics, shards):
     """With the same digest, and nothing is published again."""
     quoted = shards if shards == "1" else f'"{shards}"'
@@ -279,6 +279,7 @@ def test_what_is_a_shard_cannot_change(topics):
     assert len(one.out("predictions")) == 300
 
 
+@pytest.mark.slow
 def test_nor_can_it_the_other_way(topics):
     """Before anything is put out, by any of the processes."""
     one = topics("one", config="shards = 1")
@@ -308,7 +309,7 @@ def test_a_journal_of_another_input_is_left_alone(topics, kafka, topic):
     assert one.project.run()["seen"] == 300
 
 
-@pytest.mark.parametrize("shards", ['"partition"', "1"])
+@pytest.mark.parametrize("shards", [pytest.param('"partition"', marks=pytest.mark.slow), "1"])
 def test_a_new_partition_is_read_from_its_beginning(topics, shards):
     """Wherever the others began: all that is in it came since."""
     one = topics("one", partitions=2, config=f'start = "latest"\nshards = {shards}')

@@ -236,7 +236,14 @@ def test_a_topic_deleted_under_us(topics, start, kind):
 
 
 @pytest.mark.parametrize("journal", ["topic", pytest.param("files", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("seen", ["while it reads", "while it is stopped", "when it is back"])
+@pytest.mark.parametrize(
+    "seen",
+    [
+        pytest.param("while it reads", marks=pytest.mark.slow),
+        "while it is stopped",
+        pytest.param("when it is back", marks=pytest.mark.slow),
+    ],
+)
 def test_a_topic_made_anew_under_us(topics, start, seen, journal):
     """What is in it is not taken for what follows what was learned, though it is long enough."""
     one = topics("one", partitions=1)
@@ -500,6 +507,7 @@ def test_rows_of_one_message_are_told_apart(topics):
 # Two runs at once.
 
 
+@pytest.mark.slow
 def test_two_runs_on_one_state_folder(topics, start):
     """The second is refused in one line; the first goes on."""
     one = topics("one", partitions=1)

@@ -244,6 +244,7 @@ def test_files_of_a_folder_are_read_one_after_another_in_natural_order(tmp_path)
     assert files == ["day2.jsonl.gz"] * 30 + ["day10.jsonl"] * 20
 
 
+@pytest.mark.slow
 def test_fair_order_takes_a_block_of_each_file_in_turn_and_resumes_exactly(tmp_path):
     """Interleaved files are all learned once, also over a kill; the journal knows the order."""
     config = '[input]\npath = "in"\norder = "fair"\n[state]\ncommit_seconds = 0.01\n'

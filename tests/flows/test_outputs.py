@@ -3,6 +3,7 @@
 import signal
 import time
 
+import pytest
 from project import events
 
 
@@ -11,6 +12,7 @@ def with_part(project, part):
     project.config.write_text(text.replace("[output]\n", f"[output]\n{part}"))
 
 
+@pytest.mark.slow
 def test_a_share_of_the_predictions_of_what_has_no_label(topics):
     """The same ones however often the run is killed, counted as published; all is learned."""
     lines = events(12_000)

@@ -126,6 +126,7 @@ def test_a_process_that_dies_is_replaced(tmp_path):
     assert "signal SIGKILL" in project.logged("process_died")[0]
 
 
+@pytest.mark.slow
 def test_a_process_that_is_frozen_is_replaced(tmp_path):
     """It is killed first: it still holds its shards."""
     project = Shards(tmp_path / "project", stall=2)
@@ -177,6 +178,7 @@ def test_what_one_process_fails_of_ends_all(tmp_path):
     assert "error" in json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_unasked_is_replaced(tmp_path):
     """Whoever told it to stop, its shards are to go on."""
     project = Shards(tmp_path / "project")

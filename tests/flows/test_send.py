@@ -307,6 +307,7 @@ def test_progress_is_drawn_on_a_terminal_only(sending):
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_the_broker_away_for_a_while(kafka_own, sending):
     """Sending goes on by itself, and every message is there once."""
     one, lines = sending(), events(6_000)

@@ -412,6 +412,7 @@ def test_a_version_that_is_damaged_later_is_refused_by_the_shard(tmp_path):
     assert "learner.zst is damaged" in refusal
 
 
+@pytest.mark.slow
 def test_learning_goes_on_while_the_registry_cannot_be_used(tmp_path):
     """It is told once, nothing is lost, and versions come when it is there again."""
     one = Operated(tmp_path, versions="on_shutdown = false")
