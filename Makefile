@@ -18,7 +18,7 @@ test: $(VENV)/.dev
 	$(BIN)/pytest -n $(JOBS) --dist worksteal
 
 test-slow: $(VENV)/.dev
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n $(JOBS) --dist worksteal
 
 # An Apache Kafka to play with, on 9092 if that is free (PORT=19092 for another), until Ctrl-C.
 kafka: $(VENV)/.dev

@@ -31,7 +31,7 @@ def learn(make, *, every=None, n=1_500):
 
 
 @pytest.mark.parametrize("name", TREES)
-@pytest.mark.parametrize("max_size", [0.02, 0.1, 100.0])
+@pytest.mark.parametrize("max_size", [0.02, 0.1, pytest.param(100.0, marks=pytest.mark.slow)])
 def test_saving_and_loading_does_not_change_what_a_tree_learns(name, max_size):
     """Where the limit binds and where it does not: the same predictions, the same state."""
 

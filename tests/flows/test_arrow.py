@@ -95,7 +95,8 @@ def test_the_format_decides_nothing_that_is_learned(learner, task, own, tmp_path
     assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.parametrize("kind", ["arrow", pytest.param("parquet", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
 def test_killed_at_random_moments_nothing_is_lost_and_nothing_learned_twice(kind, tmp_path):
     """After 6 kills digest and predictions equal those of a run that was left alone."""
     rows = flat(stream(150_000))

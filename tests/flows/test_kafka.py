@@ -148,7 +148,7 @@ def test_a_topic_that_is_not_there_is_named(topics):
     assert "nowhere" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("on_lost", ["stop", "skip"])
+@pytest.mark.parametrize("on_lost", ["stop", pytest.param("skip", marks=pytest.mark.slow)])
 def test_messages_that_were_deleted_before_they_were_read(topics, on_lost):
     """An error that names them, or, if the config says so, a warning that does."""
     one = topics("one", partitions=1, config=f'on_lost = "{on_lost}"')
@@ -293,6 +293,7 @@ def test_nor_can_it_the_other_way(topics):
     assert len(one.out("predictions")) == 300
 
 
+@pytest.mark.slow
 def test_a_journal_of_another_input_is_left_alone(topics, kafka, topic):
     """Also by --fresh: it is somebody else's."""
     one = topics("one")
