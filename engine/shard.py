@@ -159,6 +159,7 @@ class Shard:
         self.paused = False
         self.generation = 0
         self.last_command = 0
+        self._refused = 0  # the last command, if it was refused
         self.data = DataSet()
         self.done: list[Done] = []
         self.keep_from = keep_from
@@ -315,6 +316,7 @@ class Shard:
         self.generation = header.get("generation", 0)
         self._skips = _skips(header)
         self.last_command = header.get("last_command", 0)
+        self._refused = header.get("refused", 0)
         self.data = _data(header, "data")
         self._parent_data = _data(header, "parent_data")
         self.done = msgspec.convert(header.get("done", []), list[Done]) or [self.begun]
@@ -528,6 +530,8 @@ class Shard:
         try:
             if order.problem:
                 raise RefusedError(order.problem)
+            if order.cut == "restored" and self._refused == order.id - 1:
+                raise RefusedError("it was to be made after a command that was refused")
             if order.kind in REPLACING:
                 snapshot = snapshot or self._fetch(order.version)
                 trainer = self._loaded(order.version, snapshot)
@@ -684,6 +688,7 @@ class Shard:
         position = {partition: cursor.offset for partition, cursor in self.cursors.items()}
         done = Done(command, seq, self.generation, position, done_at=command.at)
         self.last_command = command.id
+        self._refused = command.id if command.refused else 0
         self.done.append(done)
         if not command.refused:
             if command.kind == "snapshot":
@@ -721,9 +726,13 @@ class Shard:
         self.version = self.parent = command.version
         self.data = _data(header, "data")
         self._parent_data = self.data.copy()
-        self._skips = list(command.skips) if command.since >= 0 else _skips(header)
         if command.since < 0:
+            skips = _skips(header) if epoch_of(header) == self.epoch else []
+            if command.kind != "rollback":  # what was unlearned stays so, should one rewind later
+                skips += [skip for skip in self._skips if skip not in skips]
+            self._skips = skips
             return
+        self._skips = list(command.skips)
         self._excluded = self._to_come() | _excluded(header)
 
         def before() -> Iterator[Record]:
@@ -830,6 +839,7 @@ class Shard:
         header = self._header(parts) | {
             "paused": self.paused,
             "last_command": self.last_command,
+            "refused": self._refused,
             "done": msgspec.to_builtins(self.done),
         }
         self._snapshot_at = self._clock()

@@ -560,7 +560,7 @@ def history(at: float | None, shard: str | None, config: Path, *, as_json: bool)
 
 
 @click.command()
-@click.option("--version", type=click.IntRange(min=1), metavar="N", help="Default: the newest.")
+@click.option("--version", type=click.IntRange(min=1), metavar="N", help="Default: what is live.")
 @click.option("--shard", metavar="NAME", help="Whose model, where the version has several.")
 @click.argument("file", default="-")
 @CONFIG_OPTION

@@ -24,6 +24,7 @@ from midstream.flows.settings import Settings
 from midstream.flows.versions import open_registry
 
 __all__ = [
+    "SILENT",
     "Answer",
     "OperationError",
     "Plan",
@@ -34,6 +35,7 @@ __all__ = [
     "epochs",
     "in_order",
     "live_at",
+    "live_version",
     "moment",
     "opened",
     "plan_replacing",
@@ -42,6 +44,8 @@ __all__ = [
     "utc",
 ]
 
+SILENT = "it did not end, and has not been heard of for a while"
+"""The reason of an `Answer` of a shard whose process was killed, or is frozen."""
 _AGAIN = 0.05
 _EPISODE = 900.0  # seconds from one alarm to the next of the same drift, at most
 _TOO_LATE = 253_402_300_800.0  # seconds from 1970 to the year 10,000
@@ -390,6 +394,17 @@ def plan_rollback(registry: Registry, settings: Settings) -> Plan:
     return plan_replacing(registry, settings, "rollback", last.before)
 
 
+def live_version(registry: Registry) -> int | None:
+    """Return the version that is live, as it was last kept, or the newest; None: there is none."""
+    found = live_at(registry.deployments()).values()
+    numbers = {live.kept or live.version for live in found if live is not None}
+    rows = registry.versions()
+    there = [row.version for row in rows if row.version in numbers]
+    if len(numbers) == len(there) == 1:
+        return there[0]
+    return rows[-1].version if rows else None
+
+
 def _refused(rows: Iterable[Deployed]) -> set[int]:
     """Return the commands that every shard that answered has refused."""
     refused: set[int] = set()
@@ -420,8 +435,10 @@ def _words(
         words.append(
             "all input since then is learned again"
             + (f", without {', '.join(left)}" if left else "")
-            + "; new input waits meanwhile, and what was published stays as it is"
+            + "; new input waits meanwhile, and what was published stays as it is; what earlier "
+            "rewinds left out stays out"
         )
+        words += _warnings(row.manifest, sources)
     else:
         words.append(
             f"the newest {settings.versions.catch_up_events:,} events since then are learned again "
@@ -429,6 +446,17 @@ def _words(
         )
     words.append("the state before is kept as a version; `midstream rollback` goes back to it")
     return words
+
+
+def _warnings(manifest: Manifest, sources: Sequence[str]) -> list[str]:
+    """Return what a rewind will not leave out, since the version itself has learned it."""
+    learned = manifest.data["total"]["sources"]
+    return [
+        f"version {manifest.version} itself has learned {learned[source]:,} events of source "
+        f"{source}, and keeps them: an older version may not have"
+        for source in sources
+        if learned.get(source)
+    ]
 
 
 def _shards(names: Sequence[str]) -> str:
@@ -642,8 +670,10 @@ def await_answers(
 
 def _answer(row: ShardRow, deployed: Deployed | None, given_at: float) -> Answer:
     running = is_running(row)
+    if deployed is None and running:
+        return Answer(row.shard, "waiting")
     if deployed is None:
-        return Answer(row.shard, "waiting" if running else "pending")
+        return Answer(row.shard, "pending", SILENT if row.beat_at else "")
     done = deployed.done
     if done.command.refused:
         return Answer(row.shard, "refused", done.command.refused, done.command.at)

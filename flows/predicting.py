@@ -11,7 +11,7 @@ from midstream.engine.events import EventBatch, Origin, Predictions
 from midstream.engine.learner import LearnerError
 from midstream.engine.trainer import Trainer
 from midstream.flows.logs import log
-from midstream.flows.operations import OperationError, opened
+from midstream.flows.operations import OperationError, live_version, opened
 from midstream.flows.reading import Reader
 from midstream.flows.settings import Settings, make_model
 
@@ -30,7 +30,7 @@ def predict_file(
     file
         A path as `input.path` takes, relative to where we are; "-" is standard input.
     version
-        None: the newest.
+        None: the one that is live, as it was last kept.
     shard
         Whose model; None: of the only one.
 
@@ -44,10 +44,9 @@ def predict_file(
     make_model(settings)  # its module has to be there, before what is saved of it is read
     with opened(settings) as registry:
         if version is None:
-            rows = registry.versions()
-            if not rows:
+            version = live_version(registry)
+            if version is None:
                 raise OperationError(f"there is no version of {settings.name} yet")
-            version = rows[-1].version
         try:
             trainer = registry.load(version, shard)
         except ValueError as error:

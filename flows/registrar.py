@@ -367,7 +367,8 @@ class Registrar:
         """Take the parts of versions from the outboxes; make whole what has all its parts."""
         came = False
         sent: dict[str, list[int]] = {}
-        for desk in self._desks.values():
+        desks = list(self._desks.values())  # others may take their place meanwhile: see `adopt`
+        for desk in desks:
             sent[desk.name] = list(desk.unsent)
             for version in desk.outbox.versions():
                 try:
@@ -394,7 +395,7 @@ class Registrar:
             for version in registry.retention.prune(self._settings.keep, self._settings.keep_days):
                 log.info("version_pruned", version=version)
         oldest = time.time() - self._settings.rewind_days * 86_400
-        for desk in self._desks.values():
+        for desk in desks:
             desk.keep_from = registry.retention.keep_from(desk.name, desk.epoch, oldest)
             for seq in sent.get(desk.name, ()):  # in place: more may come meanwhile
                 desk.unsent.remove(seq)

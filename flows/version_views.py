@@ -12,7 +12,7 @@ from rich.table import Table
 
 from midstream.engine.artifacts import Manifest
 from midstream.engine.registry import Deployed, VersionRow
-from midstream.flows.operations import Answer, Stretch, utc
+from midstream.flows.operations import SILENT, Answer, Stretch, utc
 
 __all__ = [
     "Progress",
@@ -162,7 +162,12 @@ def print_answers(kind: str, answers: Sequence[Answer]) -> None:
             click.echo(f"shard {answer.shard}: refused: {answer.reason}")
         elif answer.state != "pending":
             click.echo(f"shard {answer.shard}: {answer.state}")
-    if pending and len(pending) == len(answers):
+    if pending and len(pending) == len(answers) and any(a.reason == SILENT for a in pending):
+        click.echo(
+            "no processor answers; it will take effect at the next start, or when one that is "
+            "frozen goes on"
+        )
+    elif pending and len(pending) == len(answers):
         click.echo("no processor runs; it will take effect at the next start")
     elif pending:
         names = ", ".join(answer.shard for answer in pending)

@@ -85,7 +85,7 @@ class Fold:
         self._modules = modules
         self.again = 0  # how often an event was excluded again
         self._excluded: dict[tuple[str, int, int], int] = {}  # by event, the last record
-        self._since = -1  # of the last command that had input applied again
+        self._since = -1  # of the last command that had input applied again, or was about to
 
     def apply(self, records: Sequence[Record]) -> None:
         """Apply a journal, from its first record on."""
@@ -101,6 +101,7 @@ class Fold:
                 elif isinstance(entry, Command):
                     if entry.id in self._abandoned:
                         given_up.add(entry.id)
+                        self._since = entry.since  # it may have come as far as what is odd
                     self._obey(entry, place, records)
                 elif isinstance(entry, Exclude):
                     key = (entry.partition, entry.line, entry.row)
@@ -175,12 +176,13 @@ class Fold:
         self.trainer = Trainer.from_state(kept.parts, self._modules)
         self.version = self.parent = command.version
         self.data, self.parent_data = kept.data.copy(), kept.data.copy()
+        own = [] if command.kind == "rollback" else self.skips
+        inherited = kept.skips + [skip for skip in own if skip not in kept.skips]
         if command.since < 0:
             assert command.kind != "rewind", "a rewind without anything to apply again"
-            self.skips = list(kept.skips)
+            self.skips = inherited
             return
-        inherited = [] if command.kind == "rollback" else self.skips
-        self.skips = kept.skips + [skip for skip in inherited if skip not in kept.skips]
+        self.skips = inherited
         if command.sources or command.ranges:
             self.skips.append(Skip(kept.seq, seq, command.sources, command.ranges))
         assert command.skips == self.skips, "what is left out is not told"

@@ -242,6 +242,10 @@ def test_a_rewind_into_a_file_that_was_changed_is_refused(tmp_path):
     stop(process)
     summary = one.run()
     assert (summary["digest"], summary["seen"]) == (digest, 2_000)
+    kinds = [row["kind"] for row in one.operate("snapshots", "list")]
+    assert "restored" not in kinds, "nothing was"
+    refused = [d["command"]["kind"] for d in one.operate("history") if d["command"].get("refused")]
+    assert refused == ["rewind", "snapshot"]
 
 
 @pytest.mark.slow
@@ -263,6 +267,62 @@ def test_a_rewind_that_is_rolled_back_leaves_nothing_out(tmp_path):
     calm.write(good)
     calm.append([{**e, "id": f"a{e['id']}", "source": "a"} for e in a])
     assert calm.run()["digest"] == digest
+
+
+@pytest.mark.slow
+def test_what_was_unlearned_stays_so_over_a_restore(tmp_path):
+    """A version that has learned it can be put back, and a rewind leaves it out again."""
+    one = Operated(tmp_path)
+    good, a = events(1_000), events(500, seed=2)
+    one.write(good[:500])
+    one.run()
+    one.append([{**e, "id": f"a{e['id']}", "source": "a"} for e in a])
+    one.append(good[500:])
+    one.run()
+    process = one.running()
+    one.operate("restore", "1", "--rewind", "--skip-source", "a", "--yes")
+    one.operate("restore", "2", "--yes")
+    said = one.call(
+        "restore", "2", "--rewind", "--skip-source", "a", "--yes", "--config", "config.toml"
+    ).stdout
+    assert "version 2 itself has learned 500 events of source a" in said
+    one.operate("restore", "1", "--rewind", "--yes")
+    stop(process)
+    digest = one.run()["digest"]
+    calm = Operated(tmp_path / "calm")
+    calm.write(good)
+    assert calm.run()["digest"] == digest
+
+
+def test_what_is_live_predicts(tmp_path):
+    """After a restore, the newest version is what was put away."""
+    one = Operated(tmp_path)
+    one.write(events(500))
+    one.run()
+    one.append([{**e, "id": f"n{e['id']}", "y": not e["y"]} for e in events(500)])
+    one.run()
+    one.operate("restore", "1", "--yes")
+    one.run()
+    assert one.operate("snapshots", "list")[-1]["reason"] == "before restore to version 1"
+    stdin = "".join(json.dumps({"id": e["id"], "x": e["x"]}) + "\n" for e in events(50))
+    done = one.call("predict", "--config", "config.toml", stdin=stdin)
+    assert {json.loads(line)["version"] for line in done.stdout.splitlines()} == {1}
+
+
+@pytest.mark.slow
+def test_a_frozen_processor_is_not_said_to_be_none(tmp_path):
+    """It carries the command out when it goes on."""
+    one = Operated(tmp_path)
+    one.write(events(500))
+    process = one.running()
+    one.operate("snapshots", "create")
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(10)
+    said = one.call("restore", "1", "--yes", "--config", "config.toml").stdout
+    assert "no processor answers; it will take effect at the next start, or when one that" in said
+    process.send_signal(signal.SIGCONT)
+    wait_for(lambda: any(d["command"]["kind"] == "restore" for d in one.operate("history")))
+    stop(process)
 
 
 @pytest.mark.slow
