@@ -11,7 +11,9 @@ SEEDS = int(os.environ.get("MIDSTREAM_KAFKA_SEEDS", "5000"))
 BLOCKS = 20
 
 
-@pytest.mark.parametrize("block", range(BLOCKS))
+@pytest.mark.parametrize(
+    "block", [pytest.param(i, marks=pytest.mark.slow if i % 2 else ()) for i in range(BLOCKS)]
+)
 def test_any_schedule_on_kafka_leaves_state_and_outputs_exact(block):
     """The state is the fold of the journal, and each output is there once, in order."""
     for seed in range(block * SEEDS // BLOCKS, (block + 1) * SEEDS // BLOCKS):

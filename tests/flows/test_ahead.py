@@ -40,9 +40,8 @@ def test_the_result_is_the_same(tmp_path, shards):
         assert (one.folder / "out" / path.name).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_what_was_read_ahead_is_read_again(tmp_path, number):
     """However the run ended: it was not learned."""
     one = project(tmp_path / "one", "true")

@@ -88,6 +88,7 @@ def test_evaluate_and_run_are_the_same(tmp_path):
     assert summary["metrics"]["mae"] < 0.5
 
 
+@pytest.mark.slow
 def test_several_classes_are_learned_by_softmax(tmp_path):
     """By name, resumed from a snapshot; `logistic` says whom to ask."""
     made = project(tmp_path, "softmax", "multiclass", 5_000)

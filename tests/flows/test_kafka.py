@@ -33,7 +33,8 @@ def test_topics_in_and_out(topics):
     assert (again["learned"], again["digest"]) == (0, summary["digest"])
 
 
-@pytest.mark.parametrize("shards", ["partition", pytest.param("1", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", ["partition", "1"])
 def test_a_lost_state_folder_is_rebuilt_from_the_journal(topics, shards):
     """With the same digest, and nothing is published again."""
     quoted = shards if shards == "1" else f'"{shards}"'

@@ -277,7 +277,7 @@ def test_a_topic_made_anew_under_us(topics, start, seen, journal):
     assert one.project.run("--fresh")["seen"] == 200
 
 
-@pytest.mark.parametrize("on_lost", ["stop", "skip"])
+@pytest.mark.parametrize("on_lost", ["stop", pytest.param("skip", marks=pytest.mark.slow)])
 def test_retention_overtakes_a_run(topics, start, on_lost):
     """What was deleted is named; the run stops, or goes on after it, as the config says."""
     one = topics("one", partitions=1, config=f'on_lost = "{on_lost}"')
@@ -477,6 +477,7 @@ def make():
 """
 
 
+@pytest.mark.slow
 def test_rows_of_one_message_are_told_apart(topics):
     """Only the rows that a learner raises on are left out, also when all is learned again."""
     one = topics("one", partitions=1)

@@ -95,10 +95,8 @@ def killed(topics, kafka_own, *, processes, shards, kills, n, brokers):
 MODES = [(1, '"partition"'), (2, '"partition"'), (1, 1)]
 
 
-@pytest.mark.parametrize(
-    ("processes", "shards"),
-    [pytest.param(*mode, marks=pytest.mark.slow if mode != MODES[1] else ()) for mode in MODES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "shards"), MODES)
 def test_a_few_kills(topics, kafka_own, processes, shards):
     """Each event is learned once, and each record published once, with the values of the fold."""
     killed(topics, kafka_own, processes=processes, shards=shards, kills=3, n=30_000, brokers=0)

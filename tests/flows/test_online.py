@@ -657,6 +657,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path):
     assert [p["id"] for p in project.output("predictions")] == [e["id"] for e in lines]
 
 
+@pytest.mark.slow
 def test_a_lost_journal_is_refused_and_nothing_is_learned_again(project):
     """Snapshots or outputs without their journal are a loss to be told, not a fresh start."""
     project.write(events(500))

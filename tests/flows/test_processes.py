@@ -211,6 +211,7 @@ def test_what_a_learner_prints_is_no_result(tmp_path):
     assert len(set(project.published())) == len(project.published()) == 900
 
 
+@pytest.mark.slow
 def test_one_run_at_a_time(tmp_path):
     """Whoever comes second is told who holds the state; --fresh, too."""
     project = Shards(tmp_path / "project")

@@ -210,6 +210,7 @@ def test_a_message_that_the_broker_refuses(sending, topic):
     assert len(one.kafka.read_all(small)) == report["acknowledged"]
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_named(sending):
     """A topic, a file, a column, a config, brokers: one line, and nothing was sent."""
     one = sending(fields=FIELDS)

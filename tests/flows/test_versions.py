@@ -415,6 +415,7 @@ def test_shards_make_one_version_together_and_are_restored_together(tmp_path):
     assert "version 1 has 3 shards (000, 001, 002), and the model has 4 shards" in refusal
 
 
+@pytest.mark.slow
 def test_what_cannot_be_restored_is_refused_before_anything_is_done(tmp_path):
     """Each reason is one clear line, and no command is given."""
     one = Operated(tmp_path)
