@@ -112,10 +112,11 @@ def test_a_rewind_into_what_retention_has_deleted_is_refused(topics):
     refusal = one.project.refused("restore", "1", "--rewind", "--yes")
     assert "the input begins at 1500 now, and 1000 is needed" in refusal
     assert one.project.run()["digest"] == digest
-    (refused,) = [
+    refused, after = [
         d["command"]["refused"] for d in one.project.operate("history") if "refused" in d["command"]
     ]
     assert "1000 to 1499 of it is not there any more" in refused
+    assert "after a command that was refused" in after, "no version says that it was done"
     (shard,) = one.project.operate("promote", "1", "--yes")["shards"]
     assert shard["state"] == "pending"
     assert one.project.run()["seen"] < 2_000
