@@ -7,7 +7,6 @@ told again. The truth about a shard is in its journal; the registry is told of i
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,7 +14,6 @@ import sqlalchemy as sa
 
 from midstream.engine.commands import Done, Order
 from midstream.engine.database import RegistryError
-from midstream.engine.retention import Retention
 from midstream.engine.schema import (
     ALARMS,
     COMMANDS,
@@ -101,11 +99,6 @@ class Registry(Versions):
     create
         Make the database and the model's row if they are not there.
 
-    Attributes
-    ----------
-    retention
-        Says what is kept, and removes the rest.
-
     Raises
     ------
     RegistryError
@@ -113,19 +106,6 @@ class Registry(Versions):
     StoreError
         If the store of the artifacts cannot be.
     """
-
-    def __init__(
-        self,
-        database: str | Path,
-        artifacts: str | Path,
-        model: str,
-        *,
-        key: bytes | None = None,
-        modules: Collection[str] = (),
-        create: bool = False,
-    ) -> None:
-        super().__init__(database, artifacts, model, key=key, modules=modules, create=create)
-        self.retention = Retention(self.database, self.artifacts)
 
     # --- shards
 

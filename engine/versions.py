@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from midstream.engine.artifacts import ArtifactError, Artifacts, Manifest, ShardPart
 from midstream.engine.database import Database
 from midstream.engine.dataset import from_plain, joined, plain, since
+from midstream.engine.retention import Retention
 from midstream.engine.schema import PARTS, PARTS_OF_VERSIONS, SHARDS, TAGS, VERSIONS
 from midstream.engine.snapshot import Snapshot
 
@@ -58,6 +59,8 @@ class Versions:
         Has their rows.
     artifacts
         Has their files.
+    retention
+        Says what is kept, and removes the rest.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Versions:
         self.model = model
         self.artifacts = Artifacts(artifacts, model, key=key)
         self.database = Database(database, model, create=create)
+        self.retention = Retention(self.database, self.artifacts)
         self._ours = self.database.ours
         self._modules = modules
 
