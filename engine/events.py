@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "LARGEST",
     "TASKS",
     "Alarm",
     "Categories",
@@ -49,6 +50,8 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
 _EXACT_INT = 2**53
+LARGEST = 1e140
+"""Most that a number may be, either sign, for its error to be scored: squares add up below inf."""
 
 
 def row_path(row: int, path: str = "") -> str:
@@ -170,6 +173,28 @@ class Predictions:
             classes, rows = self.table.classes, self.table.values.tolist()
             self._probas = [dict(zip(classes, row, strict=True)) for row in rows]
         return self._probas
+
+    def not_finite(self) -> IntArray:
+        """Return the rows, in order, of which the number or a probability is not a finite number.
+
+        A number beyond `LARGEST` counts as infinite. None is no prediction, and not one of them.
+        """
+        found: set[int] = set()
+        if self.table is not None:
+            rows = self.table.values
+            if not math.isfinite(rows.sum()):  # probabilities do not add up to inf
+                found.update(np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist())
+        elif self._probas is not None:
+            probas = enumerate(self._probas)
+            found.update(i for i, row in probas if row and not math.isfinite(sum(row.values())))
+        if self.array is None:
+            pairs = enumerate(self.values)
+            found.update(
+                i for i, v in pairs if isinstance(v, float) and not -LARGEST <= v <= LARGEST
+            )
+        elif self.array.dtype.kind == "f":
+            found.update(np.flatnonzero(~(np.abs(self.array) <= LARGEST)).tolist())
+        return np.array(sorted(found), np.int64)
 
     def take(self, rows: IntArray) -> "Predictions":
         """Return the predictions at `rows`, in that order."""

@@ -34,11 +34,15 @@ __all__ = ["Step", "Trainer"]
 
 
 class Step(msgspec.Struct):
-    """What a batch gave: predictions and (n,) losses in its order, and alarms."""
+    """What a batch gave: predictions and (n,) losses in its order, and alarms.
+
+    `non_finite` is how many of the predictions are not finite numbers.
+    """
 
     predictions: Predictions
     losses: FloatArray
     alarms: list[Alarm]
+    non_finite: int = 0
 
 
 class Trainer:
@@ -139,7 +143,7 @@ class Trainer:
         self.replay.add(batch)
         self.seen += len(batch)
         self.learned += batch.labelled
-        return Step(predictions, losses, alarms)
+        return Step(predictions, losses, alarms, len(predictions.not_finite()))
 
     def _odd_row(self, batch: EventBatch, predictions: Predictions) -> int:
         """Find the prediction that cannot be scored."""

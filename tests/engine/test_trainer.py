@@ -1,12 +1,15 @@
 """The Trainer: predict, score, learn; save and load; refuse what would harm."""
 
+import math
+
+import numpy as np
 import pytest
 from river import datasets, dummy, forest, linear_model, naive_bayes, preprocessing
 from zoo import events
 
 from midstream import EventBatch, Reservoir, Trainer
 from midstream.engine.encoding import EncodingError
-from midstream.engine.events import Event
+from midstream.engine.events import Event, Predictions, Table
 from midstream.engine.learner import LearnerError, UnseededError
 from midstream.engine.snapshot import SnapshotError
 
@@ -145,3 +148,65 @@ def test_the_state_is_copied_out_never_shared():
         trainer.step_one({"a": float(i)}, i % 2 == 0)
     assert state == copy
     assert Trainer.from_state(state).learned == 1
+
+
+class Gives:
+    """A learner that predicts what it is told to."""
+
+    kind = "gives"
+    needs = "columns"
+    takes_weights = False
+
+    def __init__(self, task, predictions):
+        self.task = task
+        self._predictions = predictions
+
+    def predict_learn(self, batch):
+        return self._predictions
+
+    def predict(self, batch):
+        return self._predictions
+
+    def learn(self, batch):
+        pass
+
+    def state(self):
+        return b""
+
+    def definition(self):
+        return {}
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("task", "predictions"),
+    [
+        ("regression", Predictions(np.array([1.0, NAN, INF, -1e141, 1e140]))),
+        ("regression", Predictions([1.0, NAN, -INF, 1e141, None])),
+        (
+            "binary",
+            Predictions(
+                [True] * 5,
+                Table((False, True), np.array([[0.5, 0.5], [NAN, 1], [0, INF], [-INF, 1], [1, 0]])),
+            ),
+        ),
+        (
+            "multiclass",
+            Predictions(
+                ["a", "b", "c", NAN, None],
+                [{"a": 1.0}, {"a": 0.5, "b": NAN}, {"a": INF}, {"a": 1.0}, {}],
+            ),
+        ),
+    ],
+)
+def test_predictions_that_are_not_finite_are_counted(task, predictions):
+    """Of five predictions the three are counted that are nan, infinite or too large to score."""
+    labels = [1.0] * 5 if task == "regression" else [True] * 5
+    trainer = Trainer(
+        Gives(task, predictions), metrics=["mae" if task == "regression" else "accuracy"]
+    )
+    batch = EventBatch([{"a": 1.0}] * 5, labels)
+    assert predictions.not_finite().tolist() == [1, 2, 3]
+    assert trainer.step(batch).non_finite == 3
