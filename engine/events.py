@@ -182,7 +182,9 @@ class Predictions:
         found: set[int] = set()
         if self.table is not None:
             rows = self.table.values
-            if not math.isfinite(rows.sum()):  # probabilities do not add up to inf
+            with np.errstate(invalid="ignore"):
+                total = rows.sum()  # of probabilities, which do not add up to inf
+            if not math.isfinite(total):
                 found.update(np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist())
         elif self._probas is not None:
             probas = enumerate(self._probas)

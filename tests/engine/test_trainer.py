@@ -162,10 +162,10 @@ class Gives:
         self._predictions = predictions
 
     def predict_learn(self, batch):
+        assert len(batch) == len(self._predictions)
         return self._predictions
 
-    def predict(self, batch):
-        return self._predictions
+    predict = predict_learn
 
     def learn(self, batch):
         pass
