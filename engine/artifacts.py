@@ -14,13 +14,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import fsspec
 import msgspec
 import zstandard
 from fsspec.implementations.local import LocalFileSystem
 
+from midstream.engine.masking import hide_credentials, masked
+from midstream.engine.names import name_fault
 from midstream.engine.storage import LocalStorage
 
 __all__ = [
@@ -39,7 +40,6 @@ _LEVEL = 3
 _DRAFT = re.compile(r"\..*\.draft\Z")
 _FOLDER = re.compile(r"\d{8,}\Z")
 _PART_OF_PATH = re.compile(r"(?!\.)[^/\\\0]+\Z")
-_CREDENTIALS = re.compile(r"//(\S*)@")
 _MOST_PACKED = 32_768  # bytes that a byte can stand for: zstd's densest block has 128 KiB in four
 _SEND_SECONDS, _SLOWEST = 20.0, 100_000  # to a store: with so many bytes a second besides
 _S3: dict[str, Any] = {
@@ -178,6 +178,9 @@ class Artifacts:
 
     def __init__(self, place: str | Path, model: str, *, key: bytes | None = None) -> None:
         self.place = str(place)
+        hide_credentials(self.place)
+        if fault := name_fault(model):
+            raise StoreError(f"{model[:100]!r} is no model's name: {fault}")
         self.model = model
         self._key = key
         try:
@@ -188,7 +191,7 @@ class Artifacts:
         except Exception as error:  # noqa: BLE001 some clients connect now: whatever theirs raise
             known = isinstance(error, ImportError | ValueError)
             reason = str(error) if known else _reason(error)
-            raise StoreError(self._masked(f"{self.place}: {reason}")) from None
+            raise StoreError(masked(f"{self.place}: {reason}")) from None
         self._root = f"{root.rstrip('/')}/{model}"
         self._local = isinstance(self._files, LocalFileSystem)
 
@@ -462,19 +465,10 @@ class Artifacts:
             if self._local and not isinstance(error, OSError):
                 raise
             # What clients of stores raise is of their own making.
-            raise StoreError(f"{self._shown(path)}: {self._masked(_reason(error))}") from None
+            raise StoreError(f"{self._shown(path)}: {masked(_reason(error))}") from None
 
     def _shown(self, path: str) -> str:
-        return path if self._local else self._masked(str(self._files.unstrip_protocol(path)))
-
-    def _masked(self, text: str) -> str:
-        """Return a text without what stands between // and @, and without such parts of our URL."""
-        found = _CREDENTIALS.search(self.place)
-        if found is not None:
-            user, _, password = found[1].partition(":")
-            for secret in {found[1], password, unquote(password)} - {"", user}:
-                text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
-        return _CREDENTIALS.sub("//***@", text)
+        return path if self._local else masked(str(self._files.unstrip_protocol(path)))
 
 
 def _name(shard: str, part: str) -> str:

@@ -16,6 +16,8 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
+from midstream.engine.masking import credentials, hide, hide_credentials, masked
+from midstream.engine.names import name_fault
 from midstream.engine.schema import META, MODELS, SCHEMA
 
 __all__ = ["Database", "NoRegistryError", "RegistryError", "make_engine"]
@@ -46,6 +48,11 @@ class NoRegistryError(RegistryError):
 def _url_of(database: str | Path) -> tuple[sa.URL, str]:
     """Return the URL of a database, and how to show it: without a password."""
     text = str(database)
+    hide_credentials(text)
+    if any(sign in credentials(text) for sign in "@/"):  # to a URL, the host begins there
+        raise RegistryError(
+            "the registry's password holds an '@' or a '/'; in a URL they are written %40 and %2F"
+        )
     try:
         url = sa.make_url(text) if "://" in text else sa.URL.create("sqlite", database=text)
     except (exc.ArgumentError, ValueError):  # which shows a part of it, perhaps the password
@@ -53,6 +60,9 @@ def _url_of(database: str | Path) -> tuple[sa.URL, str]:
             "the registry's URL cannot be read; needed: sqlite:///PATH or "
             "postgresql://USER@HOST/DATABASE"
         ) from None
+    for name, value in url.query.items():
+        if "password" in name:
+            hide(value if isinstance(value, str) else value[-1])
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
     if url.get_backend_name() == "sqlite" and url.database:
@@ -152,6 +162,8 @@ class Database:
     """
 
     def __init__(self, database: str | Path, model: str, *, create: bool = False) -> None:
+        if fault := name_fault(model):
+            raise RegistryError(f"{model[:100]!r} is no model's name: {fault}")
         self.model = model
         self.url, self.place = _url_of(database)
         self.engine = make_engine(self.url, create=create)
@@ -287,10 +299,10 @@ class Database:
         try:
             yield
         except exc.SQLAlchemyError as error:
-            raise RegistryError(f"{self.place}: {_reason_of(error)}") from None
+            raise RegistryError(masked(f"{self.place}: {_reason_of(error)}")) from None
         except (sqlite3.Error, OSError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise RegistryError(f"{self.place}: {reason}") from None
+            raise RegistryError(masked(f"{self.place}: {reason}")) from None
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise RegistryError(f"{self.place}: is damaged ({error})") from None
 

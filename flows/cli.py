@@ -19,6 +19,7 @@ from midstream.flows.terminal import (
     CONFIG_OPTION,
     FAILED,
     JSON,
+    masked_output,
     one_line_errors,
     print_json,
 )
@@ -45,6 +46,7 @@ def cli(*, log_json: bool) -> None:
 
     Exit codes: 0 done, 1 failed while running, 2 wrong usage or config.
     """
+    click.get_current_context().with_resource(masked_output())
     logs.configure(as_json=log_json)
 
 

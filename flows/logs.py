@@ -8,6 +8,8 @@ from typing import Any, TextIO
 
 import msgspec
 
+from midstream.engine.masking import masked, masked_values
+
 __all__ = ["Log", "configure", "log"]
 
 _PLAIN = re.compile(r"[\w.+:/@%,-]+\Z")
@@ -52,8 +54,9 @@ class _Formatter(logging.Formatter):
             **getattr(record, "fields", {}),
         }
         if self._json:
-            return msgspec.json.encode(fields, enc_hook=str).decode()
-        return " ".join(f"{k}={_text(v)}" for k, v in fields.items())
+            plain = msgspec.to_builtins(fields, enc_hook=str)
+            return msgspec.json.encode(masked_values(plain)).decode()
+        return masked(" ".join(f"{k}={_text(v)}" for k, v in fields.items()))
 
 
 def _text(value: Any) -> str:

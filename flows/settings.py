@@ -4,6 +4,7 @@ import datetime as dt
 import fnmatch
 import math
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -14,8 +15,10 @@ from msgspec import Meta
 from midstream.connectors.fields import FeatureKind, FieldMap
 from midstream.engine.builtin import BUILTIN, options_of
 from midstream.engine.events import Task
+from midstream.engine.masking import hide, hide_credentials
+from midstream.engine.names import name_fault, topic_fault
 from midstream.flows.factory import make_model, model_modules
-from midstream.flows.tables import ConfigError, Reader, masked
+from midstream.flows.tables import ConfigError, Reader, repr_without
 
 __all__ = [
     "ConfigError",
@@ -33,10 +36,8 @@ __all__ = [
     "model_modules",
 ]
 
-_NAME = r"^[A-Za-z0-9._-]+\Z"
 _LEARNER = rf"^([A-Za-z_][\w.]*:[A-Za-z_]\w*|{'|'.join(BUILTIN)})\Z"
 _WORDS = {
-    _NAME: "a name of letters, digits, '.', '_' and '-'",
     _LEARNER: f"'module:factory', as in 'models:make', or built-in: {', '.join(BUILTIN)}",
 }
 Text: TypeAlias = Annotated[str, Meta(min_length=1)]
@@ -170,7 +171,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     file: Path
     hidden: frozenset[str] = frozenset()
-    name: Annotated[str, Meta(pattern=_NAME)]
+    name: str
     model: Model
     input: Input
     output: Output = Output()
@@ -183,7 +184,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     features: dict[str, FeatureKind] = {}
 
     def __repr__(self) -> str:
-        return masked(self, self.hidden)
+        return repr_without(self, self.hidden)
 
     @property
     def root(self) -> Path:
@@ -260,8 +261,9 @@ def load(path: str | Path) -> Settings:
     file = Path(path)
     reader = Reader(file, _WORDS)
     raw = reader.read()
-    if "name" not in raw and not re.match(_NAME, file.stem):
-        raise reader.error("name", f"missing, and {file.stem!r} is none; needed: {_WORDS[_NAME]}")
+    if "name" not in raw and (fault := name_fault(file.stem)):
+        found = textwrap.shorten(repr(file.stem), 100, placeholder="...")
+        raise reader.error("name", f"missing, and the file's, {found}, is none; {fault}")
     raw.setdefault("name", file.stem)
     source, output, kafka = raw.get("input"), raw.get("output"), raw.get("kafka")
     if isinstance(source, dict) and "start" in source:
@@ -281,6 +283,10 @@ def load(path: str | Path) -> Settings:
     if isinstance(versions, dict):  # a URL may hold a password
         secret = [key for key in ("key", "registry", "artifacts") if key in versions]
         reader.hidden.update({f"versions.{key}": str(versions[key]) for key in secret})
+    for key, value in reader.hidden.items():
+        hide_credentials(value)
+        if key == "versions.key" or (key.startswith("kafka.") and _SECRET.search(key)):
+            hide(value)
     # The file itself is not resolved: it may be a link, with its data beside the link.
     place = file.parent.resolve() / file.name
     settings = reader.table(Settings, raw, file=place, hidden=frozenset(reader.hidden))
@@ -325,6 +331,7 @@ def _check(settings: Settings, reader: Reader) -> None:
     ConfigError
         If something contradicts something else, or is not there in this version.
     """
+    _check_names(settings, reader)
     _check_learner(settings.model, reader)
     _check_features(settings, reader)
     source = settings.input
@@ -358,6 +365,8 @@ def _check(settings: Settings, reader: Reader) -> None:
         )
     if source.path is not None and _reads_outputs(settings):
         raise reader.error("input.path", "takes in what is written to output.path; choose another")
+    if settings.versions.key is not None and len(settings.versions.key.split()) == 0:
+        raise reader.error("versions.key", "found only blanks; needed: a secret")
     if settings.metrics.names is not None:
         from midstream.engine.prequential import METRICS  # numba: slow to import
 
@@ -369,6 +378,17 @@ def _check(settings: Settings, reader: Reader) -> None:
         raise reader.error("drift.detectors", "found a detector twice; allowed: each once")
     _check_options("drift.adwin", settings.drift.adwin, reader)
     _check_options("drift.page_hinkley", settings.drift.page_hinkley, reader)
+
+
+def _check_names(settings: Settings, reader: Reader) -> None:
+    """Check what the model and its topics are called."""
+    if fault := name_fault(settings.name):
+        raise reader.found("name", settings.name, fault)
+    topics = {"input.topic": settings.input.topic, "output.journal": settings.output.journal}
+    topics |= {f"output.{kind}": topic for kind, topic in settings.output.topics.items()}
+    for key, topic in topics.items():
+        if topic is not None and (fault := topic_fault(topic)):
+            raise reader.found(key, topic, fault)
 
 
 def _check_features(settings: Settings, reader: Reader) -> None:

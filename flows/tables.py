@@ -17,14 +17,20 @@ from typing import Any, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import inspect
 
-__all__ = ["ConfigError", "Reader", "masked", "nearest"]
+from midstream.engine.masking import hide_value, masked
+
+__all__ = ["ConfigError", "Reader", "nearest", "repr_without"]
 
 _S = TypeVar("_S", bound=msgspec.Struct)
+_NUMBER = re.compile(r"[-+]?[0-9.]+")  # a port, a count: three stars for it would hide others
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_]\w*)(?::-([^{}]*))?\}|\$\{", re.ASCII)
 
 
 class ConfigError(ValueError):
     """A config that cannot be used: one line that names the file, the key and what is allowed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(masked(text))
 
 
 class Reader:
@@ -95,6 +101,8 @@ class Reader:
                 allowed = "${VAR}, ${VAR:-default} without braces in it, $${ for the signs as such"
                 raise self.error(key, f"'${{' begins no variable here; allowed: {allowed}")
             found = os.environ.get(name)
+            if found and not _NUMBER.fullmatch(found):
+                hide_value(found)
             if found is None and default is None:
                 remedy = f"set it, or give a default: ${{{name}:-...}}"
                 raise self.error(key, f"the environment variable {name} is not set; {remedy}")
@@ -114,15 +122,22 @@ class Reader:
         self, key: str, value: object, allowed: str, words: Iterable[object] = ()
     ) -> ConfigError:
         """Return the error that a key has this value; `words` are the values it may have."""
-        if any(
-            hidden == key or hidden.startswith((f"{key}.", f"{key}[")) for hidden in self.hidden
-        ):
-            return self.error(key, f"found ***; allowed: {allowed}")
+        if self._hides(key):
+            return self.found(key, value, f"allowed: {allowed}")
         near = ""
         if isinstance(value, str):
             near = nearest(value, [word for word in words if isinstance(word, str)])
-        then = f"{near} Allowed" if near else "; allowed"
-        return self.error(key, f"found {_shown(value)}{then}: {allowed}")
+        if near:
+            return self.error(key, f"found {_shown(value)}{near} Allowed: {allowed}")
+        return self.found(key, value, f"allowed: {allowed}")
+
+    def found(self, key: str, value: object, why: str) -> ConfigError:
+        """Return the error that a key has this value, and why it may not."""
+        return self.error(key, f"found {'***' if self._hides(key) else _shown(value)}; {why}")
+
+    def _hides(self, key: str) -> bool:
+        inner = (f"{key}.", f"{key}[")
+        return any(hidden == key or hidden.startswith(inner) for hidden in self.hidden)
 
     def unknown(self, at: str, key: str, known: Iterable[str]) -> ConfigError:
         """Return the error that the table `at` has no such key."""
@@ -228,20 +243,21 @@ def _shown(value: object) -> str:
     return textwrap.shorten(repr(value), 100, placeholder="...")
 
 
-def masked(value: object, hidden: Collection[str], key: str = "") -> str:
+def repr_without(value: object, hidden: Collection[str], key: str = "") -> str:
     """Return the repr of a value, with three stars in the place of what is at a hidden key."""
     if key in hidden:
         return "'***'"
     if isinstance(value, msgspec.Struct):
         inner = {
-            f: masked(getattr(value, f), hidden, _join(key, f)) for f in value.__struct_fields__
+            f: repr_without(getattr(value, f), hidden, _join(key, f))
+            for f in value.__struct_fields__
         }
         return f"{type(value).__name__}({', '.join(f'{f}={text}' for f, text in inner.items())})"
     if isinstance(value, dict):
-        texts = [f"{k!r}: {masked(v, hidden, _join(key, k))}" for k, v in value.items()]
+        texts = [f"{k!r}: {repr_without(v, hidden, _join(key, k))}" for k, v in value.items()]
         return f"{{{', '.join(texts)}}}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(masked(v, hidden, f'{key}[{i}]') for i, v in enumerate(value))}]"
+        return f"[{', '.join(repr_without(v, hidden, f'{key}[{i}]') for i, v in enumerate(value))}]"
     return repr(value)
 
 

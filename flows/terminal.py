@@ -5,10 +5,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 import msgspec
+
+from midstream.engine.masking import masked, masked_values
 
 __all__ = [
     "CONFIG",
@@ -16,6 +18,7 @@ __all__ = [
     "FAILED",
     "JSON",
     "WRONG_USAGE",
+    "masked_output",
     "one_line_errors",
     "print_json",
 ]
@@ -77,7 +80,8 @@ def one_line_errors(
     """
 
     def fail(message: object, code: int) -> NoReturn:
-        line = " ".join(str(message).splitlines()).encode(errors="backslashreplace").decode()
+        line = masked(" ".join(str(message).splitlines()))
+        line = line.encode(errors="backslashreplace").decode()
         tell(line)
         click.echo(f"midstream: {line}", err=True)
         if as_json:
@@ -106,5 +110,39 @@ def one_line_errors(
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON object; a number that is undefined is null."""
-    click.echo(msgspec.json.encode(value).decode())
+    """Print one JSON object; a number that is undefined is null, a secret three stars."""
+    line = msgspec.json.encode(masked_values(msgspec.to_builtins(value))).decode()
+    stream = sys.stdout
+    click.echo(line, file=stream.stream if isinstance(stream, _Masked) else stream)
+
+
+class _Masked:
+    """A text stream that masks what is written to it. Else it is the stream that it wraps."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(masked(text))
+        return len(text)
+
+    def writelines(self, lines: Iterator[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def masked_output() -> Iterator[None]:
+    """Mask all that is written to standard output and standard error, whoever writes it.
+
+    JSON goes past that: a number in it must stay one. `print_json` masks its texts.
+    """
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Masked(streams[0]), _Masked(streams[1])
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams

@@ -18,6 +18,8 @@ from postgres_server import Postgres
 from project import Project
 from s3_server import S3
 
+from midstream.engine import masking
+
 NEEDS = "needs an Apache Kafka of its own"
 
 
@@ -107,6 +109,12 @@ def topic():
 def _nothing_left_running():
     yield
     Project.end_all()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_hidden():
+    yield
+    masking.reveal()
 
 
 @pytest.fixture

@@ -214,6 +214,16 @@ WRONG = [
     (f"name = 'a b'\n{MODEL}{INPUT}", "name: found 'a b'; allowed: a name of letters"),
     (f"name = ''\n{MODEL}{INPUT}", "name: found ''; allowed: a name of letters"),
     (f'name = "a\\n"\n{MODEL}{INPUT}', "name: found 'a\\n'; allowed: a name of letters"),
+    (f"name = '..'\n{MODEL}{INPUT}", "name: found '..'; a name begins with a letter, a digit"),
+    (f"name = '-x'\n{MODEL}{INPUT}", "name: found '-x'; a name begins with a letter, a digit"),
+    (f"name = '{'n' * 201}'\n{MODEL}{INPUT}", "; a name has at most 200 characters, this one 201"),
+    (f"{MODEL}[input]\ntopic = 'a b'\n", "input.topic: found 'a b'; a topic's name is of letters"),
+    (f"{MODEL}[input]\ntopic = '..'\n", "input.topic: found '..'; Kafka has no topic of this name"),
+    (
+        f"{MODEL}{INPUT}[output]\nalarms = '{'t' * 250}'\npredictions = false\nrejected = false",
+        "; a topic's name has at most 249 characters, this one 250",
+    ),
+    (f"{MODEL}{INPUT}[versions]\nkey = '  '", "versions.key: found only blanks; needed: a secret"),
     (f"{MODEL}on_error = 'skip'", "model.on_error: found 'skip'; allowed: 'reject' | 'stop'"),
 ]
 
@@ -324,7 +334,9 @@ def test_wrong_values(refused, read, text, message):
 
 def test_name_from_a_file_that_has_none(refused):
     """A file's name that cannot be the model's name is refused with the remedy."""
-    assert refused(MODEL, INPUT, name="my config.toml").startswith("name: missing, and 'my config'")
+    assert refused(MODEL, INPUT, name="my config.toml").startswith(
+        "name: missing, and the file's, 'my config', is none; allowed: a name of letters"
+    )
 
 
 def test_toml_errors(refused):

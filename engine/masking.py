@@ -1,0 +1,116 @@
+"""What no message may show: secrets that a config names, and the credentials in URLs.
+
+One place masks. Whoever reads a secret calls `hide`; whatever is written for people (logs, error
+lines, findings, reports) goes through `masked`.
+"""
+
+import json
+import re
+import threading
+from typing import Any
+from urllib.parse import quote, unquote
+
+import msgspec
+
+__all__ = [
+    "credentials",
+    "hide",
+    "hide_credentials",
+    "hide_value",
+    "masked",
+    "masked_values",
+    "reveal",
+]
+
+_CREDENTIALS = re.compile(r"(?<=://)[^\s'\"<>/:@]*:[^\s'\"<>]*@")
+_SHORTEST = 3  # characters: three stars for each "1" or "on" would make every line unreadable
+_SHORTEST_VALUE = 6  # ... of what is no secret by itself
+_SHORT = 8  # a shorter one is hidden as a word, not within others
+_PLAIN = {"true", "false", "none", "null"}
+
+_lock = threading.Lock()
+_known: set[str] = set()
+_pattern: re.Pattern[str] | None = None
+
+
+def credentials(text: str) -> str:
+    """Return the `USER:PASSWORD` of a URL; nothing if it has no password.
+
+    It ends at the last `@`: one in a password that is not written as `%40` is a part of it.
+    """
+    found = _CREDENTIALS.search(text)
+    return found[0][:-1] if found else ""
+
+
+def hide_value(text: str) -> None:
+    """Hide a text that may be a secret: of six characters at least, since words would go too."""
+    if len(text) >= _SHORTEST_VALUE:
+        hide(text)
+
+
+def hide(secret: str) -> None:
+    """Have `masked` put three stars for a text from now on, in each form it may be written in.
+
+    The forms are: as it is, on one line, percent-encoded, decoded from that, and escaped as in
+    JSON and in Python. A text of fewer than three characters, or a truth value, is too common to be
+    found in other text: it is hidden only where its key is known.
+    """
+    forms = set()
+    for text in (secret, unquote(secret)):
+        forms |= {
+            text,
+            " ".join(text.split()),
+            quote(text),
+            quote(text, safe=""),
+            json.dumps(text)[1:-1],
+            msgspec.json.encode(text).decode(errors="replace")[1:-1],
+            repr(text)[1:-1],
+        }
+    forms = {
+        form for form in forms if len(form.strip()) >= _SHORTEST and form.lower() not in _PLAIN
+    }
+    global _pattern  # noqa: PLW0603 compiled when a secret is added, used by every line
+    with _lock:
+        if forms <= _known:
+            return
+        _known.update(forms)
+        longest_first = sorted(_known, key=len, reverse=True)
+        _pattern = re.compile("|".join(map(_expression, longest_first)))
+
+
+def hide_credentials(url: str) -> None:
+    """Hide the password of a URL, and user and password together, if it has one."""
+    found = credentials(url)
+    if found:
+        hide(found)
+        hide(found.partition(":")[2])
+
+
+def reveal() -> None:
+    """Forget all secrets: what was hidden for one config is none for the next, in a test say."""
+    global _pattern  # noqa: PLW0603 as above
+    with _lock:
+        _known.clear()
+        _pattern = None
+
+
+def _expression(form: str) -> str:
+    found = re.escape(form)
+    return rf"(?<!\w){found}(?!\w)" if len(form) < _SHORT else found
+
+
+def masked(text: str) -> str:
+    """Return a text with three stars for each secret, and for the credentials of each URL."""
+    text = _CREDENTIALS.sub("***@", text) if "@" in text else text
+    return text if _pattern is None else _pattern.sub("***", text)
+
+
+def masked_values(value: Any) -> Any:
+    """Return plain JSON values with every string masked; numbers and keys stay as they are."""
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, dict):
+        return {key: masked_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked_values(item) for item in value]
+    return value
