@@ -18,7 +18,7 @@ from midstream.engine.shard import EventError
 from midstream.engine.trainer import Trainer
 from midstream.flows import reading, rooms
 from midstream.flows.settings import ConfigError, Settings, model_modules
-from midstream.flows.topics import missing_topics
+from midstream.flows.topics import check_kafka, missing_topics
 from midstream.flows.versions import has_registry, open_registry
 
 __all__ = ["Finding", "Report", "inspect"]
@@ -56,18 +56,33 @@ def inspect(settings: Settings, sample: int) -> Report:
     else:
         takes = "takes" if trainer.learner.takes_weights else "takes no"
         report.add("learner", f"{settings.model.learner} for {trainer.task}; {takes} weights")
-    try:
-        _try_input(settings, trainer, sample, report)
-    except InputError as error:
-        report.add("input", str(error), ok=False)
+    reaches = _try_kafka(settings, report)
+    if reaches or settings.input.topic is None:
+        try:
+            _try_input(settings, trainer, sample, report)
+        except InputError as error:
+            report.add("input", str(error), ok=False)
     _try_folder("state", settings.state_path, report)
     _try_versions(settings, report)
     output = settings.output
     if settings.journal_topic is not None:
-        _try_topics(settings, report)
+        if reaches:
+            _try_topics(settings, report)
     elif output.predictions or output.rejected or output.alarms:
         _try_folder("output", settings.output_path, report)
     return report
+
+
+def _try_kafka(settings: Settings, report: Report) -> bool:
+    """See whether librdkafka takes its settings; no broker is asked."""
+    if settings.input.topic is None and not settings.output.topics:
+        return True
+    try:
+        check_kafka(settings)
+    except ConfigError as error:
+        report.add("kafka", str(error), ok=False)
+        return False
+    return True
 
 
 def _try_topics(settings: Settings, report: Report) -> None:

@@ -46,7 +46,7 @@ Share: TypeAlias = Annotated[float, Meta(gt=0, le=1)]
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=1e9)]
 Scalar: TypeAlias = str | bool | int | float
 
-_SECRET = re.compile(r"password|secret|token|key", re.IGNORECASE)
+_SECRET = re.compile(r"password|secret|token|key(?!.*location$)", re.IGNORECASE)
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -438,6 +438,9 @@ def _check_kafka(settings: Settings, reader: Reader) -> None:
         raise reader.error(
             'kafka."bootstrap.servers"', "missing; needed: the brokers, as host:port,host:port"
         )
+    for key in ("bootstrap.servers", "group.id"):  # librdkafka takes none, and does not get far
+        if not str(settings.kafka.get(key, key)).strip():
+            raise reader.error(f'kafka."{key}"', "found nothing; needed: a string, not empty")
     from midstream.connectors.kafka import RESERVED
 
     for key, why in RESERVED.items():

@@ -1,6 +1,8 @@
 """What a config names of Kafka: its consumer, the input of a shard, its journal and outputs."""
 
+import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import confluent_kafka
@@ -44,17 +46,46 @@ __all__ = [
 ]
 
 
+_FOLDERS = ("ssl.ca.location",)
+_FILES = (
+    *_FOLDERS,
+    "ssl.certificate.location",
+    "ssl.key.location",
+    "ssl.keystore.location",
+    "ssl.crl.location",
+    "https.ca.location",
+)
+_CREATING = re.compile(r"^Failed to create (consumer|producer|admin client): ")
 _PATIENCE = 30.0  # seconds for an answer, where one is waited for as long as it takes
 
 
 def check_kafka(settings: Settings) -> None:
-    """Raise ConfigError if [kafka] says what librdkafka does not take."""
+    """Raise ConfigError if [kafka] says what librdkafka does not take, or names no readable file.
+
+    No broker is asked.
+    """
     options = _options(settings)
+    for key in _FILES:
+        if options.get(key, "probe") != "probe":
+            _check_file(settings, key, Path(options[key]))
     try:
         confluent_kafka.Consumer({"group.id": settings.name, **options}).close()
         confluent_kafka.Producer({"transactional.id": settings.name, **options})
     except (KafkaException, TypeError, ValueError) as error:
-        raise ConfigError(f"{settings.file}: kafka: {said(error)}") from None
+        text = _CREATING.sub("", said(error))
+        raise ConfigError(f"{settings.file}: kafka: {text}") from None
+
+
+def _check_file(settings: Settings, key: str, path: Path) -> None:
+    """Raise ConfigError unless a file can be read: librdkafka would name the setting only."""
+    try:
+        if path.is_dir() and key in _FOLDERS:
+            list(path.iterdir())
+        else:
+            path.open("rb").close()
+    except OSError as error:
+        text = f'kafka."{key}": {path}: cannot be read: {error.strerror}'
+        raise ConfigError(f"{settings.file}: {text}") from None
 
 
 def open_consumer(settings: Settings) -> Consumer:
@@ -74,6 +105,9 @@ def _seconds(settings: Settings) -> float:
 def _options(settings: Settings) -> dict[str, Any]:
     """Return librdkafka's settings for a client that is in no consumer group."""
     options = {key: value for key, value in settings.kafka.items() if key != "group.id"}
+    for key in options.keys() & set(_FILES):
+        if options[key] != "probe":  # which is no file
+            options[key] = str(settings.root / str(options[key]))
     return {"log_level": 2, **options}  # what it says of its connections comes into our own log
 
 
@@ -128,9 +162,12 @@ def open_sender(settings: Settings, topic: str) -> Sender:
 
     Raises
     ------
+    ConfigError
+        If [kafka] says what librdkafka does not take.
     InputError
         If no broker answers, or there is no such topic.
     """
+    check_kafka(settings)
     return Sender(_options(settings), topic, seconds=_seconds(settings))
 
 
@@ -181,9 +218,12 @@ def create_topics(settings: Settings, partitions: int, replicas: int) -> dict[st
 
     Raises
     ------
+    ConfigError
+        If [kafka] says what librdkafka does not take.
     InputError
         If no broker answers, or one refuses.
     """
+    check_kafka(settings)
     admin, there = _admin(settings)
     source = settings.input.topic
     if source in there:

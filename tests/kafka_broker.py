@@ -21,12 +21,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from certificates import Certificates, make_certificates
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (
+    AdminClient,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 from guard import Guard
 from kafka_client import QUIET, Kafka
 from kafka_jars import VERSION, BrokerError, cached, jars, java, missing
 
+_PROTOCOLS = {"SASL": "SASL_PLAINTEXT", "SCRAM": "SASL_SSL", "TLS": "SSL"}  # by listener
 SASL_USER, SASL_PASSWORD = "midstream", "a-test-password"
 START_SECONDS = 90.0  # a start takes 2 to 5 s; on a machine that is busy with tests, more
 
@@ -99,8 +106,10 @@ class _Local(Kafka):
 class Cluster(_Local):
     """Apache Kafka with one node or three on loopback, nodes numbered from 1.
 
-    With three nodes, topics have three replicas and `acks=all` means two of them. `sasl` adds a
-    listener with SASL/PLAIN and one user (`sasl_bootstrap`, `SASL_USER`, `SASL_PASSWORD`).
+    With three nodes, topics have three replicas and `acks=all` means two of them. `secure` adds
+    listeners with one user (`SASL_USER`, `SASL_PASSWORD`) and certificates of its own
+    (`certificates`): `sasl_bootstrap` with SASL/PLAIN, `scram_bootstrap` with SASL/SCRAM over TLS,
+    `tls_bootstrap` with TLS that asks for the client's certificate.
     `properties` go into every node's server.properties. A folder given keeps its data; a cluster
     can be started on it again.
     """
@@ -110,18 +119,23 @@ class Cluster(_Local):
         nodes: int = 1,
         folder: Path | None = None,
         *,
-        sasl: bool = False,
+        secure: bool = False,
         properties: Mapping[str, Any] | None = None,
         port: int | None = None,
     ) -> None:
         if nodes not in {1, 3}:
             raise ValueError(f"one node or three, not {nodes}")
         self.nodes = range(1, nodes + 1)
-        free = iter(free_ports(3 * nodes))
+        free = iter(free_ports(5 * nodes))
         self._ports = {node: port + node - 1 if port else next(free) for node in self.nodes}
         self._controllers = {node: next(free) for node in self.nodes}
-        self._sasl = {node: next(free) for node in self.nodes} if sasl else {}
-        self.sasl_bootstrap = _addresses(self._sasl)
+        self._secure: dict[str, dict[int, int]] = {}
+        if secure:
+            self._secure = {name: {n: next(free) for n in self.nodes} for name in _PROTOCOLS}
+        self.sasl_bootstrap = _addresses(self._secure.get("SASL", {}))
+        self.scram_bootstrap = _addresses(self._secure.get("SCRAM", {}))
+        self.tls_bootstrap = _addresses(self._secure.get("TLS", {}))
+        self.certificates: Certificates | None = None
         self._properties = dict(properties or {})
         self._processes: dict[int, subprocess.Popen] = {}
         self._frozen: set[int] = set()
@@ -143,6 +157,11 @@ class Cluster(_Local):
             self._run(node)
         for node in self.nodes:
             self._await(node)
+        if self._secure:
+            how = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
+            user = UserScramCredentialUpsertion(SASL_USER, how, SASL_PASSWORD.encode())
+            admin = self.admin()  # what it is asked goes with it
+            admin.alter_user_scram_credentials([user])[SASL_USER].result(START_SECONDS)
         return self
 
     def pid(self, node: int = 1) -> int:
@@ -266,16 +285,27 @@ class Cluster(_Local):
     def _settings(self, node: int) -> dict[str, Any]:
         protocols = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT"}
         listeners = {"PLAINTEXT": self._ports[node]}
-        sasl = {}
-        if self._sasl:
-            protocols["SASL"] = "SASL_PLAINTEXT"
-            listeners["SASL"] = self._sasl[node]
-            sasl = {
+        secure = {}
+        for name, ports in self._secure.items():
+            protocols[name] = _PROTOCOLS[name]
+            listeners[name] = ports[node]
+        if self._secure:
+            self.certificates = made = make_certificates(self.folder / "certificates")
+            login = "org.apache.kafka.common.security"
+            secure = {
                 "listener.name.sasl.sasl.enabled.mechanisms": "PLAIN",
                 "listener.name.sasl.plain.sasl.jaas.config": (
-                    "org.apache.kafka.common.security.plain.PlainLoginModule required "
-                    f'user_{SASL_USER}="{SASL_PASSWORD}";'
+                    f'{login}.plain.PlainLoginModule required user_{SASL_USER}="{SASL_PASSWORD}";'
                 ),
+                "listener.name.scram.sasl.enabled.mechanisms": "SCRAM-SHA-256",
+                "listener.name.scram.scram-sha-256.sasl.jaas.config": (
+                    f"{login}.scram.ScramLoginModule required;"
+                ),
+                "listener.name.tls.ssl.client.auth": "required",
+                "ssl.keystore.type": "PEM",
+                "ssl.keystore.location": made.server,
+                "ssl.truststore.type": "PEM",
+                "ssl.truststore.location": made.authority,
             }
         shown = [f"{name}://127.0.0.1:{port}" for name, port in listeners.items()]
         copies = len(self.nodes)
@@ -311,7 +341,7 @@ class Cluster(_Local):
             "log.cleaner.dedupe.buffer.size": 8 << 20,
             "num.io.threads": 4,
             "num.network.threads": 2,
-            **sasl,
+            **secure,
             **self._properties,
         }
 

@@ -97,7 +97,7 @@ def delete_up_to(one, offset, partition=0):
 
 @pytest.fixture(scope="module")
 def secured(new_kafka):
-    with new_kafka(sasl=True) as cluster:
+    with new_kafka(secure=True) as cluster:
         yield cluster
 
 
@@ -143,6 +143,77 @@ def test_a_wrong_password(locked, command, monkeypatch):
     assert "3 s" in line
     assert "not-the-password" not in output
     assert "Traceback" not in output
+
+
+def _protected(cluster, topic, folder, settings):
+    """Return a project on a listener of a cluster, with some settings of librdkafka."""
+    one = Topics(cluster, topic, folder, partitions=1)
+    lines = "".join(f'"{key}" = "{value}"\n' for key, value in settings.items())
+    change(one.project, f'"bootstrap.servers" = "{cluster.bootstrap}"\n', lines)
+    return one
+
+
+def _scram(cluster):
+    return {
+        "bootstrap.servers": cluster.scram_bootstrap,
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanism": "SCRAM-SHA-256",
+        "sasl.username": SASL_USER,
+        "sasl.password": SASL_PASSWORD,
+        "ssl.ca.location": cluster.certificates.authority,
+    }
+
+
+def _tls(cluster):
+    return {
+        "bootstrap.servers": cluster.tls_bootstrap,
+        "security.protocol": "SSL",
+        "ssl.ca.location": cluster.certificates.authority,
+        "ssl.certificate.location": cluster.certificates.client,
+        "ssl.key.location": cluster.certificates.client,
+    }
+
+
+@pytest.mark.parametrize(
+    "settings", [_tls, pytest.param(_scram, marks=pytest.mark.slow)], ids=["tls", "scram"]
+)
+def test_a_cluster_with_certificates(secured, topic, tmp_path, settings):
+    """Brokers are reached over TLS, with a client's certificate or with SCRAM."""
+    one = _protected(secured, topic, tmp_path / "one", settings(secured))
+    one.produce(events(100), partitions=1)
+    assert one.project.run()["learned"] == 100
+    one.published_once(events(100))
+    assert one.project.call("check", "config.toml").returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "changed", "said"),
+    [
+        (_tls, {"ssl.ca.location": "other_authority"}, "certificate verify failed"),
+        (_tls, {"ssl.certificate.location": None, "ssl.key.location": None}, "no answer within"),
+        (_scram, {"ssl.ca.location": "other_authority"}, "certificate verify failed"),
+        (_scram, {"sasl.password": "wrong-password"}, "uthentication"),
+    ],
+)
+def test_a_certificate_or_password_that_is_refused(
+    secured, topic, tmp_path, settings, changed, said
+):
+    """`check` and `run` say why, in one line."""
+    given = settings(secured)
+    for key, value in changed.items():
+        if value is None:
+            del given[key]
+        else:
+            given[key] = getattr(secured.certificates, value, value)
+    one = _protected(secured, topic, tmp_path / "one", given)
+    change(one.project, "wait_seconds = 20", "wait_seconds = 3")
+    for command in ("check", "run"):
+        done = one.project.call(command, "config.toml")
+        assert done.returncode == 1
+        text = done.stdout if command == "check" else done.stderr.splitlines()[-1]
+        assert said in text
+        assert "internal error" not in done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -122,7 +122,7 @@ def test_three_nodes_lose_nothing_to_the_kill_of_one(kafka3, topic):
 
 def test_only_the_right_password_is_let_in(new_kafka, tmp_path):
     """The listener with SASL/PLAIN answers its user, and refuses a wrong password."""
-    with new_kafka(folder=tmp_path / "kafka", sasl=True) as cluster:
+    with new_kafka(folder=tmp_path / "kafka", secure=True) as cluster:
         given = {
             "bootstrap.servers": cluster.sasl_bootstrap,
             "security.protocol": "SASL_PLAINTEXT",
