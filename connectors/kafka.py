@@ -228,6 +228,8 @@ class Consumer:
     ----------
     mark
         What `identity` gave when it was first asked, by `identify`; 0: nothing.
+    untold
+        How often the group could not be told of positions.
     """
 
     def __init__(
@@ -241,17 +243,25 @@ class Consumer:
     ) -> None:
         self.topic = topic
         self.mark = 0
+        self.untold = 0
         self._identity = identity
         self._unconfirmed = False  # whether messages came since the topic was seen to be the same
         self._log = log
         self._heard = Heard()
         self._client = ck.Consumer(
-            {"group.id": group, **_DEFAULTS, **settings, **_OURS, "error_cb": self._trouble}
+            {
+                "group.id": group,
+                **_DEFAULTS,
+                **settings,
+                **_OURS,
+                "error_cb": self._trouble,
+                "on_commit": self._committed,
+            }
         )
         self._queues: dict[int, deque[Messages]] = {}
         self._bytes: dict[int, int] = {}
         self._paused: set[int] = set()
-        self._at_end: set[int] = set()
+        self._ends: dict[int, int] = {}  # of those read to their end: the offset after all of it
         self._out_of_range: dict[int, str] = {}
         self._down = False
         self._missed = 0  # how often the topic was not found
@@ -400,12 +410,20 @@ class Consumer:
         self._out_of_range.pop(index, None)
         self._queues[index] = deque()
         self._bytes[index] = 0
-        self._at_end.discard(index)
+        self._ends.pop(index, None)
         self._client.incremental_assign([TopicPartition(self.topic, index, offset)])
 
     def ended(self, index: int) -> bool:
         """Whether all that there was has been taken; more may have come since."""
-        return index in self._at_end and not self._queues[index]
+        return index in self._ends and not self._queues[index]
+
+    def end(self, index: int) -> int:
+        """Return the offset after all that there was, if that was taken; else -1.
+
+        Of what a transaction leaves behind, or compaction has removed, there is nothing to take.
+        """
+        end = self._ends.get(index, -1)
+        return -1 if self._queues[index] else end
 
     def out_of_range(self, index: int) -> str | None:
         """Return why what comes after all that was taken is not there; None if it may be."""
@@ -470,11 +488,11 @@ class Consumer:
         for (index, sound), run in runs:
             if not sound:
                 for message in run:
-                    self._failed(index, message.error())
+                    self._failed(index, message)
                 continue
             parts = Messages.parts(list(run))
             self._down = False
-            self._at_end.discard(index)
+            self._ends.pop(index, None)
             self._queues[index].extend(parts)
             self._bytes[index] += sum(part.size for part in parts)
         for index, size in self._bytes.items():
@@ -483,11 +501,12 @@ class Consumer:
                 self._client.pause([TopicPartition(self.topic, index)])
         return bool(self._queues[wanted])
 
-    def _failed(self, index: int, error: KafkaError) -> None:
+    def _failed(self, index: int, message: Any) -> None:
+        error: KafkaError = message.error()
         code = error.code()
         name = partition_name(self.topic, index)
         if code == KafkaError._PARTITION_EOF:
-            self._at_end.add(index)
+            self._ends[index] = message.offset()
         elif code == KafkaError._AUTO_OFFSET_RESET:
             self._out_of_range[index] = said(error)
         elif code in _GONE:
@@ -504,7 +523,13 @@ class Consumer:
             try:
                 self._client.commit(offsets=told, asynchronous=True)
             except KafkaException as error:
-                self._log("lag_not_told", reason=said(error))
+                self._committed(error.args[0], told)
+
+    def _committed(self, error: KafkaError | None, _: Sequence[TopicPartition]) -> None:
+        """Take what became of positions that were told."""
+        if error is not None:
+            self.untold += 1
+            self._log("lag_not_told", reason=said(error))
 
     def close(self) -> None:
         """Leave the brokers."""
@@ -748,6 +773,18 @@ class TopicInput:
             self._cursors[name].offset >= self._stops[name] or self._consumer.ended(index)
             for name, index in self._parts.items()
         )
+
+    def told(self, learned: Mapping[str, int]) -> dict[int, int]:
+        """Return, by partition, what to tell of how far it was learned: up to `learned`.
+
+        Where all is learned, that is the end of the partition, past what is no message.
+        """
+        positions = {}
+        for name, offset in learned.items():
+            end = self._consumer.end(self._parts[name])
+            taken = self._cursors[name].offset
+            positions[self._parts[name]] = max(end, offset) if offset == taken else offset
+        return positions
 
     def replay(self, span: Range, max_bytes: int) -> Work | None:
         """Read a range of the journal again, a block a call, until one is `final`.

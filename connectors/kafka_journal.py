@@ -42,9 +42,10 @@ _FENCED = (
 
 
 class Signature(NamedTuple):
-    """What a process has signed a journal with, and an offset before the first of it.
+    """What a process signs a journal with, whether that came through or not, and an offset.
 
-    All that others signed before that offset, they signed before us.
+    All that others signed before that offset, they signed before us; who signed after it has shut
+    us out.
     """
 
     position: int
@@ -141,6 +142,12 @@ class KafkaJournal:
         signed = self._signatures.get(self._writer)
         if signed is not None and self._replaced(self._read(signed.position)):
             raise self._taken_over()
+        # Before anything is signed: should an outage end that, it shows who signed after us.
+        if signed is None:
+            signature = Signature(self._last(), frozenset([self._token]))
+        else:
+            signature = Signature(self._position, signed.tokens | {self._token})
+        self._signatures[self._writer] = signature
         self._ask("shut out earlier writers", self._producer.init_transactions)
         records = self._read(since=since)
         for before, after in pairwise(records):
@@ -181,6 +188,13 @@ class KafkaJournal:
                 f"{self._topic}: has {len(found[self._topic].partitions)} partitions; needed: one "
                 "for each partition of the input; `midstream init-topics` adds what is missing"
             )
+
+    def _last(self) -> int:
+        """Return the offset after all that is in the topic now, committed or not."""
+        with self._reader("read_uncommitted") as consumer:
+            where = TopicPartition(self._topic, self._index)
+            end: int = consumer.get_watermark_offsets(where, timeout=self._seconds)[1]
+            return end
 
     def _read(self, start: int = 0, since: int = 0) -> list[Record]:
         """Return what is committed from an offset on, and from the record before `since` on."""
@@ -247,14 +261,14 @@ class KafkaJournal:
             time.sleep(_SOON)
 
     @contextmanager
-    def _reader(self) -> Iterator[Any]:
+    def _reader(self, level: str = "read_committed") -> Iterator[Any]:
         """Give a consumer of what is committed, and say in our words what it fails of."""
         consumer = ck.Consumer(
             {
                 **self._settings,
                 "group.id": self._writer,
                 "enable.auto.commit": False,
-                "isolation.level": "read_committed",
+                "isolation.level": level,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
             }
@@ -335,10 +349,10 @@ class KafkaJournal:
             self._produce(self._topic, msgspec.json.encode(record), self._index)
             self._ask("commit", self._producer.commit_transaction)
             self._open = False
-            if not self._known:
+            if not self._known:  # nobody has shut us out until now
                 self._known = True
-                earlier = self._signatures.get(self._writer, Signature(0, frozenset())).tokens
-                self._signatures[self._writer] = Signature(self._position, earlier | {self._token})
+                tokens = self._signatures[self._writer].tokens
+                self._signatures[self._writer] = Signature(self._position, tokens)
         self.end += 1
         return self.end
 
@@ -430,9 +444,8 @@ class KafkaJournal:
         The brokers do not tell these apart: they give up a transaction that takes too long, of a
         process that was frozen, say, in the same way as one of a run that was replaced.
         """
-        if not self._known:  # no transaction of ours has lasted
-            return self._taken_over()
         until = time.monotonic() + _DOUBT  # it signs a moment after it shuts us out
+        self._position = self._signatures[self._writer].position
         while True:
             try:
                 records = self._read(self._position)

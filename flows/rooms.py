@@ -46,7 +46,7 @@ from midstream.flows.topics import (
     KafkaJournal,
     NoAnswerError,
     Signature,
-    index_of,
+    TopicInput,
     open_consumer,
     open_journal,
     partition_name,
@@ -84,6 +84,7 @@ _RESCAN_SECONDS = 5.0
 _LOOK_SECONDS = 1.0  # to wait for an answer that is not urgent
 _CONFIRM_SECONDS = 10.0  # to wait for an answer that a commit waits for
 _REPORT_SECONDS = 10.0
+_TELL_SECONDS = 5.0  # after which the group is told again what did not arrive
 
 
 class RunError(RuntimeError):
@@ -269,6 +270,11 @@ class Room:
         )
         self._counts = Summary()  # of what is not committed yet
         self._settled = self.journal.end
+        self._published: dict[str, int] = {}  # by partition, up to where
+        self._committed: dict[str, int] = {}
+        self._told: dict[int, int] = {}  # to the consumer group
+        self._told_at = 0.0
+        self._untold = 0
         self._to_begin = False
         if not self.input.names and not run.until_eof:
             log.info("waiting", shard=name, input=settings.input_path, note="no files there yet")
@@ -291,6 +297,8 @@ class Room:
             nothing = EventBatch([], [], partition=work.span.partition, index=-1)
             self.shard.publish(self.shard.step(work.span, nothing, []), {})
         self.shard.commit()
+        self._published = {name: cursor.offset for name, cursor in self.shard.cursors.items()}
+        self._committed = dict(self._published)
 
     def output_names(self) -> list[str]:
         """Names of the output files that this shard writes."""
@@ -460,6 +468,7 @@ class Room:
                 self.run.registrar.visit(self.shard)
         if not outcome.live:
             return
+        self._published[outcome.span.partition] = outcome.span.stop
         settings, count = self.run.settings, self._counts
         data = {}
         if settings.output.predictions:
@@ -497,14 +506,29 @@ class Room:
         """
         if self.run.registrar is not None:
             self.run.registrar.visit(self.shard)
-        if self.journal.end == self._settled:
+        if self.journal.end != self._settled:
+            self._settled = self.journal.end
+            self._committed = dict(self._published)
+            counts, self._counts = self._counts, Summary()
+            self.run.summary.count(counts)
+        if isinstance(self.input, TopicInput) and not self.shard.replaying:
+            self._tell_lag(self.input)
+
+    def _tell_lag(self, topic: TopicInput) -> None:
+        """Tell the group how far the input was learned, where that has changed or did not arrive.
+
+        That goes past what is no message, such as the end of a transaction, of which the journal
+        does not know.
+        """
+        consumer = self.run.consumer
+        if consumer is None:
             return
-        self._settled = self.journal.end
-        counts, self._counts = self._counts, Summary()
-        self.run.summary.count(counts)
-        if self.run.consumer is not None and not self.shard.replaying:
-            ends = {name: cursor.offset for name, cursor in self.shard.cursors.items()}
-            self.run.consumer.commit({index_of(name): end for name, end in ends.items()})
+        told = topic.told(self._committed)
+        now = time.monotonic()
+        again = consumer.untold != self._untold and now - self._told_at > _TELL_SECONDS
+        if told != self._told or again:
+            self._told, self._told_at, self._untold = told, now, consumer.untold
+            consumer.commit(told)
 
     def exclude(self, error: EventError) -> None:
         """Send the event that the learner raised on to `rejected`, and skip it from now on."""

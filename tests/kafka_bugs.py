@@ -8,7 +8,7 @@ from kafka_simulation import Consumer
 from midstream.connectors import kafka, kafka_journal
 from midstream.connectors.inputs import Work
 from midstream.connectors.kafka import TopicInput
-from midstream.connectors.kafka_journal import KafkaJournal
+from midstream.connectors.kafka_journal import KafkaJournal, Signature
 from midstream.engine.journal import UnavailableError
 from midstream.engine.shard import Cursor, Shard
 
@@ -70,6 +70,35 @@ def a_lost_reply_is_taken_for_a_lost_commit(monkeypatch):
 
     monkeypatch.setattr(KafkaJournal, "write", remember)
     monkeypatch.setattr(KafkaJournal, "commit", again)
+
+
+def an_outage_at_first_is_taken_for_another_run(monkeypatch):
+    """Whose first transaction is given up is taken to be shut out."""
+    shut_out = KafkaJournal._shut_out
+
+    def hasty(self, what):
+        return shut_out(self, what) if self._known else self._taken_over()
+
+    monkeypatch.setattr(KafkaJournal, "_shut_out", hasty)
+
+
+def who_signs_while_the_journal_is_read_is_missed(monkeypatch):
+    """Until its first commit, a run looks for others only after all that it has read."""
+
+    def recover(self, since=0):
+        read = self._read
+
+        def later(start=0, since=0):
+            records = read(start, since)
+            known = self._signatures.get(self._writer)
+            if known is not None:
+                self._signatures[self._writer] = Signature(self._position, known.tokens)
+            return records
+
+        self._read = later
+        return _recover(self, since)
+
+    monkeypatch.setattr(KafkaJournal, "recover", recover)
 
 
 def replay_puts_out_again(monkeypatch):
@@ -220,4 +249,9 @@ BUGS = [
     the_journal_is_read_again_too_early,
     the_journal_begins_where_it_was_read,
     commands_are_forgotten,
+]
+
+BUGS_AT_FIRST = [
+    an_outage_at_first_is_taken_for_another_run,
+    who_signs_while_the_journal_is_read_is_missed,
 ]

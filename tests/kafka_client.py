@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
+    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -245,6 +246,13 @@ class Kafka:
 
         self._until(answered, f"{topic}: no leader says where it ends")
         return found
+
+    def committed(self, group: str, topic: str) -> dict[int, int]:
+        """Return how far a consumer group has come, by partition, as it was told."""
+        admin = self.admin()
+        asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])
+        found = asked[group].result(self.timeout).topic_partitions
+        return {place.partition: place.offset for place in found if place.topic == topic}
 
     def _until(self, condition: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + self.timeout

@@ -127,6 +127,7 @@ class Engine(Process):
         self.problem: BaseException | None = None
         self.digests: dict[str, str] = {}
         self.signatures: dict[str, Signature] = {}
+        self.others = {name: len(w.commits) for name, w in life.cluster.writers.items()}
         self._fuse = fuse
         self._left = -1
         self._go, self._back = threading.Lock(), threading.Lock()
@@ -388,8 +389,15 @@ class Life:
             except JournalError as error:
                 if "another run has taken over" not in str(error):
                     raise
+                assert self._others_signed(engine), "an outage was taken for another run"
                 return "shut out"
         raise AssertionError("it begins again without end")
+
+    def _others_signed(self, engine: Engine) -> bool:
+        """Whether another process has committed anything since this one began."""
+        writers = self.cluster.writers.items()
+        since = [(engine.others.get(name, 0), writer.commits) for name, writer in writers]
+        return any(who is not engine for before, commits in since for who in commits[before:])
 
     def _session(self, engine: Engine) -> bool:
         """Open all shards and go on to the end; False if an event is to be skipped first."""
@@ -658,11 +666,13 @@ class Office:
                 assert part.parts == kept.parts
 
 
-def lived(seed: int) -> Life:
+def lived(seed: int, *, outage_at_first: float = 0.0) -> Life:
     """Live and check what a seed has in store: one shard, one of two partitions, or two shards."""
     partitions, single = [(1, True), (1, True), (2, True), (2, False)][seed % 4]
     commands = [0, 0, 4][seed // 4 % 3]
     life = Life(seed, partitions=partitions, single=single, commands=commands)
+    life.cluster.outage_at_first = outage_at_first
+    life.cluster.markers = [0.5, 0.1, 0.5][seed % 3]
     life.run()
     life.check()
     return life

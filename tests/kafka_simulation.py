@@ -101,6 +101,8 @@ class Cluster:
         self.feed = lambda: None  # called before each fetch
         self.trouble_in = -1
         self.trouble_every = 60  # calls at most
+        self.markers = 0.5  # how probable it is, at each call, that those that are late come
+        self.outage_at_first = 0.0  # how probable, within the first transaction of a producer
         self.calm = False
         self.eager = False  # give readers all that there is
         self._down_until = 0.0
@@ -120,7 +122,7 @@ class Cluster:
         if self.trouble_in == 0:
             self._trouble()
         for writer in self.writers.values():
-            if writer.unmarked is not None and rng.random() < 0.5:
+            if writer.unmarked is not None and rng.random() < self.markers:
                 self.mark(writer)
             begun = writer.transaction
             if begun is not None and self.now - begun.begun > TRANSACTION_SECONDS and not self.down:
@@ -317,6 +319,7 @@ class Producer(_Base):
         self._epoch = -1
         self._commits = 0  # of the writer, when this one began
         self._state = "new" if self._name else "open"  # ready, open, ending, abortable, shut out
+        self._begun = False  # a transaction
         self._told = False  # by an exception of `poll`, that it is shut out
         self._ending: bool | None = None
         self._queue: deque[tuple[str, int, Any, Any]] = deque()
@@ -436,9 +439,19 @@ class Producer(_Base):
             if writer.transaction is None:
                 cluster.mark(writer)
                 writer.transaction = Transaction(cluster.now, self._process)
+                self._first_outage()
             log = cluster.logs[topic, index]
             offset = log.append(value, cluster.now, writer.transaction, self._process)
             self._report(None, topic, index, value, told, offset)
+
+    def _first_outage(self) -> None:
+        """In the first transaction, perhaps, an outage for longer than one may take."""
+        cluster, first = self._cluster, not self._begun
+        self._begun = True
+        if first and not cluster.calm and cluster.rng.random() < cluster.outage_at_first:
+            cluster.happened.add("outage at first")
+            cluster.outage_at_first *= 0.8  # one day it comes through
+            cluster.go_down(cluster.rng.choice([1.1, 3.0]) * TRANSACTION_SECONDS)
 
     def ask_to_end(self) -> None:
         """Have the coordinator end the transaction, unless another epoch has begun."""

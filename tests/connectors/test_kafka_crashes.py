@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from kafka_bugs import BUGS
+from kafka_bugs import BUGS, BUGS_AT_FIRST
 from kafka_lives import lived
 from simulation import make_trainer
 
@@ -21,6 +21,30 @@ def test_any_schedule_on_kafka_leaves_state_and_outputs_exact(block):
             lived(seed)
         except BaseException as error:
             pytest.fail(f"seed {seed}: {error!r}")
+
+
+@pytest.mark.parametrize(
+    "block", [pytest.param(i, marks=pytest.mark.slow if i else ()) for i in range(BLOCKS)]
+)
+def test_an_outage_within_the_first_transaction_is_waited_for(block):
+    """It is not taken for another run, nor another run for it: only then does one end."""
+    for seed in range(block * SEEDS // BLOCKS, (block + 1) * SEEDS // BLOCKS):
+        try:
+            lived(seed, outage_at_first=0.5)
+        except BaseException as error:
+            pytest.fail(f"seed {seed}: {error!r}")
+
+
+@pytest.mark.parametrize("bug", BUGS_AT_FIRST, ids=lambda bug: bug.__name__)
+def test_the_seeds_find_a_bug_of_first_transactions(bug, monkeypatch):
+    """With a bug put in on purpose, one of the first 300 seeds fails."""
+    bug(monkeypatch)
+    for seed in range(300):
+        try:
+            lived(seed, outage_at_first=0.5)
+        except (AssertionError, RuntimeError, ValueError):
+            return
+    pytest.fail(f"300 seeds did not find: {bug.__doc__}")
 
 
 def test_a_life_of_one_partition_ends_as_one_in_which_nothing_happened():

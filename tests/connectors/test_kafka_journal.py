@@ -96,11 +96,13 @@ def test_a_writer_that_kafka_has_shut_out_says_so(kafka_own, topic):
     assert len(kafka_own.read_all(names["out"])) == 1
 
 
-def test_a_writer_that_was_silent_too_long_may_come_back(cluster):
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_writer_that_was_silent_too_long_may_come_back(cluster, before):
     """Its transaction is given up, in the same way as if another had taken over, but none has."""
     one = journal()
     one.recover()
-    one.commit([])
+    for _ in range(before):
+        one.commit([])
     one.write("out", b"line\n")
     one._flush()
     one._producer.send()
@@ -108,8 +110,63 @@ def test_a_writer_that_was_silent_too_long_may_come_back(cluster):
     with pytest.raises(UnavailableError, match="gave up a transaction"):
         one.commit([])
     again = journal()
-    assert len(again.recover()) == 1
+    assert len(again.recover()) == before
     again.commit([])
+
+
+def test_whoever_signs_before_the_first_commit_has_taken_over(cluster):
+    """Also where it signed while the journal was still read, or where the look at it failed."""
+    signatures = {}
+
+    def mine():
+        return KafkaJournal({}, "writer", "journal", 0, seconds=5.0, signatures=signatures)
+
+    one = mine()
+    one.recover()
+    other = journal()
+    other.recover()
+    other.commit([])
+    cluster.go_down(20.0)
+    with pytest.raises(UnavailableError):
+        one.commit([])
+    cluster.now += 20.0
+    with pytest.raises(JournalError, match="another run has taken over"):
+        mine().recover()
+    other.commit([])
+
+
+@pytest.mark.slow
+def test_a_first_transaction_that_kafka_gives_up_is_none_of_another_run(kafka_own, topic):
+    """A broker that was frozen for longer than a transaction may take: the run may come back."""
+    names = {name: kafka_own.create_topic(topic(name)) for name in ("journal", "out")}
+    signatures = {}
+
+    def journal():
+        return KafkaJournal(
+            kafka_own.settings(**{"transaction.timeout.ms": 1000}),
+            names["journal"],
+            names["journal"],
+            0,
+            outputs={"out": names["out"]},
+            signatures=signatures,
+        )
+
+    one = journal()
+    one.recover()
+    one.write("out", b"lost\n")
+    one._flush()
+    one._producer.flush()
+    kafka_own.freeze()
+    time.sleep(2.0)
+    kafka_own.thaw()
+    time.sleep(12.0)  # brokers look for transactions to give up every 10 s
+    with pytest.raises(UnavailableError, match="gave up a transaction"):
+        one.commit([])
+    again = journal()
+    again.recover()
+    again.write("out", b"line\n")
+    again.commit([])
+    assert [message.value for message in kafka_own.read_all(names["out"])] == [b"line"]
 
 
 @pytest.mark.parametrize("calls", range(4))

@@ -212,6 +212,74 @@ def test_an_aborted_transaction_in_the_input_is_not_read(topics):
     assert one.project.run()["learned"] == 20
 
 
+def lagging(one):
+    """By partition, what is learned of it as the group was told, and where it ends."""
+    told = one.kafka.committed(one.project.config.stem, one.source)
+    ends = one.kafka.ends(one.source)
+    return {index: (told.get(index), end) for index, end in ends.items() if told.get(index) != end}
+
+
+def transaction(one, lines, partition, *, abort=False):
+    values = [(None, json.dumps(event).encode(), partition) for event in lines]
+    one.kafka.produce(one.source, values, transactional_id="producer", abort=abort)
+
+
+def test_nothing_lags_where_all_is_read(topics):
+    """Also past the ends of transactions, committed or aborted, and where there is nothing else."""
+    one = topics("one", partitions=4)
+    lines = events(40)
+    transaction(one, lines[:5], 0, abort=True)
+    transaction(one, lines[:10], 0)
+    transaction(one, lines[10:20], 1)
+    transaction(one, lines[20:25], 1, abort=True)
+    transaction(one, lines[20:25], 2, abort=True)
+    assert one.project.run()["learned"] == 20
+    assert lagging(one) == {}
+    transaction(one, lines[25:30], 3, abort=True)
+    transaction(one, lines[30:40], 0)
+    one.produce(lines[20:21], partitions=1)
+    assert one.project.run()["learned"] == 11
+    assert lagging(one) == {}
+    one.published_once([*lines[:21], *lines[30:]])
+
+
+@pytest.mark.parametrize("shards", ['"partition"', "1"])
+def test_what_is_followed_does_not_lag(topics, shards):
+    """It is told as it comes, also where what comes is nothing but an aborted transaction."""
+    one = topics("one", partitions=2, config=f"shards = {shards}")
+    run = one.project.running()
+    lines = events(60)
+    try:
+        for i in range(3):
+            part = lines[20 * i : 20 * i + 20]
+            transaction(one, part, 0)
+            wait_for(lambda n=i: len(one.out("predictions")) == 20 * n + 20)
+            wait_for(lambda: lagging(one) == {})
+            transaction(one, part, i % 2, abort=True)
+            wait_for(lambda: lagging(one) == {})
+    finally:
+        stop(run)
+    assert lagging(one) == {}
+    one.published_once(lines)
+
+
+@pytest.mark.slow
+def test_nothing_lags_behind_what_compaction_left(topics, kafka, topic):
+    """Of keys that come again only the newest is there; the group is told the end all the same."""
+    often = {"cleanup.policy": "compact", "segment.ms": 100, "min.cleanable.dirty.ratio": 0.001}
+    source = kafka.create_topic(topic("in"), config={**often, "max.compaction.lag.ms": 100})
+    one = topics("one", partitions=1, source=source)
+    lines = events(300)
+    for i in range(0, 300, 50):
+        values = [(b"%d" % (n % 7), json.dumps(lines[n]).encode(), 0) for n in range(i, i + 50)]
+        kafka.produce(source, values, transactional_id="producer", abort=i == 250)
+        time.sleep(0.2)
+    wait_for(lambda: len(kafka.read_all(source)) < 100, seconds=120)
+    learned = one.project.run()["learned"]
+    assert 7 <= learned < 100
+    assert lagging(one) == {}
+
+
 @pytest.mark.slow
 def test_the_broker_killed_mid_stream(kafka_own, topics):
     """The run goes on by itself, and all is learned and published once."""
