@@ -63,6 +63,15 @@ _NAME_OUTSIDE = {id(value): name for name, value in _OUTSIDE.items()}
 
 # They read files, fetch from the network or run whole experiments; no model holds one.
 _DENIED = {"api", "bandit", "checks", "compat", "datasets", "evaluate", "stream"}
+# But for these classes, by their exact names: what model selection chooses models with.
+_POLICIES = {
+    "river.bandit.bayes_ucb:BayesUCB",
+    "river.bandit.epsilon_greedy:EpsilonGreedy",
+    "river.bandit.exp3:Exp3",
+    "river.bandit.random:RandomPolicy",
+    "river.bandit.thompson:ThompsonSampling",
+    "river.bandit.ucb:UCB",
+}
 # The type of functions that Cython compiled: each module of River before 0.25 has its own.
 _CYTHON = "cython_function_or_method"
 # What models hold of Python's generator: its draws.
@@ -183,7 +192,7 @@ class Allowed:
         """Return what is defined under `name`; None if nothing is, or nothing that is allowed."""
         module, _, qualname = name.partition(":")
         ours = module.startswith("midstream.engine.") and not reference
-        if not (ours or self._reach(module)):
+        if not (ours or self._reach(module) or name in _POLICIES):
             return None
         owner: Any = sys.modules.get(module)
         if owner is None:

@@ -24,9 +24,9 @@ import msgspec
 
 from midstream.engine import encoding
 from midstream.engine.events import Event, EventBatch, Features, Label, Predictions, Task
-from midstream.engine.learner import Learner, as_learner, load_learner
+from midstream.engine.learner import Learner, LearnerError, as_learner, load_learner
 
-__all__ = ["CHECKS", "CheckError", "Passed", "Subject", "check_learner"]
+__all__ = ["CHECKS", "CheckError", "Passed", "Subject", "check_learner", "difference"]
 
 _NEXT = 1_000  # predictions that are compared after a round trip
 
@@ -119,7 +119,13 @@ def state_round_trip_goes_on_identically(subject: Subject) -> str:
     if restored.state() != state:
         raise CheckError("the restored learner's state differs from the one it was built from")
     expected = original.predict_learn(subject.batch(cut))
-    got = restored.predict_learn(subject.batch(cut))
+    try:
+        got = restored.predict_learn(subject.batch(cut))
+    except LearnerError as error:
+        raise CheckError(
+            f"the restored learner raises at event {cut + error.row}, and the original does not: "
+            f"{error}"
+        ) from error
     _same_predictions(expected, got, "by the original and by the restored learner")
     if original.state() != restored.state():
         raise CheckError(f"the states differ {len(subject.events) - cut} events after the restore")
@@ -196,20 +202,32 @@ def check_learner(
     for check in CHECKS:
         try:
             detail = check(subject)
-        except CheckError as error:
+        except (CheckError, encoding.EncodingError) as error:
             raise CheckError(f"{check.__name__}: {error}") from None
         yield Passed(check.__name__, detail)
 
 
-def _same_predictions(expected: Predictions, got: Predictions, when: str) -> None:
+def difference(expected: Predictions, got: Predictions) -> int | None:
+    """Return the first event that is predicted otherwise, bit for bit; None if none is."""
     for i, (a, b) in enumerate(zip(expected.values, got.values, strict=True)):
         if not _same(a, b):
-            raise CheckError(f"prediction {i} is {a!r} and {b!r} {when}")
+            return i
     if expected.probas is None or got.probas is None:
-        return
+        return None
     for i, (p, q) in enumerate(zip(expected.probas, got.probas, strict=True)):
         if list(p) != list(q) or not all(_same(p[label], q[label]) for label in p):
-            raise CheckError(f"probabilities {i} are {p} and {q} {when}")
+            return i
+    return None
+
+
+def _same_predictions(expected: Predictions, got: Predictions, when: str) -> None:
+    row = difference(expected, got)
+    if row is None:
+        return
+    a, b = expected.values[row], got.values[row]
+    if not _same(a, b) or expected.probas is None or got.probas is None:
+        raise CheckError(f"prediction {row} is {a!r} and {b!r} {when}")
+    raise CheckError(f"probabilities {row} are {expected.probas[row]} and {got.probas[row]} {when}")
 
 
 def _same(a: Any, b: Any) -> bool:

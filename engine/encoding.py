@@ -137,13 +137,18 @@ def _collector_paused() -> Iterator[None]:
 
 
 class _Plan(NamedTuple):
-    """What follows from the types in a row: its shape, and which values become references."""
+    """What follows from the types in a row: its shape, and which values become references.
+
+    `numbered`: some values are keys, and integers.
+    """
 
     shape: int
     references: Sequence[int]
+    numbered: bool
 
 
 _NUMBERS = {bool, int, float}
+_ADDRESS = 2**20  # nothing that Python makes lies below
 
 
 def _shuffles(values: list[Any]) -> Iterator[list[Any]]:
@@ -205,6 +210,7 @@ class _Writer:
         self.holders: list[tuple[int, int, tuple[tuple[Kind, Any, int], ...]]] = [(0, 0, ())]
         self.trail: list[tuple[Kind, Any, int]] = []
         self.chains: dict[int, list[int]] = {}
+        self.numbered: list[tuple[int, range]] = []  # rows with integers among these keys
 
     def document(self, value: Any) -> bytes:
         """Return the document of `value`."""
@@ -236,6 +242,8 @@ class _Writer:
                         self.check_parts(kind, names, row, plan.references)
                 if kind.recurses:
                     self.chains[len(rows)] = [row[at] for at in plan.references]
+                if plan.numbered:
+                    self.numbered.append((len(rows), kind.keys(names, len(row))))
                 row.append(plan.shape)
                 rows.append(row)
         except (OverflowError, UnicodeEncodeError) as error:
@@ -247,6 +255,7 @@ class _Writer:
         except Exception as error:
             raise self.refused(position, error) from error
         check_chains(self.chains)
+        self.check_numbers()
         document = _Document(
             list(self.kind_numbers),
             [_Shape(k, list(r), list(n)) for k, r, n in self.shapes],
@@ -266,7 +275,8 @@ class _Writer:
         references = (-1,) if found and len(found) == len(types) else tuple(found)
         number = self.kind_numbers.setdefault(kind.name, len(self.kind_numbers))
         shape = self.shapes.setdefault((number, references, names), len(self.shapes))
-        plan = self.plans[kind, names, types] = _Plan(shape, found)
+        numbered = kind.hashes and any(types[at] is int for at in kind.keys(names, len(types)))
+        plan = self.plans[kind, names, types] = _Plan(shape, found, numbered)
         return plan
 
     def refer(self, value: Any, position: int) -> int:
@@ -341,6 +351,27 @@ class _Writer:
                         "is made with it, so it may hold plain values only"
                     )
 
+    def check_numbers(self) -> None:
+        """Raise if integers that are keys are where objects of this state are in memory.
+
+        An object's `id()` and its `hash()`, which is made of it, are others in another process.
+        """
+        for number, positions in self.numbered:
+            values = [self.rows[number][at] for at in positions]
+            keys = [key for key in values if type(key) is int and key > _ADDRESS]
+            found = sum(key in self.references or key << 4 in self.references for key in keys)
+            if found and 2 * found >= len(keys):
+                holder = type(self.nodes[self.holders[number][0]]).__name__
+                raise self.refused(
+                    -1,
+                    EncodingError(
+                        "its keys are the id() or hash() of objects, which are others after a "
+                        f"restart, so {holder} could not go on; give the objects numbers or names "
+                        "of their own, and use these as keys"
+                    ),
+                    number,
+                )
+
     def order(self, values: Any) -> list[Any]:
         """Return the elements of a set in the order in which it is to be filled again.
 
@@ -375,9 +406,9 @@ class _Writer:
             )
         return encode(value, modules=self.allowed.modules)
 
-    def refused(self, position: int, error: Exception) -> EncodingError:
-        """Return the error, saying where."""
-        number = len(self.rows)
+    def refused(self, position: int, error: Exception, number: int | None = None) -> EncodingError:
+        """Return the error, saying where: in the row that is being written, or in one before."""
+        number = len(self.rows) if number is None else number
         node = self.nodes[number]
         way = [self.label(*step) for step in self.trail]
         if position >= 0:

@@ -1,5 +1,7 @@
 """Learners: one operation on an ordered batch, predict then learn, event by event."""
 
+import copy
+import datetime as dt
 import hashlib
 import importlib
 import inspect
@@ -7,16 +9,20 @@ import platform
 import re
 from collections.abc import Callable, Collection, Mapping
 from types import CodeType
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import river
 from river import base
 
 from midstream.engine import encoding
+from midstream.engine.anatomy import last_step, within
 from midstream.engine.events import TASKS, EventBatch, Features, Label, Predictions, Table, Task
 from midstream.engine.fused import Loop, fused_loop, fused_step
+from midstream.engine.misfits import misfit
+from midstream.engine.proofs import decides_by_probability, keeps_time, refusal, takes_weights
 from midstream.engine.sizes import measured_by_state
+from midstream.engine.untouched import Untouched
 
 __all__ = [
     "LEARNERS",
@@ -30,13 +36,21 @@ __all__ = [
 ]
 
 
-class LearnerError(RuntimeError):
-    """A learner raised on the event at `row` of a batch; it may be half updated by it."""
+_Asking: TypeAlias = Callable[[Callable[[Any, Features], Any], Features], Any]
+"""Asks a model about features, without leaving a trace in it."""
 
-    def __init__(self, row: int, cause: Exception) -> None:
-        super().__init__(f"{type(cause).__name__}: {cause}")
+
+class LearnerError(RuntimeError):
+    """A learner raised on the event at `row` of a batch; it may be half updated by it.
+
+    `hint` names the feature and the value that it raised on, and what to do, where that is known.
+    """
+
+    def __init__(self, row: int, cause: Exception, hint: str = "") -> None:
+        super().__init__(f"{type(cause).__name__}: {cause}" + (f"; {hint}" if hint else ""))
         self.row = row
         self.cause = cause
+        self.hint = hint
 
 
 class UnseededError(ValueError):
@@ -161,9 +175,10 @@ class RiverLearner:
     def __init__(
         self, model: base.Estimator, task: Task | None = None, *, modules: Collection[str] = ()
     ) -> None:
-        classifier = isinstance(_last_step(model), base.Classifier)
-        if not classifier and not isinstance(_last_step(model), base.Regressor):
-            raise TypeError(f"{_name(model)} is neither a classifier nor a regressor")
+        reason = refusal(model)
+        if reason is not None:
+            raise TypeError(reason)
+        classifier = isinstance(last_step(model), base.Classifier)
         self.task: Task = task or ("binary" if classifier else "regression")
         if self.task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, found {task!r}")
@@ -180,20 +195,21 @@ class RiverLearner:
         self.model = model
         self.modules = tuple(modules)
         self._definition = _describe(model)
+        self._probes = _PROBES
         self._bind()
 
     def _bind(self) -> None:
         self._keeps_input = not _READS_ONLY.issuperset(_packages(self._definition))
-        last = _last_step(self.model)  # a pipeline takes any argument and drops what no step knows
-        parameters = inspect.signature(last.learn_one).parameters
-        self.takes_weights = "w" in parameters or any(
-            p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
-        )
+        self.takes_weights = takes_weights(self.model, self.task, self._definition)
+        self._keeps_time = keeps_time(self.model)
+        last = last_step(self.model)
         # Some classifiers (one-versus-one, output codes, voting) have no probabilities.
         self._has_probas = (
             isinstance(last, base.Classifier)
             and type(last).predict_proba_one is not base.Classifier.predict_proba_one
         )
+        self._decides = self._has_probas and not decides_by_probability(self.model)
+        self._untouched = Untouched(self.model, self.modules)
         self._fused_loop = fused_loop(self.model)
         self._fused_step = fused_step(self.model)
 
@@ -215,32 +231,58 @@ class RiverLearner:
                     if y is not None:
                         self._learn_one(batch, row, x.copy(), y)
         except Exception as cause:
-            raise LearnerError(row, cause) from cause
+            raise self._failure(batch, row, cause) from cause
 
     def _learn_one(self, batch: EventBatch, row: int, x: Features, y: Label) -> None:
+        if batch.weight(row) > 0.0:
+            self.model.learn_one(x, y, **self._beside_label(batch, row))
+
+    def _beside_label(self, batch: EventBatch, row: int) -> dict[str, Any]:
+        """Return what the model is to be told when it learns, besides features and label."""
         weight = batch.weight(row)
-        if weight == 1.0:
-            self.model.learn_one(x, y)
-        elif weight > 0.0:
-            self.model.learn_one(x, y, w=weight)
+        more: dict[str, Any] = {} if weight == 1.0 else {"w": weight}
+        if self._keeps_time:
+            more["t"] = _moment(batch.time(row))
+        return more
+
+    def _failure(self, batch: EventBatch, row: int, cause: Exception) -> LearnerError:
+        def again(x: Features) -> Exception | None:
+            """Predict and learn `x` in the event's place, with a copy."""
+            try:
+                model = copy.deepcopy(self.model)
+                model.predict_one(x)
+                if batch.labels[row] is not None:
+                    model.learn_one(x, batch.labels[row], **self._beside_label(batch, row))
+            except Exception as error:  # noqa: BLE001  # what it is, is the answer
+                return error
+            return None
+
+        dicts = batch.dicts()
+        return LearnerError(
+            row, cause, misfit(cause, dicts[row], again) if row < len(dicts) else ""
+        )
 
     def _run(self, batch: EventBatch, *, learn: bool) -> Predictions:
         labels: list[Label | None] = batch.labels if learn else [None] * len(batch)
-        if learn and self._fused_loop is not None and batch.weights is None:
-            return self._run_loop(self._fused_loop, batch.dicts(), labels)
+        plain = batch.weights is None and not self._keeps_time
+        if learn and self._fused_loop is not None and plain:
+            return self._run_loop(self._fused_loop, batch, labels)
+        run = self._run_values
+        if self._decides:
+            run = self._run_decisions
+        elif self._has_probas:
+            run = self._run_probas
         with measured_by_state():
-            if self._has_probas:
-                return self._run_probas(batch, labels)
-            return self._run_values(batch, labels)
+            if learn:
+                return run(batch, labels, self._untouched.one)
+            return self._untouched.run(lambda: run(batch, labels, self._untouched.each))
 
-    def _run_loop(
-        self, loop: Loop, dicts: list[Features], labels: list[Label | None]
-    ) -> Predictions:
+    def _run_loop(self, loop: Loop, batch: EventBatch, labels: list[Label | None]) -> Predictions:
         predicted: list[float] = []
         try:
-            loop(dicts, labels, predicted)
+            loop(batch.dicts(), labels, predicted)
         except Exception as cause:
-            raise LearnerError(len(predicted), cause) from cause
+            raise self._failure(batch, len(predicted), cause) from cause
         if self.task == "regression":
             return Predictions(predicted)  # type: ignore[arg-type]  # a list is invariant
         true = np.array(predicted, np.float64)
@@ -248,80 +290,119 @@ class RiverLearner:
             (true > 0.5).tolist(), Table((False, True), np.stack((1.0 - true, true), axis=1))
         )
 
-    def _run_probas(self, batch: EventBatch, labels: list[Label | None]) -> Predictions:
+    def _run_probas(
+        self, batch: EventBatch, labels: list[Label | None], only_ask: _Asking
+    ) -> Predictions:
         predict_proba_one = self.model.predict_proba_one
         learn_one: Callable[..., None] = self.model.learn_one
-        unweighted, keeps, binary = batch.weights is None, self._keeps_input, self.task == "binary"
-        step = self._fused_step if unweighted else None
-        values: list[Label | None] = []
-        # Copies: some learners hand out a dict that they go on using. False and True with two
-        # probabilities that differ, which is nearly all there is, are kept as columns.
-        odd: dict[int, dict[Label, float]] = {}
-        falses: list[float] = []
-        trues: list[float] = []
-        row = 0
+        plain = batch.weights is None and not self._keeps_time
+        changes, keeps = self._untouched.needed, self._keeps_input
+        step = self._fused_step if plain else None
+        found = _Probabilities(binary=self.task == "binary")
+        add, row = found.add, 0
         try:
             for row, (given, y) in enumerate(zip(batch.dicts(), labels, strict=True)):
                 x = given.copy() if keeps else given
-                proba = predict_proba_one(x) if step is None or y is None else step(x, y)
-                false, true = 0.0, 0.0
-                if binary and len(proba) == 2:
-                    false, true = proba[False], proba[True]
-                if true > false:
-                    values.append(True)
-                elif true < false:
-                    values.append(False)
+                if y is None:
+                    add(only_ask(_probabilities, x) if changes else predict_proba_one(x))
+                elif step is not None:
+                    add(step(x, y))
                 else:
-                    values.append(max(proba, key=proba.__getitem__) if proba else None)
-                    odd[row] = (
-                        {label: float(p) for label, p in proba.items()} if binary else dict(proba)
-                    )
-                falses.append(false)
-                trues.append(true)
-                if step is not None or y is None:
-                    continue
-                if unweighted:
-                    learn_one(x, y)
-                else:
-                    self._learn_one(batch, row, x, y)
-            if not odd:
-                columns = np.array([falses, trues], np.float64)
-                return Predictions(values, Table((False, True), columns.T))
+                    add(predict_proba_one(x))
+                    if plain:
+                        learn_one(x, y)
+                    else:
+                        self._learn_one(batch, row, x, y)
+            probas = found.probas()
         except Exception as cause:
-            if len(trues) == len(labels):  # perhaps all was learned, and one is no number
-                pairs = zip(falses, trues, strict=True)
-                row = next((i for i, pair in enumerate(pairs) if not _numbers(pair)), row)
-            raise LearnerError(row, cause) from cause
-        rows = enumerate(zip(falses, trues, strict=True))
-        return Predictions(
-            values, [odd.get(i, {False: float(f), True: float(t)}) for i, (f, t) in rows]
-        )
+            raise self._failure(batch, found.odd_row(row, len(labels)), cause) from cause
+        return Predictions(found.values, probas)
 
-    def _run_values(self, batch: EventBatch, labels: list[Label | None]) -> Predictions:
+    def _run_decisions(
+        self, batch: EventBatch, labels: list[Label | None], only_ask: _Asking
+    ) -> Predictions:
+        """Run a classifier that decides otherwise than by the largest probability."""
+        keeps = self._keeps_input
+        found = _Probabilities(binary=self.task == "binary")
+        values: list[Label | None] = []
+        without = row = 0
+        try:
+            for row, (given, y) in enumerate(zip(batch.dicts(), labels, strict=True)):
+                x = given.copy() if keeps else given
+                if y is None:
+                    value, proba = only_ask(_decision, x)
+                else:
+                    value, proba = self.model.predict_one(x), self._beside(x)
+                values.append(value)
+                found.add({} if proba is None else proba)
+                without += proba is None
+                if y is not None:
+                    self._learn_one(batch, row, x, y)
+            probas = None if without == len(values) else found.probas()
+        except Exception as cause:
+            raise self._failure(batch, found.odd_row(row, len(labels)), cause) from cause
+        return Predictions(self._plain(values), probas)
+
+    def _beside(self, x: Features) -> dict[Label, float] | None:
+        """Return the probabilities of an event whose decision River asked for.
+
+        River asks for one of both. Where asking for the other, too, might change the model, it is
+        found out on the first events: `_probes` tells how many of them are left, and is -1 once
+        it was found; a copy is asked from then on.
+        """
+        untouched = self._untouched
+        if self._probes < 0:
+            untouched.copies = True
+        if not untouched.compares or self._probes == 0:
+            unchanged: dict[Label, float] | None = untouched.each(_maybe_probabilities, x)
+            return unchanged
+        before = untouched.states()
+        proba: dict[Label, float] | None = untouched.each(_maybe_probabilities, x)
+        if before is not None:
+            self._probes -= 1
+            if untouched.states() != before:
+                untouched.put_back(before)
+                untouched.copy_from_now_on("asking for probabilities changes it")
+                self._probes = -1
+        return proba
+
+    def _run_values(
+        self, batch: EventBatch, labels: list[Label | None], only_ask: _Asking
+    ) -> Predictions:
         predict_one, keeps = self.model.predict_one, self._keeps_input
+        changes = self._untouched.needed
         values: list[Label | None] = []
         row = 0
         try:
             for row, (given, y) in enumerate(zip(batch.dicts(), labels, strict=True)):
                 x = given.copy() if keeps else given
-                values.append(predict_one(x))
+                if y is None and changes:
+                    values.append(only_ask(_value, x))
+                else:
+                    values.append(predict_one(x))
                 if y is not None:
                     self._learn_one(batch, row, x, y)
         except Exception as cause:
-            raise LearnerError(row, cause) from cause
+            raise self._failure(batch, row, cause) from cause
+        return Predictions(self._plain(values))
+
+    @staticmethod
+    def _plain(values: list[Label | None]) -> list[Label | None]:
+        """Return predicted labels as values of Python."""
         if not set(map(type, values)) <= _LABELS:
             values = [v.item() if isinstance(v, np.generic) else v for v in values]
             for row, value in enumerate(values):
                 if type(value) not in _LABELS:
                     found = type(value).__name__
                     raise LearnerError(row, TypeError(f"it predicted a value of type {found}"))
-        return Predictions(values)
+        return values
 
     def state(self) -> bytes:
         """Everything that its next result depends on; equal learners give equal bytes."""
-        return encoding.encode(
-            {"model": self.model, "definition": self._definition}, modules=self.modules
-        )
+        state = {"model": self.model, "definition": self._definition}
+        if self._decides and self._probes != _PROBES:
+            state["probes"] = self._probes
+        return encoding.encode(state, modules=self.modules)
 
     @classmethod
     def from_state(
@@ -340,6 +421,7 @@ class RiverLearner:
         new.task = task
         new.modules = tuple(modules)
         new._definition = state["definition"]
+        new._probes = state.get("probes", _PROBES)
         new._bind()
         return new
 
@@ -363,6 +445,73 @@ _ELSEWHERE = {  # kinds that are there once their module is imported
 }
 
 
+_LABELS = {bool, int, float, str, type(None)}
+_PROBES = 20
+
+
+class _Probabilities:
+    """The probabilities of a batch: as two columns wherever they are of False and True.
+
+    Parameters
+    ----------
+    binary
+        Whether there may be columns.
+
+    Attributes
+    ----------
+    values
+        The label with the largest probability, the first of them, an event; None without any.
+    """
+
+    def __init__(self, *, binary: bool) -> None:
+        self.values: list[Label | None] = []
+        self._binary = binary
+        # Copies: some learners hand out a dict that they go on using. False and True with two
+        # probabilities that differ, which is nearly all there is, are kept as columns.
+        self._odd: dict[int, dict[Label, float]] = {}
+        self._falses: list[float] = []
+        self._trues: list[float] = []
+
+    def add(self, proba: dict[Label, float]) -> None:
+        """Add those of the next event."""
+        false, true = 0.0, 0.0
+        binary = self._binary
+        if binary and len(proba) == 2 and True in proba and False in proba:
+            false, true = proba[False], proba[True]
+        if true > false:
+            self.values.append(True)
+        elif true < false:
+            self.values.append(False)
+        else:
+            self._odd[len(self.values)] = (
+                {label: float(p) for label, p in proba.items()} if binary else dict(proba)
+            )
+            self.values.append(max(proba, key=proba.__getitem__) if proba else None)
+        self._falses.append(false)
+        self._trues.append(true)
+
+    def probas(self) -> Table | list[dict[Label, float]]:
+        """Return all of them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If one is no number.
+        """
+        if not self._odd:
+            columns = np.array([self._falses, self._trues], np.float64)
+            return Table((False, True), columns.T)
+        rows = enumerate(zip(self._falses, self._trues, strict=True))
+        return [self._odd.get(i, {False: float(f), True: float(t)}) for i, (f, t) in rows]
+
+    def odd_row(self, row: int, events: int) -> int:
+        """Return which event is at fault where it seems to be `row`, of `events`."""
+        if len(self._trues) == events:  # perhaps all was learned, and one is no number
+            pairs = zip(self._falses, self._trues, strict=True)
+            return next((i for i, pair in enumerate(pairs) if not _numbers(pair)), row)
+        return row
+
+
 def _numbers(values: tuple[Any, ...]) -> bool:
     try:
         np.array(values, np.float64)
@@ -371,15 +520,37 @@ def _numbers(values: tuple[Any, ...]) -> bool:
     return True
 
 
-_LABELS = {bool, int, float, str, type(None)}
+def _value(model: Any, x: Features) -> Any:
+    return model.predict_one(x)
+
+
+def _probabilities(model: Any, x: Features) -> Any:
+    return model.predict_proba_one(x)
+
+
+def _maybe_probabilities(model: Any, x: Features) -> Any:
+    try:
+        return model.predict_proba_one(x)
+    except NotImplementedError:  # a wrapper of what has none
+        return None
+
+
+def _decision(model: Any, x: Features) -> tuple[Any, Any]:
+    return model.predict_one(x), _maybe_probabilities(model, x)
+
+
+def _moment(seconds: float | None) -> dt.datetime:
+    """Return a time as River's windows take it: in UTC, without a zone."""
+    if seconds is None:
+        raise ValueError(
+            "the event has no time, and a step of the model keeps a window of time; name the "
+            "field that holds it in [input.fields] (time = ...), or give ts"
+        )
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).replace(tzinfo=None)
 
 
 def _name(model: base.Estimator) -> str:
     return type(model).__name__
-
-
-def _last_step(model: base.Estimator) -> Any:
-    return getattr(model, "_last_step", model)
 
 
 def _describe(value: Any) -> Any:
@@ -464,15 +635,15 @@ def _parameters(model: base.Base) -> dict[str, Any]:
     return {n: getattr(model, n) for n in names if hasattr(model, n)}
 
 
-def _unseeded(value: Any) -> list[str]:
+def _unseeded(model: Any) -> list[str]:
     """Name the estimators within whose seed is not set."""
-    if isinstance(value, base.Base):
-        parameters = _parameters(value)
-        unset = "seed" in parameters and parameters["seed"] is None
-        found = [type(value).__name__] if unset else []
-        return found + [name for p in parameters.values() for name in _unseeded(p)]
-    if isinstance(value, Mapping):
-        return [name for v in value.values() for name in _unseeded(v)]
-    if isinstance(value, list | tuple):
-        return [name for v in value for name in _unseeded(v)]
-    return []
+    return [
+        type(part).__name__
+        for part in within(model)
+        if isinstance(part, base.Base)
+        and getattr(part, "seed", _SEEDED) is None
+        and "seed" in inspect.signature(type(part)).parameters
+    ]
+
+
+_SEEDED = 0

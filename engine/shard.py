@@ -59,10 +59,17 @@ class EventError(RuntimeError):
     """
 
     def __init__(
-        self, origin: Origin, place: str, features: str, cause: Exception, row: int = -1
+        self,
+        origin: Origin,
+        place: str,
+        features: str,
+        cause: Exception,
+        row: int = -1,
+        hint: str = "",
     ) -> None:
         self.where = f"{place}:{origin[2]}" + (f":{row}" if row >= 0 else "")
-        what = " ".join(f"{type(cause).__name__}: {cause}".splitlines())
+        what = f"{type(cause).__name__}: {cause}" + (f"; {hint}" if hint else "")
+        what = " ".join(what.splitlines())
         self.reason = what[:_REASON].encode(errors="backslashreplace").decode()
         super().__init__(
             f'the learner raised on {self.where}: {self.reason}; model.on_error = "reject" '
@@ -423,7 +430,7 @@ class Shard:
             features = msgspec.json.encode(event.x).decode()[:1024]
             origin = batch.origins[error.row]
             row = batch.row(error.row)
-            raise EventError(origin, batch.place, features, error.cause, row) from error
+            raise EventError(origin, batch.place, features, error.cause, row, error.hint) from error
         self.cursors[span.partition] = Cursor(span.stop, span.line, span.crc, span.head)
         self.data.add(span.partition, span.start, span.stop, batch)
         if not live and final:

@@ -1,6 +1,8 @@
 """What `midstream check` finds: the config, its input and its learner, tried on a sample."""
 
 import os
+from collections import deque
+from collections.abc import Collection
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 
 from midstream.connectors.files import InputError
 from midstream.engine.artifacts import Artifacts, StoreError
+from midstream.engine.checks import difference
 from midstream.engine.encoding import EncodingError
 from midstream.engine.events import EventBatch
 from midstream.engine.learner import LearnerError
@@ -22,6 +25,8 @@ from midstream.flows.topics import check_kafka, missing_topics
 from midstream.flows.versions import has_registry, open_registry
 
 __all__ = ["Finding", "Report", "inspect"]
+
+_NEXT = 1_000  # events over which a state that was read back is compared
 
 
 class Finding(msgspec.Struct):
@@ -142,6 +147,7 @@ def _try_sample(
         "input", f"{len(names)} {what}{'s' * (len(names) != 1)} ({shown}), {shards} shard(s)"
     )
     accepted = unlabelled = 0
+    learned: deque[EventBatch] = deque()  # the last of them
     rejected = []
     seen: set[str] = set()
     for _, decoded in reader:
@@ -157,10 +163,11 @@ def _try_sample(
             try:
                 trainer.step(batch)
             except LearnerError as error:
-                origin = batch.origins[error.row]
-                raised = EventError(origin, batch.place, "", error.cause, batch.row(error.row))
-                report.add("learning", str(raised), ok=False)
+                report.add("learning", str(_raised(batch, error)), ok=False)
                 trainer = None
+            learned.append(batch)
+            while sum(map(len, learned)) - len(learned[0]) >= _NEXT:
+                learned.popleft()
         if accepted >= sample:
             break
     if accepted + len(rejected) == 0:
@@ -184,15 +191,58 @@ def _try_sample(
         return
     name, value = next(iter(trainer.metrics.items()), ("metrics", float("nan")))
     report.add("learning", f"{trainer.learned} events, {name} {value:.4g}")
+    _try_state(trainer, [*learned], model_modules(settings), report)
+
+
+def _try_state(
+    trainer: Trainer, batches: list[EventBatch], modules: Collection[str], report: Report
+) -> None:
+    """Read the state back, and see whether it goes on as the original does, over `batches`."""
     try:
         state = trainer.state()
-        same = Trainer.from_state(state, model_modules(settings)).digest() == trainer.digest()
+        restored = Trainer.from_state(state, modules)
+        size = f"{sum(map(len, state.values())):,} bytes"
+        if restored.digest() != trainer.digest():
+            found = f"{size}, read back with another digest: the learner cannot be saved exactly"
+            report.add("state", found, ok=False)
+            return
+        difference = _difference(trainer, restored, batches)
     except EncodingError as error:
         report.add("state", str(error), ok=False)
-    else:
-        size = sum(map(len, state.values()))
-        found = "equal" if same else "with another digest: the learner cannot be saved exactly"
-        report.add("state", f"{size:,} bytes, read back {found}", ok=same)
+        return
+    if difference:
+        found = (
+            f"{size}, read back equal, but {difference}: something in the learner is kept by where "
+            "it is in memory (id(), hash()), outside its attributes, or is drawn without a seed; "
+            "after a restart it would not go on as if there had been none"
+        )
+        report.add("state", found, ok=False)
+        return
+    going = sum(map(len, batches))
+    report.add("state", f"{size}, read back equal, and equal {going} events later")
+
+
+def _difference(original: Trainer, restored: Trainer, batches: list[EventBatch]) -> str:
+    """Return what the restored trainer does otherwise than the original; empty if nothing."""
+    done = 0
+    for batch in batches:
+        expected = original.step(batch).predictions
+        try:
+            got = restored.step(batch).predictions
+        except LearnerError as error:
+            return f"it raises where the original does not, at event {done + error.row}: {error}"
+        row = difference(expected, got)
+        if row is not None:
+            return f"it predicts otherwise than the original from event {done + row} on"
+        done += len(batch)
+    if original.digest() != restored.digest():
+        return f"its state differs from the original's {done} events later"
+    return ""
+
+
+def _raised(batch: EventBatch, error: LearnerError) -> EventError:
+    origin, row = batch.origins[error.row], batch.row(error.row)
+    return EventError(origin, batch.place, "", error.cause, row, error.hint)
 
 
 def _features(batch: EventBatch) -> set[str]:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import enum
+import operator
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -157,6 +158,18 @@ def _datetime_parts(v: dt.datetime) -> list[Any]:
     return [v.year, v.month, v.day, *time]
 
 
+def _getter(*names: Any) -> Any:
+    if not names or set(map(type, names)) != {str}:
+        raise EncodingError("an itemgetter can be saved where it takes features by their names")
+    return operator.itemgetter(*names)
+
+
+def _getter_parts(value: Any) -> list[Any]:
+    names = value.__reduce__()[1]
+    _getter(*names)
+    return [*names]
+
+
 # Integers beyond 64 bits, strings with lone surrogates: not for MessagePack.
 INTEGER = Constant(
     "integer",
@@ -185,6 +198,7 @@ CONSTANTS: dict[type, Kind] = {
         "timedelta", lambda v: [v.days, v.seconds, v.microseconds], dt.timedelta
     ),
     dt.timezone: Constant("timezone", lambda v: [v.utcoffset(None), v.tzname(None)], _zone),
+    operator.itemgetter: Constant("itemgetter", _getter_parts, _getter),
     statistics.NormalDist: Constant(
         "NormalDist", lambda v: [v.mean, v.stdev], statistics.NormalDist
     ),

@@ -1,0 +1,79 @@
+"""What a model of River is built of."""
+
+import functools
+import inspect
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from types import BuiltinFunctionType, FunctionType, MethodDescriptorType
+from typing import Any
+
+import numpy as np
+from river import base, compose
+
+__all__ = ["arguments", "last_step", "path_of", "steps", "within"]
+
+_STATELESS = (
+    *(bool, int, float, str, bytes, type, np.ufunc),
+    *(FunctionType, BuiltinFunctionType, MethodDescriptorType),
+)
+
+
+def within(value: Any, _seen: set[int] | None = None) -> Iterator[Any]:
+    """Yield what a model is built of: it, the estimators and the other objects in its arguments.
+
+    Numbers, strings, functions and classes are not among them.
+    """
+    seen = set() if _seen is None else _seen
+    if value is None or isinstance(value, _STATELESS):
+        return
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        held = [*value.values()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        held = [*value]
+    elif isinstance(value, functools.partial):
+        held = [value.func, *value.args, *value.keywords.values()]
+    elif isinstance(value, base.Base):
+        yield value
+        held = [*arguments(value).values()]
+    else:
+        yield value
+        return
+    for item in held:
+        yield from within(item, seen)
+
+
+def arguments(model: base.Base) -> dict[str, Any]:
+    """Return the constructor's arguments as they are on the model now."""
+    parts = getattr(model, "steps", None) or getattr(model, "transformers", None)
+    if isinstance(parts, Mapping) and not isinstance(parts, defaultdict):  # pipelines and unions
+        return dict(parts)
+    names = inspect.signature(type(model)).parameters
+    return {n: getattr(model, n) for n in names if hasattr(model, n)}
+
+
+def steps(model: Any) -> Iterator[Any]:
+    """Yield what stays in its place in a model: the steps of its pipelines and unions."""
+    if type(model) is compose.Pipeline:
+        parts = model.steps
+    elif type(model) in (compose.TransformerUnion, compose.TransformerProduct):
+        parts = model.transformers
+    else:
+        yield model
+        return
+    for part in parts.values():
+        yield from steps(part)
+
+
+def last_step(model: Any) -> Any:
+    """Return what predicts in the end: the last step of a pipeline, and of a pipeline in that."""
+    while isinstance(model, compose.Pipeline):
+        model = model._last_step
+    return model
+
+
+def path_of(cls: type) -> str:
+    """Return the full name of a class."""
+    return f"{cls.__module__}.{cls.__qualname__}"
