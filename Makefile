@@ -7,9 +7,12 @@ PEERS ?= .venv-peers
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 JOBS ?= 2
+BOUNDS := $(addprefix tests/,$(addsuffix .py,$(addprefix engine/test_,\
+	kernels compiled softmax detectors drift prequential replay) $(addprefix connectors/test_,\
+	scanner weaving)))
 MYPYPATH := src
 
-.PHONY: demo test test-slow kafka check bench bench-full peers clean
+.PHONY: demo test test-slow test-bounds kafka check bench bench-full peers clean
 
 demo: $(VENV)/.core
 	$(BIN)/midstream demo
@@ -19,6 +22,11 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow -n $(JOBS) --dist worksteal
+
+# What compiled kernels index is checked; they are compiled anew, and kept apart from the others.
+test-bounds: $(VENV)/.dev
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/$(VENV)/.bounds MIDSTREAM_TEST_KAFKA=none \
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m 'bounds or not slow' $(BOUNDS)
 
 # An Apache Kafka to play with, on 9092 if that is free (PORT=19092 for another), until Ctrl-C.
 kafka: $(VENV)/.dev

@@ -50,8 +50,12 @@ def _total(words: _Words, row: np.uint64, column: np.uint64) -> np.uint64:
 @njit(types.Array(types.uint64, 1, "C")(_OFFSETS, _BYTES), cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _of_texts(offsets: npt.NDArray[np.int64], data: npt.NDArray[np.uint8]) -> _Words:
     """FNV-1a of each text, 64 bits."""
+    if offsets.size == 0 or offsets[0] < 0 or offsets[-1] > data.size:
+        raise ValueError("a text is not within its data")
     out = np.empty(offsets.size - 1, np.uint64)
     for i in range(out.size):
+        if offsets[i] > offsets[i + 1] or offsets[i + 1] > data.size:
+            raise ValueError("a text ends before it begins, or after its data")
         h = np.uint64(0xCBF29CE484222325)
         for j in range(offsets[i], offsets[i + 1]):
             h = (h ^ np.uint64(data[j])) * np.uint64(0x100000001B3)

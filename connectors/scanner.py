@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
@@ -17,7 +18,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from midstream.connectors.unaligned import eight
+from midstream.connectors.unaligned import checked, eight
 from midstream.engine.events import Categories, FloatArray, IntArray
 
 __all__ = ["Field", "Interner", "Kind", "Scan", "Scanner"]
@@ -93,8 +94,7 @@ def _at(typing: Any, text: Any, at: Any) -> Any:  # noqa: ARG001
     """Return byte `at` of `text`, not negative: an index would be asked whether it is."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        byte = builder.load(builder.gep(array.data, [arguments[1]]))
+        byte = builder.load(checked(context, builder, signature.args[0], arguments, 1))
         return builder.zext(byte, ir.IntType(64))
 
     return types.int64(types.Array(types.uint8, 1, "C", readonly=True), types.int64), generate
@@ -229,9 +229,33 @@ def _scan(  # kernels take arrays, not objects
     negative, has to be in every line. Return -1 - i where line i has something else than what is
     known here.
     """
+    fields = kinds.size
+    if size < 0 or text.size < size + 8 or (size and _at(text, size - 1) != _NEWLINE):
+        raise ValueError("a block must end with a newline, and have eight bytes more")
+    if bounds.size != fields + 1 or min(tails.size, lengths.size, places.size) < fields:
+        raise ValueError("every field must have its name, kind and place")
+    if fives.shape != (_MOST - _LEAST + 1, 2) or tens.size != 23 or tops > fields or wanted >= tops:
+        raise ValueError("the fields or the powers of ten are not as a block is read with")
+    if min(numbers.shape[0], reals.shape[0], starts.shape[0]) < most_lines:
+        raise ValueError("there must be room for every line")
+    if starts.shape != stops.shape:
+        raise ValueError("texts must have as many ends as beginnings")
+    for f in range(fields):
+        if bounds[f] < 0 or bounds[f + 1] <= bounds[f] or bounds[f + 1] > names.size:
+            raise ValueError("a field's name is beyond the names")
+        kind = kinds[f]
+        if kind == _NUMBER:
+            room = numbers.shape[1]
+        elif kind in (_REAL, _BINARY):
+            room = reals.shape[1]
+        elif kind in (_SKIP, _OBJECT):
+            continue
+        else:
+            room = starts.shape[1]
+        if not 0 <= places[f] < room:
+            raise ValueError("a field's column is beyond the columns")
     bits = np.zeros(1, np.uint64)
     as_float = bits.view(np.float64)
-    fields = kinds.size
     seen = np.full(fields, -1, np.int64)
     p, row = 0, 0
     while p < size:
@@ -487,7 +511,8 @@ class Scanner:
         wanted: str | None = None,
     ) -> None:
         fields = [*top.items(), *(inner or {}).items()]
-        names = [name.encode() + b'"' for name, _ in fields]
+        # As JSON writes them, with the quote behind: a control character is in none of them.
+        names = [msgspec.json.encode(name)[1:] for name, _ in fields]
         words = [np.frombuffer(name + bytes(-len(name) % 8), "<u8") for name in names]
         self._names = (
             np.concatenate([w.astype(np.uint64) for w in words]),
@@ -547,6 +572,18 @@ def _intern(
     Text c is ``known[bounds[c]:bounds[c + 1]]``. `table` holds codes, -1 where it is free; its size
     is a power of two, and there is room in all three for as many texts more as there are starts.
     """
+    n, more = starts.size, 0
+    if stops.size != n or codes.size != n:
+        raise ValueError("texts must have as many ends and codes as beginnings")
+    for i in range(n):
+        if starts[i] >= 0:
+            if stops[i] < starts[i] or stops[i] > text.size:
+                raise ValueError("a text ends before it begins, or after its data")
+            more += stops[i] - starts[i]
+    if count < 0 or table.size <= count + n or table.size & (table.size - 1):
+        raise ValueError("a table must be a power of two, with more slots than there are texts")
+    if bounds.size <= count + n or known.size < bounds[count] + more:
+        raise ValueError("there must be room for every text")
     mask = np.uint64(table.size - 1)
     for i in range(starts.size):
         start, length = starts[i], stops[i] - starts[i]
@@ -597,6 +634,8 @@ class Interner:
 
     def intern(self, data: bytes, starts: IntArray, stops: IntArray) -> Categories:
         """Return n texts, of which text i is ``data[starts[i]:stops[i]]``, None if it has none."""
+        if len(starts) != len(stops):
+            raise ValueError(f"{len(starts)} texts begin, {len(stops)} end")
         text = np.frombuffer(data, np.uint8)
         if len(self._words) > self._most[0] or self._bounds[len(self._words)] > self._most[1]:
             self._begin()

@@ -49,6 +49,17 @@ def _weave(
     `text` and `out` have eight bytes more than are asked for; `given` may not.
     """
     parts, n = starts.shape
+    if stops.shape != starts.shape or is_given.size != parts:
+        raise ValueError("pieces must have as many ends as beginnings, in as many parts")
+    total = 0
+    for part in range(parts):
+        room = given.size if is_given[part] else text.size - 8
+        for i in range(n):
+            if starts[part, i] < 0 or stops[part, i] < starts[part, i] or stops[part, i] > room:
+                raise ValueError("a piece ends before it begins, or after its data")
+            total += stops[part, i] - starts[part, i]
+    if out.size < total + 8:
+        raise ValueError("there must be room for every piece, and for eight bytes more")
     at = 0
     for i in range(n):
         for part in range(parts):

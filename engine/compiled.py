@@ -19,11 +19,12 @@ from midstream.engine.kernels import (
     TOTALS,
     checked_options,
     diverged,
+    grown,
     linear_kernel,
     options_record,
 )
 from midstream.engine.learner import LEARNERS, LearnerError
-from midstream.engine.slots import NO_FLOATS, Slots, grown, odd_row, plain, sample_weights, sound
+from midstream.engine.slots import NO_FLOATS, Slots, odd_row, plain, sample_weights, sound
 
 __all__ = ["OPTIMIZERS", "Explanation", "LinearLearner", "explained"]
 

@@ -180,7 +180,18 @@ def _adwin(
     estimates: FloatArray,
 ) -> int:
     """Feed values; fill `rows` and `estimates` from the start and return how many there are."""
+    if rows.size < values.size or estimates.shape[0] < values.size or estimates.shape[1] != 2:
+        raise ValueError("there must be room for a detection at every value")
+    if counts.size != _ROWS or totals.shape != variances.shape or window.size != 1:
+        raise ValueError("a window must have a row for each size of buckets")
+    if totals.shape[0] != _ROWS or totals.shape[1] <= max_buckets:
+        raise ValueError("a window must have room for one bucket too many of each size")
     w = window[0]
+    if not 0 < w.rows < _ROWS or not 0.0 <= w.width < _EXACT:
+        raise ValueError("a window's rows or width are impossible")
+    for row in range(_ROWS):
+        if not 0 <= counts[row] <= (max_buckets if row < w.rows else 0):
+            raise ValueError("a window holds more buckets of a size than there may be")
     found = 0
     for i in range(values.size):
         if math.isnan(values[i]):
@@ -226,6 +237,10 @@ def _page_hinkley(
     estimates: FloatArray,
 ) -> int:
     """Feed values; fill `rows` and `estimates` from the start and return how many there are."""
+    if rows.size < values.size or estimates.shape[0] < values.size or estimates.shape[1] != 2:
+        raise ValueError("there must be room for a detection at every value")
+    if sums.size != 1:
+        raise ValueError("the sums must be one record")
     s = sums[0]
     found = 0
     for i in range(values.size):

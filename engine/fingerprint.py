@@ -36,9 +36,18 @@ def over_texts(state: Any, data: Any, starts: IntArray, stops: IntArray, numbers
     """Return the state after n texts, whose bytes lie in `data`.
 
     One that begins below 0 is not there, and its number counts in its place.
+
+    Raises
+    ------
+    ValueError
+        If a text is not within the data.
     """
+    if len(stops) != len(starts) or len(numbers) != len(starts):
+        raise ValueError("texts must have as many ends and numbers as beginnings")
     for i in range(len(starts)):
         start, stop = starts[i], stops[i]
+        if start >= 0 and (stop < start or stop > len(data)):
+            raise ValueError("a text ends before it begins, or after its data")
         if start < 0:
             state = _mixed(state, np.uint64(numbers[i]))
             continue

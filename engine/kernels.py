@@ -9,6 +9,10 @@ Numbers in columns are worked on in a block of scratch memory with a row for eac
 to know of a feature, padded to whole vectors, and in loops without branches, which the compiler
 turns into vector instructions. None of them adds up along a vector: sums are in the order of the
 features. No fastmath, which would let the compiler reorder.
+
+Compiled code does not check what it indexes. So every array that has room for whole vectors is
+made by `grown`, a learner's state is checked when it is loaded, and each kernel checks at its entry
+the sizes and the slots that it relies on: `_check_rows`, some 1 ns a value.
 """
 
 import math
@@ -19,6 +23,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from numba import njit
+from numba.extending import register_jitable
 
 from midstream.engine.events import FloatArray, IntArray
 
@@ -28,6 +33,8 @@ __all__ = [
     "TOTALS",
     "checked_options",
     "diverged",
+    "grown",
+    "in_lanes",
     "linear_kernel",
     "options_record",
     "softmax_kernel",
@@ -57,6 +64,27 @@ _OPTIONS = np.dtype([(name, "f8") for name in _NUMBERS])
 LANES = 8  # float64 in the widest vector that there is
 
 Kernel: TypeAlias = Callable[..., int]
+
+
+@register_jitable  # type: ignore[untyped-decorator]  # numba publishes no types
+def in_lanes(size: int) -> int:
+    """Return how many numbers whole vectors for `size` of them hold."""
+    return (size + LANES - 1) // LANES * LANES
+
+
+def grown(array: npt.NDArray[Any], size: int, axis: int = 1) -> npt.NDArray[Any]:
+    """Return `array` with room for `size` along an axis, in whole vectors.
+
+    Where more has to be made, it is at least doubled: what is there is copied seldom.
+    """
+    room = array.shape[axis]
+    if room >= in_lanes(size):
+        return array
+    shape = list(array.shape)
+    shape[axis] = in_lanes(size if in_lanes(room) >= size else max(size, 2 * room))
+    larger = np.zeros(shape, array.dtype)
+    larger[tuple(slice(length) for length in array.shape)] = array
+    return larger
 
 
 def diverged() -> FloatingPointError:
@@ -225,6 +253,79 @@ def _standardize(s: FloatArray, scale: bool, learns: bool) -> None:
             s[_BEFORE, k] = (v - s[_MEAN, k]) / root if here else 0.0
 
 
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+def _check_rows(
+    numbers: FloatArray,
+    at: IntArray,
+    starts: IntArray,
+    slots: IntArray,
+    values: FloatArray,
+    labels: FloatArray,
+    sample_weights: FloatArray,
+    weights: FloatArray,
+    scaler: FloatArray,
+    table: FloatArray,
+) -> None:
+    """Raise ValueError unless every index that a batch leads to is within its array."""
+    n, d = numbers.shape
+    room, places = min(weights.shape[1], scaler.shape[1]), table.shape[1]
+    if weights.shape[0] != 3 or scaler.shape[0] != 3 or table.shape[0] != 3:
+        raise ValueError("weights, scaler and table of a kernel must have 3 rows")
+    if labels.size not in (0, n) or sample_weights.size not in (0, n):
+        raise ValueError("labels and sample weights of a kernel must be none, or one an event")
+    if at.size != d:
+        raise ValueError("columns of a kernel must have a slot each")
+    for k in range(d):
+        if not 0 <= at[k] < room:
+            raise ValueError("a column's slot is beyond the weights")
+    if starts.size == 0:
+        return
+    if starts.size != n + 1 or slots.size != values.size:
+        raise ValueError("starts, slots and values of a kernel do not fit together")
+    if starts[0] < 0 or starts[n] > slots.size:
+        raise ValueError("an event's slots are beyond the last one")
+    for i in range(n):
+        if starts[i] > starts[i + 1]:
+            raise ValueError("an event's slots end before they begin")
+    lowest, highest = np.int64(0), np.int64(-1)
+    for k in range(starts[0], starts[n]):
+        slot = slots[k]
+        here = not math.isnan(values[k])  # the slot of a missing value is not looked at
+        lowest = min(lowest, slot if here else np.int64(0))
+        highest = max(highest, slot if here else np.int64(-1))
+    if highest >= room or -1 - lowest >= places:
+        raise ValueError("a slot is beyond the weights, or beyond the table of categories")
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+def _check_classes(
+    labels: IntArray,
+    sample_weights: FloatArray,
+    weights: FloatArray,
+    table: FloatArray,
+    classes: FloatArray,
+    count: IntArray,
+    n: int,
+    probas: FloatArray,
+    best: IntArray,
+    seen: IntArray,
+) -> None:
+    """Raise ValueError unless there is room for the classes that a batch has and brings."""
+    if count.size != 1 or classes.shape[0] != 2:
+        raise ValueError("count and classes of a kernel must have 1 and 2 rows")
+    most = count[0]
+    for i in range(labels.size):
+        if labels[i] > most:
+            raise ValueError("a label's code is beyond that of the next new class")
+        if labels[i] == most and not (sample_weights.size and sample_weights[i] == 0.0):
+            most += 1
+    room = min(classes.shape[1], weights.shape[2], table.shape[2])
+    if count[0] < 0 or in_lanes(most) > room:
+        raise ValueError("there must be room for every class, in whole vectors")
+    if probas.shape[0] != n or probas.shape[1] < most or best.size != n or seen.size != n:
+        raise ValueError("there must be room for one prediction an event")
+
+
 @cache
 def linear_kernel(logistic: bool, optimizer: int, scale: bool, penalized: bool) -> Kernel:
     """Return the loop for one kind of learner: what never changes is compiled in.
@@ -265,10 +366,17 @@ def linear_kernel(logistic: bool, optimizer: int, scale: bool, penalized: bool) 
         Stops at a label that is none, and where a weight, or what it depends on, would not be
         finite.
         """
+        _check_rows(
+            numbers, at, starts, slots, values, labels, sample_weights, weights, scaler, table
+        )
+        n, d = len(numbers), numbers.shape[1]
+        if options.size != 1 or totals.size != 1:
+            raise ValueError("options and totals of a kernel must be one record each")
+        if predicted.shape[0] != n or predicted.shape[1] != (2 if logistic else 1):
+            raise ValueError("there must be room for one prediction an event")
         o = options[0]
         t = totals[0]
-        n, d = len(numbers), numbers.shape[1]
-        wide = (d + LANES - 1) // LANES * LANES
+        wide = in_lanes(d)
         s = np.zeros((10, wide))
         s[_VALUE] = math.nan
         for k in range(d):
@@ -433,10 +541,18 @@ def softmax_kernel(optimizer: int, scale: bool, penalized: bool) -> Kernel:
         penalty. `count` is the number of classes, before and after. `best` gets the code that is
         predicted, -1 where there is none, and `seen` how many classes there were at each event.
         """
-        o = options[0]
+        _check_rows(
+            numbers, at, starts, slots, values, labels, sample_weights, weights, scaler, table
+        )
         n, d = len(numbers), numbers.shape[1]
+        if options.size != 1:
+            raise ValueError("options of a kernel must be one record")
+        _check_classes(
+            labels, sample_weights, weights, table, classes, count, n, probas, best, seen
+        )
+        o = options[0]
         known, room = count[0], classes.shape[1]
-        wide = (d + LANES - 1) // LANES * LANES
+        wide = in_lanes(d)
         s = np.zeros((10, wide))
         s[_VALUE] = math.nan
         if scale:
@@ -463,7 +579,7 @@ def softmax_kernel(optimizer: int, scale: bool, penalized: bool) -> Kernel:
                 s[_VALUE, k] = numbers[i, k]
             _standardize(s, scale, learns)
             # Lanes of no class yet have weights of zero, and no slope.
-            lanes = (known + LANES - 1) // LANES * LANES
+            lanes = in_lanes(known)
             both = scale and learns
             for c in range(lanes):
                 score[c], after[c] = 0.0, 0.0
@@ -519,7 +635,7 @@ def softmax_kernel(optimizer: int, scale: bool, penalized: bool) -> Kernel:
             if y == known:
                 p[y] = 0.0
                 known += 1
-                lanes = (known + LANES - 1) // LANES * LANES
+                lanes = in_lanes(known)
             weight = sample_weights[i] if sample_weights.size else 1.0
             for c in range(known):
                 clamped = max(min(p[c], 1.0 - 1e-15), 1e-15)  # River's

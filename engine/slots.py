@@ -15,7 +15,6 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from midstream.engine.events import (
     Categories,
@@ -28,13 +27,13 @@ from midstream.engine.events import (
     TextColumn,
     floats,
 )
+from midstream.engine.kernels import grown
 from midstream.engine.learner import LearnerError
 
 __all__ = [
     "NO_FLOATS",
     "Rows",
     "Slots",
-    "grown",
     "odd_row",
     "plain",
     "sample_weights",
@@ -72,18 +71,6 @@ def plain(values: FloatArray) -> FloatArray:
 def sample_weights(batch: EventBatch) -> FloatArray:
     """Return a batch's sample weights; an empty array where all are 1."""
     return NO_FLOATS if batch.weights is None else plain(floats(batch.weights))
-
-
-def grown(array: npt.NDArray[Any], size: int, axis: int = 1) -> npt.NDArray[Any]:
-    """Return `array` with room for `size` along an axis, at least doubled where there is none."""
-    room = array.shape[axis]
-    if room >= size:
-        return array
-    shape = list(array.shape)
-    shape[axis] = max(size, 2 * room, 8)
-    larger = np.zeros(shape, array.dtype)
-    larger[tuple(slice(length) for length in array.shape)] = array
-    return larger
 
 
 def sound(array: Any, shape: tuple[int, ...]) -> bool:

@@ -28,11 +28,12 @@ from midstream.engine.kernels import (
     OPTIMIZERS,
     checked_options,
     diverged,
+    grown,
     options_record,
     softmax_kernel,
 )
 from midstream.engine.learner import LEARNERS, LearnerError
-from midstream.engine.slots import Rows, Slots, grown, odd_row, sample_weights, sound
+from midstream.engine.slots import Rows, Slots, odd_row, sample_weights, sound
 
 __all__ = ["SoftmaxLearner"]
 
@@ -353,11 +354,9 @@ class SoftmaxLearner:
         if state["hashed"]:
             new._place = np.full(2**new._slots.bits, -1, np.int32)
             new._take(used)
-        room = -(-max(k, 1) // LANES) * LANES
-        new._weights = _widened(state["weights"], room)
-        new._scaler = state["scaler"].copy()
-        new._table = _widened(state["table"], room)
-        new._totals = _widened(state["totals"], room)
+        new._weights, new._scaler = state["weights"].copy(), state["scaler"].copy()
+        new._table, new._totals = state["table"].copy(), state["totals"].copy()
+        new._fit()
         return new
 
     def definition(self) -> dict[str, Any]:
@@ -380,13 +379,6 @@ def _plain_label(label: Any) -> Label:
     if isinstance(label, float) and math.isnan(label):
         raise ValueError("a label must not be nan")
     return label  # type: ignore[no-any-return]
-
-
-def _widened(values: FloatArray, room: int) -> FloatArray:
-    """Return a copy with room for classes in whole vectors."""
-    wide = np.zeros((*values.shape[:-1], room))
-    wide[..., : values.shape[-1]] = values
-    return wide
 
 
 LEARNERS[SoftmaxLearner.kind] = SoftmaxLearner.from_state

@@ -354,3 +354,67 @@ def test_whatever_is_taken_the_full_decoder_takes_too(seed):
             total += len(taken)
             taken = []
     assert total > lines / 10
+
+
+LENGTHS = [*range(26), 101, 104, 105]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_names_texts_and_digits_of_any_length_are_read(length):
+    """Also at the very end of a block, and with any number of columns and lines."""
+    names = [f"{'n' * length}{j}" for j in range(length)]
+    scanner_ = Scanner({name: Field("number", j) for j, name in enumerate(names)} | {
+        "t" * length: Field("word", 0)
+    })  # fmt: skip
+    digits = "1" * max(min(length, 18), 1)
+    line = (
+        "{"
+        + "".join(f'"{name}":{digits},' for name in names)
+        + f'"{"t" * length}":"{"w" * length}"}}'
+    )
+    scan = scanner_.scan("\n".join([line] * max(length, 1)).encode(), max(length, 1))
+    assert scan is not None
+    assert (scan.numbers == float(digits)).all()
+    starts, stops = scan.text(0)
+    assert (stops - starts == length).all()
+    data = "\n".join([line] * max(length, 1)).encode()
+    assert list(Interner().intern(data, starts, stops)) == ["w" * length] * len(starts)
+
+
+def test_a_name_is_matched_as_json_writes_it():
+    """A quote within a name ends nothing, and no name leads beyond the block."""
+    odd = 'a"b'
+    assert Scanner({odd: Field("number")}).scan(b'{"a"b":1}\n', 1) is None
+    found = Scanner({odd: Field("number")}).scan(b'{"a\\"b":1}\n', 1)
+    assert found is not None
+    assert found.numbers.tolist() == [[1.0]]
+    beyond = "a\n" + "\0" * 100
+    assert Scanner({beyond: Field("number")}).scan(b'{"a\n', 1) is None
+
+
+@pytest.mark.parametrize(
+    ("starts", "stops"), [([0], [7]), ([3], [2]), ([2**62], [2**62 + 1]), ([0, 1], [1]), ([0], [])]
+)
+def test_a_text_beyond_its_data_gets_no_code(starts, stops):
+    """It is refused, and the words known stay."""
+    interner = Interner()
+    words = interner.intern(b"abcdef", np.array([0]), np.array([3]))
+    with pytest.raises(ValueError, match=r"data|end"):
+        interner.intern(b"abcdef", np.array(starts, np.int64), np.array(stops, np.int64))
+    assert list(interner.intern(b"abcdef", np.array([0]), np.array([3]))) == list(words) == ["abc"]
+
+
+@pytest.mark.parametrize("words", [1, 7, 8, 9, 31, 32, 33, 64, 65, 1_000])
+def test_words_of_any_number_have_room(words):
+    """At once and a few at a time: the table, the bytes and the bounds grow as they have to."""
+    texts = [f"word {i}".encode() * (i % 5) for i in range(words)]
+    stops = np.cumsum([len(text) for text in texts])
+    starts = stops - [len(text) for text in texts]
+    data, step = b"".join(texts), 3
+    whole, parts = Interner(), Interner()
+    expected = list(whole.intern(data, starts, stops))
+    assert expected == [text.decode() for text in texts]
+    found = []
+    for i in range(0, words, step):
+        found += list(parts.intern(data, starts[i : i + step], stops[i : i + step]))
+    assert found == expected
