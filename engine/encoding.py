@@ -28,6 +28,7 @@ from midstream.engine.kinds import Kinds
 from midstream.engine.kinds.constants import INTEGER, TEXT
 from midstream.engine.kinds.kind import ATOMS, Blob, Kind, Names
 from midstream.engine.kinds.limits import DEPTH, Measure, check_chains, check_constant, check_keys
+from midstream.engine.kinds.sets import arrangement, fill
 
 __all__ = ["SCHEMA", "EncodingError", "decode", "digest", "encode"]
 
@@ -151,12 +152,15 @@ _NUMBERS = {bool, int, float}
 _ADDRESS = 2**20  # nothing that Python makes lies below
 
 
-def _shuffles(values: list[Any]) -> Iterator[list[Any]]:
-    """Yield orders of a few values, the same ones every time."""
+def _fillings(ordered: list[Any], walked: list[Any]) -> Iterator[list[Any]]:
+    """Yield orders in which a set may have been filled that is walked in an order."""
+    yield ordered
+    found = arrangement(walked)
+    if found is not None:
+        yield found
     rng = random.Random(0)
-    for _ in range(12 if len(values) <= 16 else 0):
-        values = rng.sample(values, len(values))
-        yield values
+    for _ in range(12 if len(ordered) <= 16 else 0):
+        yield rng.sample(ordered, len(ordered))
 
 
 class _Big:
@@ -377,7 +381,7 @@ class _Writer:
 
         Sorted. But where every process walks through such a set alike, in an order that makes
         the new one be walked like this one: models do walk through sets, and add up on the way.
-        (Not always found: where it is not, sorted.)
+        (Found for sets from which nothing was removed; where it is not found, sorted.)
         """
         walked = [*values]
         types = set(map(type, walked))
@@ -387,8 +391,10 @@ class _Writer:
             keyed = [(type(value).__name__, self.key(value), value) for value in walked]
             ordered = [value for _, _, value in sorted(keyed, key=lambda item: item[:2])]
         if types <= _NUMBERS or not sys.flags.hash_randomization:
-            for filling in (ordered, walked, *_shuffles(ordered)):
-                if [*set(filling)] == walked:
+            for filling in _fillings(ordered, walked):
+                again: set[Any] = set()
+                fill(again, filling)
+                if [*again] == walked:
                     return filling
         return ordered
 

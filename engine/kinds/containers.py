@@ -7,6 +7,7 @@ from typing import Any
 
 from midstream.engine.allowed import EncodingError
 from midstream.engine.kinds.kind import ATOMS, Kind, Names, slots_of
+from midstream.engine.kinds.sets import fill
 
 __all__ = ["CONTAINERS", "container", "unordered"]
 
@@ -137,7 +138,7 @@ class Unordered(Container):
     def fill(self, value: Any, names: Names, row: list[Any]) -> None:
         del names
         self._take_extras(value, row)
-        set.update(value, row)
+        fill(value, row)
 
     def keys(self, names: Names, length: int) -> range:
         del names
