@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from types import BuiltinFunctionType, FunctionType, MethodDescriptorType
+from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, MethodType
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ def within(value: Any, _seen: set[int] | None = None) -> Iterator[Any]:
         held = [*value]
     elif isinstance(value, functools.partial):
         held = [value.func, *value.args, *value.keywords.values()]
+    elif isinstance(value, MethodType):
+        held = [value.__self__]
     elif isinstance(value, base.Base):
         yield value
         held = [*arguments(value).values()]

@@ -351,18 +351,17 @@ class RiverLearner:
         it was found; a copy is asked from then on.
         """
         untouched = self._untouched
-        if self._probes < 0:
-            untouched.copies = True
-        if not untouched.compares or self._probes == 0:
-            unchanged: dict[Label, float] | None = untouched.each(_maybe_probabilities, x)
-            return unchanged
-        before = untouched.states()
-        proba: dict[Label, float] | None = untouched.each(_maybe_probabilities, x)
+        before = None
+        if untouched.foreign and self._probes > 0:
+            before = untouched.states()
+            self._probes = 0 if before is None else self._probes
+        copied = bool(untouched.foreign) and self._probes < 0
+        proba: dict[Label, float] | None = untouched.ask(_maybe_probabilities, x, copied=copied)
         if before is not None:
             self._probes -= 1
             if untouched.states() != before:
                 untouched.put_back(before)
-                untouched.copy_from_now_on("asking for probabilities changes it")
+                untouched.tell(untouched.foreign, "asking for probabilities changes it")
                 self._probes = -1
         return proba
 

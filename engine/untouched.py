@@ -51,7 +51,7 @@ _COPIED = (
     "river.preprocessing.lda.",
 )
 _KNOWN = ("river.", "numpy.", "datetime.", "builtins.", "operator.", "re.")
-# What these keep changes no later prediction, so there is nothing to tell.
+# What these keep changes no later prediction.
 _SILENT = ("river.preprocessing.scale.", "river.linear_model.bayesian_lin_reg.")
 _log = logging.getLogger("midstream")
 
@@ -70,10 +70,8 @@ class Untouched:
     ----------
     needed
         Whether predicting may change the model at all.
-    compares
-        Whether there are steps whose state is compared before and after.
-    copies
-        Whether copies are asked.
+    foreign
+        Its steps of classes outside River, of which nothing is known.
     """
 
     def __init__(self, model: Any, modules: Collection[str] = ()) -> None:
@@ -81,29 +79,33 @@ class Untouched:
         self._modules = modules
         self._shared: dict[int, Any] = {}  # what a copy has in common with the model, by id
         self._undone: list[Any] = []
-        self._watched: list[Any] = []
-        self.copies = False
+        self._silent: list[Any] = []  # of these, at the end of a batch
+        self.foreign: list[Any] = []
+        self._copies = False
         self._told: set[str] = set()
         for step in steps(model):
             names = [path_of(type(part)) for part in within(step)]
             if not all(name.startswith(_KNOWN) for name in names):
                 if hasattr(step, "__dict__"):
-                    self._watched.append(step)
+                    self.foreign.append(step)
                 else:
-                    self.copies = True
+                    self._copies = True
                 continue
             if any(name.startswith(_COPIED) for name in names):
-                self.copies = True
+                self._copies = True
                 continue
             self._shared[id(step)] = step
-            if any(name.startswith(_KEEP) for name in names):
+            kept = [name for name in names if name.startswith(_KEEP)]
+            if kept and all(name.startswith(_SILENT) for name in kept):
+                self._silent.append(step)
+            elif kept:
                 self._undone.append(step)
-        self.needed = bool(self._undone or self._watched or self.copies)
-        self.compares = bool(self._watched)
+        self.needed = bool(self._silent or self._undone or self.foreign or self._copies)
+        self._foreign_changes = False  # which has been found out
 
     def one(self, ask: Callable[[Any, Features], T], x: Features) -> T:
         """Return what `ask` says of the model, or of a copy, and `x`."""
-        return self.run(lambda: self._one(ask, x))
+        return self.run(lambda: self.each(ask, x))
 
     def run(self, predict: Callable[[], T]) -> T:
         """Call `predict`, which asks through `each`; again, from copies, if that changed the model.
@@ -113,52 +115,24 @@ class Untouched:
         predict
             Gives the same result when called twice, of a model that is the same.
         """
-        if not self._watched:
-            return predict()
-        before = self.states()
-        if before is None:
-            self.copy_from_now_on("its state cannot be compared")
-            return predict()
-        result, failure = None, None
+        marks = [_Mark(part) for step in self._silent for part in _estimators(step)]
         try:
-            result = predict()
-        except Exception as error:  # noqa: BLE001  # raised again once the model is as it was
-            failure = error
-        if self.states() != before:
-            self.put_back(before)
-            self.copy_from_now_on("predicting changes it")
+            if self.foreign and not self._foreign_changes:
+                return self._compared(predict)
             return predict()
-        if failure is not None:
-            raise failure
-        return result  # type: ignore[return-value]  # None only where `predict` gave that
+        finally:
+            for mark in marks:
+                mark.undo()
 
     def each(self, ask: Callable[[Any, Features], T], x: Features) -> T:
         """Return what `ask` says of the model, or of a copy, and `x`: for `run`."""
-        return self._one(ask, x)
+        return self.ask(ask, x, copied=self._foreign_changes)
 
-    def states(self) -> list[bytes] | None:
-        """Return the states of the steps of which nothing is known; None if one has none."""
-        try:
-            return [encoding.encode(step, modules=self._modules) for step in self._watched]
-        except encoding.EncodingError:
-            return None
-
-    def put_back(self, states: list[bytes]) -> None:
-        """Give the steps of which nothing is known the states that they had."""
-        for step, state in zip(self._watched, states, strict=True):
-            fresh = encoding.decode(state, modules=self._modules)
-            vars(step).clear()
-            vars(step).update(vars(fresh))
-
-    def copy_from_now_on(self, why: str) -> None:
-        """Ask copies, as the steps of which nothing was known change."""
-        self._tell(self._watched, why)
-        self._watched = []
-        self.compares = False
-        self.copies = True
-
-    def _one(self, ask: Callable[[Any, Features], T], x: Features) -> T:
-        model = copy.deepcopy(self._model, dict(self._shared)) if self.copies else self._model
+    def ask(self, ask: Callable[[Any, Features], T], x: Features, *, copied: bool) -> T:
+        """Return what `ask` says and undo what River's steps keep; `copied`: of a copy."""
+        model = self._model
+        if copied or self._copies:
+            model = copy.deepcopy(model, dict(self._shared))
         if not self._undone:
             return ask(model, x)
         marks = [_Mark(part) for step in self._undone for part in _estimators(step)]
@@ -167,12 +141,47 @@ class Untouched:
         finally:
             changed = [mark.estimator for mark in marks if mark.undo()]
             if changed:
-                self._tell(changed, "it draws or adds what is new to it when it predicts")
+                self.tell(changed, "it draws or adds what is new to it when it predicts")
 
-    def _tell(self, changed: list[Any], why: str) -> None:
+    def _compared(self, predict: Callable[[], T]) -> T:
+        before = self.states()
+        if before is None:
+            self._foreign_changes = True
+            self.tell(self.foreign, "its state cannot be compared")
+            return predict()
+        result, failure = None, None
+        try:
+            result = predict()
+        except Exception as error:  # noqa: BLE001  # raised again once the model is as it was
+            failure = error
+        if self.states() != before:
+            self.put_back(before)
+            self._foreign_changes = True
+            self.tell(self.foreign, "it changes when it predicts")
+            return predict()
+        if failure is not None:
+            raise failure
+        return result  # type: ignore[return-value]  # None only where `predict` gave that
+
+    def states(self) -> list[bytes] | None:
+        """Return the states of the foreign steps; None if one has none."""
+        try:
+            return [encoding.encode(step, modules=self._modules) for step in self.foreign]
+        except encoding.EncodingError:
+            return None
+
+    def put_back(self, states: list[bytes]) -> None:
+        """Give the foreign steps the states that they had."""
+        for step, state in zip(self.foreign, states, strict=True):
+            fresh = encoding.decode(state, modules=self._modules)
+            vars(step).clear()
+            vars(step).update(vars(fresh))
+
+    def tell(self, changed: list[Any], why: str) -> None:
+        """Log, once for each of these, that a prediction alone does not change it any more."""
         for part in changed:
             name = path_of(type(part))
-            if name not in self._told and not name.startswith(_SILENT):
+            if name not in self._told:
                 self._told.add(name)
                 fields = {"step": type(part).__name__, "why": why}
                 _log.info("events without a label leave it as it was", extra={"fields": fields})
