@@ -77,11 +77,13 @@ def _key(name: str) -> str:
 
 
 def _frames(traceback: TracebackType | None) -> list[Mapping[str, Any]]:
-    """Return the local variables of the frames, the innermost first."""
+    """Return the local variables of the model's frames, the innermost first."""
     found: list[Mapping[str, Any]] = []
     while traceback is not None:
-        found.append(traceback.tb_frame.f_locals)
-        traceback = traceback.tb_next
+        frame, traceback = traceback.tb_frame, traceback.tb_next
+        module = str(frame.f_globals.get("__name__", ""))
+        if not module.startswith("midstream.") or module == "midstream.engine.fused":
+            found.append(frame.f_locals)
     return found[::-1]
 
 

@@ -506,10 +506,9 @@ class _Classes:
         # Event by event, label before prediction: the codes must not depend on the cuts.
         pairs = zip(labels, values, strict=True)
         fresh = dict.fromkeys(c for pair in pairs for c in pair if c not in self.codes)
-        if self.binary:
-            raise ValueError(
-                f"a binary label is True, False, 1 or 0, got {', '.join(map(repr, fresh))}"
-            )
+        if self.binary and not fresh.keys().isdisjoint(labels):  # a model may say what it likes
+            wrong = [repr(c) for c in fresh if c in set(labels)]
+            raise ValueError(f"a binary label is True, False, 1 or 0, got {', '.join(wrong)}")
         for c in fresh:
             self.codes[c] = self.k
         self._reserve(self.k)
@@ -558,7 +557,8 @@ class _Classes:
             "accuracy": accuracy,
             "balanced_accuracy": recall.mean(),
             "macro_f1": f1.mean(),
-            "f1": f1[-1] if self.binary and present[1] else 0.0,  # True has the last code
+            # True has code 1; a model that abstains may have said something else besides.
+            "f1": f1[int(present[0])] if self.binary and present[1] else 0.0,
             "kappa": (accuracy - chance) / (1 - chance) if abs(1 - chance) > least else 0.0,
             "kappa_temporal": (
                 (accuracy - no_change) / (1 - no_change) if 1 - no_change > least else math.nan
