@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 JOBS ?= 2
 BOUNDS := $(addprefix tests/,$(addsuffix .py,$(addprefix engine/test_,\
-	kernels compiled softmax detectors drift prequential replay) $(addprefix connectors/test_,\
+	kernels compiled softmax detectors drift prequential replay states) $(addprefix connectors/test_,\
 	scanner weaving)))
 MYPYPATH := src
 

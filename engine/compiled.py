@@ -22,6 +22,7 @@ from midstream.engine.kernels import (
     grown,
     linear_kernel,
     options_record,
+    possible,
 )
 from midstream.engine.learner import LEARNERS, LearnerError
 from midstream.engine.slots import NO_FLOATS, Slots, odd_row, plain, sample_weights, sound
@@ -272,9 +273,9 @@ class LinearLearner:
             If the data is damaged or of another schema.
         """
         state = encoding.decode(data, modules=modules)
-        if state["schema"] != _SCHEMA:
-            raise ValueError(f"learner state has schema {state['schema']}, expected {_SCHEMA}")
         try:
+            if state["schema"] != _SCHEMA:
+                raise ValueError(f"learner state has schema {state['schema']}, expected {_SCHEMA}")
             return cls._restored(state, task)
         except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             raise ValueError(f"damaged learner state: {type(error).__name__}: {error}") from error
@@ -287,12 +288,15 @@ class LinearLearner:
         if not (
             new._slots.takes(names, used)
             and (type(hashed), type(state["steps"])) == (int, int)
+            and 0 <= state["steps"] < 2**63
             and hashed in (0, 2**new._slots.bits)
             and (hashed or not len(used))
             and all(type(state[key]) is float for key in ("intercept", "penalty"))
             and all(math.isfinite(state[key]) for key in ("intercept", "penalty"))
             and all(sound(state[key], shape) for key, shape in shapes.items())
-        ):  # kernels do not check what they index
+            and possible(new._options["optimizer"], state["weights"], state["scaler"])
+            and possible(new._options["optimizer"], state["table"], state["scaler"])
+        ):
             raise ValueError("damaged learner state: its parts do not fit together")
         new._slots.names = {name: i for i, name in enumerate(names)}
         new._slots.hashed = hashed > 0

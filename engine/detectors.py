@@ -6,7 +6,8 @@ after the other, so neither detections nor state depend on how the stream was cu
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -408,16 +409,26 @@ class ADWIN:
         ValueError
             If the state has another schema than this version's, or is none of a detector.
         """
-        new = cls(**_options(cls.__name__, state, cls().definition()))
-        counts = np.array(state["counts"], np.int64)
+        given = _options(cls.__name__, state, cls().definition())
+        with _damage(cls.__name__):
+            return cls._restored(given, state)
+
+    @classmethod
+    def _restored(cls, options: Mapping[str, Any], state: Mapping[str, Any]) -> "ADWIN":
+        new = cls(**options)
+        counts, buckets = state["counts"], (state["totals"], state["variances"])
         width = sum(n << row for row, n in enumerate(counts.tolist()))
-        # The kernel trusts what it is given.
         if not (
-            0 < len(counts) < _ROWS
+            counts.dtype == np.int64
+            and counts.ndim == 1
+            and 0 < len(counts) < _ROWS
             and 0 <= counts.min() <= counts.max() <= new.max_buckets
             and (counts[-1] > 0 or len(counts) == 1)
             and width < _EXACT
-            and len(state["totals"]) == len(state["variances"]) == counts.sum()
+            and all(sums.dtype == np.float64 for sums in buckets)
+            and all(sums.shape == (counts.sum(),) for sums in buckets)
+            and (type(state["total"]), type(state["variance"])) == (float, float)
+            and (type(state["tick"]), type(state["detected"])) == (int, bool)
             and 0 <= state["tick"] < new.clock
         ):
             raise ValueError("ADWIN state is damaged: its window is impossible")
@@ -530,9 +541,16 @@ class PageHinkley:
         ValueError
             If the state has another schema than this version's, or is none of a detector.
         """
-        new = cls(**_options(cls.__name__, state, cls().definition()))
-        for name in _SUMS.names or ():
-            new._sums[name] = state[name]
+        given = _options(cls.__name__, state, cls().definition())
+        with _damage(cls.__name__):
+            new = cls(**given)
+            kinds = {"n": int, "detected": bool}
+            for name in _SUMS.names or ():
+                if type(state[name]) is not kinds.get(name, float):
+                    raise TypeError(f"{name} is {state[name]!r:.100}")
+                new._sums[name] = state[name]
+            if not 0 <= state["n"] < _EXACT:
+                raise ValueError(f"n is {state['n']}")
         return new
 
 
@@ -545,12 +563,27 @@ def _detections(found: int, rows: IntArray, estimates: FloatArray) -> list[Detec
     ]
 
 
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """Say of whatever goes wrong within that the state of a detector is damaged."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        if str(error).startswith(f"{name} state"):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{name} state is damaged: {reason}") from error
+
+
 def _options(name: str, state: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{name} state is damaged: found a {type(state).__name__}")
     if state.get("schema") != _SCHEMA:
         raise ValueError(
             f"{name} state has schema {state.get('schema')!r}, this version reads {_SCHEMA}"
         )
-    return {option: state[option] for option in known}
+    with _damage(name):
+        return {option: state[option] for option in known}
 
 
 def _whole(name: str, value: int, least: int, most: int = 2**31 - 1) -> int:

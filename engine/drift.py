@@ -146,11 +146,14 @@ class DriftMonitor:
             If the state has another schema than this version's, or a detector that it has not.
         """
         state = encoding.decode(data)
-        if state["schema"] != cls.SCHEMA:
-            raise ValueError(
-                f"drift state has schema {state['schema']}, this version reads {cls.SCHEMA}"
-            )
-        new = cls(tuple(state["detectors"]), direction=state["direction"])
-        for name, detector in state["detectors"].items():
-            new._detectors[name] = DETECTORS[name].make.from_state(detector)
+        try:
+            if state["schema"] != cls.SCHEMA:
+                raise ValueError(
+                    f"drift state has schema {state['schema']}, this version reads {cls.SCHEMA}"
+                )
+            new = cls(tuple(state["detectors"]), direction=state["direction"])
+            for name, detector in state["detectors"].items():
+                new._detectors[name] = DETECTORS[name].make.from_state(detector)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"damaged drift state: {type(error).__name__}: {error}") from error
         return new

@@ -37,6 +37,7 @@ __all__ = [
     "in_lanes",
     "linear_kernel",
     "options_record",
+    "possible",
     "softmax_kernel",
 ]
 
@@ -135,6 +136,15 @@ def options_record(options: Mapping[str, Any]) -> npt.NDArray[np.void]:
     for name in _NUMBERS:
         record[name] = options.get(name, 0.0)
     return record
+
+
+def possible(optimizer: str, weights: FloatArray, scaler: FloatArray) -> bool:
+    """Whether the optimizer and the scaler can have come to these rows, all of finite numbers.
+
+    `weights` has rows: weight, and two of the optimizer's; `scaler`: mean, variance, count.
+    """
+    squares = {"adagrad": [1], "adam": [2], "ftrl": [2]}.get(optimizer, [])
+    return not ((weights[squares] < 0.0).any() or (scaler[1:] < 0.0).any())
 
 
 @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types

@@ -30,6 +30,7 @@ from midstream.engine.kernels import (
     diverged,
     grown,
     options_record,
+    possible,
     softmax_kernel,
 )
 from midstream.engine.learner import LEARNERS, LearnerError
@@ -344,7 +345,10 @@ class SoftmaxLearner:
             and len(set(classes)) == k
             and all(type(label) in _LABELS and label == label for label in classes)  # noqa: PLR0124
             and all(sound(state[name], shape) for name, shape in arrays.items())
-        ):  # kernels do not check what they index
+            and possible(new._options["optimizer"], state["weights"], state["scaler"])
+            and possible(new._options["optimizer"], state["table"], state["scaler"])
+            and not (state["totals"] < 0.0).any()
+        ):
             raise ValueError("damaged learner state: its parts do not fit together")
         new._slots.names = {name: i for i, name in enumerate(names)}
         new._slots.hashed = state["hashed"]
