@@ -72,6 +72,8 @@ _POLICIES = {
     "river.bandit.thompson:ThompsonSampling",
     "river.bandit.ucb:UCB",
 }
+# What they hold of their own methods.
+_POLICY_METHODS = {"river.bandit.thompson:ThompsonSampling._clone_reward_obj_with_seed"}
 # The type of functions that Cython compiled: each module of River before 0.25 has its own.
 _CYTHON = "cython_function_or_method"
 # What models hold of Python's generator: its draws.
@@ -180,6 +182,7 @@ class Allowed:
                 if isinstance(method, types.FunctionType) and (
                     (cls is random.Random and name in _DRAWS)
                     or (self._reach(method.__module__) and not name.startswith("__"))
+                    or f"{method.__module__}:{method.__qualname__}" in _POLICY_METHODS
                 ):
                     return types.MethodType(method, owner)
                 break

@@ -8,6 +8,7 @@ import functools
 import gc
 import json
 import math
+import operator
 import os
 import random
 import struct
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from river import compose, datasets, linear_model, preprocessing, stats, tree, utils
+from river import bandit, compose, datasets, linear_model, preprocessing, proba, stats, tree, utils
 from zoo import HASH_SEEDED, ZOO, events
 
 from midstream.engine.encoding import EncodingError, decode, digest, encode
@@ -600,3 +601,69 @@ def test_the_scaler_with_a_setstate_of_its_own_comes_back():
     scaler = preprocessing.StandardScaler()
     scaler.learn_one({"a": 1.0})
     assert vars(decode(encode(scaler))) == vars(scaler)
+
+
+# What River holds
+
+
+def test_what_takes_a_feature_by_its_name_is_saved():
+    """As BagOfWords(on=...) does; not what takes anything else, or by number."""
+    both = decode(encode([operator.itemgetter("text"), operator.itemgetter("a", "b")]))
+    assert both[0]({"text": 3}) == 3
+    assert both[1]({"a": 1, "b": 2}) == (1, 2)
+    for other in (operator.itemgetter(0), operator.itemgetter("a", 1), operator.attrgetter("a")):
+        with pytest.raises(EncodingError):
+            encode(other)
+
+
+POLICIES = {
+    "epsilon": lambda: bandit.EpsilonGreedy(epsilon=0.2, seed=1),
+    "ucb": lambda: bandit.UCB(delta=1, seed=1),
+    "thompson": lambda: bandit.ThompsonSampling(reward_obj=proba.Beta(seed=1), seed=1),
+    "exp3": lambda: bandit.Exp3(gamma=0.5, seed=1),
+    "random": lambda: bandit.RandomPolicy(seed=1),
+    "bayes": lambda: bandit.BayesUCB(seed=1),
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_bandits_policy_pulls_on_as_the_original(name):
+    """Those that choose between models; the arms drawn are the same ones."""
+    policy = POLICIES[name]()
+    for i in range(30):
+        policy.update(policy.pull([0, 1, 2]), i % 2)
+    restored = decode(encode(policy))
+    assert encode(restored) == encode(policy)
+    for i in range(40):
+        arm = policy.pull([0, 1, 2])
+        assert restored.pull([0, 1, 2]) == arm
+        policy.update(arm, i % 3 == 0)
+        restored.update(arm, i % 3 == 0)
+    assert encode(restored) == encode(policy)
+
+
+class ByIdentity(stats.Mean):
+    """Counts by the identity, or by the hash, of what it holds."""
+
+    def __init__(self, of=id):
+        super().__init__()
+        self.groups = {"a": [0], "b": compose.Select("a")}
+        self.counts = {of(value): 0 for value in self.groups.values() if of is id or value != [0]}
+
+
+@pytest.mark.parametrize("of", [id, hash])
+def test_what_is_counted_by_where_it_is_in_memory_is_refused(of):
+    """The message says who does it, where, and what to use instead."""
+    with pytest.raises(
+        EncodingError, match=r"model'\]\.counts: its keys are the id\(\) or hash"
+    ) as at:
+        encode({"model": ByIdentity(of)}, modules=[__name__])
+    assert "ByIdentity could not go on" in str(at.value)
+
+
+def test_large_numbers_are_keys_like_others():
+    """Times, numbers of customers and hashes of text are no places in memory."""
+    rng = random.Random(1)
+    keys = {rng.randrange(2**20, 2**62): i for i in range(2_000)}
+    held = {"counts": keys, "objects": [[i] for i in range(2_000)]}
+    assert decode(encode(held)) == held

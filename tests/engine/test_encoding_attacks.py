@@ -70,7 +70,13 @@ NAMES = [
     "river.compose.pipeline:base.Transformer", "river.stats:Mean", "river.api:stats",
     "river.datasets.phishing:Phishing", "river.stream.iter_csv:iter_csv", "river.compat:sys",
     "river.drift.datasets.base:ChangePointFileDataset", "river.evaluate.progressive_validation:x",
-    "river.bandit.base:Policy", "river.checks:check_estimator", "river:stats", "river:__version__",
+    "river.bandit.base:Policy", "river.bandit.evaluate:evaluate", "river.bandit:EpsilonGreedy",
+    "river.bandit.envs.testbed:KArmedTestbed", "river.bandit.evaluate:evaluate_offline",
+    "river.bandit.datasets.news:NewsArticles", "river.bandit.epsilon_greedy:EpsilonGreedy._pull",
+    "river.bandit.epsilon_greedy:math", "river.bandit.epsilon_greedy:bandit.base.Policy",
+    "river.bandit.lin_ucb:LinUCBDisjoint", "river.bandit.epsilon_greedy:EpsilonGreedyOther",
+    "operator:itemgetter", "operator:getitem",
+    "river.checks:check_estimator", "river:stats", "river:__version__",
     "river.tree.hoeffding_tree:HoeffdingTree.__init__.__globals__", "functools:reduce",
     "river.tree.hoeffding_tree:HoeffdingTree.__init__", "river.stats.mean:Mean.__class__",
     "operator:attrgetter", "operator:methodcaller", "pickle:loads", "importlib:import_module",
@@ -135,7 +141,29 @@ PARTIAL = ("partial", [], [0, 1, 2], [-1, -2, 2, None])
 EMPTY = [obj("tuple"), obj("dict")]
 
 
+GETTER = obj("list", (), [0], [-1])
 ABUSES = {
+    "an itemgetter of nothing": forged(GETTER, constants=[obj("itemgetter")]),
+    "an itemgetter of a number": forged(GETTER, constants=[obj("itemgetter", (), (), [0])]),
+    "an itemgetter of a function": forged(
+        obj("list", (), [0], [-2]), constants=[LOWER, obj("itemgetter", (), [0], [-1])]
+    ),
+    "an itemgetter of objects": forged(
+        GETTER, obj("list"), constants=[obj("itemgetter", (), [0], [2])]
+    ),
+    "an itemgetter of a tuple": forged(
+        obj("list", (), [0], [-2]),
+        constants=[obj("tuple", (), (), [1]), obj("itemgetter", (), [0], [-1])],
+    ),
+    "an itemgetter among the nodes": forged(obj("itemgetter", (), (), ["a"])),
+    "a policy that is called": forged(
+        obj("list", (), [0], [-1]), obj("river.bandit.epsilon_greedy:EpsilonGreedy"),
+        constants=[obj("method", (), [0], [2, "__post_init__"])],
+    ),
+    "a policy's method": forged(
+        obj("list", (), [0], [-1]), obj("river.bandit.epsilon_greedy:EpsilonGreedy"),
+        constants=[obj("method", (), [0], [2, "pull"])],
+    ),
     "a partial of the shell": forged(PARTIAL, obj("dict"), constants=[SYSTEM, obj("tuple")]),
     "a partial of a partial": forged(
         ("partial", [], [0, 1, 2], [1, -1, 2, None]), obj("dict"), constants=[obj("tuple")]
