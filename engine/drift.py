@@ -5,12 +5,16 @@ it a line in `DETECTORS`. One of River's, which takes values one by one, fits in
 loop in `update`, the detector itself in the state.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from numba import njit
+
 from midstream.engine import encoding
 from midstream.engine.detectors import ADWIN, Detector, PageHinkley
-from midstream.engine.events import Alarm, FloatArray
+from midstream.engine.events import LARGEST, Alarm, FloatArray
 
 __all__ = ["DETECTORS", "DriftMonitor", "drift_options"]
 
@@ -25,6 +29,37 @@ DETECTORS: Mapping[str, _Kind] = {
     "adwin": _Kind(ADWIN, "delta"),
     "page_hinkley": _Kind(PageHinkley, "threshold", up={"mode": "up"}),
 }
+
+
+_FADING = 0.99  # the usual loss is that of about the last 100
+_BOUND = 10.0  # the root of 100: one loss at most doubles the mean of their squares
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+def _bounded(losses: FloatArray, usual: FloatArray, bounded: FloatArray) -> None:
+    """Bound losses; `usual` is the faded sum of the squares of those that are not 0, and of 1s."""
+    if usual.size != 2 or bounded.size != losses.size:
+        raise ValueError("a bound for each loss, by two sums")
+    squares, count = usual[0], usual[1]
+    for i in range(losses.size):
+        x = losses[i]
+        if math.isnan(x):
+            bounded[i] = x
+            continue
+        sized = abs(x) <= LARGEST
+        if not sized:
+            # A power of two: a model that is dead gives it again and again, and sums of it
+            # are exact, so that no detector takes their rounding for a change.
+            x = 1.0
+            if squares > 0.0:
+                x = max(x, math.ldexp(0.5, math.frexp(_BOUND * math.sqrt(squares / count))[1]))
+        elif x > 1.0 and squares > 0.0 and x * x * count > _BOUND**2 * squares:
+            x = max(1.0, _BOUND * math.sqrt(squares / count))
+        bounded[i] = x
+        if sized and x != 0.0:
+            squares = squares * _FADING + x * x
+            count = count * _FADING + 1.0
+    usual[0], usual[1] = squares, count
 
 
 def drift_options(name: str) -> dict[str, Any]:
@@ -56,6 +91,14 @@ class DriftMonitor:
     ValueError
         If there is no such detector or option, an option is out of range, or it contradicts the
         direction.
+
+    Notes
+    -----
+    One wild loss would blind a detector, whose variance or mean it is in, for as long as it
+    remembers. So none is seen as more than 10 times the usual loss, the root of the mean square of
+    about the last 100 that were not 0; the first is, as nothing is usual before. Losses up to 1, as
+    all of classification are, are seen as they are. One that is infinite, or beyond 1e140, is seen
+    as the worst: the power of two up to that bound, at least 1.
     """
 
     SCHEMA = 1
@@ -81,6 +124,7 @@ class DriftMonitor:
                 if value != implied.get(key, value):
                     raise ValueError(f"{name}: {key} {value!r} contradicts direction 'up'")
             self._detectors[name] = kind.make(**{**implied, **options})
+        self._usual = np.zeros(2)
 
     def update(
         self,
@@ -93,7 +137,8 @@ class DriftMonitor:
         Parameters
         ----------
         losses
-            (n,) one loss per event; nan where the event was not scored, which is skipped.
+            (n,) one loss per event; nan where the event was not scored, which is skipped; inf
+            where its prediction was none.
         position
             How many events came before this batch.
         time
@@ -106,8 +151,10 @@ class DriftMonitor:
             the mean loss as the detector sees it after the event, `position` counts the event.
         """
         alarms = []
+        seen = np.empty(len(losses))
+        _bounded(np.ascontiguousarray(losses, np.float64), self._usual, seen)
         for name, detector in self._detectors.items():
-            for row, before, after in detector.update(losses):
+            for row, before, after in detector.update(seen):
                 if self.direction == "up" and after <= before:
                     continue
                 alarms.append(
@@ -133,7 +180,12 @@ class DriftMonitor:
         """Return everything that the next alarm depends on."""
         detectors = {name: detector.state() for name, detector in self._detectors.items()}
         return encoding.encode(
-            {"schema": self.SCHEMA, "direction": self.direction, "detectors": detectors}
+            {
+                "schema": self.SCHEMA,
+                "direction": self.direction,
+                "usual": self._usual.tolist(),
+                "detectors": detectors,
+            }
         )
 
     @classmethod
@@ -143,7 +195,8 @@ class DriftMonitor:
         Raises
         ------
         ValueError
-            If the state has another schema than this version's, or a detector that it has not.
+            If the state has another schema than this version's, or a detector that it has not, or
+            is damaged.
         """
         state = encoding.decode(data)
         try:
@@ -154,6 +207,16 @@ class DriftMonitor:
             new = cls(tuple(state["detectors"]), direction=state["direction"])
             for name, detector in state["detectors"].items():
                 new._detectors[name] = DETECTORS[name].make.from_state(detector)
+            usual = state.get("usual", [0.0, 0.0])  # states of before it was kept have none
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"damaged drift state: {type(error).__name__}: {error}") from error
+        if not (
+            type(usual) is list
+            and list(map(type, usual)) == [float, float]
+            and 0.0 <= usual[0] <= 1.001 * LARGEST**2 / (1 - _FADING)
+            and 0.0 <= usual[1] <= 1.001 / (1 - _FADING)
+            and (usual[0] == 0.0) >= (usual[1] == 0.0)
+        ):
+            raise ValueError("drift state is damaged: its usual loss cannot be")
+        new._usual[:] = usual
         return new

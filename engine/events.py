@@ -7,6 +7,7 @@ where a learner needs them.
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import msgspec
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 __all__ = [
     "LARGEST",
+    "NON_FINITE",
     "TASKS",
     "Alarm",
     "Categories",
@@ -36,6 +38,7 @@ __all__ = [
     "TextColumn",
     "Texts",
     "floats",
+    "odd_probas",
     "row_path",
 ]
 
@@ -49,6 +52,8 @@ TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression")
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
+NON_FINITE = "non_finite"
+"""The kind of an alarm, and its detector: a prediction is not a finite number."""
 _EXACT_INT = 2**53
 LARGEST = 1e140
 """Most that a number may be, either sign, for its error to be scored: squares add up below inf."""
@@ -113,7 +118,12 @@ class Rejected(msgspec.Struct, gc=False):
 
 
 class Alarm(msgspec.Struct, gc=False):
-    """A detector's word that the stream has changed at `position` (events learned so far)."""
+    """A detector's word that the stream has changed at `position` (events learned so far).
+
+    Of kind "drift", with the mean loss as `value` and an option of the detector as `threshold`. Or
+    of kind "non_finite", for the first prediction that is not a finite number, and for the next
+    after 1,000 events without: `value` is how many there have been.
+    """
 
     kind: str
     detector: str
@@ -129,6 +139,26 @@ class Table(NamedTuple):
 
     classes: tuple[Label, ...]
     values: FloatArray
+
+
+def odd_probas(probas: Sequence[Mapping[Any, float] | None] | Table | None) -> set[int]:
+    """Return the rows with a probability that is not a finite number."""
+    # One pass over all of them, which tells as a rule; probabilities do not add up to inf.
+    if probas is None:
+        return set()
+    if not isinstance(probas, Table):
+        if math.isfinite(sum(chain.from_iterable([row.values() for row in probas if row]))):
+            return set()
+        return {i for i, row in enumerate(probas) if row and not math.isfinite(sum(row.values()))}
+    with np.errstate(invalid="ignore"):
+        total = probas.values.sum()
+    if math.isfinite(total):
+        return set()
+    return set(np.flatnonzero(~np.isfinite(probas.values).all(axis=1)).tolist())
+
+
+def _within(number: float, most: float) -> bool:
+    return math.isfinite(number) and abs(number) <= most
 
 
 class Predictions:
@@ -174,29 +204,28 @@ class Predictions:
             self._probas = [dict(zip(classes, row, strict=True)) for row in rows]
         return self._probas
 
-    def not_finite(self) -> IntArray:
+    def not_finite(self, task: Task) -> IntArray:
         """Return the rows, in order, of which the number or a probability is not a finite number.
 
-        A number beyond `LARGEST` counts as infinite. None is no prediction, and not one of them.
+        For regression one beyond `LARGEST` counts as infinite. None is no prediction, and not one
+        of them.
         """
-        found: set[int] = set()
-        if self.table is not None:
-            rows = self.table.values
-            with np.errstate(invalid="ignore"):
-                total = rows.sum()  # of probabilities, which do not add up to inf
-            if not math.isfinite(total):
-                found.update(np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist())
-        elif self._probas is not None:
-            probas = enumerate(self._probas)
-            found.update(i for i, row in probas if row and not math.isfinite(sum(row.values())))
+        most = LARGEST if task == "regression" else math.inf
+        found = odd_probas(self._probas if self.table is None else self.table)
         if self.array is None:
             pairs = enumerate(self.values)
-            found.update(
-                i for i, v in pairs if isinstance(v, float) and not -LARGEST <= v <= LARGEST
-            )
+            found.update(i for i, v in pairs if isinstance(v, float) and not _within(v, most))
         elif self.array.dtype.kind == "f":
-            found.update(np.flatnonzero(~(np.abs(self.array) <= LARGEST)).tolist())
+            fits = np.isfinite(self.array) & (np.abs(self.array) <= most)
+            found.update(np.flatnonzero(~fits).tolist())
         return np.array(sorted(found), np.int64)
+
+    def without(self, rows: IntArray) -> "Predictions":
+        """Return these with no value at `rows`; probabilities stay as they are."""
+        values = list(self.values)
+        for i in rows.tolist():
+            values[i] = None
+        return Predictions(values, self._probas if self.table is None else self.table)
 
     def take(self, rows: IntArray) -> "Predictions":
         """Return the predictions at `rows`, in that order."""

@@ -95,7 +95,7 @@ class Outcome(msgspec.Struct):
     """What applying one batch gave, on its way to the outputs.
 
     `live` is False while the journal is replayed: nothing is to be written then. `snapshot` holds
-    the state after this batch where one is due.
+    the state after this batch where one is due. `non_finite` and `too_large` are those of `Step`.
     """
 
     span: Range
@@ -105,6 +105,8 @@ class Outcome(msgspec.Struct):
     alarms: list[Alarm]
     live: bool
     snapshot: Snapshot | None = None
+    non_finite: int = 0
+    too_large: int = 0
 
 
 def _no_versions(version: int) -> Snapshot:
@@ -436,7 +438,16 @@ class Shard:
         if not live and final:
             self._handed.popleft()
             self._replayed()
-        outcome = Outcome(span, batch, result.predictions, rejected + refused, result.alarms, live)
+        outcome = Outcome(
+            span,
+            batch,
+            result.predictions,
+            rejected + refused,
+            result.alarms,
+            live,
+            non_finite=result.non_finite,
+            too_large=result.too_large,
+        )
         if live and self._snapshot_due():
             outcome.snapshot = self._snapshot(self._state())
         return outcome

@@ -12,11 +12,13 @@ import numpy as np
 from midstream.engine import encoding
 from midstream.engine.drift import DriftMonitor
 from midstream.engine.events import (
+    NON_FINITE,
     Alarm,
     Event,
     EventBatch,
     Features,
     FloatArray,
+    IntArray,
     Label,
     Prediction,
     Predictions,
@@ -32,17 +34,22 @@ from midstream.engine.storage import LocalStorage, replace
 
 __all__ = ["Step", "Trainer"]
 
+_QUIET = 1_000  # events with finite predictions until the next that is not has an alarm of its own
+
 
 class Step(msgspec.Struct):
     """What a batch gave: predictions and (n,) losses in its order, and alarms.
 
-    `non_finite` is how many of the predictions are not finite numbers.
+    `non_finite` is how many of the predictions are not finite numbers. They have no loss, and a
+    label is not predicted by probabilities that are none. `too_large` is how many labels are
+    beyond what can be scored.
     """
 
     predictions: Predictions
     losses: FloatArray
     alarms: list[Alarm]
     non_finite: int = 0
+    too_large: int = 0
 
 
 class Trainer:
@@ -97,6 +104,7 @@ class Trainer:
         self.replay = replay if isinstance(replay, Reservoir) else Reservoir(replay)
         self.seen = 0
         self.learned = 0
+        self._non_finite_at = -1  # after how many events the last such prediction came
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -133,17 +141,61 @@ class Trainer:
         values: Any = predictions.array
         if labels is None or values is None:
             labels, values = batch.labels, predictions.values
+        before, large = self.prequential.non_finite, self.prequential.too_large
         try:
             losses = self.prequential.update(
                 labels, values, predictions.table or predictions.probas
             )
-        except (TypeError, ValueError, OverflowError) as cause:
+        except (AttributeError, OverflowError, TypeError, ValueError) as cause:
             raise LearnerError(self._odd_row(batch, predictions), cause) from cause
-        alarms = self.drift.update(losses, self.seen, batch.time)
+        count = self.prequential.non_finite - before
+        if count:
+            rows = predictions.not_finite(self.task)
+            alarms = self._non_finite(batch, rows, before)
+            watched = self._watched(batch, rows, losses)
+            alarms += self.drift.update(watched, self.seen, batch.time)
+            alarms.sort(key=lambda alarm: alarm.position)  # stable: those above come first
+            predictions = self._labelled(predictions, rows)
+        else:
+            alarms = self.drift.update(losses, self.seen, batch.time)
         self.replay.add(batch)
         self.seen += len(batch)
         self.learned += batch.labelled
-        return Step(predictions, losses, alarms, len(predictions.not_finite()))
+        return Step(predictions, losses, alarms, count, self.prequential.too_large - large)
+
+    def _non_finite(self, batch: EventBatch, rows: IntArray, before: int) -> list[Alarm]:
+        """Return an alarm for each first of a stretch of predictions that are not finite."""
+        alarms = []
+        for count, row in enumerate(rows.tolist(), before + 1):
+            position, last = self.seen + row + 1, self._non_finite_at
+            self._non_finite_at = position
+            if last < 0 or position - last > _QUIET:
+                alarms.append(
+                    Alarm(
+                        kind=NON_FINITE,
+                        detector=NON_FINITE,
+                        feature=None,
+                        value=float(count),
+                        threshold=0.0,
+                        position=position,
+                        ts=batch.time(row),
+                    )
+                )
+        return alarms
+
+    def _watched(self, batch: EventBatch, rows: IntArray, losses: FloatArray) -> FloatArray:
+        """Return the losses for the detectors: that of no finite prediction is the worst."""
+        watched = losses.copy()
+        labels = batch.labels
+        labelled = [row for row in rows.tolist() if labels[row] is not None]
+        watched[labelled] = math.inf if self.task == "regression" else 1.0
+        return watched
+
+    def _labelled(self, predictions: Predictions, rows: IntArray) -> Predictions:
+        """Take away the labels that were chosen by probabilities which are not finite."""
+        if self.task == "regression" or not len(rows):
+            return predictions
+        return predictions.without(rows)
 
     def _odd_row(self, batch: EventBatch, predictions: Predictions) -> int:
         """Find the prediction that cannot be scored."""
@@ -152,7 +204,7 @@ class Trainer:
             probas = None if predictions.probas is None else predictions.probas[part]
             try:
                 Prequential(self.task).update(batch.labels[part], predictions.values[part], probas)
-            except (TypeError, ValueError, OverflowError):
+            except (AttributeError, OverflowError, TypeError, ValueError):
                 return row
         return 0
 
@@ -208,7 +260,8 @@ class Trainer:
 
     def predict(self, batch: EventBatch) -> Predictions:
         """Predict only."""
-        return self.learner.predict(batch)
+        predictions = self.learner.predict(batch)
+        return self._labelled(predictions, predictions.not_finite(self.task))
 
     def definition(self) -> dict[str, Any]:
         """What the trainer is, without what it has learned: plain JSON values."""
@@ -227,6 +280,7 @@ class Trainer:
             "kind": self.learner.kind,
             "seen": self.seen,
             "learned": self.learned,
+            "non_finite_at": self._non_finite_at,
         }
         return {
             "trainer": encoding.encode(about),
@@ -259,8 +313,11 @@ class Trainer:
         new.task = about["task"]
         new.seen = about["seen"]
         new.learned = about["learned"]
+        new._non_finite_at = about.get("non_finite_at", -1)  # there was none before it was kept
         new.learner = load_learner(about["kind"], state["learner"], task=new.task, modules=modules)
         new.prequential = Prequential.from_state(encoding.decode(state["metrics"]))
+        if new.prequential.task != new.task:
+            raise ValueError(f"task {new.task}, with metrics of task {new.prequential.task}")
         new.drift = DriftMonitor.from_state(state["drift"])
         new.replay = Reservoir.from_state(encoding.decode(state["replay"]))
         return new

@@ -395,6 +395,10 @@ def _print_summary(summary: Any, name: str, *, as_json: bool) -> None:
     counts = Table(show_header=False)
     for field in ("events", "learned", "rejected", "predictions", "alarms"):
         counts.add_row(field, f"{getattr(summary, field):,}")
+    if summary.non_finite:
+        counts.add_row("predictions not finite", f"{summary.non_finite:,}")
+    if summary.too_large:
+        counts.add_row("labels too large to score", f"{summary.too_large:,}")
     counts.add_row("seconds", f"{summary.seconds:.2f}")
     counts.add_row("events per second", f"{summary.events_per_second:,.0f}")
     console.print(f"{name}, this run:", markup=False)

@@ -8,7 +8,7 @@ from midstream.engine.learner import LearnerError
 from midstream.engine.shard import EventError
 from midstream.engine.trainer import Trainer
 from midstream.flows.reading import open_reader
-from midstream.flows.rooms import Summary, log_rejected, make_trainer
+from midstream.flows.rooms import Summary, log_non_finite, log_rejected, make_trainer
 from midstream.flows.settings import Settings, model_modules
 
 __all__ = ["evaluate"]
@@ -88,14 +88,21 @@ def evaluate(
         for _, decoded in reader:
             batch, refused = careful.trainer.admit(decoded.batch)
             seen, learned = careful.trainer.seen, careful.trainer.learned
+            prequential = careful.trainer.prequential
+            non_finite, too_large = prequential.non_finite, prequential.too_large
             alarms, left_out = careful.step(batch)
             summary.events += careful.trainer.seen - seen
             summary.learned += careful.trainer.learned - learned
             summary.rejected += len(decoded.rejected) + len(refused) + left_out
             summary.predictions += careful.trainer.seen - seen
             summary.alarms += alarms
+            prequential = careful.trainer.prequential
+            summary.non_finite += prequential.non_finite - non_finite
+            summary.too_large += prequential.too_large - too_large
             if progress is not None:
                 progress(summary)
+    if summary.non_finite:
+        log_non_finite(summary.non_finite, of=summary.predictions)
     trainer = careful.trainer
     summary.seconds = time.perf_counter() - begun
     summary.events_per_second = summary.events / max(summary.seconds, 1e-9)

@@ -14,11 +14,11 @@ from midstream.connectors.files import InputError
 from midstream.engine.artifacts import Artifacts, StoreError
 from midstream.engine.checks import difference
 from midstream.engine.encoding import EncodingError
-from midstream.engine.events import EventBatch
+from midstream.engine.events import NON_FINITE, EventBatch
 from midstream.engine.learner import LearnerError
 from midstream.engine.registry import RegistryError
 from midstream.engine.shard import EventError
-from midstream.engine.trainer import Trainer
+from midstream.engine.trainer import Step, Trainer
 from midstream.flows import reading, rooms
 from midstream.flows.settings import ConfigError, Settings, model_modules
 from midstream.flows.topics import check_kafka, missing_topics
@@ -27,6 +27,7 @@ from midstream.flows.versions import has_registry, open_registry
 __all__ = ["Finding", "Report", "inspect"]
 
 _NEXT = 1_000  # events over which a state that was read back is compared
+_LARGE = 1e3  # a feature that goes further is named where predictions are not finite
 
 
 class Finding(msgspec.Struct):
@@ -148,6 +149,7 @@ def _try_sample(
     )
     accepted = unlabelled = 0
     learned: deque[EventBatch] = deque()  # the last of them
+    odd = _Odd()
     rejected = []
     seen: set[str] = set()
     for _, decoded in reader:
@@ -161,7 +163,7 @@ def _try_sample(
             batch, refused = trainer.admit(batch)
             rejected += refused
             try:
-                trainer.step(batch)
+                odd.add(trainer.step(batch), batch, trainer.seen - len(batch))
             except LearnerError as error:
                 report.add("learning", str(_raised(batch, error)), ok=False)
                 trainer = None
@@ -191,6 +193,8 @@ def _try_sample(
         return
     name, value = next(iter(trainer.metrics.items()), ("metrics", float("nan")))
     report.add("learning", f"{trainer.learned} events, {name} {value:.4g}")
+    if odd.count:
+        report.add("predictions", odd.told(trainer.seen), ok=False)
     _try_state(trainer, [*learned], model_modules(settings), report)
 
 
@@ -243,6 +247,41 @@ def _difference(original: Trainer, restored: Trainer, batches: list[EventBatch])
 def _raised(batch: EventBatch, error: LearnerError) -> EventError:
     origin, row = batch.origins[error.row], batch.row(error.row)
     return EventError(origin, batch.place, "", error.cause, row, error.hint)
+
+
+class _Odd:
+    """Predictions that are not finite numbers, and what may be why."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first = ""
+        self._largest: dict[str, float] = {}
+
+    def add(self, step: Step, batch: EventBatch, before: int) -> None:
+        """Count those of a batch, before which there were so many events."""
+        self.count += step.non_finite
+        for alarm in step.alarms:
+            if alarm.kind == NON_FINITE and not self._first:
+                partition, _, line = batch.origins[alarm.position - before - 1]
+                self._first = f"{partition}:{line}"
+        for x in batch.dicts():
+            for name, value in x.items():
+                if isinstance(value, int | float) and abs(value) > self._largest.get(name, _LARGE):
+                    self._largest[name] = float(abs(value))
+
+    def told(self, events: int) -> str:
+        """Say how many of `events` they are, where the first is, and what can be done."""
+        are = "is not a finite number" if self.count == 1 else "are not finite numbers"
+        large = ""
+        if self._largest:
+            name = max(self._largest, key=self._largest.__getitem__)
+            large = f" (here {name[:100]!r} is up to {self._largest[name]:.3g})"
+        return (
+            f"{self.count:,} of {events:,} predictions {are}, the first at "
+            f"{self._first}; they are written as null and left out of the metrics. Scale the "
+            "features, as with preprocessing.StandardScaler() before the model; leave out those "
+            f"with very large values, as times and ids{large}; or lower the learning rate"
+        )
 
 
 def _features(batch: EventBatch) -> set[str]:

@@ -12,6 +12,7 @@ import msgspec
 from midstream.connectors.bytestream import InputError
 from midstream.engine.artifacts import Manifest
 from midstream.engine.commands import REPLACING, Done, Order, epoch_of
+from midstream.engine.events import NON_FINITE
 from midstream.engine.registry import (
     Deployed,
     Drifted,
@@ -229,7 +230,8 @@ def before_drift(registry: Registry, margin: int) -> tuple[VersionRow, list[Drif
     alarms = _alarms_in_order(
         alarm
         for alarm in registry.alarms()
-        if alarm.epoch == now.get(alarm.shard, alarm.epoch)
+        if alarm.detector != NON_FINITE  # such a model's losses raise alarms of their own
+        and alarm.epoch == now.get(alarm.shard, alarm.epoch)
         and alarm.command >= last.get(alarm.shard, 0)
     )
     if not alarms:

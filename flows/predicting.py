@@ -54,7 +54,7 @@ def predict_file(
     path = file if file == "-" else str(Path(file).absolute())
     source = msgspec.structs.replace(settings.input, path=path, topic=None, start="earliest")
     reader = Reader(msgspec.structs.replace(settings, input=source), until_eof=True)
-    rejected = 0
+    rejected = odd = 0
     try:
         for _, decoded in reader:
             for each in decoded.rejected:
@@ -64,6 +64,7 @@ def predict_file(
                 rejected += predictions is None
                 if predictions is None:
                     continue
+                odd += len(predictions.not_finite(trainer.task))
                 lines = encode_predictions(
                     batch,
                     predictions,
@@ -76,6 +77,8 @@ def predict_file(
                 out.flush()
     finally:
         reader.input.close()
+    if odd:
+        log.warning("predictions_not_finite", count=odd)
     return rejected
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from midstream.engine.artifacts import ArtifactError, StoreError
 from midstream.engine.commands import REPLACING, Done, Order
-from midstream.engine.events import Alarm
+from midstream.engine.events import NON_FINITE, Alarm
 from midstream.engine.outbox import Outbox
 from midstream.engine.registry import (
     Drifted,
@@ -359,7 +359,8 @@ class Registrar:
             for _ in alarms:
                 self._alarms.popleft()
             now = time.time()
-            if self._settings.on_drift and now - self._drifted_at >= _DRIFTED:
+            drifted = any(alarm.detector != NON_FINITE for alarm in alarms)
+            if drifted and self._settings.on_drift and now - self._drifted_at >= _DRIFTED:
                 self._drifted_at = now
                 registry.request_version("drift", _long_ago(now))
 

@@ -27,7 +27,7 @@ from midstream.connectors.inputs import Work, normal_path
 from midstream.connectors.messages import MessageBlock
 from midstream.engine.artifacts import ArtifactError
 from midstream.engine.commands import RefusedError
-from midstream.engine.events import EventBatch, Rejected, row_path
+from midstream.engine.events import NON_FINITE, EventBatch, Rejected, row_path
 from midstream.engine.journal import Command, FileJournal, Range, UnavailableError
 from midstream.engine.outbox import Outbox
 from midstream.engine.registry import UnknownVersionError
@@ -100,6 +100,8 @@ class Summary(msgspec.Struct):
 
     `seconds` is from the first read to the last commit and snapshot, start-up not included.
     `seen` is how many events the model has seen in all, `resumed_at` how many before this run.
+    `non_finite` predictions were not finite numbers, and `too_large` labels are beyond ±1e140:
+    both are left out of the metrics.
     """
 
     events: int = 0
@@ -107,6 +109,8 @@ class Summary(msgspec.Struct):
     rejected: int = 0
     predictions: int = 0
     alarms: int = 0
+    non_finite: int = 0
+    too_large: int = 0
     seconds: float = 0.0
     events_per_second: float = 0.0
     metrics: dict[str, float] = {}
@@ -121,6 +125,8 @@ class Summary(msgspec.Struct):
         self.rejected += other.rejected
         self.predictions += other.predictions
         self.alarms += other.alarms
+        self.non_finite += other.non_finite
+        self.too_large += other.too_large
 
 
 class Share(NamedTuple):
@@ -193,6 +199,14 @@ def said_of_state(settings: Settings) -> dict[str, str]:
 def file_name(kind: str, suffix: str) -> str:
     """Return the name of the file that a kind of output is written to."""
     return f"{kind}{suffix}.jsonl"
+
+
+def log_non_finite(count: int, **where: Any) -> None:
+    """Tell of predictions that are not finite numbers."""
+    log.warning(
+        "predictions_not_finite", count=count, **where,
+        note="left out of the metrics; `midstream check` tells what can be done",
+    )  # fmt: skip
 
 
 def log_rejected(error: EventError) -> None:
@@ -491,7 +505,12 @@ class Room:
         count.learned += outcome.batch.labelled
         count.rejected += len(outcome.rejected)
         count.alarms += len(outcome.alarms)
+        count.non_finite += outcome.non_finite
+        count.too_large += outcome.too_large
         for alarm in outcome.alarms:
+            if alarm.kind == NON_FINITE:
+                log_non_finite(int(alarm.value), shard=self.name, position=alarm.position)
+                continue
             log.warning(
                 "drift", shard=self.name, detector=alarm.detector, position=alarm.position,
                 value=round(alarm.value, 6),

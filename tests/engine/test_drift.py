@@ -175,3 +175,101 @@ def test_another_schema_is_refused():
     state = encoding.decode(DriftMonitor().state())
     with pytest.raises(ValueError, match="drift state has schema 7, this version reads 1"):
         DriftMonitor.from_state(encoding.encode({**state, "schema": 7}))
+
+
+def sized(n, scale, seed=0):
+    """Absolute errors of a learner, in some unit."""
+    return np.abs(np.random.default_rng(seed).normal(size=n) * scale)
+
+
+@pytest.mark.parametrize("odd", [1e6, 1e12, 1e100, math.inf, -math.inf])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 1e3, 1e9])
+@pytest.mark.parametrize("places", [[1], [200], [999, 1_000], [100, 600, 1_100, 1_600, 2_100]])
+def test_wild_losses_do_not_blind_it(odd, scale, places):
+    """A threefold loss is told within 200 events, also where some before it were wild."""
+    values = sized(5_000, scale)
+    values[3_000:] *= 3.0
+    values[places] = odd * scale
+    assert DriftMonitor().update(values[:3_000], 0) == []
+    monitor = DriftMonitor()
+    alarms = [a for a in monitor.update(values, 0) if a.position > 3_000]
+    assert alarms, f"no alarm after {odd:g} times the usual loss"
+    assert alarms[0].position <= 3_200, f"alarm at {alarms[0].position}"
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 1e3, 1e100])
+def test_a_model_that_has_died_raises_one_alarm(name, scale):
+    """Infinite losses from one event on are seen as the worst: ADWIN has one alarm, and soon."""
+    values = np.concatenate([sized(2_000, scale), np.full(3_000, math.inf)])
+    before = DriftMonitor([name]).update(values[:2_000], 0)
+    after = [a for a in DriftMonitor([name]).update(values, 0) if a.position > 2_000]
+    assert after
+    assert after[0].position <= 2_100
+    if name == "adwin":
+        assert (len(before), len(after)) == (0, 1)
+
+
+def test_losses_that_are_infinite_from_the_first_on_raise_no_alarm():
+    """What never was otherwise has not changed; a few wild ones before make one change at most."""
+    assert DriftMonitor().update(np.full(5_000, math.inf), 0) == []
+    wild = np.concatenate([[1e100, 3e105, 2.0, 7.0], np.full(5_000, math.inf)])
+    assert len(DriftMonitor(direction="both").update(wild, 0)) <= 1
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_losses_that_are_not_wild_are_seen_as_they_are(name):
+    """Alarms over errors in any unit are those of the detector, which is River's, by itself."""
+    values = np.concatenate([sized(2_000, 5.0), sized(2_000, 10.0), sized(1_000, 20.0)])
+    detector = DETECTORS[name].make(**DETECTORS[name].up)
+    expected = [
+        (row + 1, after) for row, before, after in detector.update(values) if after > before
+    ]
+    assert len(expected) >= 2
+    alarms = DriftMonitor([name]).update(values, 0)
+    assert [(alarm.position, alarm.value) for alarm in alarms] == expected
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+@given(
+    cuts=st.lists(st.integers(0, 300), max_size=8),
+    wild=st.lists(
+        st.tuples(
+            st.integers(0, 299),
+            st.sampled_from([math.inf, -math.inf, math.nan, 1e300, 1e140, 1e-300, 0.0, -5.0, 40.0]),
+        ),
+        max_size=30,
+    ),
+)
+def test_what_is_usual_does_not_depend_on_the_cuts(cuts, wild):
+    """With wild losses anywhere, cut and restored, alarms and state are equal, and all finite."""
+    values = sized(300, 3.0)
+    for i, value in wild:
+        values[i] = value
+    whole = DriftMonitor(SENSITIVE)
+    expected = whole.update(values, 0)
+    parts, found, start = DriftMonitor(SENSITIVE), [], 0
+    for end in [*sorted(cuts), 300]:
+        found += parts.update(values[start:end], start)
+        parts = DriftMonitor.from_state(parts.state())
+        start = end
+    assert found == expected
+    assert parts.state() == whole.state()
+    state = encoding.decode(whole.state())
+    assert all(map(math.isfinite, state["usual"]))
+    adwin = state["detectors"]["adwin"]
+    assert math.isfinite(adwin["total"])
+    assert math.isfinite(adwin["variance"])
+
+
+@pytest.mark.parametrize(
+    "usual",
+    [[0.0], [1.0, -1.0], [math.nan, 1.0], [1.0, 0.0], [1.0, 2e5], [1, 1], None, [1e300, 1.0]],
+)
+def test_a_damaged_usual_loss_is_refused(usual):
+    """The sums that bound a loss have to be what losses can add up to."""
+    state = encoding.decode(DriftMonitor().state())
+    with pytest.raises(ValueError, match="its usual loss cannot be"):
+        DriftMonitor.from_state(encoding.encode(state | {"usual": usual}))
+    del state["usual"]  # a state of before it was kept
+    DriftMonitor.from_state(encoding.encode(state))

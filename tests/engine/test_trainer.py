@@ -1,5 +1,6 @@
 """The Trainer: predict, score, learn; save and load; refuse what would harm."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,9 +9,10 @@ from river import datasets, dummy, forest, linear_model, naive_bayes, preprocess
 from zoo import events
 
 from midstream import EventBatch, Reservoir, Trainer
+from midstream.engine import encoding
 from midstream.engine.encoding import EncodingError
-from midstream.engine.events import Event, Predictions, Table
-from midstream.engine.learner import LearnerError, UnseededError
+from midstream.engine.events import Event, Predictions, Table, Targets
+from midstream.engine.learner import LEARNERS, LearnerError, UnseededError
 from midstream.engine.snapshot import SnapshotError
 
 
@@ -185,6 +187,7 @@ NAN, INF = math.nan, math.inf
     [
         ("regression", Predictions(np.array([1.0, NAN, INF, -1e141, 1e140]))),
         ("regression", Predictions([1.0, NAN, -INF, 1e141, None])),
+        ("binary", Predictions(np.array([0.0, NAN, INF, -INF, 1.0]))),
         (
             "binary",
             Predictions(
@@ -208,5 +211,140 @@ def test_predictions_that_are_not_finite_are_counted(task, predictions):
         Gives(task, predictions), metrics=["mae" if task == "regression" else "accuracy"]
     )
     batch = EventBatch([{"a": 1.0}] * 5, labels)
-    assert predictions.not_finite().tolist() == [1, 2, 3]
+    assert predictions.not_finite(task).tolist() == [1, 2, 3]
     assert trainer.step(batch).non_finite == 3
+
+
+class Dies:
+    """A learner that predicts right, but for nan or infinity at the offsets that it is told."""
+
+    kind = "dies"
+    needs = "columns"
+    takes_weights = False
+
+    def __init__(self, task, odd, value=NAN):
+        self.task = task
+        self._odd = odd
+        self._value = value
+
+    def predict_learn(self, batch):
+        odd = np.isin(batch.offsets, self._odd)
+        if self.task == "regression":
+            return Predictions(np.where(odd, self._value, 0.5))
+        true = np.where(odd, self._value, 0.9)
+        table = Table((False, True), np.stack((1 - true, true), axis=1))
+        return Predictions(np.full(len(batch), True), table)
+
+    predict = predict_learn
+
+    def learn(self, batch):
+        pass
+
+    def state(self):
+        return encoding.encode([self.task, self._odd, self._value])
+
+    def definition(self):
+        return {}
+
+
+@pytest.fixture
+def _dies_can_be_loaded(monkeypatch):
+    monkeypatch.setitem(LEARNERS, "dies", lambda data, **_: Dies(*encoding.decode(data)))
+
+
+def stretch(start, stop, task="regression", unlabelled=()):
+    y = 1.0 if task == "regression" else True
+    labels = [None if i in unlabelled else y for i in range(start, stop)]
+    return EventBatch(
+        None,
+        labels,
+        offsets=np.arange(start, stop),
+        times=[float(i) for i in range(start, stop)],
+        array=np.ones((stop - start, 1)),
+        names=["a"],
+    )
+
+
+@pytest.mark.usefixtures("_dies_can_be_loaded")
+@pytest.mark.parametrize("task", ["regression", "binary"])
+@pytest.mark.parametrize("cuts", [[], [101], [100, 102, 1_500], range(7, 5_000, 331)])
+def test_a_stretch_of_predictions_that_are_not_finite_has_one_alarm(task, cuts):
+    """There is one at the first, and at the next after 1,000 events without, whatever the cuts.
+
+    Between the parts the trainer is saved and restored.
+    """
+    odd = [100, 101, 500, 1_500, 2_501, 2_502, 4_000]
+    trainer = Trainer(Dies(task, odd), task=task, drift=[])
+    alarms, counts = [], []
+    for start, stop in itertools.pairwise([0, *cuts, 5_000]):
+        step = trainer.step(stretch(start, stop, task, unlabelled=(500,)))
+        alarms += step.alarms
+        counts.append(step.non_finite)
+        trainer = Trainer.from_state(trainer.state())
+    assert sum(counts) == trainer.prequential.non_finite == 7
+    assert [(a.kind, a.detector, a.position, a.value, a.ts) for a in alarms] == [
+        ("non_finite", "non_finite", 101, 1.0, 100.0),
+        ("non_finite", "non_finite", 2_502, 5.0, 2_501.0),
+        ("non_finite", "non_finite", 4_001, 7.0, 4_000.0),
+    ]
+    name = "mae" if task == "regression" else "log_loss"
+    assert all(math.isfinite(trainer.metrics[name + view]) for view in ("", ".fading", ".window"))
+
+
+@pytest.mark.parametrize("task", ["regression", "binary"])
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_detectors_see_a_dead_model_at_its_worst(task, value):
+    """From where all predictions are not finite, one alarm tells that and ADWIN tells of drift."""
+    trainer = Trainer(Dies(task, list(range(2_000, 4_000)), value), task=task)
+    step = trainer.step(stretch(0, 4_000, task))
+    assert [alarm.detector for alarm in step.alarms] == ["non_finite", "adwin"]
+    assert [alarm.kind for alarm in step.alarms] == ["non_finite", "drift"]
+    assert step.alarms[0].position == 2_001
+    assert step.alarms[1].position <= 2_100
+    assert step.non_finite == 2_000
+    assert np.isnan(step.losses[2_000:]).all()
+    assert trainer.metrics["mae" if task == "regression" else "accuracy"] == (
+        0.5 if task == "regression" else 1.0
+    )
+
+
+def test_a_label_is_not_predicted_by_probabilities_that_are_not_finite():
+    """Such a prediction has no label, in a batch, in a single step and where nothing is learned."""
+    trainer = Trainer(Dies("binary", [1]), task="binary")
+    batch = stretch(0, 3, "binary")
+    assert trainer.step(batch).predictions.values == [True, None, True]
+    assert trainer.predict(batch).values == [True, None, True]
+    assert [math.isnan(p[True]) for p in trainer.predict(batch).probas] == [False, True, False]
+    trainer = Trainer(Dies("binary", [0]), task="binary")
+    assert trainer.step_one({"a": 1.0}, True).y_pred is None
+    assert trainer.predict_one({"a": 1.0}).y_pred is None
+
+
+@pytest.mark.parametrize(
+    "predictions",
+    [
+        Predictions(np.array([1, 2])),
+        Predictions(np.array([1, 10**9])),
+        Predictions(np.array([1.0, 0.5])),
+        Predictions([True, "x"]),
+        Predictions([True, []]),
+        Predictions([True, False], [{True: 1.0}, {True: "x"}]),
+        Predictions([True, False], [{True: 1.0}, 5]),
+    ],
+)
+@pytest.mark.parametrize("columns", [True, False])
+def test_predictions_that_cannot_be_scored_name_the_event(predictions, columns):
+    """What is no label or no probability is a LearnerError at its event, never a crash."""
+    labels = Targets(np.array([1.0, 0.0]), True) if columns else [True, False]
+    batch = EventBatch(None, labels, array=np.ones((2, 1)), names=["a"])
+    with pytest.raises(LearnerError) as caught:
+        Trainer(Gives("binary", predictions)).step(batch)
+    assert caught.value.row == 1
+
+
+def test_a_state_with_metrics_of_another_task_is_refused():
+    """Metrics of regression cannot score a classifier."""
+    other = Trainer(linear_model.LinearRegression()).state()
+    state = Trainer(logistic()).state() | {"metrics": other["metrics"]}
+    with pytest.raises(ValueError, match="task binary, with metrics of task regression"):
+        Trainer.from_state(state)
