@@ -461,7 +461,12 @@ class Prequential:
                     f"{guesses.dtype}: not a column of numbers each"
                 )
             return self._tally.update_arrays(numbers, guesses, probas)
-        return self._tally.update(labels, values, probas)  # type: ignore[arg-type]  # no array now
+        listed: Any = values
+        if isinstance(values, np.ndarray):
+            if self.task == "binary" and values.dtype.kind in "iuf":
+                _codes("predicted label", values)  # a number is none of another class
+            listed = values.tolist()
+        return self._tally.update(labels, listed, probas)
 
     def report(self) -> dict[str, float]:
         """Return the present values: ``name``, ``name.fading`` and ``name.window`` of each metric.

@@ -140,7 +140,9 @@ class Trainer:
         labels: Any = batch.targets
         values: Any = predictions.array
         if labels is None or values is None:
-            labels, values = batch.labels, predictions.values
+            labels = batch.labels
+            if values is None or values.dtype.kind == "b" or self.task == "regression":
+                values = predictions.values  # a list that outputs are made of, too
         before, large = self.prequential.non_finite, self.prequential.too_large
         try:
             losses = self.prequential.update(
@@ -202,8 +204,9 @@ class Trainer:
         for row in range(len(batch)):
             part = slice(row, row + 1)
             probas = None if predictions.probas is None else predictions.probas[part]
+            values = predictions.values if predictions.array is None else predictions.array
             try:
-                Prequential(self.task).update(batch.labels[part], predictions.values[part], probas)
+                Prequential(self.task).update(batch.labels[part], values[part], probas)
             except (AttributeError, OverflowError, TypeError, ValueError):
                 return row
         return 0

@@ -326,7 +326,6 @@ def test_a_label_is_not_predicted_by_probabilities_that_are_not_finite():
         Predictions(np.array([1, 2])),
         Predictions(np.array([1, 10**9])),
         Predictions(np.array([1.0, 0.5])),
-        Predictions([True, "x"]),
         Predictions([True, []]),
         Predictions([True, False], [{True: 1.0}, {True: "x"}]),
         Predictions([True, False], [{True: 1.0}, 5]),
