@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, MethodType
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from river import base, compose
 
-__all__ = ["arguments", "last_step", "path_of", "steps", "within"]
+__all__ = ["addressed", "arguments", "last_step", "path_of", "steps", "within"]
 
 _STATELESS = (
     *(bool, int, float, str, bytes, type, np.ufunc),
@@ -79,3 +79,25 @@ def last_step(model: Any) -> Any:
 def path_of(cls: type) -> str:
     """Return the full name of a class."""
     return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def addressed(model: Any) -> list[str]:
+    """Name the attributes of a model that hold the `id()` of something in it: `Class.name`."""
+    places: dict[int, str] = {}  # the numbers that may be one, and where they are
+    seen: set[int] = set()
+    waiting: list[tuple[Any, str]] = [(model, type(model).__name__)]
+    while waiting:
+        value, place = waiting.pop()
+        if type(value) is int:
+            places.setdefault(value, place)
+            continue
+        if value is None or isinstance(value, _STATELESS) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            waiting += [(item, place) for pair in value.items() for item in pair]
+        elif isinstance(value, list | tuple | set | frozenset | deque):
+            waiting += [(item, place) for item in value]
+        for name, item in getattr(value, "__dict__", {}).items():
+            waiting.append((item, f"{type(value).__name__}.{name}"))
+    return sorted({place for number, place in places.items() if number in seen})

@@ -41,20 +41,23 @@ def misfit(cause: Exception, x: Features, again: Callable[[Features], Exception 
         )
     if not isinstance(cause, TypeError | ValueError | AttributeError):
         return ""
-    found = _culprits(frames, x)
-    if len(found) > 1:
-        alone = [item for item in found[:_TRIED] if not _same(again(x | {item[0]: 0.0}), cause)]
-        found = alone or found
+    found = _named(frames, x)
+    if not found:
+        odd = _beside_numbers(frames, x)[:_TRIED]
+        found = [item for item in odd if not _same(again(x | {item[0]: 0.0}), cause)]
+        if not found and odd and not _same(again(x | dict.fromkeys(dict(odd), 0.0)), cause):
+            found = odd  # more than one of them
     if not found:
         return ""
     shown = ", ".join(f"{name!r}, which is {_shown(value)}" for name, value in found[:_MOST])
     types = ", ".join(f'{_key(name)} = "number"' for name, _ in found[:_MOST])
     place = f"step {step}" if step else "the model"
-    several = "one of these features: " if len(found) > 1 else "the feature "
+    several = "these features: " if len(found) > 1 else "the feature "
     advice = f"[input.fields] types = {{ {types} }} rejects such events"
-    odd = sorted({value for _, value in found if isinstance(value, str) and _is_nothing(value)})
-    if odd:
-        values = ", ".join(f'"{value}"' for value in odd[:_MOST])
+    texts = {value for _, value in found if isinstance(value, str)}
+    nothing = sorted(filter(_is_nothing, texts))
+    if nothing:
+        values = ", ".join(f'"{value}"' for value in nothing[:_MOST])
         advice += f", and missing = [{values}] takes it for missing"
     return f"{place} computes with {several}{shown}; {advice}"
 
@@ -93,17 +96,20 @@ def _step(frame: Mapping[str, Any]) -> str:
     return type(owner).__name__ if isinstance(owner, base.Estimator) else ""
 
 
-def _culprits(frames: list[Mapping[str, Any]], x: Features) -> list[tuple[str, Any]]:
-    """Return the features that are no number where numbers were computed with, by name."""
+def _named(frames: list[Mapping[str, Any]], x: Features) -> list[tuple[str, Any]]:
+    """Return the feature that was at hand, with its name, and is no number."""
     for frame in frames:
-        local = [value for value in frame.values() if isinstance(value, str)]
-        exact = [
-            (name, x[name])
-            for name in local
-            if name in x and not isinstance(x[name], _NUMERIC) and _holds(frame, x[name], name)
-        ]
-        if exact:
-            return exact[:1]
+        for name in [value for value in frame.values() if isinstance(value, str)]:
+            if name in x and not isinstance(x[name], _NUMERIC) and _holds(frame, x[name], name):
+                return [(name, x[name])]
+        if isinstance(frame.get("x"), Mapping):
+            return []
+    return []
+
+
+def _beside_numbers(frames: list[Mapping[str, Any]], x: Features) -> list[tuple[str, Any]]:
+    """Return the features that are no numbers among those that were computed with."""
+    for frame in frames:
         features = frame.get("x")
         if isinstance(features, Mapping):
             odd = [(k, v) for k, v in features.items() if not isinstance(v, _NUMERIC)]

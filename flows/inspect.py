@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from midstream.connectors.files import InputError
+from midstream.engine.anatomy import addressed
 from midstream.engine.artifacts import Artifacts, StoreError
 from midstream.engine.checks import difference
 from midstream.engine.encoding import EncodingError
@@ -215,12 +216,15 @@ def _try_state(
         report.add("state", str(error), ok=False)
         return
     if difference:
-        found = (
-            f"{size}, read back equal, but {difference}: something in the learner is kept by where "
-            "it is in memory (id(), hash()), outside its attributes, or is drawn without a seed; "
-            "after a restart it would not go on as if there had been none"
+        names = addressed(getattr(trainer.learner, "model", None))
+        reason = (
+            f"{', '.join(names)} holds the id() of objects, which are others after a restart; give "
+            "them numbers or names of their own"
+            if names
+            else "the learner keeps something outside its attributes, or by where it is in memory "
+            "(id(), hash()), or draws without a seed"
         )
-        report.add("state", found, ok=False)
+        report.add("state", f"{size}, read back equal, but {difference}; {reason}", ok=False)
         return
     going = sum(map(len, batches))
     report.add("state", f"{size}, read back equal, and equal {going} events later")

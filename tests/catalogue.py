@@ -172,6 +172,13 @@ def _set_seeds(value: Any) -> None:
             _set_seeds(item)
 
 
+_STEPS = (
+    base.Transformer,
+    base.SupervisedTransformer,
+    getattr(base, "AnomalyFilter", base.Transformer),  # of River 0.24 and later
+)
+
+
 def _as_model(step: Any, cls: type) -> tuple[Task, Any]:
     """Return a task, and the estimator as its model or as a step before one."""
     name = cls.__name__
@@ -180,7 +187,7 @@ def _as_model(step: Any, cls: type) -> tuple[Task, Any]:
         return "binary", step
     if isinstance(step, supervised) or not isinstance(
         step,
-        base.Transformer | base.SupervisedTransformer | base.AnomalyFilter,
+        _STEPS,
     ):
         task: Task = "regression" if isinstance(step, base.Regressor) else "binary"
         numbers = compose.SelectType(float)

@@ -5,6 +5,7 @@ import datetime as dt
 import random
 
 import pytest
+import river
 from river import (
     base,
     evaluate,
@@ -25,6 +26,10 @@ from midstream.engine.learner import LearnerError, RiverLearner, load_learner
 
 MODULES = [__name__]
 SLOW = ("SRP", "ARF", "Leveraging", "ADWINBoost", "AMF")
+
+NEEDS_TIME = pytest.mark.skipif(
+    river.__version__ < "0.26", reason="River hands the time on since 0.26"
+)
 
 
 class Threshold(base.Wrapper, base.Classifier):
@@ -229,6 +234,7 @@ def by_week(**how):
     return agg | preprocessing.StandardScaler() | last
 
 
+@NEEDS_TIME
 def test_a_window_of_time_is_handed_the_time_of_the_event():
     """In UTC and without a zone, so that the errors are those of River, told the times."""
     data = shops(500)
@@ -249,6 +255,7 @@ def test_a_window_of_time_is_handed_the_time_of_the_event():
     assert f"{mae.get():.4f}" == "1.1400"
 
 
+@NEEDS_TIME
 def test_an_event_without_a_time_is_named():
     """With a label: it cannot be learned, and the message tells which field to name."""
     learner = RiverLearner(by_week())

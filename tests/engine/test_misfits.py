@@ -81,6 +81,30 @@ def test_a_missing_group_names_the_step_and_the_feature(model):
     assert "TargetAgg needs the feature 'shop'" in shown.reason
 
 
+class Sums(base.Transformer):
+    """Adds up some of the features."""
+
+    def transform_one(self, x):
+        return {"sum": sum([x["age"], x["income"]]), "is_a": float(x["shop"] == "A")}
+
+
+def test_the_feature_is_found_by_trying_where_the_step_takes_all_of_them():
+    """Text that the step can well do with is not blamed; of two, the one that raised is named."""
+    model = Sums() | linear_model.LogisticRegression()
+    hint = raised(model, GOOD | {"income": "secret"}).hint
+    assert "step Sums computes with the feature 'income', which is the text 'secret'" in hint
+    assert "shop" not in hint
+    model = Sums() | linear_model.LogisticRegression()
+    hint = raised(model, GOOD | {"income": "many", "age": "few"}).hint
+    assert "the feature 'age', which is the text 'few'" in hint
+
+
+def test_text_is_not_blamed_for_what_is_no_fault_of_it():
+    """Where the step raises whatever the text is, nothing is said."""
+    model = Broken(TypeError("no")) | linear_model.LogisticRegression()
+    assert raised(model, {"age": 50.0, "shop": "A"}).hint == ""
+
+
 class Broken(base.Transformer):
     """Raises for reasons of its own."""
 
