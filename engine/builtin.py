@@ -11,12 +11,16 @@ __all__ = ["BUILTIN", "Builtin", "make_builtin", "options_of"]
 
 
 class Builtin(NamedTuple):
-    """A built-in learner: the task it is for, what it is, and how to make it, by import path."""
+    """A built-in learner: the task it is for, what it is, and how to make it, by import path.
+
+    `without` are options of the class that are not for this task.
+    """
 
     task: Task
     summary: str
     module: str
     cls: str
+    without: tuple[str, ...] = ()
 
 
 BUILTIN: dict[str, Builtin] = {
@@ -31,6 +35,7 @@ BUILTIN: dict[str, Builtin] = {
         "linear regression in a compiled loop: scaling, hashed categories, SGD and others",
         "midstream.engine.compiled",
         "LinearLearner",
+        without=("threshold", "class_weights"),
     ),
     "softmax": Builtin(
         "multiclass",
@@ -48,7 +53,11 @@ def _class_of(name: str) -> Any:
 def options_of(name: str) -> dict[str, Any]:
     """Return the options of a built-in learner, with their defaults."""
     parameters = inspect.signature(_class_of(name)).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return {
+        p.name: {} if p.default is None else p.default
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY and p.name not in BUILTIN[name].without
+    }
 
 
 def make_builtin(name: str, options: Mapping[str, Any]) -> Any:

@@ -17,12 +17,14 @@ from midstream.engine.events import EventBatch, FloatArray, Label, Predictions, 
 from midstream.engine.kernels import (
     OPTIMIZERS,
     TOTALS,
+    checked_class_weights,
     checked_options,
     diverged,
     grown,
     linear_kernel,
     options_record,
     possible,
+    weighted,
 )
 from midstream.engine.learner import LEARNERS, LearnerError
 from midstream.engine.slots import NO_FLOATS, Slots, odd_row, plain, sample_weights, sound
@@ -30,6 +32,7 @@ from midstream.engine.slots import NO_FLOATS, Slots, odd_row, plain, sample_weig
 __all__ = ["OPTIMIZERS", "Explanation", "LinearLearner", "explained"]
 
 _SCHEMA = 1
+_CLASSES = {"false": "false", "true": "true", "0": "false", "1": "true"}
 
 
 class Explanation(NamedTuple):
@@ -82,6 +85,12 @@ class LinearLearner:
         Most that the gradient of the loss may be, either sign.
     beta, beta_1, beta_2, eps
         Of FTRL; of Adam; of AdaGrad and Adam.
+    threshold
+        Binary only: True is predicted where its probability is above this, from 0 to 1.
+    class_weights
+        Binary only: factors on the sample weights, from 1e-6 to 1e6, by class: True and False, or
+        their names "true" and "false"; a class that is left out has 1. The probabilities are then
+        those of a stream in which the classes have such weights.
 
     Raises
     ------
@@ -119,11 +128,21 @@ class LinearLearner:
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         eps: float = 1e-8,
+        threshold: float = 0.5,
+        class_weights: Mapping[Any, float] | None = None,
     ) -> None:
         if task not in ("binary", "regression"):
             softmax = "; for multiclass there is softmax" if task == "multiclass" else ""
             raise ValueError(f"task must be binary or regression, found {task!r}{softmax}")
         self.task: Task = task
+        # Only where asked for: without them, state and definition are as they always were.
+        asked: dict[str, Any] = {}
+        if threshold != 0.5:
+            asked["threshold"] = threshold
+        if class_weights:
+            asked["class_weights"] = checked_class_weights(class_weights, _CLASSES)
+        if asked and task != "binary":
+            raise ValueError(f"{next(iter(asked))} is for task binary, not for {task}")
         self._options = checked_options(
             {
                 "optimizer": optimizer,
@@ -139,8 +158,10 @@ class LinearLearner:
                 "beta_1": beta_1,
                 "beta_2": beta_2,
                 "eps": eps,
+                **asked,
             }
         )
+        self._threshold: float = self._options.get("threshold", 0.5)
         self._record = options_record(self._options)
         self._slots = Slots(bits, features)
         # Weight, and two numbers of the optimizer's; mean, variance and count: with room to grow.
@@ -170,7 +191,7 @@ class LinearLearner:
     def _predictions(self, predicted: FloatArray) -> Predictions:
         if self.task == "regression":
             return Predictions(predicted.reshape(-1))
-        return Predictions(predicted[:, 1] > 0.5, Table((False, True), predicted))
+        return Predictions(predicted[:, 1] > self._threshold, Table((False, True), predicted))
 
     def _pass(self, batch: EventBatch, *, learn: bool) -> FloatArray:
         """Return (n, 2) probabilities, or (n, 1) numbers."""
@@ -185,6 +206,9 @@ class LinearLearner:
             if isinstance(cause, LearnerError):
                 raise
             raise LearnerError(row, cause) from cause
+        if learn and (factors := self._options.get("class_weights")):
+            true, false = factors.get("true", 1.0), factors.get("false", 1.0)
+            weights = weighted(weights, np.where(labels == 1.0, true, false))
         self._weights = grown(self._weights, len(self._slots.names))
         self._scaler = grown(self._scaler, len(self._slots.names))
         if self._slots.hashed:
@@ -288,7 +312,7 @@ class LinearLearner:
         if not (
             new._slots.takes(names, used)
             and (type(hashed), type(state["steps"])) == (int, int)
-            and 0 <= state["steps"] < 2**63
+            and 0 <= state["steps"] < 2**53
             and hashed in (0, 2**new._slots.bits)
             and (hashed or not len(used))
             and all(type(state[key]) is float for key in ("intercept", "penalty"))

@@ -208,7 +208,7 @@ class DriftMonitor:
             for name, detector in state["detectors"].items():
                 new._detectors[name] = DETECTORS[name].make.from_state(detector)
             usual = state.get("usual", [0.0, 0.0])  # states of before it was kept have none
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise ValueError(f"damaged drift state: {type(error).__name__}: {error}") from error
         if not (
             type(usual) is list

@@ -31,7 +31,9 @@ __all__ = [
     "LANES",
     "OPTIMIZERS",
     "TOTALS",
+    "checked_class_weights",
     "checked_options",
+    "class_name",
     "diverged",
     "grown",
     "in_lanes",
@@ -39,6 +41,7 @@ __all__ = [
     "options_record",
     "possible",
     "softmax_kernel",
+    "weighted",
 ]
 
 OPTIMIZERS = ("sgd", "adagrad", "adam", "ftrl")
@@ -61,6 +64,8 @@ _WHOLE: dict[str, tuple[int, int]] = {
     "features": (1, 10_000_000),
     "classes": (2, 1_000_000),
 }
+_DECIDING = {"threshold": (0.0, 1.0)}  # of what is predicted; no kernel reads it
+_FACTOR = 1e-6, 1e6
 _OPTIONS = np.dtype([(name, "f8") for name in _NUMBERS])
 LANES = 8  # float64 in the widest vector that there is
 
@@ -109,25 +114,74 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
     if l1 and optimizer not in ("sgd", "ftrl"):
         raise ValueError(f"l1 is for sgd and ftrl, not for {optimizer}")
+    ranges = _NUMBERS | _WHOLE | _DECIDING
     checked: dict[str, Any] = {}
     for name, value in options.items():
         checked[name] = value
-        if name == "optimizer":
+        if name in ("optimizer", "class_weights"):  # the latter are checked by who has them
             continue
         if name == "scale":
             if not isinstance(value, bool):
                 raise ValueError(f"scale must be true or false, got {value!r}")
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{name} must be a number, got {value!r}")
-        low, high = _NUMBERS[name] if name in _NUMBERS else _WHOLE[name]
-        if not low <= value <= high:
-            raise ValueError(f"{name} must be from {low!r} to {high!r}, got {value!r}")
-        if name in _NUMBERS:
+        low, high = ranges[name]
+        _check_number(name, value, low, high)
+        if name not in _WHOLE:
             checked[name] = float(value)
         elif not isinstance(value, int):
             raise ValueError(f"{name} must be a whole number, got {value!r}")
     return checked
+
+
+def _check_number(name: str, value: Any, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be from {low!r} to {high!r}, got {value!r}")
+
+
+def class_name(label: Any) -> str:
+    """Return the name of a class, as probabilities have it on the wire: that of True is true."""
+    return str(label).lower() if isinstance(label, bool) else str(label)
+
+
+def checked_class_weights(given: Any, known: Mapping[str, str] | None = None) -> dict[str, float]:
+    """Return factors by the names of classes, in their order.
+
+    Parameters
+    ----------
+    given
+        A mapping from class, or its name, to its factor.
+    known
+        What a class may be called, and its name; default: anything, which is its name.
+
+    Raises
+    ------
+    ValueError
+        If it is none, a class is unknown or there twice, or a factor is out of range.
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError(f"class_weights must be a table from class to factor, got {given!r:.100}")
+    checked: dict[str, float] = {}
+    for label, factor in given.items():
+        name = class_name(label)
+        if known is not None and name not in known:
+            allowed = ", ".join(dict.fromkeys(known.values()))
+            raise ValueError(f"class_weights must be of the classes {allowed}, got {name!r:.100}")
+        _check_number(f"class_weights.{name}", factor, *_FACTOR)
+        name = name if known is None else known[name]
+        if name in checked:
+            raise ValueError(f"class_weights has {name!r:.100} twice")
+        checked[name] = float(factor)
+    return dict(sorted(checked.items()))
+
+
+def weighted(sample_weights: FloatArray, factors: FloatArray) -> FloatArray:
+    """Return (n,) sample weights, none for all 1, times factors; what had a weight keeps one."""
+    if not len(sample_weights):
+        return factors
+    least = np.where(sample_weights > 0.0, math.ulp(0.0), 0.0)
+    return np.maximum(sample_weights * factors, least)
 
 
 def options_record(options: Mapping[str, Any]) -> npt.NDArray[np.void]:
@@ -325,10 +379,11 @@ def _check_classes(
         raise ValueError("count and classes of a kernel must have 1 and 2 rows")
     most = count[0]
     for i in range(labels.size):
+        if sample_weights.size and sample_weights[i] == 0.0:
+            continue  # it is not learned
         if labels[i] > most:
             raise ValueError("a label's code is beyond that of the next new class")
-        if labels[i] == most and not (sample_weights.size and sample_weights[i] == 0.0):
-            most += 1
+        most += labels[i] == most
     room = min(classes.shape[1], weights.shape[2], table.shape[2])
     if count[0] < 0 or in_lanes(most) > room:
         raise ValueError("there must be room for every class, in whole vectors")

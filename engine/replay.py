@@ -311,7 +311,7 @@ class Reservoir:
                     f"reservoir state has schema {schema}, this version reads {cls.SCHEMA} and 1"
                 )
             return cls._restored(state)
-        except (AttributeError, KeyError, OverflowError, TypeError) as error:
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
             raise ValueError(f"damaged reservoir state: {type(error).__name__}: {error}") from error
 
     @classmethod
@@ -332,8 +332,8 @@ class Reservoir:
             new.bytes += 0 if event is None else size
         entries = new._entries
         if not (
-            0 <= new.seen < 2**63
-            and 0 <= new._sampled < 2**63
+            0 <= new.seen < 2**53
+            and 0 <= new._sampled < 2**53
             and -1 <= new._limit <= _MOST
             and -1 <= new._kept <= _MOST
             and new.bytes <= new.max_bytes

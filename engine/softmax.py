@@ -26,12 +26,15 @@ from midstream.engine.events import (
 from midstream.engine.kernels import (
     LANES,
     OPTIMIZERS,
+    checked_class_weights,
     checked_options,
+    class_name,
     diverged,
     grown,
     options_record,
     possible,
     softmax_kernel,
+    weighted,
 )
 from midstream.engine.learner import LEARNERS, LearnerError
 from midstream.engine.slots import Rows, Slots, odd_row, sample_weights, sound
@@ -84,6 +87,9 @@ class SoftmaxLearner:
         Most that the gradient of the loss by a score may be, either sign.
     beta, beta_1, beta_2, eps
         Of FTRL; of Adam; of AdaGrad and Adam.
+    class_weights
+        Factors on the sample weights, from 1e-6 to 1e6, by class or its name; a class that is left
+        out has 1.
 
     Raises
     ------
@@ -112,10 +118,13 @@ class SoftmaxLearner:
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         eps: float = 1e-8,
+        class_weights: Mapping[Any, float] | None = None,
     ) -> None:
         if task != "multiclass":
             raise ValueError(f"task must be multiclass, found {task!r}")
         self.task: Task = task
+        # Only where asked for: without them, state and definition are as they always were.
+        asked = {"class_weights": checked_class_weights(class_weights)} if class_weights else {}
         self._options = checked_options(
             {
                 "optimizer": optimizer,
@@ -131,12 +140,14 @@ class SoftmaxLearner:
                 "beta_1": beta_1,
                 "beta_2": beta_2,
                 "eps": eps,
+                **asked,
             }
         )
         self._record = options_record(self._options)
         self._slots = Slots(bits, features)
         self._codes: dict[Label | None, int] = {None: -1}
         self._classes: list[Label] = []
+        self._factors: list[float] = []  # of the classes, on sample weights
         self._count = np.zeros(1, np.int64)  # of the classes, those that the kernel has learned
         # All with room to grow: (3, names, classes), as those of a linear learner; (3, names);
         # (3, places of categories, classes); and steps and penalty by class.
@@ -190,6 +201,8 @@ class SoftmaxLearner:
             if isinstance(cause, LearnerError):
                 raise
             raise LearnerError(row, cause) from cause
+        if learn and "class_weights" in self._options:
+            weights = weighted(weights, np.array([*self._factors, 1.0])[labels])  # -1: no label
         rows = self._placed(rows, grow=learn)
         self._fit()
         n, options = len(batch), self._options
@@ -241,6 +254,7 @@ class SoftmaxLearner:
             )
         self._codes[label] = len(self._classes)
         self._classes.append(label)
+        self._factors.append(self._options.get("class_weights", {}).get(class_name(label), 1.0))
 
     def _placed(self, rows: Rows, *, grow: bool) -> Rows:
         """Return rows whose categories have places instead of slots."""

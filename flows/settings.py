@@ -55,7 +55,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     learner: Annotated[str, Meta(pattern=_LEARNER)]
     task: Task
     on_error: Literal["stop", "reject"] = "stop"
-    options: dict[str, bool | int | float | str] = {}
+    options: dict[str, bool | int | float | str | dict[str, float]] = {}
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from midstream.engine.compiled import LinearLearner
 from midstream.engine.events import Categories, Event, EventBatch, Targets
 from midstream.engine.learner import LearnerError, load_learner
 from midstream.engine.slots import Slots
+from midstream.engine.trainer import Trainer
 
 
 def synthetic(n, *, missing=0.0, seed=1, d=10, regression=False):
@@ -575,3 +577,87 @@ def test_a_state_of_another_schema_is_refused(monkeypatch):
     monkeypatch.setattr("midstream.engine.compiled._SCHEMA", 2)
     with pytest.raises(ValueError, match="learner state has schema 1, expected 2"):
         load_learner("linear", state, task="binary")
+
+
+def test_class_weights_are_rivers_sample_weights():
+    """Probabilities equal River's, learned with such a `w`, to 1e-12; own weights come on top."""
+    rng = random.Random(5)
+    events = [
+        ({"a": rng.gauss(0, 1), "b": rng.gauss(3, 5)}, rng.random() < 0.1, rng.choice([1.0, 2.5]))
+        for _ in range(3_000)
+    ]
+    for own in (False, True):
+        learner = LinearLearner(class_weights={True: 7.0, "false": 0.5})
+        scaler, model = preprocessing.StandardScaler(), linear_model.LogisticRegression()
+        given = [Event(x=x, y=y, weight=w if own else 1.0) for x, y, w in events]
+        found = []
+        for start in range(0, len(given), 700):
+            part = EventBatch.from_events(given[start : start + 700])
+            found += learner.predict_learn(part).probas
+        for (x, y, w), p in zip(events, found, strict=True):
+            assert p[True] == pytest.approx(
+                model.predict_proba_one(scaler.transform_one(x))[True], abs=1e-12
+            )
+            scaler.learn_one(x)
+            factor = (7.0 if y else 0.5) * (w if own else 1.0)
+            model.learn_one(scaler.transform_one(x), y, w=factor)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_the_threshold_decides_what_is_predicted(threshold):
+    """True above it, in what is predicted and in every metric; the probabilities stay."""
+    rng = random.Random(3)
+    events = [Event(x={"a": rng.gauss(0, 1)}, y=rng.random() < 0.3) for _ in range(2_000)]
+    plain, other = Trainer(LinearLearner()), Trainer(LinearLearner(threshold=threshold))
+    expected = plain.step(EventBatch.from_events(events)).predictions.probas
+    predicted = other.step(EventBatch.from_events(events)).predictions
+    assert [dict(p) for p in predicted.probas] == [dict(p) for p in expected]
+    assert predicted.values == [p[True] > threshold for p in expected]
+    right = sum(v == e.y for v, e in zip(predicted.values, events, strict=True))
+    assert other.metrics["accuracy"] == right / 2_000
+    assert other.metrics["log_loss"] == plain.metrics["log_loss"]
+    again = Trainer.from_state(other.state())
+    assert (
+        again.predict(EventBatch.from_events(events)).values
+        == other.predict(EventBatch.from_events(events)).values
+    )
+    assert again.digest() == other.digest()
+
+
+def test_without_threshold_and_class_weights_nothing_is_other_than_it_was():
+    """State and definition do not name them: those of older versions are read as they are."""
+    for asked in ({}, {"threshold": 0.5, "class_weights": {}}, {"class_weights": None}):
+        learner = LinearLearner(**asked)
+        assert learner.state() == LinearLearner().state()
+        assert not {"threshold", "class_weights"} & learner.definition().keys()
+    told = LinearLearner(threshold=0.3, class_weights={1: 2, False: 3}).definition()
+    assert told["threshold"] == 0.3
+    assert told["class_weights"] == {"false": 3.0, "true": 2.0}
+
+
+RANGE = "must be from 1e-06 to 1000000.0"
+REFUSED = [
+    ({"threshold": 1.5}, "threshold must be from 0.0 to 1.0, got 1.5"),
+    ({"threshold": math.nan}, "threshold must be from 0.0 to 1.0, got nan"),
+    ({"threshold": "high"}, "threshold must be a number, got 'high'"),
+    ({"threshold": True}, "threshold must be a number, got True"),
+    ({"class_weights": 3.0}, "class_weights must be a table from class to factor, got 3.0"),
+    ({"class_weights": {"yes": 2.0}}, "class_weights must be of the classes false, true, got"),
+    ({"class_weights": {"true": 0}}, f"class_weights.true {RANGE}, got 0"),
+    ({"class_weights": {"true": "x"}}, "class_weights.true must be a number, got 'x'"),
+    ({"class_weights": {True: 2.0, "1": 2.0}}, "class_weights has 'true' twice"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED)
+def test_a_threshold_or_class_weight_out_of_range_is_refused(options, message):
+    """What is wrong is named, and what is allowed."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        LinearLearner(**options)
+
+
+def test_a_regression_has_neither_threshold_nor_class_weights():
+    """They are for classes."""
+    for options in ({"threshold": 0.4}, {"class_weights": {"true": 2.0}}):
+        with pytest.raises(ValueError, match="is for task binary, not for regression"):
+            LinearLearner("regression", **options)

@@ -481,3 +481,57 @@ def test_it_is_built_in_by_name():
     assert make_builtin("softmax", {"rate": 0.1}).definition()["rate"] == 0.1
     with pytest.raises(ValueError, match="found 'multiclass'; for multiclass there is softmax"):
         type(make_builtin("logistic", {}))("multiclass")
+
+
+def test_a_name_too_many_after_an_event_of_weight_zero_is_named():
+    """Also where a later event would have brought the class of the one that is not learned."""
+    learner = SoftmaxLearner(features=1)
+    given = [
+        Event(x={"a": 1.0}, y="one"), Event(x={"a": 2.0}, y="two", weight=0.0),
+        Event(x={"b": 1.0}, y="three"), Event(x={"a": 1.0}, y="two"),
+    ]  # fmt: skip
+    with pytest.raises(LearnerError, match="feature 'b' is one name too many") as caught:
+        learner.predict_learn(EventBatch.from_events(given))
+    assert caught.value.row == 2
+
+
+def test_class_weights_are_rivers_sample_weights():
+    """Probabilities equal River's, with its loss times a factor by class, to 1e-12."""
+    events = synthetic(2_000)
+    factors = {"class 0": 4.0, "class 3": 0.25}
+
+    class Weighted(optim.losses.CrossEntropy):
+        def gradient(self, y_true, y_pred):
+            factor = factors.get(y_true, 1.0)
+            return {c: factor * g for c, g in super().gradient(y_true, y_pred).items()}
+
+    learner = SoftmaxLearner(class_weights=factors)
+    regression = linear_model.SoftmaxRegression(optim.SGD(0.01), loss=Weighted())
+    model = preprocessing.StandardScaler() | regression
+    assert difference(rivers(model, events), ours(learner, events)) <= 1e-12
+    again = load_learner("softmax", learner.state(), task="multiclass")
+    assert difference(ours(again, events), ours(learner, events)) == 0.0
+    assert learner.definition()["class_weights"] == factors
+
+
+def test_class_weights_of_numbers_are_by_their_names():
+    """As probabilities have them on the wire: 1 is "1", True is "true"."""
+    stream = [({"a": 1.0, "b": float(i % 3)}, i % 2) for i in range(50)]
+    named = ours(SoftmaxLearner(class_weights={"1": 3.0}), stream)
+    assert difference(named, ours(SoftmaxLearner(class_weights={1: 3.0}), stream)) == 0.0
+    plain = SoftmaxLearner()
+    assert difference(ours(plain, stream), named) > 0.01
+    truths = [(x, bool(y)) for x, y in stream]
+    of_truths = SoftmaxLearner(class_weights={"true": 3.0})
+    assert [list(p.values()) for p in ours(of_truths, truths)] == [
+        list(p.values()) for p in ours(SoftmaxLearner(class_weights={True: 3.0}), truths)
+    ]
+    assert "class_weights" not in plain.definition()
+
+
+def test_the_least_weight_times_the_least_factor_is_learned():
+    """A product too small for a number is not the weight 0, with which nothing becomes known."""
+    learner = SoftmaxLearner(class_weights={"rare": 1e-6})
+    event = Event(x={"a": 1.0}, y="rare", weight=5e-324)
+    learner.learn(EventBatch.from_events([event]))
+    assert learner.predict(EventBatch.from_events([event])).values == ["rare"]

@@ -73,7 +73,8 @@ def damaged(value, rng):
             case 2:
                 return other[:-1]
             case 3:
-                return other.astype(rng.choice([np.int32, np.float32, np.int64, np.float64, bool]))
+                kind = rng.choice([np.int32, np.float32, np.int64, np.float64, bool])
+                return np.nan_to_num(other).astype(kind)
             case _ if other.size:
                 odd = [x for x in ODD if isinstance(x, int | float) and abs(x) < 2**63]
                 other.flat[rng.randrange(other.size)] = (

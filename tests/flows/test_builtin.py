@@ -122,6 +122,29 @@ def test_learners_are_listed_with_their_options(tmp_path):
     assert listed["linear"]["options"]["rate"] == 0.01
 
 
+def test_threshold_and_class_weights_decide_what_is_published(tmp_path):
+    """In predictions, metrics and after a resume; the state names them."""
+    made = project(tmp_path, n=3_000)
+    decision = "threshold = 0.3, class_weights = { true = 3.0 }"
+    made.config.write_text(made.config.read_text().replace("bits = 10", f"bits = 10, {decision}"))
+    lines = made.folder.joinpath("events.jsonl").read_text().splitlines()
+    made.write(lines[:1_000])
+    made.run()
+    made.write(lines)
+    summary = made.run()
+    out = made.output("predictions")
+    assert all(line["y_pred"] == (line["y_proba"]["true"] > 0.3) for line in out)
+    between = [line for line in out if 0.3 < line["y_proba"]["true"] < 0.5]
+    assert between
+    truths = [json.loads(line)["y"] for line in lines]
+    right = sum(line["y_pred"] == y for line, y in zip(out, truths, strict=True))
+    assert summary["metrics"]["accuracy"] == pytest.approx(right / 3_000, abs=1e-12)
+    listed = json.loads(made.call("learners", "--json").stdout)
+    assert listed["logistic"]["options"]["threshold"] == 0.5
+    assert listed["softmax"]["options"]["class_weights"] == {}
+    assert not {"threshold", "class_weights"} & listed["linear"]["options"].keys()
+
+
 def test_a_changed_option_is_refused_with_old_state(tmp_path):
     """What differs is shown."""
     made = project(tmp_path, n=2_000)

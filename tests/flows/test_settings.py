@@ -548,6 +548,8 @@ def test_decoding(read):
 OPTIONS = [
     ("logistic", "binary", "optimizer = 'adam'\nrate = 0.05\nscale = false", None),
     ("linear", "regression", "l2 = 1", None),
+    ("logistic", "binary", "threshold = 0.2\nclass_weights = { true = 5, false = 0.5 }", None),
+    ("linear", "regression", "threshold = 0.2", "model.options.threshold: unknown key"),
     ("logistc", "binary", "", "found 'logistc'; allowed: 'module:factory', as in 'models:make', "
      "or built-in: logistic, linear"),
     ("logistic", "regression", "", "model.task: found 'regression'; allowed: 'binary', which "
@@ -584,6 +586,24 @@ def test_an_option_out_of_range_is_named(read):
         ConfigError, match=r"model.options: rate must be from 1e-12 to 1000000.0, got -1"
     ):
         make_model(read(text))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("class_weights = 2", "class_weights must be a table from class to factor, got 2"),
+        ("class_weights = { yes = 2 }", "class_weights must be of the classes false, true, got"),
+        ("class_weights = { true = -2 }", "class_weights.true must be from 1e-06 to"),
+        ("threshold = { true = 0.5 }", "threshold must be a number, got {'true': 0.5}"),
+        ("threshold = 50", "threshold must be from 0.0 to 1.0, got 50"),
+    ],
+)  # fmt: skip
+def test_a_decision_that_cannot_be_is_named(read, option, message):
+    """Threshold and class weights, with what is allowed."""
+    text = f"[model]\nlearner = 'logistic'\ntask = 'binary'\noptions.{option}\n{INPUT}"
+    with pytest.raises(ConfigError) as caught:
+        make_model(read(text))
+    assert f"model.options: {message}" in str(caught.value)
 
 
 FEATURES = [
