@@ -284,7 +284,7 @@ class _Lines(_Silent):
             self.tell(
                 f"  {row.learner}: {row.metric} {number(row.value, row.metric)}, no-change "
                 f"{number(row.no_change, row.metric)}, alarms {len(row.alarms)}, "
-                f"{row.events_per_second:,.0f} events/s"
+                f"{row.events_per_second:,.0f} events/s{_non_finite(row)}"
             )
 
     def tell(self, text: str) -> None:
@@ -391,6 +391,10 @@ def _race_view(race: Race, width: int) -> RenderableType:
     return Group(Text(""), head, table)
 
 
+def _non_finite(row: Row) -> str:
+    return f" ({row.non_finite:,} predictions not finite)" if row.non_finite else ""
+
+
 def _cells(race: Race, lane: Lane, n: int) -> list[float]:
     """Return the metric in each n-th part of the stream that has begun."""
     edges = [race.stream.events * i // n for i in range(n + 1)]
@@ -428,7 +432,7 @@ def _closing_table(rows: Sequence[Row]) -> RenderableType:
         for row in mine:
             ahead = row.value < row.no_change if row.metric == "mae" else row.value > row.no_change
             table.add_row(
-                f"  {row.learner}",
+                f"  {row.learner}{_non_finite(row)}",
                 Text(number(row.value, row.metric), "green" if ahead else "red"),
                 number(row.window_value, row.metric),
                 number(row.no_change, row.metric),

@@ -174,7 +174,8 @@ def _results(course: Course) -> str:
             value = f"<b>{value}</b>"
         rows.append(
             f'<tr><th scope="row">{_swatch(line.look)}{escape(row.learner)}</th><td>{value}'
-            f"{_worse(row)}</td><td>{number(row.window_value, course.metric)}</td>"
+            f"{_worse(row)}{_non_finite(row)}</td>"
+            f"<td>{number(row.window_value, course.metric)}</td>"
             f"<td>{_alarms(course, row)}</td><td>{row.events_per_second:,.0f}</td></tr>"
         )
     rows.append(
@@ -221,6 +222,13 @@ def _worse(row: Row) -> str:
     if _better(row.value, row.no_change, row.metric):
         return ""
     return ' <span class="worse" title="not better than no-change">worse</span>'
+
+
+def _non_finite(row: Row) -> str:
+    if not row.non_finite:
+        return ""
+    are = "prediction is" if row.non_finite == 1 else "predictions are"
+    return f' <span class="worse">{row.non_finite:,} {are} not finite</span>'
 
 
 def _best(course: Course) -> Row:

@@ -24,7 +24,7 @@ from river import (
 )
 from river.datasets import synth
 
-from midstream.engine.events import FloatArray, IntArray, Label, Task
+from midstream.engine.events import NON_FINITE, FloatArray, IntArray, Label, Task
 from midstream.flows.reading import Reader
 from midstream.flows.rooms import RunError, make_trainer
 from midstream.flows.settings import Settings, load
@@ -310,6 +310,8 @@ class Row(msgspec.Struct):
         Spent in predicting, scoring and learning.
     digest
         SHA-256 of the learner's state at the end, and of all that belongs to it.
+    non_finite
+        How many predictions were not finite numbers, and so are left out of the metric.
     """
 
     stream: str
@@ -325,6 +327,7 @@ class Row(msgspec.Struct):
     seconds: float
     events_per_second: float
     digest: str
+    non_finite: int = 0
 
 
 class Line(msgspec.Struct):
@@ -426,7 +429,7 @@ class Race:
                 step = lane.trainer.step(batch)
                 lane.seconds += time.perf_counter() - begun
                 lane.losses[at : at + len(batch)] = step.losses
-                lane.alarms += [alarm.position for alarm in step.alarms]
+                lane.alarms += [a.position for a in step.alarms if a.kind != NON_FINITE]
                 look(self)
 
     def quality(self, losses: FloatArray) -> float:
@@ -476,6 +479,7 @@ class Race:
             seconds=lane.seconds,
             events_per_second=lane.events_per_second,
             digest=lane.trainer.digest(),
+            non_finite=lane.trainer.prequential.non_finite,
         )
 
     def _no_change(self) -> FloatArray:

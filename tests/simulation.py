@@ -188,7 +188,7 @@ class ChainLearner:
     def predict_learn(self, batch: EventBatch) -> Predictions:
         values = []
         for row, (x, y) in enumerate(zip(batch.dicts(), batch.labels, strict=True)):
-            values.append(self.value)
+            values.append(math.inf if self.value % 5 == 1 else self.value)
             if x.get("bad") or (x.get("moody") and self.value % 3 == 0):
                 self.value += 1  # half updated
                 raise LearnerError(row, ValueError("a bad one"))
