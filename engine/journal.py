@@ -241,7 +241,9 @@ class FileJournal:
         self.generation = 0
         self.lengths: dict[str, int] = {}
         self.lost_outputs: list[str] = []
-        """Outputs with committed content that were gone at recovery, and are begun anew."""
+        """Outputs whose committed content is gone, and that are begun anew. Whoever tells of it
+        clears the list.
+        """
 
     def recover(self, since: int = 0) -> list[Record]:
         """Read the journal, cut what a crash left half written, return the records in order.
@@ -348,6 +350,7 @@ class FileJournal:
         if self._outputs is not None and self._dirty:
             for name in sorted(self._dirty):
                 self._outputs.sync(name)
+                self._look_after(name)
             if not self._dirty <= self._named:
                 self._outputs.sync_folder()
                 self._named |= self._dirty
@@ -373,6 +376,19 @@ class FileJournal:
         self.end += 1
         self._failed = None
         return self.end
+
+    def _look_after(self, name: str) -> None:
+        """See whether somebody has moved, removed or cut an output that is being written to.
+
+        What was written since the last commit went where the rest of it went.
+        """
+        assert self._outputs is not None
+        length = self._outputs.length(name)
+        if length is None or length < self.lengths[name]:
+            self.lost_outputs.append(name)
+            self.lengths[name] = length or 0
+            self._named.discard(name)
+            self._outputs.reopen(name)
 
     def records(self, since: int) -> Iterator[Record]:
         """Return what is committed from record `since` on, in order.

@@ -4,17 +4,85 @@ The journal, the snapshots and the outputs are written through a `Storage`, so t
 one underneath that fails before, within and after every single operation.
 """
 
+import itertools
 import os
 import queue
+import resource
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["BackgroundStorage", "LocalStorage", "Storage", "replace"]
+__all__ = ["BackgroundStorage", "LocalStorage", "Storage", "raise_limit", "replace"]
 
 _MOST_WAITING = 16  # appends
+_FEWEST_OPEN = 8  # files that storages keep open between two operations
+
+
+def raise_limit() -> int:
+    """Allow this process as many descriptors as it may have; return how many these are.
+
+    Many systems give a process 1,024 at first, and far more to one that asks.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 2**16)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # it stays as it is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+class _Descriptors:
+    """The files that all storages of the process keep open, the one used last at the end.
+
+    They take at most a quarter of the descriptors that the process may have: what was not used for
+    longest is closed, and opened again when it is needed. A file in use is never closed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: OrderedDict[tuple[int, Path], tuple[int, int]] = OrderedDict()
+        """Descriptor and number of users, by storage and file."""
+
+    @contextmanager
+    def use(self, storage: int, path: Path) -> Iterator[int]:
+        """Give the descriptor of a file, which is created if need be, to write at its end."""
+        key = storage, path
+        with self._lock:
+            descriptor, users = self._open.pop(key, (-1, 0))
+            if descriptor < 0:
+                self._make_room()
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                descriptor = os.open(path, flags, 0o644)
+            self._open[key] = descriptor, users + 1
+        try:
+            yield descriptor
+        finally:
+            with self._lock:
+                _, users = self._open[key]
+                self._open[key] = descriptor, users - 1
+
+    def forget(self, storage: int, path: Path) -> None:
+        """Close a file, if it is open."""
+        with self._lock:
+            descriptor, _ = self._open.pop((storage, path), (-1, 0))
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _make_room(self) -> None:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = 2**16 if soft == resource.RLIM_INFINITY else max(soft // 4, _FEWEST_OPEN)
+        while len(self._open) >= most:
+            idle = next((key for key, (_, users) in self._open.items() if not users), None)
+            if idle is None:
+                return
+            os.close(self._open.pop(idle)[0])
+
+
+_descriptors = _Descriptors()
+_numbers = itertools.count()
 
 
 class Storage(Protocol):
@@ -47,6 +115,9 @@ class Storage(Protocol):
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens if there is none."""
 
+    def reopen(self, name: str) -> None:
+        """Have what follows be written to the file that has this name now, or to a new one."""
+
 
 def replace(storage: Storage, name: str, data: bytes) -> None:
     """Give the file `name` the content `data`, so that a crash leaves the old or the new, whole."""
@@ -70,7 +141,8 @@ class LocalStorage:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._open: dict[str, int] = {}
+        self._used: set[str] = set()
+        self._number = next(_numbers)
 
     def names(self) -> list[str]:
         """Names of the files, sorted."""
@@ -90,19 +162,19 @@ class LocalStorage:
     def append(self, name: str, data: bytes) -> None:
         """Write `data` at the end of a file, which is created if need be."""
         view = memoryview(data)
-        with self._naming(name):
+        with self._using(name) as descriptor:
             while view:
-                view = view[os.write(self._descriptor(name), view) :]
+                view = view[os.write(descriptor, view) :]
 
     def truncate(self, name: str, length: int) -> None:
         """Cut a file to `length` bytes."""
-        with self._naming(name):
-            os.ftruncate(self._descriptor(name), length)
+        with self._using(name) as descriptor:
+            os.ftruncate(descriptor, length)
 
     def sync(self, name: str) -> None:
         """Make the content of a file durable."""
-        with self._naming(name):
-            os.fsync(self._descriptor(name))
+        with self._using(name) as descriptor:
+            os.fsync(descriptor)
 
     def sync_folder(self) -> None:
         """Make creations, renames and removals durable."""
@@ -123,30 +195,30 @@ class LocalStorage:
         self._forget(name)
         (self.folder / name).unlink(missing_ok=True)
 
+    def reopen(self, name: str) -> None:
+        """Have what follows be written to the file that has this name now, or to a new one."""
+        self._forget(name)
+
     def close(self) -> None:
         """Close what is open."""
-        for name in list(self._open):
+        for name in list(self._used):
             self._forget(name)
 
     @contextmanager
-    def _naming(self, name: str) -> Iterator[None]:
-        """Have an error name the file, which those on an open one do not."""
+    def _using(self, name: str) -> Iterator[int]:
+        """Give the descriptor of a file, and have an error name the file."""
+        path = self.folder / name
+        self._used.add(name)
         try:
-            yield
+            with _descriptors.use(self._number, path) as descriptor:
+                yield descriptor
         except OSError as error:
-            error.filename = str(self.folder / name)
+            error.filename = str(path)
             raise
 
-    def _descriptor(self, name: str) -> int:
-        if name not in self._open:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._open[name] = os.open(self.folder / name, flags, 0o644)
-        return self._open[name]
-
     def _forget(self, name: str) -> None:
-        descriptor = self._open.pop(name, None)
-        if descriptor is not None:
-            os.close(descriptor)
+        self._used.discard(name)
+        _descriptors.forget(self._number, self.folder / name)
 
 
 class BackgroundStorage(LocalStorage):
@@ -225,6 +297,11 @@ class BackgroundStorage(LocalStorage):
         """Remove a file; nothing happens if there is none."""
         self._settle()
         super().remove(name)
+
+    def reopen(self, name: str) -> None:
+        """Have what follows be written to the file that has this name now, or to a new one."""
+        self._settle()
+        super().reopen(name)
 
     def close(self) -> None:
         """Close what is open, once all is appended."""

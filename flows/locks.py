@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,10 @@ from pathlib import Path
 __all__ = ["HeldError", "StateLocks"]
 
 _AGAIN = 0.1  # seconds until a lock that another has is tried once more
+_HOLDER = 32  # bytes of a lock file that say which process has it
+_FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, process
+_BY_RANGE: int | None = getattr(fcntl, "F_OFD_SETLK", None)
+"""Locks a range of a file. Where the system has no such call, each shard has a file to lock."""
 
 
 class HeldError(RuntimeError):
@@ -33,6 +38,7 @@ class StateLocks:
         self._folder = folder
         self._patience = patience
         self._held: dict[Path, int] = {}
+        self._shards: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
     def enter(self) -> None:
@@ -63,20 +69,36 @@ class StateLocks:
         HeldError
             If another process has it, and has not let it go in time.
         """
-        path = self._folder / "shards" / shard / "lock"
-        if path in self._held:
+        if shard in self._shards:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         until = time.monotonic() + self._patience
         while True:
             try:
-                self._lock(path, fcntl.LOCK_EX)
+                self._take(shard)
             except HeldError:
                 if time.monotonic() >= until:
                     raise
                 time.sleep(_AGAIN)
             else:
+                self._shards.add(shard)
                 return
+
+    def _take(self, shard: str) -> None:
+        folder = self._folder / "shards"
+        path = folder / shard / "lock" if _BY_RANGE is None else folder / "locks"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if _BY_RANGE is None:
+            self._lock(path, fcntl.LOCK_EX)
+            return
+        if path not in self._held:  # one descriptor for all shards: there may be more than it has
+            self._held[path] = _opened(path)
+        descriptor, start = self._held[path], int(shard) * _HOLDER
+        wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, _HOLDER, 0)
+        try:
+            fcntl.fcntl(descriptor, _BY_RANGE, wanted)
+        except (BlockingIOError, PermissionError):
+            raise _held(folder / shard, descriptor, start) from None
+        os.pwrite(descriptor, f"{os.getpid()}\n".ljust(_HOLDER).encode(), start)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -95,6 +117,7 @@ class StateLocks:
         for descriptor in self._held.values():
             os.close(descriptor)
         self._held.clear()
+        self._shards.clear()
 
     def _lock(self, path: Path, kind: int) -> None:
         descriptor = self._held.get(path, -1)
@@ -103,15 +126,18 @@ class StateLocks:
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            held = _held(path.parent, descriptor, 0)
             if path not in self._held:
                 os.close(descriptor)
-            raise HeldError(
-                f"{path.parent}: another run holds this state (process {holder})"
-            ) from None
+            raise held from None
         self._held[path] = descriptor
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+
+def _held(place: Path, descriptor: int, at: int) -> HeldError:
+    holder = os.pread(descriptor, _HOLDER, at).decode(errors="replace").strip("\0\n ") or "unknown"
+    return HeldError(f"{place}: another run holds this state (process {holder})")
 
 
 def _opened(path: Path) -> int:

@@ -27,6 +27,7 @@ from midstream.engine.events import Origin
 from midstream.engine.journal import UnavailableError
 from midstream.engine.registry import RegistryError
 from midstream.engine.shard import EventError, Outcome
+from midstream.engine.storage import raise_limit
 from midstream.flows.locks import StateLocks
 from midstream.flows.logs import log
 from midstream.flows.reading import IDLE
@@ -284,6 +285,7 @@ def run(
         If the run cannot begin or go on; what was committed stays.
     """
     _keep_memory()
+    raise_limit()
     with closing(StateLocks(settings.state_path, patience=patience)) as locks:
         locks.enter()
         attempts = _Attempts(

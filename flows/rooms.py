@@ -34,7 +34,7 @@ from midstream.engine.registry import UnknownVersionError
 from midstream.engine.replay import Reservoir
 from midstream.engine.shard import EventError, Outcome, Shard
 from midstream.engine.snapshot import Snapshot, SnapshotFolder
-from midstream.engine.storage import BackgroundStorage, LocalStorage, replace
+from midstream.engine.storage import BackgroundStorage, LocalStorage, raise_limit, replace
 from midstream.engine.trainer import Trainer
 from midstream.flows.locks import StateLocks
 from midstream.flows.logs import log
@@ -78,6 +78,7 @@ KINDS = ("predictions", "rejected", "alarms")
 _BLOCK_SECONDS = 0.2  # a batch that takes much longer would delay commits, signals and reports
 _PARTS, _AT_FIRST = "partitions.json", "partitions-at-first.json"
 _MOST_SHARDS = 1_000
+_DESCRIPTORS = 64  # that a process has open besides its input
 _FEW = 4  # shards that are opened one after the other
 _OPENERS = 16
 _RESCAN_SECONDS = 5.0
@@ -277,8 +278,7 @@ class Room:
         )
         for note in self.shard.notes:
             log.warning("snapshot_unusable", shard=name, reason=note)
-        for output in self.journal.lost_outputs:
-            log.warning("output_gone", shard=name, output=output, action="a new one is begun")
+        self._tell_of_lost_outputs()
         self.input.seek(
             self.shard.cursors if settings.input.topic is None else self.shard.positions
         )
@@ -313,6 +313,17 @@ class Room:
         self.shard.commit()
         self._published = {name: cursor.offset for name, cursor in self.shard.cursors.items()}
         self._committed = dict(self._published)
+
+    def _tell_of_lost_outputs(self) -> None:
+        for output in self.journal.lost_outputs:
+            log.warning(
+                "output_gone",
+                shard=self.name,
+                output=output,
+                note="it was moved, removed or cut by somebody else",
+                action="a new one is begun",
+            )
+        self.journal.lost_outputs.clear()
 
     def output_names(self) -> list[str]:
         """Names of the output files that this shard writes."""
@@ -528,6 +539,7 @@ class Room:
         if self.journal.end != self._settled:
             self._settled = self.journal.end
             self._committed = dict(self._published)
+            self._tell_of_lost_outputs()
             counts, self._counts = self._counts, Summary()
             self.run.summary.count(counts)
         if isinstance(self.input, TopicInput) and not self.shard.replaying:
@@ -645,6 +657,8 @@ class Run:
         else:
             shards = {f"{i:03d}": part for i, part in enumerate(self._parts())}
         mine = {name: part for name, part in shards.items() if self.share.has(name)}
+        if self.consumer is None and not self.single:
+            self._check_descriptors(len(mine))
         if len(mine) > _FEW and self.settings.journal_topic is not None:
             log.info("opening", shards=len(mine))
             with ThreadPoolExecutor(_OPENERS) as pool:  # each waits for the brokers
@@ -658,6 +672,16 @@ class Run:
         if self.consumer is not None:
             read = (room.input.names for room in self.rooms.values())
             self._known = {part for part in shards.values() if part}.union(*read)
+
+    def _check_descriptors(self, shards: int) -> None:
+        """Raise RunError if this process may not have as many files open as it reads at once."""
+        most, needed = raise_limit(), (shards + _DESCRIPTORS) * 4 // 3  # a quarter: storages
+        if most < needed:
+            raise RunError(
+                f"{shards} shards read as many files at once, for which this process needs about "
+                f"{needed} descriptors, and it may have {most}: raise the limit (ulimit -n "
+                f"{needed}), or give some of the shards to more processes (--processes)"
+            )
 
     def _call_registrar(self, names: Collection[str]) -> None:
         """Have the registrar of the process serve the shards as they are now."""

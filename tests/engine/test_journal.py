@@ -113,6 +113,37 @@ def test_an_output_that_was_moved_away_is_begun_anew_and_said(folder):
     assert (folder / "out" / "a").read_bytes() == b"new"
 
 
+@pytest.mark.parametrize("how", ["move", "remove", "cut", "replace"])
+def test_an_output_that_is_moved_while_it_is_written_to(folder, how):
+    """A commit notices, begins a new one, and the next start finds what is committed."""
+    journal, _ = opened(folder)
+    path = folder / "out" / "a"
+    journal.write("a", b"0123456789")
+    journal.commit([entry(0)])
+    if how == "cut":
+        path.write_bytes(b"")
+    elif how == "remove":
+        path.unlink()
+    else:
+        path.rename(folder / "out" / "a.1")
+        if how == "replace":
+            path.touch()
+    journal.write("a", b"abc")
+    journal.commit([entry(1)])
+    assert journal.lost_outputs == ["a"]
+    journal.lost_outputs.clear()
+    journal.write("a", b"def")
+    journal.commit([entry(2)])
+    assert journal.lost_outputs == []
+    assert path.read_bytes() == (b"abcdef" if how == "cut" else b"def")
+    if how in ("move", "replace"):
+        assert (folder / "out" / "a.1").read_bytes() == b"0123456789abc"
+    journal, records = opened(folder)
+    assert len(records) == 3
+    assert journal.lost_outputs == []
+    assert path.read_bytes() == (b"abcdef" if how == "cut" else b"def")
+
+
 def test_after_a_failed_write_only_recovery_helps(folder, monkeypatch):
     """A journal that failed once is not written to again by the same process."""
     journal, _ = opened(folder)
