@@ -308,7 +308,8 @@ class ADWIN:
     -----
     Equal bit for bit to `river.drift.ADWIN` (0.23 to 0.26). Like there, a value that is infinite,
     or so large that its square is, makes the variance infinite, and no change is detected from then
-    on. With `max_buckets` 1, River's stops with an error where this one goes on.
+    on; `DriftMonitor` hands on none such. With `max_buckets` 1, River's stops with an error where
+    this one goes on.
 
     References
     ----------

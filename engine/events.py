@@ -149,7 +149,8 @@ def odd_probas(probas: Sequence[Mapping[Any, float] | None] | Table | None) -> s
     if not isinstance(probas, Table):
         if math.isfinite(sum(chain.from_iterable([row.values() for row in probas if row]))):
             return set()
-        return {i for i, row in enumerate(probas) if row and not math.isfinite(sum(row.values()))}
+        pairs = enumerate(probas)
+        return {i for i, row in pairs if row and not all(map(math.isfinite, row.values()))}
     with np.errstate(invalid="ignore"):
         total = probas.values.sum()
     if math.isfinite(total):

@@ -489,6 +489,12 @@ class Prequential:
             f"{self.task}, {self.scored:,} events scored, no-change {self.no_change:.6f}",
             f"{'':<18}{'all':>12}{'fading':>12}{'window':>12}",
         ]
+        for count, what in (
+            (self.non_finite, "predictions are not finite"),
+            (self.too_large, "labels are too large"),
+        ):
+            if count:
+                lines[0] += f"; left out, as {what}: {count:,}"
         for name in self.metrics:
             values = [report.get(name + view) for view in _VIEWS]
             cells = ["" if value is None else f"{value:.6f}" for value in values]

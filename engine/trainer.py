@@ -317,6 +317,9 @@ class Trainer:
         new.seen = about["seen"]
         new.learned = about["learned"]
         new._non_finite_at = about.get("non_finite_at", -1)  # there was none before it was kept
+        counts = (new.seen, new.learned, new._non_finite_at)
+        if not all(type(count) is int and count >= -1 for count in counts):
+            raise ValueError(f"damaged trainer state: its counts are {counts}")
         new.learner = load_learner(about["kind"], state["learner"], task=new.task, modules=modules)
         new.prequential = Prequential.from_state(encoding.decode(state["metrics"]))
         if new.prequential.task != new.task:

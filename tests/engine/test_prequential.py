@@ -643,6 +643,8 @@ def test_only_the_metrics_asked_for_are_reported():
     ]
     assert lines[2].endswith("0.500000")
     assert lines[0] == "binary, 2 events scored, no-change 0.000000"
+    prequential.update([True], [True], [{True: NAN}])
+    assert str(prequential).splitlines()[0].endswith("as predictions are not finite: 1")
 
 
 def test_without_a_metric_of_probabilities_they_are_still_looked_through():

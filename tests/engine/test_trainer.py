@@ -341,6 +341,25 @@ def test_predictions_that_cannot_be_scored_name_the_event(predictions, columns):
     assert caught.value.row == 1
 
 
+@pytest.mark.parametrize("name", ["seen", "learned", "non_finite_at"])
+@pytest.mark.parametrize("value", [None, "7", NAN, -2])
+def test_damaged_counts_are_refused(name, value):
+    """What is counted is a whole number in every state."""
+    state = Trainer(logistic()).state()
+    about = encoding.decode(state["trainer"]) | {name: value}
+    with pytest.raises(ValueError, match="damaged trainer state: its counts are"):
+        Trainer.from_state(state | {"trainer": encoding.encode(about)})
+
+
+def test_a_state_of_before_such_predictions_were_told_is_read():
+    """The first that is not finite then has an alarm."""
+    state = Trainer(logistic()).state()
+    about = encoding.decode(state["trainer"])
+    del about["non_finite_at"]
+    restored = Trainer.from_state(state | {"trainer": encoding.encode(about)})
+    assert restored.digest() == Trainer(logistic()).digest()
+
+
 def test_a_state_with_metrics_of_another_task_is_refused():
     """Metrics of regression cannot score a classifier."""
     other = Trainer(linear_model.LinearRegression()).state()
