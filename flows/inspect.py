@@ -28,6 +28,7 @@ from midstream.flows.versions import has_registry, open_registry
 __all__ = ["Finding", "Report", "inspect"]
 
 _NEXT = 1_000  # events over which a state that was read back is compared
+_DIVERGED = 1e6  # times the error of predicting the last label
 _LARGE = 1e3  # a feature that goes further is named where predictions are not finite
 
 
@@ -196,6 +197,8 @@ def _try_sample(
     report.add("learning", f"{trainer.learned} events, {name} {value:.4g}")
     if odd.count:
         report.add("predictions", odd.told(trainer.seen), ok=False)
+    elif trainer.metrics.get("mae", 0.0) > _DIVERGED * trainer.prequential.no_change > 0.0:
+        report.add("predictions", odd.diverged(trainer.prequential.no_change), ok=False)
     _try_state(trainer, [*learned], model_modules(settings), report)
 
 
@@ -276,15 +279,26 @@ class _Odd:
     def told(self, events: int) -> str:
         """Say how many of `events` they are, where the first is, and what can be done."""
         are = "is not a finite number" if self.count == 1 else "are not finite numbers"
+        return (
+            f"{self.count:,} of {events:,} predictions {are}, the first at {self._first}; they are "
+            f"written as null and left out of the metrics. {self._advice()}"
+        )
+
+    def diverged(self, no_change: float) -> str:
+        """Say that the errors are out of all proportion, and what can be done."""
+        return (
+            f"the mean error is over {_DIVERGED:,.0f} times that of predicting the last label "
+            f"({no_change:.4g}): the model diverges. {self._advice()}"
+        )
+
+    def _advice(self) -> str:
         large = ""
         if self._largest:
             name = max(self._largest, key=self._largest.__getitem__)
             large = f" (here {name[:100]!r} is up to {self._largest[name]:.3g})"
         return (
-            f"{self.count:,} of {events:,} predictions {are}, the first at "
-            f"{self._first}; they are written as null and left out of the metrics. Scale the "
-            "features, as with preprocessing.StandardScaler() before the model; leave out those "
-            f"with very large values, as times and ids{large}; or lower the learning rate"
+            "Scale the features, as with preprocessing.StandardScaler() before the model; leave "
+            f"out those with very large values, as times and ids{large}; or lower the learning rate"
         )
 
 

@@ -88,6 +88,19 @@ def test_check_names_a_single_one_by_its_line(tmp_path):
     assert inspect(config(tmp_path, "models:scaled", late(300)), 300).ok
 
 
+def test_check_fails_on_errors_out_of_all_proportion(tmp_path):
+    """A model that diverges without an infinite number yet is told, too; scaled, it passes."""
+    settings = config(tmp_path, "linear", ratings(300))
+    assert inspect(settings, 300).ok
+    text = settings.file.read_text().replace("[input]", "options = { scale = false }\n[input]")
+    settings.file.write_text(text)
+    report = inspect(load(settings.file), 300)
+    (finding,) = [f for f in report.findings if not f.ok]
+    assert finding.what == "predictions"
+    assert "over 1,000,000 times that of predicting the last label" in finding.detail
+    assert "'time' is up to 8.8e+08" in finding.detail
+
+
 def test_evaluate_counts_what_it_leaves_out_of_the_metrics(tmp_path):
     """The mean is that of the predictions that are finite, and the faded one has recovered."""
     settings = config(tmp_path, "models:minmax", late(2_000))
