@@ -17,8 +17,10 @@ from midstream.connectors.bytestream import InputError
 from midstream.connectors.column_codec import FeatureKind, Schema
 from midstream.connectors.fields import Decoded, Faults, FieldMap, Kind, reject
 from midstream.connectors.fingerprint import Fingerprints, is_same
+from midstream.connectors.notation import Notation
 from midstream.connectors.records import TableBlock
 from midstream.connectors.values import (
+    TOO_LONG_FIELD,
     forced_column,
     group_column,
     label_column,
@@ -38,6 +40,7 @@ from midstream.engine.events import (
     TextColumn,
     Texts,
 )
+from midstream.engine.rules import NOT_FINITE, TOO_LONG, BadValueError, label_of, weight_of
 
 __all__ = ["TableDecoder", "TableForm", "is_readable", "join", "one_line"]
 
@@ -46,7 +49,7 @@ _Kind: TypeAlias = Literal["int", "float", "bool", "string", "time", "null"]
 _SCALAR = ("int", "float", "bool", "string")
 _LABELS: dict[Task, tuple[_Kind, ...]] = {
     "binary": ("int", "float", "bool"),
-    "multiclass": ("int", "bool", "string"),
+    "multiclass": ("int", "float", "bool", "string"),  # a float without a fraction is an integer
     "regression": ("int", "float"),
 }
 _FEATURES: dict[FeatureKind, tuple[_Kind, ...]] = {
@@ -88,11 +91,19 @@ class TableDecoder:
     features
         What each feature is; batches then hold columns. None or empty: every column that has no
         other meaning is one, and batches hold a dict for each event.
+    notation
+        How values are written; None: as `fields` says.
     """
 
     def __init__(
-        self, task: Task, fields: FieldMap | None = None, features: Schema | None = None
+        self,
+        task: Task,
+        fields: FieldMap | None = None,
+        features: Schema | None = None,
+        notation: Notation | None = None,
     ) -> None:
+        self.notation = notation or Notation(fields)
+        self.paths = None if fields is None else fields.paths
         self.task = task
         self.fields = fields
         self.features = dict(features or {})
@@ -191,6 +202,7 @@ class TableForm:
         self._schema = schema
         self._decoder = decoder
         self._task = decoder.task
+        self._notation = decoder.notation
         self._columns: list[_Column] = []
         self._roles: dict[str, int] = {}
         self._groups: dict[str, int] = {}
@@ -252,9 +264,7 @@ class TableForm:
             columns["array"] = self._array(table, faults)
             columns["names"] = [name for name, _ in self._numbers]
             columns["texts"] = {
-                name: [None] * table.num_rows
-                if i is None
-                else self._decoder.vocabularies[name].encode(table.column(i))
+                name: [None] * table.num_rows if i is None else self._words(name, table.column(i))
                 for name, i in self._texts
             }
             self._without_features(columns, faults)
@@ -272,6 +282,8 @@ class TableForm:
             rows=rows,
             partition=partition,
             index=index,
+            sound=True,
+            paths=self._decoder.paths,
             **columns,
         )
         rejected: list[Rejected] = []
@@ -288,7 +300,8 @@ class TableForm:
 
     def _flat(self, names: list[str], fields: FieldMap) -> None:
         wanted = [*fields.roles, *(fields.features or ()), *fields.exclude, *fields.types]
-        if absent := [name for name in dict.fromkeys(wanted) if name not in names]:
+        known = {*names, fields.label}
+        if absent := [name for name in dict.fromkeys(wanted) if name not in known]:
             raise InputError(
                 f"no column {', '.join(map(repr, absent))}, which [input.fields] names; "
                 f"it has {', '.join(map(repr, names))}"
@@ -303,7 +316,7 @@ class TableForm:
             ("key", fields.key, _SCALAR),
             ("source", fields.source, _SCALAR),
         ):
-            if name is not None:
+            if name is not None and name in names:
                 what = f"label of task {self._task}" if role == "label" else f"{role}"
                 self._roles[role] = self._add(name, None, name, allowed, f"the {what}")
         for name in fields.group:
@@ -403,7 +416,7 @@ class TableForm:
             column = table.column(i)
             if self._columns[i].unsigned:
                 self._too_large(column, self._columns[i].path, faults)
-            columns.append(_floats(column))
+            columns.append(self._notation.given_numbers(_floats(column)))
         return np.stack(columns, axis=1) if columns else np.zeros((n, 0))
 
     def _without_features(self, columns: dict[str, Any], faults: Faults) -> None:
@@ -415,9 +428,7 @@ class TableForm:
         for row, j in np.argwhere(np.isinf(array)).tolist():
             i = self._numbers[j][1]
             assert i is not None
-            faults.setdefault(
-                row, (f"number is not finite: {array[row, j]}", self._columns[i].path)
-            )
+            faults.setdefault(row, (NOT_FINITE, self._columns[i].path))
         empty = ~finite.any(axis=1)
         for column in texts.values():
             if isinstance(column, Categories):
@@ -428,7 +439,7 @@ class TableForm:
     def _too_large(self, column: Any, path: str, faults: Faults) -> None:
         values = column.fill_null(0).to_numpy()
         for row in np.flatnonzero(values > _INT64_MAX).tolist():
-            faults.setdefault(row, ("integer does not fit in 64 bits", path))
+            faults.setdefault(row, (TOO_LONG if path.startswith("$") else TOO_LONG_FIELD, path))
 
     def _dicts(self, table: Any, faults: Faults) -> list[Features]:
         """Return the features of each row as a dict of what it has."""
@@ -439,7 +450,9 @@ class TableForm:
             kind = self._types.get(name)
             values = self._values(table.column(i), place, faults, text=kind == "string")
             columns.append(
-                values if kind is None else forced_column(values, kind, place.path, faults)
+                values
+                if kind is None
+                else forced_column(values, kind, place.path, faults, self._notation)
             )
         if not any(None in column for column in columns):
             return [dict(zip(names, row)) for row in zip(*columns)]  # noqa: B905 100 ns a row
@@ -456,13 +469,17 @@ class TableForm:
         self, column: Any, place: _Column, faults: Faults, *, text: bool = False
     ) -> list[Any]:
         """Return a column as plain values, None where one is missing."""
+        return self._notation.given(self._all_values(column, place, faults, text=text))
+
+    def _all_values(
+        self, column: Any, place: _Column, faults: Faults, *, text: bool = False
+    ) -> list[Any]:
         if place.kind == "float":
             floats = _floats(column)
             values = floats.tolist()
             for row in np.flatnonzero(~np.isfinite(floats)).tolist():
                 if np.isinf(floats[row]):
-                    fault = f"number is not finite: {floats[row]}", place.path
-                    faults.setdefault(row, fault)
+                    faults.setdefault(row, (NOT_FINITE, place.path))
                 values[row] = None
             return values  # type: ignore[no-any-return]
         if place.unsigned and not text:
@@ -484,35 +501,32 @@ class TableForm:
         place, column = self._columns[i], table.column(i)
         fields = self._decoder.fields
         forced = None if fields is None or fields.label is None else self._types.get(fields.label)
-        if place.kind == "float":
-            given = column.is_valid().to_numpy(zero_copy_only=False)
-            floats = _floats(column)
-            for row in np.flatnonzero(given & ~np.isfinite(floats)).tolist():
-                faults.setdefault(row, (self._label_fault(floats[row].item()), place.path))
         if columns and task != "multiclass" and forced is None:
-            floats = _floats(column)
+            floats = self._notation.given_numbers(_floats(column))
             if place.unsigned:
                 self._too_large(column, place.path, faults)
+            odd = np.isinf(floats)
             if task == "binary":
-                odd = (floats != 0.0) & (floats != 1.0) & ~np.isnan(floats)
-                for row in np.flatnonzero(odd).tolist():
-                    value = column[row].as_py()
-                    faults.setdefault(row, (self._label_fault(value), place.path))
+                odd |= (floats != 0.0) & (floats != 1.0) & ~np.isnan(floats)
+            for row in np.flatnonzero(odd).tolist():
+                try:
+                    label_of(task, column[row].as_py())
+                except BadValueError as error:
+                    faults.setdefault(row, (str(error), place.path))
             return Targets(floats, task == "binary")
-        values = self._values(column, place, {} if place.kind == "float" else faults)
+        values = self._values(column, place, faults)
         if forced is not None:
-            values = forced_column(values, forced, place.path, faults)
+            values = forced_column(values, forced, place.path, faults, self._notation)
         return label_column(values, task, place.path, faults, own=fields is None)
 
-    def _label_fault(self, value: object) -> str:
-        wanted = "a finite number" if self._task == "regression" else "true/false or 0/1"
-        return f"label must be {wanted} for task {self._task}, found {value}"
-
-    def _ids(self, table: Any) -> TextColumn | None:
+    def _ids(self, table: Any) -> list[str | None] | TextColumn | None:
         i = self._roles.get("id")
         if i is None or table.column(i).null_count == table.num_rows:
             return None
         column = table.column(i)
+        if self._notation.has_missing:
+            values = self._values(column, self._columns[i], {})
+            return [None if value is None else str(value) or None for value in values]
         return _texts(column) if self._columns[i].kind == "string" else _Spelled(column)
 
     def _times(self, table: Any, faults: Faults) -> FloatArray | list[float | None] | None:
@@ -520,29 +534,33 @@ class TableForm:
         if i is None or table.column(i).null_count == table.num_rows:
             return None
         place, column = self._columns[i], table.column(i)
-        if place.kind == "string":
-            values = self._values(column, place, faults)
-            times: list[float | None] | None = time_column(values, place.path, faults)
-            return times
-        seconds = _seconds(column) if place.kind == "time" else _floats(column)
-        for row in np.flatnonzero(np.isinf(seconds)).tolist():
-            reason = f"time must be seconds or ISO 8601, found {seconds[row]}"
-            faults.setdefault(row, (reason, place.path))
-        return seconds
+        if place.kind == "time":
+            return _seconds(column)
+        if place.kind != "string":
+            seconds = self._notation.plain_seconds(self._notation.given_numbers(_floats(column)))
+            if seconds is not None and not np.isinf(seconds).any():
+                return seconds
+        values = self._values(column, place, faults)
+        times: list[float | None] | None = time_column(values, place.path, faults, self._notation)
+        return times
 
     def _weights(self, table: Any, faults: Faults) -> FloatArray | None:
         i = self._roles.get("weight")
         if i is None or table.column(i).null_count == table.num_rows:
             return None
         column = table.column(i)
-        weights = _floats(column)
-        if column.null_count:
-            given = column.is_valid().to_numpy(zero_copy_only=False)
-            weights = np.where(given, weights, 1.0)
+        weights = self._notation.given_numbers(_floats(column))
+        weights = np.where(np.isnan(weights), 1.0, weights)
         for row in np.flatnonzero(~((weights >= 0) & (weights < np.inf))).tolist():
-            reason = f"weight must be a finite number of at least 0, found {weights[row]}"
-            faults.setdefault(row, (reason, self._columns[i].path))
+            try:
+                weight_of(column[row].as_py())
+            except BadValueError as error:
+                faults.setdefault(row, (str(error), self._columns[i].path))
         return weights
+
+    def _words(self, name: str, column: Any) -> Categories | list[str | None]:
+        words = self._decoder.vocabularies[name].encode(column)
+        return self._notation.given_words(words) if isinstance(words, Categories) else words
 
     def _role_texts(
         self, table: Any, role: str, faults: Faults
@@ -551,7 +569,7 @@ class TableForm:
         if i is None or table.column(i).null_count == table.num_rows:
             return None
         place, column = self._columns[i], table.column(i)
-        if place.kind == "string":
+        if place.kind == "string" and not self._notation.has_missing:
             return _texts(column)
         values = self._values(column, place, faults)
         texts: list[str | None] | None = text_column(values, place.path, faults)

@@ -10,6 +10,7 @@ from midstream.connectors.column_codec import ColumnDecoder, FeatureKind, Schema
 from midstream.connectors.csv_codec import CsvDecoder
 from midstream.connectors.fields import Decoded, FieldMap
 from midstream.connectors.json_codec import JsonDecoder
+from midstream.connectors.notation import Notation
 from midstream.connectors.records import Block, CsvOptions
 from midstream.connectors.weaving import Pieces, encoded, weave
 from midstream.engine.events import (
@@ -53,6 +54,7 @@ def make_decoder(
     fields: FieldMap | None,
     csv: CsvOptions | None = None,
     schema: Schema | None = None,
+    notation: Notation | None = None,
 ) -> Decoder:
     """Return the decoder for an input partition.
 
@@ -66,6 +68,8 @@ def make_decoder(
         Header and delimiter of a CSV file; None: JSON Lines.
     schema
         What each feature is: JSON Lines are then decoded to columns. None or empty: whatever comes.
+    notation
+        How values are written; None: as `fields` says.
 
     Raises
     ------
@@ -78,16 +82,19 @@ def make_decoder(
             raise InputError(
                 "[features] is for JSON Lines, Arrow and Parquet; for CSV, [input.fields] has types"
             )
-        return ColumnDecoder(task, fields, schema)
+        return ColumnDecoder(task, fields, schema, notation)
     if csv is None:
-        return JsonDecoder(task, fields)
+        return JsonDecoder(task, fields, notation)
     if fields is None:
         raise InputError("CSV needs [input.fields]: which column is the label?")
-    return CsvDecoder(csv.header, task, fields, csv.delimiter)
+    return CsvDecoder(csv.header, task, fields, csv.delimiter, notation)
 
 
 def make_table_decoder(
-    task: Task, fields: FieldMap | None, schema: Schema | None = None
+    task: Task,
+    fields: FieldMap | None,
+    schema: Schema | None = None,
+    notation: Notation | None = None,
 ) -> "TableDecoder":
     """Return the decoder for all Arrow and Parquet files of an input; arguments as above.
 
@@ -104,7 +111,7 @@ def make_table_decoder(
         ) from None
     from midstream.connectors.arrow_codec import TableDecoder
 
-    return TableDecoder(task, fields, schema)
+    return TableDecoder(task, fields, schema, notation)
 
 
 def _plain(value: Any) -> Any:

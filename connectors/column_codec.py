@@ -9,6 +9,7 @@ schema; so a block never accepts what a line alone would not, and gives the same
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from operator import attrgetter
 from typing import Any, TypeAlias
@@ -26,10 +27,17 @@ from midstream.connectors.fields import (
     oversize,
     set_aside,
 )
-from midstream.connectors.json_codec import JsonDecoder, Scalar, Weight, decode_whole
+from midstream.connectors.json_codec import (
+    JsonDecoder,
+    Scalar,
+    Weight,
+    decode_whole,
+    without_nan,
+)
+from midstream.connectors.notation import Notation
 from midstream.connectors.records import Block
 from midstream.connectors.scanner import Field, Interner, Kind, Scan, Scanner
-from midstream.connectors.values import Int64, label_column, role_columns, type_name
+from midstream.connectors.values import Int64, label_column, role_columns, time_column
 from midstream.engine.events import (
     EventBatch,
     Features,
@@ -40,6 +48,7 @@ from midstream.engine.events import (
     Texts,
     floats,
 )
+from midstream.engine.rules import type_name
 
 __all__ = ["ColumnDecoder", "FeatureKind", "Schema"]
 
@@ -66,18 +75,32 @@ class ColumnDecoder:
         Which fields of a flat object mean what. None: events in our own form.
     schema
         Every feature that an event may have; one more, or one of another type, and it is rejected.
+    notation
+        How values are written; None: as `fields` says.
     """
 
-    def __init__(self, task: Task, fields: FieldMap | None, schema: Schema) -> None:
+    def __init__(
+        self,
+        task: Task,
+        fields: FieldMap | None,
+        schema: Schema,
+        notation: Notation | None = None,
+    ) -> None:
+        notation = notation or Notation(fields)
         self._task = task
         self._fields = fields
         self._schema = dict(schema)
         self._numbers = [name for name, kind in schema.items() if kind == "number"]
         self._categories = [name for name, kind in schema.items() if kind == "category"]
-        self._events = JsonDecoder(task, fields)
+        self._events = JsonDecoder(task, fields, notation)
+        self._paths = None if fields is None else fields.paths
         odd = any(map(_ODD_NAME.search, schema))
-        self._form = None if odd else _TypedForm(task, fields, self._schema)
-        self._plain = None if odd else _plain_form(task, fields, self._schema)
+        self._form = (
+            None
+            if odd or notation.has_missing
+            else _TypedForm(task, fields, self._schema, notation)
+        )
+        self._plain = None if odd else _plain_form(task, fields, self._schema, notation)
         self._passed = self._to_pass = 0
 
     def decode(self, block: Block) -> Decoded:
@@ -85,6 +108,8 @@ class ColumnDecoder:
         if block.oversize:
             return oversize(block)
         columns = self._scanned(block)
+        if columns is None and (data := without_nan(block.data)) is not block.data:
+            columns = self._scanned(replace(block, data=data))
         if columns is None and self._form is not None:
             columns, _, _ = decode_whole(self._form, block.data)
             if columns is not None:
@@ -93,7 +118,15 @@ class ColumnDecoder:
             return self._one_by_one(block)
         offsets = block.first + np.arange(len(columns["array"]), dtype=np.int64)
         return Decoded(
-            EventBatch(offsets=offsets, partition=block.partition, index=-1, **columns), []
+            EventBatch(
+                offsets=offsets,
+                partition=block.partition,
+                index=-1,
+                sound=True,
+                paths=self._paths,
+                **columns,
+            ),
+            [],
         )
 
     def _scanned(self, block: Block) -> dict[str, Any] | None:
@@ -134,6 +167,8 @@ class ColumnDecoder:
             array=np.array(rows, np.float64).reshape(len(rows), len(self._numbers)),
             names=self._numbers,
             texts={name: _texts([x.get(name) for x in dicts]) for name in self._categories},
+            sound=True,
+            paths=self._paths,
         )
         return Decoded(batch, rejected)
 
@@ -149,10 +184,12 @@ class ColumnDecoder:
         return None
 
 
-def _plain_form(task: Task, fields: FieldMap | None, schema: Schema) -> "_PlainForm | None":
+def _plain_form(
+    task: Task, fields: FieldMap | None, schema: Schema, notation: Notation
+) -> "_PlainForm | None":
     """Return the form of plain blocks, if there is one: not for groups and the like."""
     if fields is None:
-        return _PlainForm(task, schema, dict(zip(_ROLES, _ROLES, strict=True)))
+        return _PlainForm(task, schema, dict(zip(_ROLES, _ROLES, strict=True)), notation)
     named = {
         "y": fields.label,
         "id": fields.id,
@@ -167,7 +204,7 @@ def _plain_form(task: Task, fields: FieldMap | None, schema: Schema) -> "_PlainF
         return None
     if any(map(_ODD_NAME.search, names)):
         return None
-    return _PlainForm(task, schema, roles, fields.exclude, flat=True)
+    return _PlainForm(task, schema, roles, notation, fields.exclude, flat=True)
 
 
 class _PlainForm:
@@ -177,6 +214,8 @@ class _PlainForm:
     ----------
     roles
         What the fields with a role (y, id, ts, key, weight, source) are called.
+    notation
+        How values are written.
     unread
         Fields that are not read.
     flat
@@ -188,11 +227,13 @@ class _PlainForm:
         task: Task,
         schema: Schema,
         roles: dict[str, str],
+        notation: Notation,
         unread: Sequence[str] = (),
         *,
         flat: bool = False,
     ) -> None:
         self._task = task
+        self._notation = notation
         self._numbers = [name for name, kind in schema.items() if kind == "number"]
         words = [name for name, kind in schema.items() if kind == "category"]
         features = {name: Field("number", i) for i, name in enumerate(self._numbers)}
@@ -212,7 +253,7 @@ class _PlainForm:
         fields |= {name: Field("skip") for name in unread}
         self._classes = Interner()
         self._scanner = (
-            Scanner(fields | features, wanted=roles.get("y"))
+            Scanner(fields | features)
             if flat
             else Scanner({"x": Field("object"), **fields}, features, wanted="x")
         )
@@ -223,7 +264,12 @@ class _PlainForm:
         scan = self._scanner.scan(data, block.lines)
         if scan is None:
             return None
-        n = len(scan.numbers)
+        n, notation = len(scan.numbers), self._notation
+        times = self._real(scan, "ts")
+        if times is not None:
+            times = notation.plain_seconds(times)
+            if times is None:
+                return None
         weights = self._real(scan, "weight")
         if weights is not None:
             if (weights < 0.0).any():
@@ -232,34 +278,48 @@ class _PlainForm:
         labels: Any
         if "y" in self._texts:
             start, stop = scan.text(self._texts["y"])
-            labels = list(self._classes.intern(data, start, stop))
+            labels = list(notation.given_words(self._classes.intern(data, start, stop)))
         else:
             values = self._real(scan, "y")
             labels = Targets(
                 np.full(n, np.nan) if values is None else values, self._task == "binary"
             )
-        return {
+        columns = {
             "x": None,
             "labels": labels,
             "ids": self._text(data, scan, "id"),
-            "times": self._real(scan, "ts"),
+            "times": times,
             "weights": weights,
             "sources": self._text(data, scan, "source"),
             "keys": self._text(data, scan, "key"),
-            "array": scan.numbers,
+            "array": notation.given_numbers(scan.numbers),
             "names": self._numbers,
             "texts": {
-                name: interner.intern(data, *scan.text(column))
+                name: notation.given_words(interner.intern(data, *scan.text(column)))
                 for name, (column, interner) in self._words.items()
             },
         }
+        return None if notation.has_missing and self._lacks_any(columns) else columns
+
+    def _lacks_any(self, columns: dict[str, Any]) -> bool:
+        """Whether an event has no feature, or anything but a feature or a label means missing."""
+        empty = np.isnan(columns["array"]).all(axis=1)
+        for column in columns["texts"].values():
+            empty &= column.codes < 0
+        if empty.any():
+            return True
+        return any(
+            self._notation.is_missing(text)
+            for role in ("ids", "sources", "keys")
+            for text in columns[role] or ()
+        )
 
     def _real(self, scan: Scan, role: str) -> FloatArray | None:
         """Return a column of numbers, None where all are missing."""
         column = self._reals.get(role)
         if column is None:
             return None
-        values = np.ascontiguousarray(scan.reals[:, column])
+        values = self._notation.given_numbers(np.ascontiguousarray(scan.reals[:, column]))
         return None if np.isnan(values).all() else values
 
     def _text(self, data: bytes, scan: Scan, role: str) -> Texts | None:
@@ -282,8 +342,15 @@ def _targets(task: Task, labels: list[Label | None]) -> list[Label | None] | Tar
 class _TypedForm:
     """The form of blocks for `decode_whole`: typed rows, and columns made of them."""
 
-    def __init__(self, task: Task, fields: FieldMap | None, schema: dict[str, FeatureKind]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        fields: FieldMap | None,
+        schema: dict[str, FeatureKind],
+        notation: Notation,
+    ) -> None:
         self._task = task
+        self._notation = notation
         self._fields = fields
         self._numbers = [name for name, kind in schema.items() if kind == "number"]
         # Attributes are called by number: names of features need not be identifiers.
@@ -422,7 +489,9 @@ class _TypedForm:
             x=[],
             labels=labels,
             ids=given.get("id"),
-            times=given.get("ts"),
+            times=None
+            if (times := given.get("ts")) is None
+            else time_column(times, "$.ts", faults, self._notation),
             weights=weights,
             keys=given.get("key"),
             sources=given.get("source"),
@@ -430,7 +499,7 @@ class _TypedForm:
 
     def _flat(self, raw: dict[str, list[Any]], n: int, faults: Faults) -> Columns:
         assert self._fields is not None
-        return role_columns(self._fields, self._task, raw, n, faults)
+        return role_columns(self._fields, self._task, raw, n, faults, self._notation)
 
 
 class _Rows:

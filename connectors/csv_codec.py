@@ -16,8 +16,9 @@ from midstream.connectors.fields import (
     oversize,
     reject,
 )
+from midstream.connectors.notation import Notation
 from midstream.connectors.records import Block, framing
-from midstream.connectors.values import role_columns, typed_cells
+from midstream.connectors.values import label_cells, role_columns, typed_cells
 from midstream.engine.events import IntArray, Rejected, Task
 
 __all__ = ["CsvDecoder", "Rows", "Splitter"]
@@ -39,24 +40,34 @@ class CsvDecoder:
         Which columns mean what.
     delimiter
         What separates cells.
+    notation
+        How values are written; None: as `fields` says.
 
     Raises
     ------
     InputError
-        If a column that `fields` names is not in the header, or no column is a feature.
+        If a column that `fields` names, other than the label, is not in the header, or no column is
+        a feature.
     """
 
     def __init__(
-        self, header: Sequence[str], task: Task, fields: FieldMap, delimiter: str = ","
+        self,
+        header: Sequence[str],
+        task: Task,
+        fields: FieldMap,
+        delimiter: str = ",",
+        notation: Notation | None = None,
     ) -> None:
         self._task = task
+        self._notation = notation or Notation(fields)
         self._fields = fields
         self._delimiter = delimiter
         self._width = len(header)
         self._splitter = Splitter(self._width, delimiter)
         self._place = {name: i for i, name in enumerate(header)}
         wanted = [*fields.roles, *(fields.features or ()), *fields.exclude, *fields.types]
-        absent = [name for name in dict.fromkeys(wanted) if name not in self._place]
+        known = self._place.keys() | {fields.label}
+        absent = [name for name in dict.fromkeys(wanted) if name not in known]
         if absent:
             raise InputError(
                 f"not in the CSV header: {', '.join(map(repr, absent))}; "
@@ -85,21 +96,26 @@ class CsvDecoder:
             faults=faults,
             rejected=rows.rejected,
             records=lambda: dict(_records(block, self._delimiter)),
+            paths=self._fields.paths,
         )
 
     def _columns(self, cells: list[tuple[str, ...]], faults: Faults) -> Columns:
-        fields, place = self._fields, self._place
+        fields, place, notation = self._fields, self._place, self._notation
         n = len(cells[0]) if cells else 0
         cells = cells or [()] * self._width
-        raw: dict[str, list[Any]] = {name: list(cells[place[name]]) for name in fields.roles}
-        if (name := fields.label) is not None:
-            raw[name] = typed_cells(raw[name], fields.types.get(name), name, faults)
+        raw: dict[str, list[Any]] = {
+            name: list(cells[place[name]]) if name in place else [None] * n for name in fields.roles
+        }
+        if (name := fields.label) is not None and name in place:
+            kind = fields.types.get(name)
+            raw[name] = label_cells(raw[name], self._task, kind, name, faults, notation)
         if (name := fields.weight) is not None:
-            raw[name] = typed_cells(raw[name], "number", name, faults)
-        columns = role_columns(fields, self._task, raw, n, faults)
-        names = self._features
+            raw[name] = typed_cells(raw[name], "number", name, faults, notation)
+        columns = role_columns(fields, self._task, raw, n, faults, notation)
+        names, types = self._features, fields.types
         values = [
-            typed_cells(cells[place[name]], fields.types.get(name), name, faults) for name in names
+            typed_cells(cells[place[name]], types.get(name), name, faults, notation)
+            for name in names
         ]
         if any(None in column for column in values):
             columns.x = [

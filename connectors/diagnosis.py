@@ -7,7 +7,15 @@ from math import inf, isfinite
 from typing import Any
 
 from midstream.connectors.fields import Fault
-from midstream.connectors.values import fits, shown, type_name
+from midstream.engine.rules import (
+    NOT_FINITE,
+    TOO_LONG,
+    BadValueError,
+    fits,
+    shown,
+    type_name,
+    weight_of,
+)
 
 __all__ = ["MAX_DEPTH", "diagnose", "key_count", "too_deep"]
 
@@ -65,7 +73,9 @@ def diagnose(line: bytes, error: Exception | None, *, own: bool) -> Fault:
     if too_deep(line):
         return f"nested more than {MAX_DEPTH} levels deep", ""
     try:
-        doc = json.loads(text, object_pairs_hook=_unique, parse_int=_integer)
+        doc = json.loads(
+            text, object_pairs_hook=_unique, parse_int=_integer, parse_constant=_constant
+        )
     except _DuplicateKeyError as bad:
         return f"duplicate key {shown(bad.args[0])}", ""
     except json.JSONDecodeError as bad:
@@ -95,6 +105,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return doc
 
 
+def _constant(text: str) -> float | None:
+    return None if text == "NaN" else float(text)  # NaN is a missing value
+
+
 def _integer(text: str) -> int | float:
     return int(text) if len(text) < 400 else inf  # int() refuses very long ones
 
@@ -117,7 +131,7 @@ def _fault_of_event(doc: dict[str, Any]) -> Fault | None:
         elif name in _STRINGS:
             fault = _fault_of_type(value, str, path)
         elif name in _NUMBERS:
-            fault = _fault_of_number(value, path, least=0 if name == "weight" else -inf)
+            fault = _fault_of_number(value, path, weight=name == "weight")
         elif name == "group":
             fault = _fault_of_group(value, path)
         elif name != "x":
@@ -131,9 +145,9 @@ def _fault_of_scalar(value: Any, path: str) -> Fault | None:
     if isinstance(value, list | dict):
         return f"expected number, string, bool or null, got {type_name(value)}", path
     if isinstance(value, float) and not isfinite(value):
-        return "number is too large or not finite", path
+        return NOT_FINITE, path
     if type(value) is int and not fits(value):
-        return "integer does not fit in 64 bits", path
+        return TOO_LONG, path
     return None
 
 
@@ -143,19 +157,22 @@ def _fault_of_type(value: Any, wanted: type, path: str) -> Fault | None:
     return f"expected {type_name(wanted())}, got {type_name(value)}", path
 
 
-def _fault_of_number(value: Any, path: str, *, least: float) -> Fault | None:
+def _fault_of_number(value: Any, path: str, *, weight: bool) -> Fault | None:
     if value is None:
         return None
     if type(value) not in (int, float):
         return f"expected number, got {type_name(value)}", path
-    if not -inf < value < inf:
-        return "number is too large or not finite", path
     try:
-        float(value)
+        finite = isfinite(float(value))
     except OverflowError:
-        return "number is too large or not finite", path
-    if value < least:
-        return f"expected a number of at least {least}, got {shown(value)}", path
+        finite = False
+    if not finite:
+        return NOT_FINITE, path
+    if weight:
+        try:
+            weight_of(value)
+        except BadValueError as error:
+            return str(error), path
     return None
 
 
@@ -173,7 +190,7 @@ def _not_finite(items: Iterable[tuple[Any, Any]], path: str) -> Fault | None:
     for name, value in items:
         here = f"{path}.{name}".removeprefix(".")[:_NAME]
         if isinstance(value, float) and not isfinite(value):
-            return "number is too large or not finite", here
+            return NOT_FINITE, here
         if isinstance(value, list | dict):
             inner = value.items() if isinstance(value, dict) else enumerate(value)
             if fault := _not_finite(inner, here):

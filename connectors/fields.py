@@ -9,6 +9,7 @@ import numpy as np
 
 from midstream.connectors.records import Block
 from midstream.engine.events import EventBatch, Features, IntArray, Label, Rejected
+from midstream.engine.rules import TimeUnit
 
 __all__ = [
     "Columns",
@@ -43,8 +44,8 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     id
         Identifies the event: a string or an integer. Without one the origin is the id.
     label
-        What is to be predicted. None: no event has a label. The field has to be there; null or
-        empty is an event without a label.
+        What is to be predicted. None: no event has a label. An event in which the field is not
+        there, null, NaN or empty has none: it is predicted only.
     time
         Seconds, or ISO 8601 (UTC where it names no zone).
     key, source
@@ -59,6 +60,15 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Fields that are not read.
     types
         Fields read as "number", "string" (which keeps leading zeros) or "bool", however they look.
+    missing
+        What means that there is no value, besides null, NaN and an empty cell: strings, and
+        numbers. A string that looks like a number stands for that number, too. For all fields.
+    decimal
+        The decimal sign of CSV, and of strings that are numbers.
+    time_unit
+        What a time is that is a number: "s", "ms", "us" or "ns"; "date": digits of a date, as
+        20261129 or 20261129030000; "auto": told by its size, see `engine.rules.unit_of`, and
+        rejected where it may be a date as well.
     """
 
     id: str | None = None
@@ -71,6 +81,9 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     features: list[str] | None = None
     exclude: list[str] = []
     types: dict[str, Kind] = {}
+    missing: list[str | int | float] = []
+    decimal: Literal[".", ","] = "."
+    time_unit: TimeUnit = "auto"
 
     def __post_init__(self) -> None:
         if self.features is not None and not self.features:
@@ -87,6 +100,12 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """The fields with a meaning of their own, each once."""
         named = (self.label, self.id, self.time, self.weight, self.key, self.source)
         return list(dict.fromkeys([name for name in named if name is not None] + self.group))
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """Where in an event what has a role is: the field's name, by role."""
+        named = {"label": self.label, "weight": self.weight, "time": self.time}
+        return {role: name for role, name in named.items() if name is not None}
 
 
 class Decoded(NamedTuple):
@@ -118,6 +137,7 @@ def assemble(
     faults: Faults,
     rejected: list[Rejected],
     records: Callable[[], Mapping[int, bytes]],
+    paths: Mapping[str, str] | None,
 ) -> Decoded:
     """Build the batch of the events without a fault.
 
@@ -129,6 +149,8 @@ def assemble(
         What was rejected before it had columns.
     records
         Gives the bytes of the record that begins in each line; called if there is a fault.
+    paths
+        As of `EventBatch`.
     """
     for i in [i for i, x in enumerate(columns.x) if not x] if not all(columns.x) else ():
         faults.setdefault(i, ("no features", ""))
@@ -137,7 +159,14 @@ def assemble(
         keep = set_aside(block, numbers, faults, rejected, records())
         numbers = numbers[keep]
         fields = {k: None if v is None else [v[i] for i in keep] for k, v in fields.items()}
-    batch = EventBatch(**fields, offsets=numbers, partition=block.partition, index=-1)
+    batch = EventBatch(
+        **fields,
+        offsets=numbers,
+        partition=block.partition,
+        index=-1,
+        sound=True,
+        paths=paths,
+    )
     return Decoded(batch, rejected)
 
 

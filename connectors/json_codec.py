@@ -31,25 +31,26 @@ from midstream.connectors.fields import (
     oversize,
     reject,
 )
+from midstream.connectors.notation import Notation
 from midstream.connectors.records import Block
 from midstream.connectors.values import (
-    BadValueError,
+    TOO_LONG_FIELD,
     Int64,
-    fits,
-    forced,
     forced_column,
     label_column,
     role_columns,
-    type_name,
+    time_column,
 )
 from midstream.engine.events import IntArray, Rejected, Task
+from midstream.engine.rules import fits, type_name
 
-__all__ = ["JsonDecoder", "Scalar", "Weight", "decode_whole"]
+__all__ = ["JsonDecoder", "Scalar", "Weight", "decode_whole", "without_nan"]
 
 Scalar: TypeAlias = bool | Int64 | float | str | None
 Weight: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 _OPTIONAL = ("y", "id", "ts", "key", "weight", "source", "group")
 _NEWLINE = ord("\n")
+_NAN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|(?<![^\s:,\[])NaN(?![^\s,\]}])')
 _TWO_ON_A_LINE = re.compile(rb"\}[ \t\r]*+\{")
 # UnicodeDecodeError is a ValueError and none of msgspec's; so is an integer of 5,000 digits.
 _ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -136,6 +137,17 @@ def decode_whole(form: BlockForm[_Raw], data: bytes) -> tuple[_Raw | None, int, 
     return raw, len(rows), nulls
 
 
+def without_nan(data: bytes) -> bytes:
+    """Return JSON Lines with null for each NaN, which is no JSON but what some programs write.
+
+    What is in strings stays. In lines that are JSON otherwise, these are where they seem to be; the
+    others are rejected in any case.
+    """
+    if b"NaN" not in data:
+        return data
+    return _NAN.sub(lambda match: b"null" if match[0] == b"NaN" else match[0], data)
+
+
 class JsonDecoder:
     """Decodes blocks of JSON Lines.
 
@@ -148,10 +160,18 @@ class JsonDecoder:
         What labels have to be.
     fields
         Which fields of a flat object mean what. None: events in our own form.
+    notation
+        How values are written; None: as `fields` says.
     """
 
-    def __init__(self, task: Task, fields: FieldMap | None = None) -> None:
-        self._form: _Form[Any] = _OwnForm(task) if fields is None else _FlatForm(task, fields)
+    def __init__(
+        self, task: Task, fields: FieldMap | None = None, notation: Notation | None = None
+    ) -> None:
+        notation = notation or Notation(fields)
+        self._paths = None if fields is None else fields.paths
+        self._form: _Form[Any] = (
+            _OwnForm(task, notation) if fields is None else _FlatForm(task, fields, notation)
+        )
 
     def decode(self, block: Block) -> Decoded:
         """Return the events of a block and what was rejected."""
@@ -160,6 +180,8 @@ class JsonDecoder:
         data, first = block.data, block.first
         rejected: list[Rejected] = []
         raw, n, nulls = decode_whole(self._form, data)
+        if raw is None and (plain := without_nan(data)) is not data:
+            raw, n, nulls = decode_whole(self._form, plain)
         if raw is not None:
             numbers = np.arange(first, first + n, dtype=np.int64)
         else:
@@ -174,6 +196,7 @@ class JsonDecoder:
             faults=faults,
             rejected=rejected,
             records=lambda: dict(enumerate(data.split(b"\n"), first)),
+            paths=self._paths,
         )
 
     def _one_by_one(self, block: Block, rejected: list[Rejected]) -> tuple[list[Any], IntArray]:
@@ -182,6 +205,9 @@ class JsonDecoder:
             if not line or line.isspace():
                 continue
             row = self._form.row(line)
+            if isinstance(row, tuple) and (plain := without_nan(line)) is not line:
+                accepted = self._form.row(plain)
+                row = row if isinstance(accepted, tuple) else accepted
             if isinstance(row, tuple):
                 rejected.append(reject(block.partition, number, row[0], row[1], line))
             else:
@@ -193,8 +219,9 @@ class JsonDecoder:
 class _OwnForm:
     """``{"id", "x", "y", "ts", "key", "weight", "source", "group"}``; only x has to be there."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, notation: Notation) -> None:
         self._task = task
+        self._notation = notation
         decoder = msgspec.json.Decoder(_WireEvent)
         self._lines = decoder.decode_lines
         self._decode = decoder.decode
@@ -242,7 +269,7 @@ class _OwnForm:
         return event if _has_keys(line, keys) else diagnose(line, None, own=True)
 
     def columns(self, raw: dict[str, list[Any] | None], faults: Faults, *, nulls: bool) -> Columns:
-        x, y, weights = raw["x"], raw["y"], raw["weight"]
+        x, y, weights, times = raw["x"], raw["y"], raw["weight"], raw["ts"]
         assert x is not None
         if nulls:
             x = [_without_nulls(features) for features in x]
@@ -254,7 +281,7 @@ class _OwnForm:
             if y is None
             else label_column(y, self._task, "$.y", faults, own=True),
             ids=raw["id"],
-            times=raw["ts"],
+            times=None if times is None else time_column(times, "$.ts", faults, self._notation),
             weights=weights,
             keys=raw["key"],
             sources=raw["source"],
@@ -265,8 +292,9 @@ class _OwnForm:
 class _FlatForm:
     """Objects of scalars, whose fields mean what a `FieldMap` says."""
 
-    def __init__(self, task: Task, fields: FieldMap) -> None:
+    def __init__(self, task: Task, fields: FieldMap, notation: Notation) -> None:
         self._task = task
+        self._notation = notation
         self._fields = fields
         self._wanted = None if fields.features is None else frozenset(fields.features)
         self._unread = {*fields.exclude, *fields.roles} - {fields.label}
@@ -306,7 +334,7 @@ class _FlatForm:
             if isinstance(value, list | dict):
                 return f"expected number, string, bool or null, got {type_name(value)}", name[:100]
             if type(value) is int and not fits(value) and self._fields.types.get(name) != "string":
-                return "integer does not fit in 64 bits; perhaps its type is string", name[:100]
+                return TOO_LONG_FIELD, name[:100]
         return row
 
     def columns(self, rows: list[dict[str, Any]], faults: Faults, *, nulls: bool) -> Columns:
@@ -323,10 +351,12 @@ class _FlatForm:
             rows = [_without_nulls(row) for row in rows]
         if fields.label is not None and fields.label in fields.types:
             kind, name = fields.types[fields.label], fields.label
-            raw[name] = forced_column(raw[name], kind, name, faults)
-        columns = role_columns(fields, self._task, raw, len(rows), faults)
+            raw[name] = forced_column(raw[name], kind, name, faults, self._notation)
+        columns = role_columns(fields, self._task, raw, len(rows), faults, self._notation)
         for name, kind in fields.types.items():
-            _force(rows, name, kind, faults)
+            _force(rows, name, kind, faults, self._notation)
+        if self._notation.has_missing:
+            rows = list(map(self._notation.given_features, rows))
         columns.x = rows
         return columns
 
@@ -350,16 +380,16 @@ def _keys(value: object) -> int:
     return sum(map(_keys, value)) if isinstance(value, list) else 0
 
 
-def _force(rows: list[dict[str, Any]], name: str, kind: Kind, faults: Faults) -> None:
+def _force(
+    rows: list[dict[str, Any]], name: str, kind: Kind, faults: Faults, notation: Notation
+) -> None:
     """Read a feature as the type that the config gives it."""
-    for i, row in enumerate(rows):
-        if name in row:
-            try:
-                value = forced(row[name], kind)
-            except BadValueError as error:
-                faults.setdefault(i, (str(error), name))
-                continue
-            if value is None:
-                del row[name]
-            else:
-                row[name] = value
+    values = [row.get(name, UNSET) for row in rows]
+    read = forced_column(values, kind, name, faults, notation)
+    if read is values:
+        return
+    for row, before, after in zip(rows, values, read, strict=True):
+        if after is None:
+            row.pop(name, None)
+        elif after is not before:
+            row[name] = after

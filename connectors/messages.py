@@ -15,6 +15,7 @@ import numpy as np
 from midstream.connectors.codec import make_decoder, make_table_decoder
 from midstream.connectors.column_codec import Schema
 from midstream.connectors.fields import Decoded, FieldMap
+from midstream.connectors.notation import Notation
 from midstream.connectors.records import Block
 from midstream.engine.events import EventBatch, FloatArray, IntArray, Rejected, Task
 
@@ -162,23 +163,33 @@ class MessageDecoder:
         What each feature is, if that is settled.
     max_bytes
         Longest message that is decoded; a longer one is rejected.
+    notation
+        How values are written; None: as `fields` says.
     """
 
     def __init__(
-        self, task: Task, fields: FieldMap | None, schema: Schema | None, max_bytes: int
+        self,
+        task: Task,
+        fields: FieldMap | None,
+        schema: Schema | None,
+        max_bytes: int,
+        notation: Notation | None = None,
     ) -> None:
+        self._notation = notation or Notation(fields)
         self._task = task
         self._fields = fields
         self._schema = schema
         self._max_bytes = max_bytes
-        self._lines = make_decoder(task, fields, schema=schema)
+        self._lines = make_decoder(task, fields, schema=schema, notation=self._notation)
         self._tables: TableDecoder | None = None
 
     def decode(self, block: MessageBlock) -> Decoded:
         """Return the events of a block and what was rejected."""
         values = block.messages.values
         if not values:
-            return Decoded(EventBatch([], [], partition=block.topic, index=block.index), [])
+            return Decoded(
+                EventBatch([], [], partition=block.topic, index=block.index, sound=True), []
+            )
         data, limit = block.messages.data, self._max_bytes
         first = values[0]
         if first is not None and block.messages.is_table and len(first) <= limit:
@@ -219,7 +230,9 @@ class MessageDecoder:
 
     def _decode_table(self, block: MessageBlock, value: bytes) -> Decoded:
         if self._tables is None:
-            self._tables = make_table_decoder(self._task, self._fields, self._schema)
+            self._tables = make_table_decoder(
+                self._task, self._fields, self._schema, self._notation
+            )
         offset = int(block.messages.offsets[0])
         decoded = self._tables.decode_message(
             value, partition=block.topic, index=block.index, offset=offset

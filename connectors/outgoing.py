@@ -8,8 +8,11 @@ import msgspec
 from midstream.connectors.bytestream import InputError
 from midstream.connectors.csv_codec import Splitter
 from midstream.connectors.fields import Faults, FieldMap, Kind
+from midstream.connectors.notation import Notation
 from midstream.connectors.records import Block, CsvOptions
-from midstream.connectors.values import type_name, typed_cells
+from midstream.connectors.values import label_cells, typed_cells
+from midstream.engine.events import Task
+from midstream.engine.rules import type_name
 
 __all__ = ["CsvMessages", "JsonMessages", "Message", "Messages"]
 
@@ -90,6 +93,10 @@ class CsvMessages:
         Types of columns, besides those in `fields`.
     key
         The column whose cell, as it is, is the message's key; None: no keys.
+    task
+        What labels have to be.
+    notation
+        How values are written; None: as `fields` says.
 
     Raises
     ------
@@ -103,7 +110,13 @@ class CsvMessages:
         fields: FieldMap,
         kinds: Mapping[str, Kind] | None = None,
         key: str | None = None,
+        *,
+        task: Task = "binary",
+        notation: Notation | None = None,
     ) -> None:
+        self._task = task
+        self._label = fields.label
+        self._notation = notation or Notation(fields)
         self._header = csv.header
         self._splitter = Splitter(len(csv.header), csv.delimiter)
         self._kinds = {**(kinds or {}), **fields.types}
@@ -156,10 +169,12 @@ class CsvMessages:
         if name in self._texts:
             return [cell or None for cell in cells]
         kind = "number" if name == self._weight else self._kinds.get(name)
+        if name == self._label:
+            return label_cells(cells, self._task, kind, name, faults, self._notation)
         if name not in self._unread:
-            return typed_cells(cells, kind, name, faults)
+            return typed_cells(cells, kind, name, faults, self._notation)
         bad: Faults = {}
-        values: list[Any] = typed_cells(cells, kind, name, bad)
+        values: list[Any] = typed_cells(cells, kind, name, bad, self._notation)
         return [cells[i] if i in bad else value for i, value in enumerate(values)]
 
 

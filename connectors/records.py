@@ -35,6 +35,7 @@ _HEAD = 1024
 _SCAN = 1024 * 1024
 _QUOTE, _NEWLINE = b'"\n'
 _DELIMITERS = ",;\t"
+_SEPARATOR = re.compile(r'"?sep=(.)"?')  # a first line that Excel writes and reads
 _QUOTED = re.compile(rf'(?<![^{_DELIMITERS}])"[^"]*+(?:""[^"]*+)*+"')
 
 
@@ -179,6 +180,7 @@ class Partition:
         self.format = format
         self.header: list[str] = []
         self.delimiter = ","
+        self._said = ""  # the delimiter that the first line says
         self._stream = stream
         self._limit = max_record_bytes
         # A file is opened at its start, and its header read, before it goes on at a position;
@@ -397,8 +399,16 @@ class Partition:
             text = record.decode().rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise InputError(f"{self.name}: CSV header is not UTF-8: {error}") from None
+        if (said := _SEPARATOR.fullmatch(text)) and not self._said:
+            if said[1] not in _DELIMITERS:
+                raise InputError(
+                    f"{self.name}: its first line says that {said[1]!r} separates cells; allowed: "
+                    "a comma, a semicolon or a tab"
+                )
+            self._said = said[1]
+            return  # what comes next is the header
         bare = _QUOTED.sub("", text)
-        self.delimiter = max(_DELIMITERS, key=bare.count)
+        self.delimiter = self._said or max(_DELIMITERS, key=bare.count)
         try:
             names = next(csv.reader([text], delimiter=self.delimiter, strict=True))
         except (csv.Error, StopIteration) as error:

@@ -6,7 +6,6 @@ that breaks it. Faults of an event depend on that event alone.
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from math import isfinite
 from typing import Annotated, Any, TypeAlias
@@ -15,61 +14,50 @@ import msgspec
 from msgspec import UNSET
 
 from midstream.connectors.fields import Columns, Faults, FieldMap, Kind
-from midstream.engine.events import Feature, Label, Task
+from midstream.connectors.notation import Notation
+from midstream.engine.events import Feature, Label, Task, floats
+from midstream.engine.rules import (
+    BINARY,
+    NOT_FINITE,
+    TOO_LONG,
+    BadValueError,
+    fits,
+    label_of,
+    shown,
+    spelled,
+    type_name,
+    weight_of,
+)
 
 __all__ = [
-    "BadValueError",
+    "TOO_LONG_FIELD",
     "Int64",
     "all_or_none",
-    "fits",
     "forced",
     "forced_column",
     "group_column",
+    "label_cells",
     "label_column",
     "role_columns",
-    "shown",
     "text_column",
     "time_column",
-    "type_name",
     "typed_cells",
 ]
 
 Int64: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
-_BINARY: dict[Any, bool | None] = {False: False, True: True, None: None}
-"""Equality finds 0, 1, 0.0 and 1.0 as well."""
-_TYPES = {
-    bool: "bool", int: "number", float: "number", str: "string", list: "array", dict: "object",
-}  # fmt: skip
+TOO_LONG_FIELD = f"{TOO_LONG}; perhaps its type is string"
+
 _INT = re.compile(r"-?(?:0|[1-9][0-9]*)")
+_WHOLE = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.0+)?")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_NOT_FINITE = re.compile(r"[+-]?(?:nan|inf(?:inity)?)", re.IGNORECASE)
+_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+(?:[eE][+-]?[0-9]+)?")
+_GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:(?:,[0-9]{3})+(?:\.[0-9]+)?|(?:\.[0-9]{3})+,[0-9]+)")
+_NAN = re.compile(r"[+-]?nan", re.IGNORECASE)
+_INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
 _SPACE = " \t\r\n"
+_PLAIN = Notation()
 _numbers = msgspec.json.Decoder(list[Int64 | float | None])
-
-
-class BadValueError(ValueError):
-    """A value that breaks a rule; the message is the reason for rejecting its event."""
-
-
-def type_name(value: object) -> str:
-    """Return the JSON name of a value's type."""
-    return "null" if value is None else _TYPES[type(value)]
-
-
-def shown(value: object) -> str:
-    """Return a value for a message: short, and as it was written."""
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else _spelled(value)
-    if isinstance(value, list | dict):
-        return f"an {type_name(value)}"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:50]}…"
-
-
-def fits(value: int) -> bool:
-    """Whether an integer fits in 64 bits."""
-    return -(2**63) <= value < 2**63
 
 
 def _converted(
@@ -102,7 +90,7 @@ def label_column(
     kinds = set(map(type, values)) - {type(None)}
     if task == "binary" and kinds <= {bool, int, float}:
         try:
-            return [_BINARY[value] for value in values]
+            return [BINARY[value] for value in values]
         except KeyError:
             pass
     elif task == "multiclass" and kinds <= {str, int, bool}:
@@ -110,74 +98,29 @@ def label_column(
             return values
     elif task == "regression" and kinds <= {int, float}:
         return values
-    return _converted(values, partial(_label, task, path, own), path, faults)
+    return _converted(values, partial(_label, task, own), path, faults)
 
 
-def _label(task: Task, path: str, own: bool, value: Any) -> Label | None:
-    kind = type(value)
-    if value is UNSET:
-        raise BadValueError(f"label field {path!r} is missing")
-    if value is None or (kind is str and not value and not own):
+def _label(task: Task, own: bool, value: Any) -> Label | None:
+    if value is UNSET or (value == "" and not own):
         return None
-    if task == "binary":
-        if kind in (bool, int, float) and value in _BINARY:
-            return bool(value)
-        wanted = "true/false or 0/1"
-    elif task == "multiclass":
-        if kind in (int, bool) or (kind is str and value):
-            return value  # type: ignore[no-any-return]
-        wanted = "a string (not empty), an integer or true/false"
-    else:
-        if kind in (int, float):
-            return value  # type: ignore[no-any-return]
-        wanted = "a finite number"
-    raise BadValueError(f"label must be {wanted} for task {task}, found {shown(value)}")
+    return label_of(task, value)
 
 
-def time_column(values: list[Any], path: str, faults: Faults) -> list[float | None] | None:
+def time_column(
+    values: list[Any], path: str, faults: Faults, notation: Notation
+) -> list[float | None] | None:
     """Return times in seconds; None where there is none, and None for no times at all."""
     if set(map(type, values)) <= {float}:
-        return values
-    return all_or_none(_converted(values, _seconds, path, faults))
-
-
-def _seconds(value: Any) -> float | None:
-    kind = type(value)
-    if kind is str:
-        return _seconds_of_text(value)
-    if value is None or value is UNSET:
-        return None
-    if kind is float or kind is int:
-        try:
-            return float(value)
-        except OverflowError:
-            raise BadValueError("time is too large a number") from None
-    raise BadValueError(f"time must be seconds or ISO 8601, found {shown(value)}")
-
-
-def _seconds_of_text(text: str) -> float | None:
-    text = text.strip(_SPACE)
-    if not text:
-        return None
-    # Nothing is both; the fifth character of most ISO dates tells which to try first.
-    for read in (_iso, _decimal) if text[4:5] == "-" else (_decimal, _iso):
-        seconds = read(text)
+        array = floats(values)
+        seconds = notation.plain_seconds(array)
         if seconds is not None:
-            return seconds
-    raise BadValueError(f"time must be seconds or ISO 8601, found {shown(text)}")
+            return values if seconds is array else seconds.tolist()
+    return all_or_none(_converted(values, partial(_seconds, notation), path, faults))
 
 
-def _decimal(text: str) -> float | None:
-    number = float(text) if _FLOAT.fullmatch(text) else None
-    return number if number is not None and isfinite(number) else None
-
-
-def _iso(text: str) -> float | None:
-    try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return None
+def _seconds(notation: Notation, value: Any) -> float | None:
+    return None if value is UNSET else notation.seconds(value)
 
 
 def _weight_column(values: list[Any], path: str, faults: Faults) -> list[float]:
@@ -186,14 +129,7 @@ def _weight_column(values: list[Any], path: str, faults: Faults) -> list[float]:
 
 
 def _weight(value: Any) -> float:
-    if value is None or value is UNSET:
-        return 1.0
-    if type(value) in (int, float) and value >= 0:
-        try:
-            return float(value)
-        except OverflowError:
-            pass
-    raise BadValueError(f"weight must be a finite number of at least 0, found {shown(value)}")
+    return 1.0 if value is UNSET else weight_of(value)
 
 
 def _id_column(values: list[Any], path: str, faults: Faults) -> list[str | None] | None:
@@ -223,12 +159,7 @@ def _text(value: Any) -> str | None:
         return value or None
     if isinstance(value, list | dict):
         raise BadValueError(f"expected string, got {type_name(value)}")
-    return _spelled(value)
-
-
-def _spelled(value: Feature) -> str:
-    """Return a scalar as it is written in JSON, a string as it is."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return spelled(value)
 
 
 def group_column(
@@ -245,9 +176,16 @@ def group_column(
 
 
 def role_columns(
-    fields: FieldMap, task: Task, raw: dict[str, list[Any]], n: int, faults: Faults
+    fields: FieldMap,
+    task: Task,
+    raw: dict[str, list[Any]],
+    n: int,
+    faults: Faults,
+    notation: Notation,
 ) -> Columns:
     """Return the columns of `n` flat records, without features, from those of raw values."""
+    if notation.has_missing:
+        raw = {name: notation.given(values) for name, values in raw.items()}
 
     def column(rule: Callable[[list[Any], str, Faults], Any], name: str | None) -> Any:
         return None if name is None else rule(raw[name], name, faults)
@@ -258,7 +196,7 @@ def role_columns(
         if fields.label is None
         else label_column(raw[fields.label], task, fields.label, faults),
         ids=column(_id_column, fields.id),
-        times=column(time_column, fields.time),
+        times=column(partial(time_column, notation=notation), fields.time),
         weights=column(_weight_column, fields.weight),
         keys=column(text_column, fields.key),
         sources=column(text_column, fields.source),
@@ -267,32 +205,49 @@ def role_columns(
 
 
 def typed_cells(
-    cells: Sequence[str], kind: Kind | None, path: str, faults: Faults
+    cells: Sequence[str],
+    kind: Kind | None,
+    path: str,
+    faults: Faults,
+    notation: Notation = _PLAIN,
 ) -> list[Feature | None]:
     """Return the values that text stands for; None where it is empty, that is, missing.
 
     An integer in plain notation becomes an int, any other decimal number a float, true and false
-    in any case a bool, the rest a string. A `kind` forces one of these.
+    in any case a bool, the rest a string; nan is missing. A `kind` forces one of these.
     """
+    if notation.texts and not notation.texts.isdisjoint(cells):
+        cells = ["" if cell in notation.texts else cell for cell in cells]
     if kind in (None, "number"):
         # A column of numbers is read as one JSON array: each cell gives at least one value or an
         # error, so as many values as cells means that each gave one.
-        joined = ",".join(cells)
+        plain = cells
+        if notation.decimal == ",":  # a point in one of them is for the rules below
+            points = any("." in cell for cell in cells)
+            plain = [""] if points else [cell.replace(",", ".") for cell in cells]
+        joined = ",".join(plain)
         if "null" not in joined:
-            if "" in cells:
-                joined = ",".join([cell or "null" for cell in cells])
+            if "" in plain:
+                joined = ",".join([cell or "null" for cell in plain])
             try:
-                values = _numbers.decode(f"[{joined}]")
+                values: list[Any] = _numbers.decode(f"[{joined}]")
             except (msgspec.MsgspecError, ValueError):
                 pass
             else:
-                if len(values) == len(cells):
-                    return values  # type: ignore[return-value]
-    known: dict[str, Feature | None] = {}
+                if len(values) == len(cells) and plain != [""]:
+                    return notation.given(values) if notation.numbers else values
+    return _distinct(cells, partial(_of_text, kind=kind, notation=notation), path, faults)
+
+
+def _distinct(
+    cells: Sequence[str], rule: Callable[[str], Any], path: str, faults: Faults
+) -> list[Any]:
+    """Apply a rule to each cell that is another one; None for one that breaks it."""
+    known: dict[str, Any] = {}
     faulty: dict[str, str] = {}
     for cell in set(cells):
         try:
-            known[cell] = _of_text(cell, kind)
+            known[cell] = rule(cell)
         except BadValueError as error:
             known[cell] = None
             faulty[cell] = str(error)
@@ -303,23 +258,54 @@ def typed_cells(
     return [known[cell] for cell in cells]
 
 
-def _of_text(text: str, kind: Kind | None) -> Feature | None:
+def label_cells(
+    cells: Sequence[str],
+    task: Task,
+    kind: Kind | None,
+    path: str,
+    faults: Faults,
+    notation: Notation,
+) -> list[Label | None]:
+    """Return the labels that text stands for; None where there is none.
+
+    Of many classes, an integer in plain notation is one, and so is one with zeros behind the
+    point; true and false in any case are a bool, and the rest, like 007 and 1e3, is text. All of
+    it is where labels are to be text.
+    """
+    if task == "multiclass":
+        if kind is None and notation.text_labels:
+            kind = "string"
+        if kind is None:
+            return _distinct(cells, partial(_class_of_text, notation=notation), path, faults)
+    return typed_cells(cells, kind, path, faults, notation)
+
+
+def _class_of_text(text: str, notation: Notation) -> Label | None:
     stripped = text.strip(_SPACE)
-    if not stripped:
+    if not stripped or _NAN.fullmatch(stripped) or notation.is_missing(stripped):
+        return None
+    if _WHOLE.fullmatch(stripped):
+        whole = stripped.partition(".")[0]
+        if len(whole) > 20 or not fits(number := int(whole)):
+            raise BadValueError(TOO_LONG_FIELD)
+        return None if notation.is_missing(number) else number
+    if (lower := stripped.lower()) in ("true", "false"):
+        return lower == "true"
+    return text
+
+
+def _of_text(text: str, kind: Kind | None, notation: Notation) -> Feature | None:
+    stripped = text.strip(_SPACE)
+    if not stripped or stripped in notation.texts:
         return None
     if kind == "string":
         return text
+    if _NAN.fullmatch(stripped):
+        return None
     if kind in (None, "number"):
-        if _INT.fullmatch(stripped):
-            if len(stripped) > 20 or not fits(number := int(stripped)):
-                raise BadValueError("integer does not fit in 64 bits; perhaps its type is string")
-            return number
-        if _FLOAT.fullmatch(stripped):
-            if not isfinite(decimal := float(stripped)):
-                raise BadValueError(f"number is too large: {shown(stripped)}")
-            return decimal
-        if _NOT_FINITE.fullmatch(stripped):
-            raise BadValueError(f"number is not finite: {shown(stripped)}")
+        number = _number_of_text(stripped, notation)
+        if number is not None:
+            return None if number in notation.numbers else number
     if kind != "number":
         lower = stripped.lower()
         if lower in ("true", "false") or (kind == "bool" and lower in ("1", "0")):
@@ -330,22 +316,61 @@ def _of_text(text: str, kind: Kind | None) -> Feature | None:
     raise BadValueError(f"expected {wanted}, found {shown(text)}")
 
 
-def forced(value: Any, kind: Kind) -> Any:
+def _number_of_text(text: str, notation: Notation) -> int | float | None:
+    """Return the number that text is; None if it is none."""
+    if _INT.fullmatch(text):
+        if len(text) > 20 or not fits(number := int(text)):
+            raise BadValueError(TOO_LONG_FIELD)
+        return number
+    comma = notation.decimal == ","
+    if _FLOAT.fullmatch(text):
+        if comma and "." in text:
+            raise BadValueError(f'number with a decimal point, where decimal is ",": {shown(text)}')
+    elif comma and _COMMA.fullmatch(text):
+        text = text.replace(",", ".")
+    elif _COMMA.fullmatch(text) or _GROUPED.fullmatch(text):
+        what = "grouped digits" if comma or text.count(",") > 1 or "." in text else "a comma"
+        hint = "" if comma else 'decimal = "," reads a decimal comma, '
+        raise BadValueError(
+            f"number with {what}: {shown(text)}; in [input.fields] {hint}"
+            'types = { … = "string" } keeps it as text'
+        )
+    elif _INFINITE.fullmatch(text):
+        raise BadValueError(NOT_FINITE)
+    else:
+        return None
+    if not isfinite(decimal := float(text)):
+        raise BadValueError(NOT_FINITE)
+    return decimal
+
+
+def forced(value: Any, kind: Kind, notation: Notation = _PLAIN) -> Any:
     """Return a value of a JSON document as the given type; None where it is empty."""
     if value is None or value is UNSET:
         return value
+    if notation.texts and notation.is_missing(value):
+        return None
     if type(value) is str:
-        return _of_text(value, kind)
+        return _of_text(value, kind, notation)
     if kind == "string" and not isinstance(value, list | dict):
-        return _spelled(value)
+        return spelled(value)
     if kind == "number" and type(value) in (int, float):
         return value
-    if kind == "bool" and type(value) in (bool, int, float) and value in _BINARY:
+    if kind == "bool" and type(value) in (bool, int, float) and value in BINARY:
         return bool(value)
     wanted = "true/false or 0/1" if kind == "bool" else f"a {kind}"
     raise BadValueError(f"expected {wanted}, found {shown(value)}")
 
 
-def forced_column(values: list[Any], kind: Kind, path: str, faults: Faults) -> list[Any]:
+def forced_column(
+    values: list[Any], kind: Kind, path: str, faults: Faults, notation: Notation = _PLAIN
+) -> list[Any]:
     """Return values of JSON documents as the given type."""
-    return _converted(values, partial(forced, kind=kind), path, faults)
+    if kind == "number" and not notation.texts:
+        kinds = set(map(type, values))
+        if kinds <= _NUMBERS:
+            return values
+    return _converted(values, partial(forced, kind=kind, notation=notation), path, faults)
+
+
+_NUMBERS = {int, float, type(None), type(UNSET)}

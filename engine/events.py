@@ -57,6 +57,7 @@ NON_FINITE = "non_finite"
 _EXACT_INT = 2**53
 LARGEST = 1e140
 """Most that a number may be, either sign, for its error to be scored: squares add up below inf."""
+_OWN_PATHS = {"label": "$.y", "weight": "$.weight", "time": "$.ts"}
 
 
 def row_path(row: int, path: str = "") -> str:
@@ -382,6 +383,12 @@ class EventBatch:
         (n, d) float64 features and their d names; NaN is a missing value.
     texts
         Beside an array: columns of n strings by name; None is a missing value.
+    sound
+        Whether every value is as the rules (`engine.rules`) have it, as a decoder makes them; the
+        `Trainer` holds others against the rules itself.
+    paths
+        Where in an event its "label", "weight" and "time" are, for messages; None: as in our own
+        form.
     """
 
     __slots__ = (
@@ -390,6 +397,7 @@ class EventBatch:
         "_ids",
         "_labels",
         "_names",
+        "_paths",
         "_texts",
         "_times",
         "groups",
@@ -398,6 +406,7 @@ class EventBatch:
         "offsets",
         "partition",
         "rows",
+        "sound",
         "sources",
         "targets",
         "weights",
@@ -421,6 +430,8 @@ class EventBatch:
         array: FloatArray | None = None,
         names: Sequence[str] | None = None,
         texts: Mapping[str, list[str | None] | TextColumn] | None = None,
+        sound: bool = False,
+        paths: Mapping[str, str] | None = None,
     ) -> None:
         if (x is None) == (array is None) or (array is None) != (names is None):
             raise ValueError("a batch has either dicts, or an array with the names of its columns")
@@ -455,6 +466,8 @@ class EventBatch:
         self.sources = sources
         self.groups = groups
         self.keys = keys
+        self.sound = sound
+        self._paths = paths
 
     @classmethod
     def from_events(
@@ -563,6 +576,10 @@ class EventBatch:
     def path(self, i: int, path: str = "") -> str:
         """Return where in its message event `i`, or a field at `path` in it, is."""
         return path if self.rows is None else row_path(self.row(i), path)
+
+    def field(self, role: Literal["label", "weight", "time"]) -> str:
+        """Return where in an event what has this role is."""
+        return _OWN_PATHS[role] if self._paths is None else self._paths.get(role, role)
 
     @property
     def place(self) -> str:
@@ -687,7 +704,19 @@ class EventBatch:
             array=pick(self._array),
             names=self._names,
             texts={k: pick(v) for k, v in self._texts.items()},
+            sound=self.sound,
+            paths=self._paths,
         )
+
+    def made_sound(self, **columns: Any) -> "EventBatch":
+        """Return the same events with these columns in the place of theirs, as a sound batch."""
+        fields: dict[str, Any] = {
+            "offsets": self.offsets, "rows": self.rows, "partition": self.partition,
+            "index": self.index, "ids": self._ids, "times": self._times, "weights": self.weights,
+            "sources": self.sources, "groups": self.groups, "keys": self.keys,
+            "paths": self._paths,
+        }  # fmt: skip
+        return EventBatch(**(fields | columns), sound=True)
 
     def event(self, i: int) -> Event:
         """Return event `i` by itself."""

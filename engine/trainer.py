@@ -29,6 +29,7 @@ from midstream.engine.events import (
 from midstream.engine.learner import Learner, LearnerError, as_learner, load_learner
 from midstream.engine.prequential import Prequential
 from midstream.engine.replay import Reservoir
+from midstream.engine.rules import LABEL_KINDS, LabelKind, kind_of, kinds_of, label_fault, sound
 from midstream.engine.snapshot import Snapshot, pack, unpack
 from midstream.engine.storage import LocalStorage, replace
 
@@ -73,6 +74,10 @@ class Trainer:
         "up": alarms only where the loss has risen; "both": where it has changed.
     replay
         Capacity of the reservoir of past events, or a `Reservoir`.
+    labels
+        Of which kind the labels of many classes are: "text", "integer" or "bool". None: as the
+        first that is learned. Those of another kind are rejected: 1 and "1" would be two classes
+        of one name.
     modules
         Modules besides River whose classes and functions the model's state may hold.
 
@@ -95,10 +100,19 @@ class Trainer:
         drift: Sequence[str] | Mapping[str, Mapping[str, Any]] = ("adwin",),
         direction: Literal["up", "both"] = "up",
         replay: int | Reservoir = 1_000,
+        labels: LabelKind | None = None,
         modules: Collection[str] = (),
     ) -> None:
         self.learner: Learner = as_learner(model, task, modules)
         self.task: Task = self.learner.task
+        if labels is not None and (self.task != "multiclass" or labels not in LABEL_KINDS):
+            kinds = ", ".join(map(repr, LABEL_KINDS))
+            raise ValueError(
+                f"labels is for task multiclass, one of {kinds}; found {labels!r} for task "
+                f"{self.task}"
+            )
+        self._labels: LabelKind | None = labels
+        self._first_label: Label | None = None  # it has settled of which kind labels are
         self.prequential = Prequential(self.task, metrics, window=window, fading=fading)
         self.drift = DriftMonitor(drift, direction=direction)
         self.replay = replay if isinstance(replay, Reservoir) else Reservoir(replay)
@@ -111,22 +125,65 @@ class Trainer:
         """The prequential metrics so far, by name."""
         return self.prequential.report()
 
+    @property
+    def label_kind(self) -> LabelKind | None:
+        """Of which kind the labels of many classes are; None where nothing has settled that."""
+        return self._labels if self._first_label is None else kind_of(self._first_label)
+
     def admit(self, batch: EventBatch) -> tuple[EventBatch, list[Rejected]]:
         """Take out of a batch what the learner cannot learn as asked."""
-        if batch.weights is None or self.learner.takes_weights:
+        faults: dict[int, tuple[str, str]] = {}
+        if not batch.sound:
+            batch, faults = sound(batch, self.task)
+        if batch.weights is not None and not self.learner.takes_weights:
+            reason = "weight is given, but this learner takes no sample weights"
+            for i in np.flatnonzero(floats(batch.weights) != 1.0).tolist():
+                fault = f"{reason} (found {batch.weight(i)})", batch.field("weight")
+                faults.setdefault(i, fault)
+        self._note_odd_labels(batch, faults)  # last: what is rejected settles nothing
+        if not faults:
             return batch, []
-        bad = set(np.flatnonzero(floats(batch.weights) != 1.0).tolist())
-        if not bad:
-            return batch, []
-        reason = "weight is given, but this learner takes no sample weights"
         origins = batch.origins
         rejected = [
-            Rejected(
-                origins[i], f"{reason} (found {batch.weight(i)})", batch.path(i, "$.weight"), ""
-            )
-            for i in sorted(bad)
+            Rejected(origins[i], reason, batch.path(i, path), "")
+            for i, (reason, path) in sorted(faults.items())
         ]
-        return batch.take([i for i in range(len(batch)) if i not in bad]), rejected
+        return batch.take([i for i in range(len(batch)) if i not in faults]), rejected
+
+    def _note_odd_labels(self, batch: EventBatch, faults: dict[int, tuple[str, str]]) -> None:
+        """Note labels of another kind than the first that is learned, or than is configured."""
+        if self.task != "multiclass":
+            return
+        kind, first = self.label_kind, self._first_label
+        kinds = kinds_of(batch.labels)
+        if len(kinds) <= 1 and (kind is None or kinds <= {kind}):
+            return
+        for i, label in enumerate(batch.labels):
+            if label is None or i in faults:
+                continue
+            if kind is None:
+                kind, first = kind_of(label), label
+            elif kind_of(label) != kind:
+                faults[i] = label_fault(label, kind, first), batch.field("label")
+
+    def _sound(self, batch: EventBatch, *, labels: bool = True) -> EventBatch:
+        """Return a batch as `admit` does. `labels`: hold these against the rules, too.
+
+        Raises
+        ------
+        ValueError
+            If an event of it breaks a rule.
+        """
+        faults: dict[int, tuple[str, str]] = {}
+        if not batch.sound:
+            batch, faults = sound(batch, self.task if labels else None)
+        if labels:
+            self._note_odd_labels(batch, faults)
+        if faults:
+            row = min(faults)
+            reason, path = faults[row]
+            raise ValueError(": ".join(filter(None, (batch.path(row, path), reason))))
+        return batch
 
     def step(self, batch: EventBatch) -> Step:
         """Predict, score and learn each event of a batch, in order.
@@ -135,7 +192,10 @@ class Trainer:
         ------
         LearnerError
             If the learner raises; the trainer is then not to be used any more.
+        ValueError
+            If a value breaks a rule, for which `admit` rejects its event; nothing is learned then.
         """
+        batch = self._sound(batch)
         predictions = self.learner.predict_learn(batch)
         labels: Any = batch.targets
         values: Any = predictions.array
@@ -163,6 +223,8 @@ class Trainer:
         self.replay.add(batch)
         self.seen += len(batch)
         self.learned += batch.labelled
+        if self.task == "multiclass" and self._first_label is None:
+            self._first_label = next((y for y in batch.labels if y is not None), None)
         return Step(predictions, losses, alarms, count, self.prequential.too_large - large)
 
     def _non_finite(self, batch: EventBatch, rows: IntArray, before: int) -> list[Alarm]:
@@ -226,27 +288,26 @@ class Trainer:
         Raises
         ------
         ValueError
-            If a number is NaN or infinite: no learner would recover from it.
+            If a value breaks a rule, for which its event would be rejected: a number is infinite,
+            from which no learner would recover, or a label of another kind than the first.
         """
-        for name, value in x.items():
-            if isinstance(value, float | np.floating) and not math.isfinite(value):
-                raise ValueError(f"feature {name!r} is {value}; leave a missing feature out")
-        if isinstance(y, float) and not math.isfinite(y):
-            raise ValueError(f"the label is {y}")
-        weight = fields.get("weight", 1.0)
-        if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-            raise ValueError(f"weight must be a finite number of at least 0, found {weight!r}")
-        event = Event(x=dict(x), y=y, **fields)
-        batch = EventBatch.from_events([event])
+        batch = EventBatch.from_events([Event(x=dict(x), y=y, **fields)])
         batch.offsets += self.seen
         batch, rejected = self.admit(batch)
         if rejected:
-            raise ValueError(rejected[0].reason)
+            found = rejected[0]
+            raise ValueError(": ".join(filter(None, (found.path, found.reason))))
         return self._first(batch, self.step(batch).predictions)
 
     def predict_one(self, x: Features) -> Prediction:
-        """Predict one event, of these features; learn nothing."""
-        batch = EventBatch.from_events([Event(x=dict(x))])
+        """Predict one event, of these features; learn nothing.
+
+        Raises
+        ------
+        ValueError
+            If a value breaks a rule.
+        """
+        batch = self._sound(EventBatch.from_events([Event(x=dict(x))]), labels=False)
         return self._first(batch, self.predict(batch))
 
     def _first(self, batch: EventBatch, predictions: Predictions) -> Prediction:
@@ -262,13 +323,20 @@ class Trainer:
         )
 
     def predict(self, batch: EventBatch) -> Predictions:
-        """Predict only."""
-        predictions = self.learner.predict(batch)
+        """Predict only.
+
+        Raises
+        ------
+        ValueError
+            If a value breaks a rule; a label is not looked at.
+        """
+        predictions = self.learner.predict(self._sound(batch, labels=False))
         return self._labelled(predictions, predictions.not_finite(self.task))
 
     def definition(self) -> dict[str, Any]:
         """What the trainer is, without what it has learned: plain JSON values."""
         return {
+            **({"labels": self._labels} if self._labels is not None else {}),
             "learner": self.learner.definition(),
             "metrics": self.prequential.definition(),
             "drift": self.drift.definition(),
@@ -277,7 +345,7 @@ class Trainer:
 
     def state(self) -> dict[str, bytes]:
         """Everything that the next result depends on, as named parts, copied out."""
-        about = {
+        about: dict[str, Any] = {
             "schema": self.SCHEMA,
             "task": self.task,
             "kind": self.learner.kind,
@@ -285,6 +353,8 @@ class Trainer:
             "learned": self.learned,
             "non_finite_at": self._non_finite_at,
         }
+        if self.task == "multiclass":
+            about["labels"] = [self._labels, self._first_label]
         return {
             "trainer": encoding.encode(about),
             "learner": self.learner.state(),
@@ -321,7 +391,9 @@ class Trainer:
         if not all(type(count) is int and count >= -1 for count in counts):
             raise ValueError(f"damaged trainer state: its counts are {counts}")
         new.learner = load_learner(about["kind"], state["learner"], task=new.task, modules=modules)
-        new.prequential = Prequential.from_state(encoding.decode(state["metrics"]))
+        metrics = encoding.decode(state["metrics"])
+        new._labels, new._first_label = about.get("labels") or (None, _first_class(metrics))
+        new.prequential = Prequential.from_state(metrics)
         if new.prequential.task != new.task:
             raise ValueError(f"task {new.task}, with metrics of task {new.prequential.task}")
         new.drift = DriftMonitor.from_state(state["drift"])
@@ -351,6 +423,12 @@ class Trainer:
         """
         path = Path(path)
         return cls.from_state(unpack(path.read_bytes(), path.name).parts, modules)
+
+
+def _first_class(metrics: Mapping[str, Any]) -> Label | None:
+    """Return the first class of a state that does not say it, if all are of one kind."""
+    classes: list[Label] = metrics.get("classes", []) if metrics.get("task") == "multiclass" else []
+    return classes[0] if len(set(map(kind_of, classes))) == 1 else None
 
 
 def digest(state: Mapping[str, bytes]) -> str:

@@ -22,6 +22,7 @@ from midstream.engine.shard import EventError
 from midstream.engine.trainer import Step, Trainer
 from midstream.flows import reading, rooms
 from midstream.flows.settings import ConfigError, Settings, model_modules
+from midstream.flows.tables import nearest
 from midstream.flows.topics import check_kafka, missing_topics
 from midstream.flows.versions import has_registry, open_registry
 
@@ -152,6 +153,7 @@ def _try_sample(
     accepted = unlabelled = 0
     learned: deque[EventBatch] = deque()  # the last of them
     odd = _Odd()
+    near = ""
     rejected = []
     seen: set[str] = set()
     for _, decoded in reader:
@@ -161,6 +163,8 @@ def _try_sample(
         accepted += len(batch)
         seen |= _features(batch)
         unlabelled += len(batch) - batch.labelled
+        if settings.input.fields is not None and len(batch) and not near:
+            near = nearest(settings.input.fields.label or "", batch.event(0).x)
         if trainer is not None:
             batch, refused = trainer.admit(batch)
             rejected += refused
@@ -182,6 +186,11 @@ def _try_sample(
         f"{accepted} accepted ({unlabelled} without a label), {len(rejected)} rejected",
         ok=accepted > 0,
     )
+    label = None if settings.input.fields is None else settings.input.fields.label
+    if label is not None and accepted == unlabelled > 0:
+        report.add("labels", reading.without_labels(label, near), ok=False)
+    for unit in sorted(reader.notation.units):
+        report.add("times", f"numbers are taken as {unit}, by their size (input.fields.time_unit)")
     missing = [name for name in settings.features if name not in seen]
     if missing and accepted:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""

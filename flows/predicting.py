@@ -53,7 +53,8 @@ def predict_file(
             raise OperationError(str(error)) from None
     path = file if file == "-" else str(Path(file).absolute())
     source = msgspec.structs.replace(settings.input, path=path, topic=None, start="earliest")
-    reader = Reader(msgspec.structs.replace(settings, input=source), until_eof=True)
+    there = msgspec.structs.replace(settings, input=source)
+    reader = Reader(there, until_eof=True, wants_labels=False)
     rejected = odd = 0
     try:
         for _, decoded in reader:

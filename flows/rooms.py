@@ -178,6 +178,7 @@ def make_trainer(settings: Settings) -> Trainer:
             drift=settings.drift.options(),
             direction=settings.drift.direction,
             replay=Reservoir(replay.capacity, max_bytes=replay.max_bytes, seed=replay.seed),
+            labels=settings.model.labels,
             modules=model_modules(settings),
         )
         # As a snapshot would give it back: a set that was built otherwise is walked otherwise.
@@ -575,6 +576,8 @@ class Room:
         """Close files; what is not committed, or was read ahead, is left to the next resume."""
         if self._fetched is not None:
             wait([self._fetched])
+        if self.input.ended:
+            self.reader.tell_of_labels()
         self.input.close()
         if isinstance(self.journal, KafkaJournal):
             self.journal.close()

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from midstream.connectors.fields import Kind
 from midstream.connectors.files import FilePartition, InputError, StdinPartition, discover
+from midstream.connectors.notation import Notation
 from midstream.connectors.outgoing import CsvMessages, JsonMessages, Messages
 from midstream.flows.settings import ConfigError, Settings
 from midstream.flows.topics import Sender, open_sender
@@ -126,7 +127,14 @@ class _Source:
         if settings.input.fields is None:
             raise InputError(f"{self.name}: CSV needs [input.fields]: which column is the label?")
         kinds = {name: _KINDS[kind] for name, kind in settings.features.items()}
-        return CsvMessages(csv, settings.input.fields, kinds, self._key)
+        return CsvMessages(
+            csv,
+            settings.input.fields,
+            kinds,
+            self._key,
+            task=settings.model.task,
+            notation=Notation(settings.input.fields, settings.model.labels),
+        )
 
 
 class _Pace:

@@ -17,6 +17,7 @@ from midstream.engine.builtin import BUILTIN, options_of
 from midstream.engine.events import Task
 from midstream.engine.masking import hide, hide_credentials
 from midstream.engine.names import name_fault, topic_fault
+from midstream.engine.rules import LabelKind
 from midstream.flows.factory import make_model, model_modules
 from midstream.flows.tables import ConfigError, Reader, repr_without
 
@@ -47,14 +48,16 @@ Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=1e9)]
 Scalar: TypeAlias = str | bool | int | float
 
 _SECRET = re.compile(r"password|secret|token|key(?!.*location$)", re.IGNORECASE)
+_LATER: Mapping[str, object] = {"missing": [], "decimal": ".", "time_unit": "auto"}
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What learns."""
+    """What learns. `labels`: of which kind those of many classes are; None: as the first is."""
 
     learner: Annotated[str, Meta(pattern=_LEARNER)]
     task: Task
     on_error: Literal["stop", "reject"] = "stop"
+    labels: LabelKind | None = None
     options: dict[str, bool | int | float | str | dict[str, float]] = {}
 
 
@@ -237,12 +240,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def decoding(self) -> dict[str, Any]:
         """Return what determines how bytes become events, as plain JSON values."""
+        fields: dict[str, Any] | None = msgspec.to_builtins(self.input.fields)
+        for key, default in _LATER.items():  # states of before there were these keys lack them
+            if fields is not None and fields[key] == default:
+                del fields[key]
         return {
-            "fields": msgspec.to_builtins(self.input.fields),
+            "fields": fields,
             "format": self.input.format,
             "task": self.model.task,
             "max_record_bytes": self.input.max_record_bytes,
             **({"features": self.features} if self.features else {}),
+            **({"labels": self.model.labels} if self.model.labels is not None else {}),
         }
 
 
@@ -333,6 +341,12 @@ def _check(settings: Settings, reader: Reader) -> None:
     """
     _check_names(settings, reader)
     _check_learner(settings.model, reader)
+    if settings.model.labels is not None and settings.model.task != "multiclass":
+        raise reader.error(
+            "model.labels",
+            f"found {settings.model.labels!r} with task {settings.model.task!r}; allowed: with "
+            "'multiclass' only",
+        )
     _check_features(settings, reader)
     source = settings.input
     if (source.topic is None) == (source.path is None):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from midstream.connectors.fields import FieldMap
 from midstream.engine.events import Task
 from midstream.flows.settings import (
     ConfigError,
@@ -111,6 +112,7 @@ def _config_text(name: str, path: str, found: Survey | None) -> str:
         _hint("options", "of a built-in learner, in the place of learner above", "{...}"),
         _line("task", found.task if found else "binary", "binary | multiclass | regression"),
         _default(Model, "on_error", 'the learner raises: "stop", or "reject" that event'),
+        _hint("labels", "of many classes: all text, integer or bool; without it: as the first"),
         "",
         "[input]",
         _line("path", path, 'file, folder or pattern such as "in/*.csv"; "-": standard input'),
@@ -195,8 +197,18 @@ def _fields_lines(found: Survey | None) -> list[str]:
         lines.append(_line("types", fields.types, comment))
     else:
         lines.append(_hint("types", 'fields to read as "string", "number", "bool"', "{...}"))
+    lines.append(_line("missing", fields.missing, "no value, as null and an empty cell are"))
+    for key, comment in (
+        ("decimal", 'of CSV and of text that is a number: "." or ","'),
+        ("time_unit", 'of numbers: "s", "ms", "us", "ns", "date"; "auto": by their size'),
+    ):
+        given = getattr(fields, key)
+        defaults = {field.name: field.default for field in msgspec.structs.fields(FieldMap)}
+        is_default = given == defaults[key]
+        lines.append(_default(FieldMap, key, comment) if is_default else _line(key, given, comment))
     return [
         *lines,
+        *(f"# {note}" for note in found.notes),
         _hint("key", "the event's entity"),
         _hint("weight", "its sample weight, 1 where missing"),
         _hint("source", "who sent it"),

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from math import isfinite
 from pathlib import Path
@@ -14,13 +14,15 @@ import msgspec
 from midstream.connectors.codec import Decoded, FieldMap, make_decoder, make_table_decoder
 from midstream.connectors.fields import Faults, Kind
 from midstream.connectors.files import Block, FilePartition, InputError, discover
+from midstream.connectors.notation import Notation
 from midstream.connectors.records import CsvOptions
-from midstream.connectors.values import fits, typed_cells
+from midstream.connectors.values import typed_cells
 from midstream.engine.events import Task
+from midstream.engine.rules import BadValueError, fits, seconds_of
 
 __all__ = ["Survey", "survey"]
 
-_RECORDS = 1_000
+_RECORDS = 100_000
 _BYTES = 16 * 2**20
 _CLASSES = 20  # a number with more values is a quantity
 _ENTITIES = 50  # identifiers with more values are no features: branches may be, customers not
@@ -34,6 +36,10 @@ _LABELS = (  # the first pattern that a field matches decides
 _TRUTH = "(is|has|was|will)_.*"
 _ID = "(.*_)?(id|uuid|guid)|index|unnamed_0|"
 _TIME = "(.*_)?(time|timestamp|ts|datetime|date|at)"
+_MISSING = ("NA", "N/A", "n/a", "#N/A", "NULL", "null", "None", "-", "--", "?")
+"""What often stands for a value that is not there."""
+_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
+_POINT = re.compile(r"[+-]?[0-9]*\.[0-9]+")
 _AS_TEXT = re.compile(r"0[0-9]+|\+[0-9]{6,}")  # leading zeros, telephone numbers
 
 
@@ -54,6 +60,10 @@ class Survey(msgspec.Struct, kw_only=True):
         Features that are numbers or truth values, and those that are text; some may be both.
     left_out
         What the model should not see, and why.
+    missing
+        What means that a value is not there, wherever it stands.
+    decimal
+        The decimal sign.
     notes
         What else is worth knowing, a sentence each.
     """
@@ -68,6 +78,8 @@ class Survey(msgspec.Struct, kw_only=True):
     numbers: list[str] = []
     texts: list[str] = []
     left_out: dict[str, str] = {}
+    missing: list[str] = []
+    decimal: Literal[".", ","] = "."
     notes: list[str] = []
 
 
@@ -113,6 +125,26 @@ class _Column:
         return all(1e8 * per_second <= value < 1e11 * per_second for value in self.values)
 
     @property
+    def is_digits_of_date(self) -> bool:
+        """Whether it is a date written as a number, like 20261129."""
+        if self.is_nested or not self.values:
+            return False
+        if not all(str(value).isdigit() for value in set(self.values)):
+            return False
+        try:
+            return all(seconds_of(value, "date") is not None for value in set(self.values))
+        except BadValueError:
+            return False
+
+    @property
+    def is_time(self) -> bool:
+        """Whether it is called a time, and is one."""
+        if not self.is_called(_TIME):
+            return False
+        epochs = any(self.is_epoch(per_second) for per_second in (1, 10**3, 10**6, 10**9))
+        return self.is_iso or epochs or self.is_digits_of_date
+
+    @property
     def task(self) -> Task:
         """The task, if this is the label."""
         if self.is_binary:
@@ -144,7 +176,7 @@ def survey(path: Path) -> Survey:
         partition.close()
     if csv_options := partition.csv_options:
         found = Survey(path=path, what="CSV")
-        columns = _csv_columns(name, csv_options, blocks)
+        columns = _csv_columns(found, name, csv_options, blocks)
         _judge_fields(found, columns)
     else:
         rows = _json_rows(name, blocks)
@@ -153,7 +185,7 @@ def survey(path: Path) -> Survey:
             _judge_events(found, rows)
         else:
             found = Survey(path=path, what="flat JSON")
-            _judge_fields(found, _columns(rows))
+            _judge_fields(found, _columns(rows, found))
     _check_features(found, name)
     decoder = make_decoder(found.task, found.fields, csv_options)
     return _tried(found, name, [decoder.decode(block) for block in blocks])
@@ -180,7 +212,7 @@ def _survey_table(path: Path, name: str, kind: Literal["arrow", "parquet"]) -> S
             if not is_readable(field):
                 found.left_out[field.name] = f"is of type {field.type}, which is not read"
         read = [c for c in table.column_names if c not in found.left_out]
-        _judge_fields(found, _columns(_plain_rows(table.select(read).to_pylist())))
+        _judge_fields(found, _columns(_plain_rows(table.select(read).to_pylist()), found))
     _check_features(found, name)
     decoder = make_table_decoder(found.task, found.fields)
     partition = TablePartition(path, name, format=kind, decoder=decoder)
@@ -260,7 +292,9 @@ def _blocks(partition: FilePartition) -> list[Block]:
     return blocks
 
 
-def _csv_columns(name: str, options: CsvOptions, blocks: list[Block]) -> list[_Column]:
+def _csv_columns(
+    found: Survey, name: str, options: CsvOptions, blocks: list[Block]
+) -> list[_Column]:
     header = options.header
     text = "".join(block.data.decode() for block in blocks if not block.oversize)
     try:
@@ -268,17 +302,74 @@ def _csv_columns(name: str, options: CsvOptions, blocks: list[Block]) -> list[_C
     except csv.Error as e:
         raise InputError(f"{name}: cannot be read as CSV: {e}") from None
     whole = [row for row in rows if len(row) == len(header)]
-    columns = []
-    for i, column in enumerate(header):
-        cells = [cell for row in whole if (cell := row[i].strip())]
+    cells_of = {
+        column: [cell for row in whole if (cell := row[i].strip())]
+        for i, column in enumerate(header)
+    }
+    distinct = {column: set(cells) for column, cells in cells_of.items()}
+    if options.delimiter != "," and _has_commas(distinct.values()):
+        found.decimal = ","
+        found.notes.append("numbers have a decimal comma")
+    notation = Notation(FieldMap(decimal=found.decimal))
+
+    def is_number(cells: set[str]) -> bool:
         faults: Faults = {}
-        values = typed_cells(cells, None, column, faults)
+        values = typed_cells(list(cells), None, "", faults, notation)
+        return not faults and not any(isinstance(value, str) for value in values)
+
+    _find_missing(found, distinct, is_number)
+    columns = []
+    for column, given in cells_of.items():
+        cells = [cell for cell in given if cell not in found.missing]
+        faults: Faults = {}
+        values = typed_cells(cells, None, column, faults, notation)
         too_large = any("64 bits" in reason for reason, _ in faults.values())
-        if too_large or any(map(_AS_TEXT.fullmatch, cells)):
+        zeros = next(filter(_AS_TEXT.fullmatch, cells), None)
+        if too_large or zeros is not None:
+            if zeros is not None:
+                found.notes.append(f"{column!r} is read as text, as in {zeros!r}")
             columns.append(_Column(column, cells, forced="string"))
         else:
             columns.append(_Column(column, [v for v in values if v is not None]))
     return columns
+
+
+def _has_commas(columns: Iterable[set[str]]) -> bool:
+    """Whether numbers have a decimal comma: in a column all of numbers, and none has a point."""
+    commas = False
+    for cells in columns:
+        commas = commas or (
+            any(map(_COMMA.fullmatch, cells))
+            and all(cell.isdigit() or _COMMA.fullmatch(cell) for cell in cells - {*_MISSING})
+        )
+        if any(map(_POINT.fullmatch, cells)):
+            return False
+    return commas
+
+
+def _find_missing(
+    found: Survey, columns: Mapping[str, set[Any]], is_number: Callable[[set[Any]], bool]
+) -> None:
+    """Choose what means missing: what does among numbers, and what is no text anywhere."""
+    among_numbers: set[str] = set()
+    texts: dict[str, str] = {}
+    for name, values in columns.items():
+        signs, others = values & {*_MISSING}, values - {*_MISSING}
+        if not signs or not others:
+            continue
+        if is_number(others):
+            among_numbers |= signs
+            shown = ", ".join(map(repr, sorted(signs)))
+            found.notes.append(f"{name!r} has {shown} among its numbers: taken as missing")
+        else:
+            texts |= dict.fromkeys(signs, name)
+    typed = found.what in ("Arrow", "Parquet")  # of a column of numbers all are numbers
+    found.missing = [
+        sign for sign in _MISSING if sign in among_numbers or not (typed or sign in texts)
+    ]
+    for sign, name in texts.items():
+        what = "missing there, too" if sign in among_numbers else "a value there, not missing"
+        found.notes.append(f"{name!r} has {sign!r} among its texts: {what}")
 
 
 def _json_rows(name: str, blocks: list[Block]) -> list[dict[str, Any]]:
@@ -295,10 +386,18 @@ def _json_rows(name: str, blocks: list[Block]) -> list[dict[str, Any]]:
     return rows
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> list[_Column]:
+def _columns(rows: Sequence[Mapping[str, Any]], found: Survey | None = None) -> list[_Column]:
+    names = dict.fromkeys(key for row in rows for key in row)
+    if found is not None:
+        scalars = {
+            name: {v for row in rows if isinstance(v := row.get(name), str | int | float)}
+            for name in names
+        }
+        _find_missing(found, scalars, lambda values: all(type(v) in (int, float) for v in values))
+    missing = () if found is None else found.missing
     columns = []
-    for name in dict.fromkeys(key for row in rows for key in row):
-        values = [v for row in rows if (v := row.get(name)) is not None]
+    for name in names:
+        values = [v for row in rows if (v := row.get(name)) is not None and v not in missing]
         if any(type(v) is int and not fits(v) for v in values):
             columns.append(_Column(name, list(map(str, values)), forced="string"))
         else:
@@ -319,21 +418,28 @@ def _judge_fields(found: Survey, columns: list[_Column]) -> None:
     n = max(len(column.values) for column in columns)
     ids = [c for c in columns if c.is_id and len(c.values) == c.distinct == n]
     identifier = _first(ids, "id|uuid|guid")
-    times = [c for c in columns if c.is_called(_TIME) and (c.is_iso or c.is_epoch())]
+    times = [c for c in columns if c.is_time]
     time = _first(times, "time|timestamp|ts|datetime")
     rest = [c for c in columns if c is not identifier and c is not time]
     label = _label(found, rest)
     features = [c for c in rest if c is not label]
     types = _judge_features(found, features)
     _judge_label(found, label)
-    if label.forced or (found.task == "multiclass" and float in label.types):
+    if label.forced or (
+        found.task == "multiclass" and (float in label.types or len(label.types) > 1)
+    ):
         types[label.name] = "string"
+        if not label.forced:
+            found.notes.append(f"labels {label.name!r} are of several kinds: all are read as text")
     found.fields = FieldMap(
         label=label.name,
         id=None if identifier is None else identifier.name,
         time=None if time is None else time.name,
         exclude=list(found.left_out),
         types=types,
+        missing=list(found.missing),
+        decimal=found.decimal,
+        time_unit="date" if time is not None and time.is_digits_of_date else "auto",
     )
 
 
@@ -379,15 +485,19 @@ def _judge_features(found: Survey, columns: list[_Column]) -> dict[str, Kind]:
     for c in columns:
         reason = _reason_against(c)
         is_name = c.is_id and c.types == {int}
-        if c.forced or (is_name and not reason):
+        # A cell of CSV is told by its look: what comes later could look otherwise.
+        as_text = found.what == "CSV" and str in c.types
+        if c.forced or ((is_name or as_text) and not reason):
             types[c.name] = "string"
         if reason:
             found.left_out[c.name] = reason
             continue
         if c.types & {str} or is_name:
             found.texts.append(c.name)
-        if c.types - {str} and not is_name:
+        if c.types - {str} and not is_name and not as_text:
             found.numbers.append(c.name)
+            if found.what == "CSV" and c.types <= {int, float}:
+                types[c.name] = "number"
     return types
 
 
@@ -397,7 +507,7 @@ def _reason_against(c: _Column) -> str | None:
         return "is not a single value"
     if c.is_id and c.distinct > min(_ENTITIES, len(c.values) / 2):
         return "identifies something"
-    if c.is_iso or (c.is_called(_TIME) and (c.is_epoch() or c.is_epoch(1000))):
+    if c.is_iso or c.is_time:
         return "is a time, always new"
     if c.is_free_text:
         return "is another text nearly every time"

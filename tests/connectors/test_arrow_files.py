@@ -319,7 +319,7 @@ def test_a_file_without_rows_has_no_events(kind, tmp_path):
     assert files.read(1000) is None
     assert files.ended
     path = write(tmp_path / f"f.{kind}", pa.table({}))
-    with pytest.raises(InputError, match="no column 'y'"):
+    with pytest.raises(InputError, match="no column is a feature"):
         open_input(path.name, tmp_path, until_eof=True).read(1000)
 
 

@@ -348,7 +348,9 @@ def test_whatever_is_taken_the_full_decoder_takes_too(seed):
         if len(taken) == 200 or (i == lines - 1 and taken):
             data = b"".join(taken)
             block = Block("p", data, 5, len(taken), 0, len(data))
-            assert fast._plain.columns(block) is not None
+            times = [json.loads(line).get("ts") or 0.0 for line in taken]
+            if all(abs(time) < 1e11 for time in times):  # others may be of different units
+                assert fast._plain.columns(block) is not None
             fast._passed = fast._to_pass
             assert everything(fast.decode(block)) == everything(full.decode(block)), data
             total += len(taken)

@@ -50,15 +50,49 @@ def test_an_event_without_label_changes_nothing_but_the_count():
     assert len(trainer.replay) == 1
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_feature_or_label_that_is_not_finite_is_refused(value):
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), np.float32("inf")])
+def test_a_feature_or_label_that_is_infinite_is_refused(value):
     """One infinity would make a linear model NaN for ever."""
     trainer = Trainer(linear_model.LinearRegression())
-    with pytest.raises(ValueError, match="'a'"):
+    with pytest.raises(ValueError, match=r"^\$\.x\.a: number is too large or not finite$"):
         trainer.step_one({"a": value}, 1.0)
-    with pytest.raises(ValueError, match="label"):
+    with pytest.raises(ValueError, match=r"^\$\.x\.a: number is too large or not finite$"):
+        trainer.predict_one({"a": value})
+    with pytest.raises(ValueError, match=r"^\$\.y: number is too large or not finite$"):
         trainer.step_one({"a": 1.0}, value)
     assert trainer.seen == 0
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), np.float64("nan"), np.float32("nan")])
+def test_what_is_missing_is_left_out(value):
+    """None and NaN are no features, labels, weights or times, as in every format."""
+    trainer, other = Trainer(logistic()), Trainer(logistic())
+    trainer.step_one({"a": 1.0, "b": value}, True, weight=value, ts=value)
+    other.step_one({"a": 1.0}, True)
+    assert trainer.digest() == other.digest()
+    assert trainer.predict_one({"a": 2.0, "b": value}).y_proba == (
+        trainer.predict_one({"a": 2.0}).y_proba
+    )
+    array = np.array([[1.0, np.nan]])
+    predicted = [
+        trainer.predict(EventBatch(None, [None], array=array, names=["a", "b"])),
+        trainer.predict(EventBatch([{"a": 1.0, "b": value}], [None])),
+        trainer.predict(EventBatch([{"a": 1.0}], [value])),
+    ]
+    assert all(made.probas == predicted[0].probas for made in predicted)
+    trainer.step_one({"a": 1.0}, value)
+    assert (trainer.seen, trainer.learned) == (2, 1)
+    with pytest.raises(ValueError, match=r"^no features$"):
+        trainer.step_one({"a": value}, True)
+
+
+def test_times_and_values_of_numpy_are_as_those_of_a_file():
+    """Milliseconds are no seconds; scalars of NumPy are Python's."""
+    trainer, other = Trainer(logistic()), Trainer(logistic())
+    found = trainer.step_one({"a": np.float64(1.5)}, np.bool_(True), ts=1_764_000_000_500)
+    assert found.ts == 1_764_000_000.5
+    other.step_one({"a": 1.5}, 1)
+    assert trainer.learner.state() == other.learner.state()
 
 
 def test_a_saved_trainer_goes_on_as_the_original(tmp_path):

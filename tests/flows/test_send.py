@@ -178,7 +178,7 @@ def test_a_key_always_goes_to_the_same_partition(sending):
         ("a.jsonl", '{"k":"a"}\n{"k":""}\n', "k", 2, "empty", 1),
         ("a.csv", "id,a,label\n1,2,0\n2,3,1\n,4,1\n", "id", 4, "no key", 2),
         ("a.csv", "id,a,label\n1,2,0\n2,3\n3,4,1\n", None, 3, "expected 3 columns", 1),
-        ("a.csv", "id,a,label\n1,2,0\n2,nan,1\n3,x\n", None, 3, "not finite", 1),
+        ("a.csv", "id,a,label\n1,2,0\n2,inf,1\n3,x\n", None, 3, "not finite", 1),
         ("a.jsonl", '{"k":1}\n{"k":"' + 2_000 * "a" + '"}\n{"k":1}\n', None, 2, "1,024", 1),
     ],
 )  # fmt: skip

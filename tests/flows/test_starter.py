@@ -15,6 +15,7 @@ from midstream.connectors.files import FilePartition, InputError, discover
 from midstream.engine.drift import drift_options
 from midstream.engine.trainer import Trainer
 from midstream.flows import factory
+from midstream.flows.evaluation import evaluate
 from midstream.flows.reading import Reader
 from midstream.flows.settings import ConfigError, load, make_model, model_modules
 from midstream.flows.starter import Starter, write_starter
@@ -28,6 +29,9 @@ def own_imports(tmp_path, monkeypatch):
     sys.modules.pop("models", None)  # another test's, where one process runs them all
     yield
     sys.modules.pop("models", None)
+
+
+MISSING = ["NA", "N/A", "n/a", "#N/A", "NULL", "null", "None", "-", "--", "?"]
 
 
 def write_csv(file, rows: list[dict]) -> None:
@@ -95,8 +99,11 @@ def test_flat_csv(tmp_path):
         id="tx_id",
         time="created_at",
         exclude=["customer_id", "comment"],
-        types={"branch_id": "string", "zip": "string"},
-    )
+        types={
+            "branch_id": "string", "zip": "string", "country": "string", "amount": "number",
+        },
+        missing=MISSING,
+    )  # fmt: skip
     found = starter.survey
     assert (found.what, found.records, found.label_is_guess) == ("CSV", 300, False)
     assert found.numbers == ["amount", "is_weekend"]
@@ -130,7 +137,7 @@ def test_flat_json(tmp_path):
     assert settings.input.path == "flat.jsonl"
     assert settings.model.task == "multiclass"
     assert settings.input.fields == FieldMap(
-        label="outcome", id="uuid", time="ts", exclude=["tags"]
+        label="outcome", id="uuid", time="ts", exclude=["tags"], missing=MISSING
     )
     assert learn(starter).task == "multiclass"
 
@@ -229,7 +236,7 @@ def test_labels_with_decimals(tmp_path):
     data = tmp_path / "d.csv"
     write_csv(data, [{"a": i % 7, "y": ("1.5", "two")[i % 2]} for i in range(200)])
     starter = write_starter(tmp_path, data)
-    assert load(starter.config).input.fields.types == {"y": "string"}
+    assert load(starter.config).input.fields.types == {"a": "number", "y": "string"}
     learn(starter)
 
 
@@ -249,7 +256,7 @@ def test_columns_that_only_look_like_numbers(tmp_path):
     write_csv(data, rows)
     starter = write_starter(tmp_path, data)
     types = load(starter.config).input.fields.types
-    assert types == {"zip": "string", "tel": "string", "card": "string"}
+    assert types == {"zip": "string", "tel": "string", "card": "string", "n": "number"}
     learn(starter)
 
 
@@ -316,17 +323,17 @@ def test_text_only(tmp_path):
 def test_records_that_would_be_rejected(tmp_path):
     """Records of the sample that cannot be learned are counted, and the first is named."""
     data = tmp_path / "d.csv"
-    data.write_text("a,y\n" + "1,0\n2,1\n" * 50 + "nan,1\n3\n")
+    data.write_text("a,y\n" + "1,0\n2,1\n" * 50 + "inf,1\n3\n")
     starter = write_starter(tmp_path, data)
     [note] = starter.survey.notes
-    assert note.startswith("2 of 102 records would be rejected; line 102 a: number is not finite")
+    assert note.startswith("2 of 102 records would be rejected; line 102 a: number is too large or")
 
 
 def test_sample_is_bounded(tmp_path):
     """Of a long file only the beginning is read."""
     data = tmp_path / "d.csv"
-    data.write_text("a,y\n" + "1,0\n2,1\n" * 200_000)
-    assert 1_000 <= write_starter(tmp_path, data).survey.records < 50_000
+    data.write_text("a,y\n" + "1,0\n2,1\n" * 100_000)
+    assert 100_000 <= write_starter(tmp_path, data).survey.records < 150_000
 
 
 def test_without_a_file(tmp_path):
@@ -391,6 +398,72 @@ def test_a_schema_of_the_features_is_offered(tmp_path, own):
     assert all(d.batch.columns is not None for d in decoded)
 
 
+RARE = {  # how a file begins, and what comes in it only after 12,000 rows
+    "NA": ("a,b,label", lambda i: f"{i % 70},{i % 9000},{i % 2}", lambda i: f"N/A,{i},1"),
+    "text": ("a,b,label", lambda i: f"{i % 70},{i % 90},{i % 2}", lambda i: f"x{i % 3},{i},1"),
+    "zip": ("zip,b,label", lambda i: f"1{i % 7:04},{i},{i % 2}", lambda i: f"0{i % 7:04},{i},1"),
+    "classes": ("a,b,class", lambda i: f"{i % 7},{i % 99},{i % 2}", lambda i: f"1,{i % 99},2"),
+    "words": ("a,b,class", lambda i: f"{i % 7},{i % 99},{i % 5}", lambda i: f"1,{i % 99},other"),
+    "halves": ("a,b,price", lambda i: f"{i % 7},{i % 99},{i % 7}", lambda i: f"1,{i % 99},2.5"),
+    "comma": ("a;b;price", lambda i: f"{i % 7};{i % 99};{i}", lambda i: f"1,5;{i % 99};2,5"),
+    "bool": ("a,b,label", lambda i: f"{i % 7},true,{i % 2}", lambda i: "1,False,1"),
+}
+
+
+@pytest.mark.parametrize("case", RARE)
+def test_what_comes_late_in_a_file_is_learned_too(tmp_path, case):
+    """Whatever is rare: the project runs through, and rejects nothing."""
+    header, usual, rare = RARE[case]
+    rows = [rare(i) if i > 12_000 and i % 10 == 0 else usual(i) for i in range(13_000)]
+    (tmp_path / "d.csv").write_text("\n".join([header, *rows, ""]))
+    starter = write_starter(tmp_path, tmp_path / "d.csv")
+    settings = load(starter.config)
+    summary, _ = evaluate(settings)
+    assert (summary.learned, summary.rejected) == (13_000, 0)
+    for note in starter.survey.notes:
+        assert f"# {note}" in starter.config.read_text()
+
+
+def test_a_value_of_a_type_that_the_sample_did_not_show_costs_its_row(tmp_path):
+    """Beyond the sample: rejected with the column and what was found; the run goes on."""
+    rows = "".join(f"{i % 7},{i % 99},{i % 2}\n" for i in range(2_000))
+    (tmp_path / "d.csv").write_text("a,b,label\n" + rows)
+    starter = write_starter(tmp_path, tmp_path / "d.csv")
+    with (tmp_path / "d.csv").open("a") as file:
+        file.write("unknown,1,1\nN/A,3,1\n")
+    summary, _ = evaluate(load(starter.config))
+    assert (summary.learned, summary.rejected) == (2_001, 1)
+
+
+def test_codes_that_look_like_missing_values_stay(tmp_path):
+    """NA is a country, too: where it stands among texts, it is told, and is no missing value."""
+    rows = [{"land": ("NA", "DE")[i % 2], "n": i % 5, "y": i % 2} for i in range(200)]
+    write_csv(tmp_path / "d.csv", rows)
+    found = write_starter(tmp_path, tmp_path / "d.csv").survey
+    assert "NA" not in found.missing
+    assert found.notes == ["'land' has 'NA' among its texts: a value there, not missing"]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit"),
+    [
+        (lambda i: 1_764_000_000_000 + i, "auto"),
+        (lambda i: 20261101 + i % 28, "date"),
+        (lambda i: f"20261101T{i % 24:02}0000Z", "auto"),
+    ],
+)
+def test_times_of_other_units_are_found(tmp_path, value, unit):
+    """Milliseconds and the digits of dates are times, and are read as such."""
+    data = tmp_path / "d.csv"
+    write_csv(data, [{"time": value(i), "a": i % 7, "y": i % 2} for i in range(200)])
+    settings = load(write_starter(tmp_path, data).config)
+    assert (settings.input.fields.time, settings.input.fields.time_unit) == ("time", unit)
+    reader = Reader(settings, until_eof=True)
+    times = [time for _, decoded in reader for time in decoded.batch.times]
+    reader.input.close()
+    assert all(1.76e9 < time < 1.8e9 for time in times)
+
+
 @pytest.mark.parametrize("with_file", [False, True])
 def test_every_key_is_explained(tmp_path, with_file):
     """The config mentions every key that there is, each with an explanation."""
@@ -443,7 +516,7 @@ BAD = [
     ("d.csv", b"id,date\n1,2024-01-01\n2,2024-01-02\n", "found nothing to predict"),
     ("d.csv", b"a,a\n1,2\n", "columns that occur twice"),
     ("d.csv.gz", b"\x1f\x8b\x00\x00", "damaged gzip archive"),
-    ("d.csv", b"a,b,y\n" + b"1,2,nan\n" * 9, "none of its records could be learned; line 2 y"),
+    ("d.csv", b"a,b,y\n" + b"1,2,inf\n" * 9, "none of its records could be learned; line 2 y"),
 ]  # fmt: skip
 
 
