@@ -22,6 +22,7 @@ from midstream.connectors.codec import (
     make_decoder,
 )
 from midstream.connectors.files import Block, InputError
+from midstream.connectors.notation import Notation
 from midstream.connectors.records import CsvOptions
 from midstream.engine.events import Alarm, Event, EventBatch, Predictions, Rejected, Table, Texts
 from midstream.engine.learner import RiverLearner
@@ -661,6 +662,43 @@ def test_csv_labels_are_of_the_tasks_type(task, text, label):
     """A label in CSV is told by its look; of many classes, what is no plain integer is text."""
     decoded = table("y,a", b"%s,1" % text.encode(), label="y", task=task)
     assert typed(decoded.batch.labels) == typed([label])
+
+
+def test_a_decimal_comma_is_read_where_it_is_said():
+    """In a column and cell by cell; a point, and grouped digits, are refused by name."""
+    fields = {"label": "y", "decimal": ",", "types": {"n": "number"}, "weight": "w"}
+    lines = [b"1;1,5;-2,25e1;1;x", b"0;3;,5;;1,2,3", b'1;"7";+1,0;0,5;"1,5"']
+    for part in (lines, *([line] for line in lines)):
+        header = ["y", "a", "n", "w", "t"]
+        decoder = CsvDecoder(header, "binary", FieldMap(**fields), ";")
+        decoded = decoder.decode(block(*part))
+        assert not decoded.rejected
+    whole = CsvDecoder(["y", "a", "n", "w", "t"], "binary", FieldMap(**fields), ";")
+    batch = whole.decode(block(*lines)).batch
+    assert typed(batch.dicts()) == typed(
+        [
+            {"a": 1.5, "n": -22.5, "t": "x"},
+            {"a": 3, "n": 0.5, "t": "1,2,3"},
+            {"a": 7, "n": 1.0, "t": 1.5},
+        ]
+    )
+    assert [batch.weight(i) for i in range(3)] == [1.0, 1.0, 0.5]
+    for cell, reason in (
+        (b"1.5", 'number with a decimal point, where decimal is ","'),
+        (b"1.500,25", "number with grouped digits"),
+    ):
+        decoded = whole.decode(block(lines[0], b"1;%s;1;1;x" % cell, lines[0]))
+        assert len(decoded.batch) == 2
+        assert decoded.rejected[0].reason.startswith(reason)
+        assert decoded.rejected[0].path == "a"
+
+
+def test_cells_of_labels_are_text_where_the_config_says_so():
+    """However they look; 1 and 007 are two classes of one kind then."""
+    fields = FieldMap(label="y")
+    decoder = CsvDecoder(["y", "a"], "multiclass", fields, ",", Notation(fields, "text"))
+    batch = decoder.decode(block(b"1,1", b"007,1", b"true,1", b",1", b"nan,1")).batch
+    assert batch.labels == ["1", "007", "true", None, "nan"]
 
 
 def test_types_force_a_csv_column():

@@ -587,6 +587,20 @@ def test_a_quote_in_the_middle_of_a_field_is_a_character(tmp_path):
     assert part.header == ['size 5"', "b"]
 
 
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_first_line_may_say_the_delimiter(tmp_path, quote):
+    """As Excel writes it; the header is what follows, whatever it has more of."""
+    path = tmp_path / "d.csv"
+    path.write_text(f"{quote}sep=;{quote}\r\na,x;b,y\r\n1;2\r\n")
+    part = FilePartition(path, "d.csv", format="csv")
+    block = part.read(final=True)
+    assert (part.header, part.delimiter, block.first) == (["a,x", "b,y"], ";", 3)
+    part.close()
+    path.write_text("sep=|\na|b\n1|2\n")
+    with pytest.raises(InputError, match=r"d\.csv: its first line says that '\|' separates cells"):
+        FilePartition(path, "d.csv", format="csv").read(final=True)
+
+
 def csv_starts(content: str, delimiter: str) -> list[int]:
     """Return the first line of every record, from 1, by the csv module.
 

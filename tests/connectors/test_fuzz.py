@@ -40,14 +40,15 @@ def number(rng: random.Random) -> float | int:
 def features(rng: random.Random) -> dict:
     x = {f"f{i}": number(rng) for i in range(rng.randrange(1, 5))}
     if rng.random() < 0.5:
-        x[rng.choice(["a", "b c", 'q"', "é"])] = rng.choice([*TEXTS, True, None])
+        x[rng.choice(["a", "b c", 'q"', "é"])] = rng.choice([*TEXTS, True, None, math.nan])
     return x
 
 
 def own_line(rng: random.Random) -> bytes:
     event: dict = {"id": f"i{rng.randrange(999)}", "x": features(rng), "y": rng.random() < 0.5}
     for name, values in (
-        ("ts", [1.5, 7, None]), ("key", ["k", None]), ("weight", [0, 2.5]), ("source", TEXTS),
+        ("ts", [1.5, 7, None, 1.7e12, 1_700_000_000_000_000]), ("key", ["k", None]),
+        ("weight", [0, 2.5]), ("source", TEXTS),
         ("group", [{"sex": "f"}, {}, None]),
     ):  # fmt: skip
         if rng.random() < 0.3:
@@ -56,10 +57,13 @@ def own_line(rng: random.Random) -> bytes:
 
 
 def flat_line(rng: random.Random) -> bytes:
-    event: dict = {"tx": f"i{rng.randrange(999)}", "y": rng.choice([0, 1, True, None])}
+    event: dict = {"tx": f"i{rng.randrange(999)}", "y": rng.choice([0, 1, True, None, math.nan])}
+    if rng.random() < 0.1:
+        del event["y"]
     event |= features(rng)
     for name, values in (
-        ("at", [1.5, "2024-01-02T03:04:05Z", "7", None]), ("w", [1, 0.5]), ("shop", ["s", 7, 1.5]),
+        ("at", [1.5, "2024-01-02T03:04:05Z", "7", None, 20240102, 1.7e12]), ("w", [1, 0.5]),
+        ("shop", ["s", 7, 1.5]),
         ("meta", [1, {"a": [1, {"b": 2}]}, []]), ("zip", ["007", 7, None]),
     ):  # fmt: skip
         if rng.random() < 0.4:
@@ -76,10 +80,10 @@ def csv_line(rng: random.Random) -> bytes:
     cells = [
         f"i{rng.randrange(999)}",
         rng.choice(["0", "1", "true", ""]),
-        rng.choice(["1.5", "2024-01-02", ""]),
+        rng.choice(["1.5", "2024-01-02", "", "1700000000000"]),
         repr(number(rng)),
         repr(number(rng)) if rng.random() < 0.8 else "",
-        rng.choice(["a", "b", "x y", "007", "null", "true", "", "\u0661"]),
+        rng.choice(["a", "b", "x y", "007", "null", "true", "", "\u0661", '"1,5"', '"1.500,5"']),
         rng.choice(['"a,b"', '"say ""hi"""', '"two\nlines"', "plain", "plain", "plain"]),
     ]
     return ",".join(cells).encode()
@@ -97,6 +101,12 @@ FLAT_COLUMNS = FieldMap(
     id="tx", label="y", time="at", weight="w", group=["shop"], exclude=["meta", "zip"]
 )
 CSV = FieldMap(id="tx", label="y", time="at")
+LACKING = {"missing": ["a", "12:30", "[1]", 7, "0.5", "i7"], "decimal": ","}
+FLAT_LACKING = FieldMap(
+    id="tx", label="y", time="at", weight="w", exclude=["meta", "zip", "shop"], time_unit="ms",
+    **LACKING,
+)  # fmt: skip
+CSV_LACKING = FieldMap(id="tx", label="y", time="at", time_unit="us", **LACKING)
 FORMS = {
     "own": (own_line, lambda: JsonDecoder("binary")),
     "own multiclass": (own_line, lambda: JsonDecoder("multiclass")),
@@ -104,7 +114,10 @@ FORMS = {
     "flat features": (flat_line, lambda: JsonDecoder("regression", SOME)),
     "own columns": (own_line, lambda: ColumnDecoder("binary", None, SCHEMA)),
     "flat columns": (flat_line, lambda: ColumnDecoder("binary", FLAT_COLUMNS, SCHEMA)),
+    "flat missing": (flat_line, lambda: JsonDecoder("multiclass", FLAT_LACKING)),
+    "missing columns": (flat_line, lambda: ColumnDecoder("binary", FLAT_LACKING, SCHEMA)),
     "csv": (csv_line, lambda: CsvDecoder(HEADER, "binary", CSV)),
+    "csv missing": (csv_line, lambda: CsvDecoder(HEADER, "multiclass", CSV_LACKING)),
 }
 
 
@@ -202,7 +215,7 @@ def test_no_line_is_lost_and_no_cut_matters(tmp_path, form, part):
     make_line, make_decoder = FORMS[form]
     rng = random.Random(f"{form} {part}")
     content = stream(make_line, rng, 10_000)
-    csv = form == "csv"
+    csv = form.startswith("csv")
     head = b",".join(name.encode() for name in HEADER) + b"\n" if csv else b""
 
     path = tmp_path / "events"
@@ -259,8 +272,9 @@ def the_event(record: bytes) -> dict | None:
             raise ValueError("duplicate key")
         return dict(pairs)
 
-    def refuse(constant):
-        raise ValueError(constant)
+    def constant(text):
+        if text != "NaN":
+            raise ValueError(text)
 
     def scalar(value):
         kind = type(value)
@@ -275,7 +289,7 @@ def the_event(record: bytes) -> dict | None:
 
     try:
         text = record.decode()
-        doc = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+        doc = json.loads(text, object_pairs_hook=unique, parse_constant=constant)
         json.dumps(doc, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
@@ -289,12 +303,21 @@ def the_event(record: bytes) -> dict | None:
         and all(map(scalar, doc["x"].values()))
         and all(isinstance(doc.get(name, ""), str) for name in ("id", "key", "source"))
         and positive(doc.get("ts", 0), -math.inf)
+        and abs(doc.get("ts", 0)) < 1e20
         and positive(doc.get("weight", 0), 0)
         and isinstance(doc.get("group", {}), dict)
         and all(isinstance(v, str) for v in doc.get("group", {}).values())
         and doc.get("y", 0) in (0, 1)
     )
     return doc if ok else None
+
+
+def in_seconds(time: float) -> float:
+    """The definition: each unit begins at a thousand times as much."""
+    for per_second in (1, 10**3, 10**6):
+        if abs(time) < 1e11 * per_second:
+            return float(time) / per_second
+    return float(time) / 10**9
 
 
 def test_the_decoder_accepts_what_the_definition_accepts():
@@ -315,7 +338,7 @@ def test_the_decoder_accepts_what_the_definition_accepts():
             assert repr(event.x) == repr(wanted["x"])
             assert event.y is ({0: False, 1: True}[wanted["y"]] if "y" in wanted else None)
             assert event.id == wanted.get("id", f"events-{number}")
-            assert repr(event.ts) == repr(float(wanted["ts"]) if "ts" in wanted else None)
+            assert repr(event.ts) == repr(in_seconds(wanted["ts"]) if "ts" in wanted else None)
             assert repr(event.weight) == repr(float(wanted.get("weight", 1)))
             assert (event.key, event.source) == (wanted.get("key"), wanted.get("source"))
             assert event.group == wanted.get("group")

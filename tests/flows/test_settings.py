@@ -627,3 +627,31 @@ def test_a_schema_of_features(refused, read, fields, features, message):
         assert settings.decoding()["features"] == settings.features
     else:
         assert message in refused(*parts)
+
+
+def test_how_values_are_written(read, refused):
+    """Missing values, decimal sign, unit of times and kind of labels; wrong ones are named."""
+    fields = '[input.fields]\nlabel = "y"\n'
+    multiclass = MODEL.replace("binary", "multiclass")
+    settings = read(
+        multiclass + 'labels = "text"\n', INPUT, fields,
+        'missing = ["NA", -999, 0.5]\ndecimal = ","\ntime_unit = "ms"\n',
+    )  # fmt: skip
+    found = settings.input.fields
+    assert (found.missing, found.decimal, found.time_unit) == (["NA", -999, 0.5], ",", "ms")
+    assert settings.model.labels == "text"
+    assert settings.decoding()["labels"] == "text"
+    assert settings.decoding()["fields"]["missing"] == ["NA", -999, 0.5]
+    plain = read(MODEL, INPUT, fields).decoding()
+    assert not {"missing", "decimal", "time_unit"} & plain["fields"].keys(), "old state lacks them"
+    assert "labels" not in plain
+    for line, message in (
+        ('decimal = ";"', "input.fields.decimal: found ';'; allowed: ',' | '.'"),
+        ('time_unit = "m"', "input.fields.time_unit: found 'm'"),
+        ("missing = [true]", "input.fields.missing[0]: found true; allowed: a string or a number"),
+    ):
+        assert refused(MODEL, INPUT, fields + line).startswith(message)
+    assert refused(MODEL + 'labels = "text"', INPUT) == (
+        "model.labels: found 'text' with task 'binary'; allowed: with 'multiclass' only"
+    )
+    assert refused(multiclass + 'labels = "float"', INPUT).startswith("model.labels: found 'float'")
