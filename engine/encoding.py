@@ -381,7 +381,8 @@ class _Writer:
 
         Sorted. But where every process walks through such a set alike, in an order that makes
         the new one be walked like this one: models do walk through sets, and add up on the way.
-        (Found for sets from which nothing was removed; where it is not found, sorted.)
+        (Found where nothing was removed from the set, but not always for numbers with long
+        fractions, whose hashes end alike; where it is not found, sorted.)
         """
         walked = [*values]
         types = set(map(type, walked))
