@@ -7,9 +7,9 @@ PEERS ?= .venv-peers
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 JOBS ?= 2
-BOUNDS := $(addprefix tests/,$(addsuffix .py,$(addprefix engine/test_,\
-	kernels compiled softmax detectors drift prequential replay states) $(addprefix connectors/test_,\
-	scanner weaving)))
+BOUNDS := kernels compiled softmax detectors drift prequential replay states dataset
+BOUNDS := $(BOUNDS:%=tests/engine/test_%.py) \
+	$(patsubst %,tests/connectors/test_%.py,scanner weaving columns arrow)
 MYPYPATH := src
 
 .PHONY: demo test test-slow test-bounds kafka check bench bench-full peers clean
@@ -25,7 +25,7 @@ test-slow: $(VENV)/.dev
 
 # What compiled kernels index is checked; they are compiled anew, and kept apart from the others.
 test-bounds: $(VENV)/.dev
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/$(VENV)/.bounds MIDSTREAM_TEST_KAFKA=none \
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(abspath $(VENV))/.bounds MIDSTREAM_TEST_KAFKA=none \
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m 'bounds or not slow' $(BOUNDS)
 
 # An Apache Kafka to play with, on 9092 if that is free (PORT=19092 for another), until Ctrl-C.

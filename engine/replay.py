@@ -388,6 +388,8 @@ def _of_schema_1(state: Mapping[str, Any]) -> dict[str, Any]:
     as good as theirs: uniform up to the share that was kept.
     """
     events, seen = state["events"], state["seen"]
+    if not len(events) <= seen:
+        raise ValueError(f"damaged reservoir state: {len(events)} events of {seen}")
     limit = _MOST if len(events) in (0, seen) else _MOST * len(events) // seen
     seed = _seeded(state["seed"] ^ _OLD)
     sizes = [_size(fields[0]) for fields in events]

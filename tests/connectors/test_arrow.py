@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from midstream.connectors import fingerprint
 from midstream.connectors.arrow_codec import TableDecoder
 from midstream.connectors.codec import ColumnDecoder, FieldMap, JsonDecoder
 from midstream.connectors.files import Block, InputError
@@ -446,3 +447,14 @@ def test_a_message_with_flipped_bits_is_a_value_too():
         batch, rejected = decoder.decode_message(bytes(damaged))
         list(batch)  # whatever is there can be read
         assert len(batch) + len(rejected) <= 4
+
+
+@pytest.mark.parametrize("offsets", [[], [-1, 2], [0, 7], [0, 4, 2], [0, 2**40, 6]], ids=str)
+def test_offsets_beyond_the_letters_have_no_fingerprint(offsets):
+    """They are refused: nothing is read from there."""
+    data = np.zeros(6, np.uint8)
+    data.flags.writeable = False
+    given = np.array(offsets, np.int64)
+    given.flags.writeable = False
+    with pytest.raises(ValueError, match="text"):
+        fingerprint._of_texts(given, data)

@@ -18,6 +18,7 @@ from midstream.engine.dataset import (
     since,
 )
 from midstream.engine.events import Categories, EventBatch, Texts
+from midstream.engine.fingerprint import over_texts
 
 IDS = st.lists(st.none() | st.text(max_size=20), max_size=30)
 STRETCHES = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=20)
@@ -228,3 +229,31 @@ def test_what_is_read_back_goes_on_as_the_original():
     for each in (data, again):
         each.add("t-0", 2, 3, batch(["c"], None, 2))
     assert again == data == learned(["a", "é", "c"])
+
+
+@pytest.mark.parametrize("length", [*range(26), 101, 104, 105])
+def test_texts_of_any_length_leave_a_print_of_their_own(length):
+    """Up to the last byte of their data; one of them is not there."""
+    data = np.frombuffer(b"y" * (3 * length), np.uint8)
+    starts, stops = np.array([0, -1, length]), np.array([length, 0, 3 * length])
+    numbers, seed = np.arange(3), np.uint64(1)
+    print_ = over_texts(seed, data, starts, stops, numbers)
+    assert print_ == over_texts(seed, data.copy(), starts, stops, numbers)
+    if length:
+        other = data.copy()
+        other[-1] = 0
+        assert print_ != over_texts(seed, other, starts, stops, numbers)
+
+
+@pytest.mark.parametrize(
+    ("starts", "stops", "numbers"),
+    [
+        ([0], [7], [1]), ([3], [2], [1]), ([2**62], [2**62 + 1], [1]), ([0, 1], [1], [1, 2]),
+        ([-1], [0], []),
+    ],
+)  # fmt: skip
+def test_a_text_beyond_its_data_leaves_no_print(starts, stops, numbers):
+    """It is refused."""
+    given = (np.array(values, np.int64) for values in (starts, stops, numbers))
+    with pytest.raises(ValueError, match="text"):
+        over_texts(np.uint64(1), np.zeros(6, np.uint8), *given)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import drift
 
-from midstream.engine import encoding
+from midstream.engine import detectors, encoding
 from midstream.engine.detectors import ADWIN, PageHinkley
 
 N = 200_000
@@ -267,3 +267,44 @@ def test_an_impossible_window_is_refused(damage):
     detector.update(np.zeros(1))
     with pytest.raises(ValueError, match="ADWIN state is damaged"):
         ADWIN.from_state({**detector.state(), **damage})
+
+
+ROOM = {
+    "values": np.zeros(3), "delta": 0.002, "clock": 1, "max_buckets": 2, "least": 1, "grace": 0,
+    "window": np.zeros(1, detectors._WINDOW), "counts": np.zeros(64, np.int64),
+    "totals": np.zeros((64, 3)), "variances": np.zeros((64, 3)), "rows": np.zeros(3, np.int64),
+    "estimates": np.zeros((3, 2)),
+}  # fmt: skip
+ROOM["window"]["rows"] = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("counts", np.zeros(63, np.int64)), ("counts", np.full(64, 3)), ("counts", np.full(64, 1)),
+        ("counts", np.array([-1] + [0] * 63)), ("totals", np.zeros((64, 2))),
+        ("totals", np.zeros((63, 3))), ("variances", np.zeros((64, 2))), ("max_buckets", 3),
+        ("rows", np.zeros(2, np.int64)), ("estimates", np.zeros((2, 2))),
+        ("estimates", np.zeros((3, 1))), ("window", np.zeros(1, detectors._WINDOW)),
+        ("window", np.zeros(0, detectors._WINDOW)),
+    ],
+)  # fmt: skip
+def test_what_a_window_has_no_room_for_is_refused_at_the_entry(name, value):
+    """Nothing is read or written beyond an array."""
+    with pytest.raises(ValueError, match=r"window|room"):
+        detectors._adwin(*(ROOM | {name: value}).values())
+
+
+@pytest.mark.parametrize("n", [*range(26), 101, 104, 105])
+@pytest.mark.parametrize("max_buckets", [1, 7, 8, 9, 101])
+def test_a_batch_of_any_size_is_taken(n, max_buckets):
+    """With any number of buckets: as one value at a time, up to a row that is full."""
+    values = np.random.default_rng(n).random(n) + (np.arange(n) > n // 2) * 5
+    for make in (lambda: ADWIN(max_buckets=max_buckets, clock=1), lambda: PageHinkley(2)):
+        whole, single = make(), make()
+        found = whole.update(values)
+        one_by_one = [
+            (i, d.before, d.after) for i in range(n) for d in single.update(values[i : i + 1])
+        ]
+        assert found == one_by_one
+        assert encoding.encode(whole.state()) == encoding.encode(single.state())
