@@ -10,6 +10,8 @@ of the model is made of:
 - Some only add to their dicts, draw random numbers and set attributes (`_KEEP`). That is undone
   after the prediction, at a cost that does not grow with what they hold.
 - A few change otherwise (`_COPIED`): a copy of them is asked.
+- Some ensembles make their members for the features that they first meet (`_LATE`): a copy is asked
+  until they have any.
 - Of classes outside River nothing is known. They are asked as they are, and their state before and
   after is compared, once for a batch that is only predicted. Where it has changed it is put back,
   and from then on a copy is asked.
@@ -50,6 +52,7 @@ _COPIED = (
     "river.feature_selection.random.",
     "river.preprocessing.lda.",
 )
+_LATE = ("river.ensemble.streaming_random_patches.", "river.forest.adaptive_random_forest.")
 _KNOWN = ("river.", "numpy.", "datetime.", "builtins.", "operator.", "re.")
 # What these keep changes no later prediction.
 _SILENT = ("river.preprocessing.scale.", "river.linear_model.bayesian_lin_reg.")
@@ -80,6 +83,7 @@ class Untouched:
         self._shared: dict[int, Any] = {}  # what a copy has in common with the model, by id
         self._undone: list[Any] = []
         self._silent: list[Any] = []  # of these, at the end of a batch
+        self._late: list[Any] = []  # of these, those that may have no members yet
         self.foreign: list[Any] = []
         self._copies = False
         self._told: set[str] = set()
@@ -94,13 +98,21 @@ class Untouched:
             if any(name.startswith(_COPIED) for name in names):
                 self._copies = True
                 continue
-            self._shared[id(step)] = step
+            if path_of(type(step)).startswith(_LATE):
+                self._late.append(step)
+            elif any(name.startswith(_LATE) for name in names):  # each has a time of its own
+                self._copies = True
+                continue
+            else:
+                self._shared[id(step)] = step
             kept = [name for name in names if name.startswith(_KEEP)]
             if kept and all(name.startswith(_SILENT) for name in kept):
                 self._silent.append(step)
             elif kept:
                 self._undone.append(step)
-        self.needed = bool(self._silent or self._undone or self.foreign or self._copies)
+        self.needed = bool(
+            self._silent or self._undone or self._late or self.foreign or self._copies
+        )
         self._foreign_changes = False  # which has been found out
 
     def one(self, ask: Callable[[Any, Features], T], x: Features) -> T:
@@ -131,7 +143,12 @@ class Untouched:
     def ask(self, ask: Callable[[Any, Features], T], x: Features, *, copied: bool) -> T:
         """Return what `ask` says and undo what River's steps keep; `copied`: of a copy."""
         model = self._model
-        if copied or self._copies:
+        if self._late:
+            for step in self._late:
+                if len(step):
+                    self._shared[id(step)] = step
+            self._late = [step for step in self._late if not len(step)]
+        if copied or self._copies or self._late:
             model = copy.deepcopy(model, dict(self._shared))
         if not self._undone:
             return ask(model, x)

@@ -106,6 +106,10 @@ MODELS = {
     "FFM": lambda: facto.FFMClassifier(n_factors=2, seed=1),
     "inclusion": lambda: preprocessing.GaussianRandomProjector(3, seed=1) | _logistic(),
     "quiet": lambda: Quiet() | forest.ARFClassifier(n_models=2, seed=1),
+    "patches": lambda: ensemble.SRPClassifier(_logistic(), n_models=3, subspace_size=0.6, seed=1),
+    "patches in an ensemble": lambda: ensemble.BaggingClassifier(
+        ensemble.SRPClassifier(_logistic(), n_models=2, subspace_size=0.6, seed=1), 2, seed=1
+    ),
 }
 
 
@@ -146,9 +150,10 @@ def said(predictions):
     return repr((predictions.values, predictions.probas))
 
 
+@pytest.mark.parametrize("when", [0, 1, 30])
 @pytest.mark.parametrize("name", MODELS)
-def test_later_predictions_are_as_if_nobody_had_asked(name):
-    """In the stream, by predict, one by one or many; whatever else is asked about beside."""
+def test_later_predictions_are_as_if_nobody_had_asked(name, when):
+    """In the stream, also before it; by predict, one by one or many; whatever else is asked."""
     make = MODELS[name]
     events, asked = stream(60, seed=1), strangers(25, seed=2)
     quiet = RiverLearner(make(), "binary", modules=MODULES)
@@ -156,13 +161,13 @@ def test_later_predictions_are_as_if_nobody_had_asked(name):
     alone = []
     for one in asked:
         fresh = RiverLearner(make(), "binary", modules=MODULES)
-        fresh.predict_learn(batch(events[:30]))
+        fresh.predict_learn(batch(events[:when]))
         alone.append(said(fresh.predict(batch([one]))))
 
     learner = RiverLearner(make(), "binary", modules=MODULES)
     got = []
     for i, event in enumerate(events):
-        if i == 30:
+        if i == when:
             together = learner.predict(batch(asked))
             assert [said(row(together, k)) for k in range(len(asked))] == alone
             assert [said(learner.predict(batch([one]))) for one in reversed(asked)] == alone[::-1]
