@@ -4,6 +4,7 @@ The journal, the snapshots and the outputs are written through a `Storage`, so t
 one underneath that fails before, within and after every single operation.
 """
 
+import fcntl
 import itertools
 import os
 import queue
@@ -15,7 +16,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["BackgroundStorage", "LocalStorage", "Storage", "raise_limit", "replace"]
+__all__ = [
+    "BackgroundStorage",
+    "LocalStorage",
+    "Storage",
+    "beyond_standard",
+    "raise_limit",
+    "replace",
+]
 
 _MOST_WAITING = 16  # appends
 _FEWEST_OPEN = 8  # files that storages keep open between two operations
@@ -32,6 +40,19 @@ def raise_limit() -> int:
         with suppress(OSError, ValueError):  # it stays as it is
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def beyond_standard(descriptor: int) -> int:
+    """Return a descriptor of the same file that is none of 0, 1 and 2, to which libraries print.
+
+    Files get these numbers in a process that has closed them.
+    """
+    if descriptor > 2:
+        return descriptor
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(descriptor)
 
 
 class _Descriptors:
@@ -55,7 +76,7 @@ class _Descriptors:
             if descriptor < 0:
                 self._make_room()
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                descriptor = os.open(path, flags, 0o644)
+                descriptor = beyond_standard(os.open(path, flags, 0o644))
             self._open[key] = descriptor, users + 1
         try:
             yield descriptor

@@ -1,8 +1,11 @@
 """The command line: each command parses, calls the library, and turns its errors into one line."""
 
-import os
+if __name__ == "__main__":  # signals are heard before all the imports
+    from midstream.flows import entry
+
+    entry.main()
+
 import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import midstream
-from midstream.flows import logs
+from midstream.flows import entry, logs
 from midstream.flows.cli_versions import COMMANDS
 from midstream.flows.terminal import (
     CONFIG,
@@ -20,6 +23,7 @@ from midstream.flows.terminal import (
     FAILED,
     JSON,
     masked_output,
+    model_prints,
     one_line_errors,
     print_json,
 )
@@ -31,11 +35,8 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line; the hash seed is fixed first, since some learners depend on it."""
-    if "PYTHONHASHSEED" not in os.environ:
-        os.environ["PYTHONHASHSEED"] = "0"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 ourselves again
-    cli()
+    """Run the command line."""
+    entry.main()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,7 +47,10 @@ def cli(*, log_json: bool) -> None:
 
     Exit codes: 0 done, 1 failed while running, 2 wrong usage or config.
     """
-    click.get_current_context().with_resource(masked_output())
+    context = click.get_current_context()
+    if context.invoked_subcommand != "run":
+        entry.interruptible()
+    context.with_resource(masked_output())
     logs.configure(as_json=log_json)
 
 
@@ -110,8 +114,7 @@ def run(
     if report_to is not None:
         _run_share(config, report_to, until_eof=until_eof, share=Share(*process), fresh=fresh_as)
         return
-    # What a model prints is no result of ours.
-    with one_line_errors(running=False, as_json=as_json), redirect_stdout(sys.stderr):
+    with one_line_errors(running=False, as_json=as_json), model_prints():
         settings = load(config)
         if host[1] > 1 and settings.input.topic is None:
             raise ConfigError(
@@ -124,7 +127,7 @@ def run(
             note="no version is whole unless the hosts share the state folder, or "
             "versions.registry and versions.artifacts",
         )
-    with one_line_errors(running=True, as_json=as_json), redirect_stdout(sys.stderr):
+    with one_line_errors(running=True, as_json=as_json), model_prints():
         fresh_as = online.archive(settings) if fresh else ""
         if processes is not None:
             arguments = ["run", str(config), "--fresh-as", fresh_as]
@@ -153,7 +156,7 @@ def _run_share(
 
     logs.log.always(process=share.first)
     reporter = supervisor.Reporter(report_to)
-    with one_line_errors(running=True, tell=reporter.failed), redirect_stdout(sys.stderr):
+    with one_line_errors(running=True, tell=reporter.failed), model_prints():
         settings = load(config)
         online.preflight(settings, until_eof=until_eof)
         summary = online.run(
@@ -182,7 +185,7 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
     from midstream.flows import evaluation, online
     from midstream.flows.settings import load
 
-    with one_line_errors(running=False, as_json=as_json), redirect_stdout(sys.stderr):
+    with one_line_errors(running=False, as_json=as_json), model_prints():
         settings = load(config)
         if path is not None:
             path = path if path == "-" else str(Path(path).absolute())
@@ -190,7 +193,7 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
                 settings, input=msgspec.structs.replace(settings.input, path=path, topic=None)
             )
         online.preflight(settings)
-    with one_line_errors(running=True, as_json=as_json), redirect_stdout(sys.stderr):
+    with one_line_errors(running=True, as_json=as_json), model_prints():
         summary, _ = evaluation.evaluate(settings)
     _print_summary(summary, settings.name, as_json=as_json)
 
@@ -300,7 +303,7 @@ def check(config: Path, sample: int, *, as_json: bool) -> None:
     from midstream.flows.inspect import inspect
     from midstream.flows.settings import load
 
-    with one_line_errors(running=False, as_json=as_json), redirect_stdout(sys.stderr):
+    with one_line_errors(running=False, as_json=as_json), model_prints():
         settings = load(config)
         report = inspect(settings, sample)
     if as_json:
@@ -418,7 +421,3 @@ def _print_summary(summary: Any, name: str, *, as_json: bool) -> None:
 
 for command in COMMANDS:
     cli.add_command(command)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from midstream.flows.terminal import CONFIG_OPTION, FAILED, JSON, one_line_errors, print_json
+from midstream.flows.terminal import (
+    CONFIG_OPTION,
+    FAILED,
+    JSON,
+    binary_output,
+    model_prints,
+    one_line_errors,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from midstream.engine.registry import Registry
@@ -464,7 +472,7 @@ def _give(
         one_line_errors(running=True, as_json=as_json),
         operations.opened(settings, to_command=True) as registry,
     ):
-        with redirect_stdout(sys.stderr):  # what a model prints is no result of ours
+        with model_prints():
             plan = make(registry, settings)
         if plan.words:
             for line in plan.words:
@@ -573,8 +581,7 @@ def predict(version: int | None, shard: str | None, file: str, config: Path) -> 
     """
     from midstream.flows.predicting import predict_file
 
-    out = sys.stdout.buffer
-    with one_line_errors(running=True), redirect_stdout(sys.stderr):  # as what a model prints
+    with one_line_errors(running=True), binary_output() as out, model_prints():
         rejected = predict_file(_load(config), file, version, shard, out)
     sys.exit(FAILED if rejected else 0)
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from midstream.engine.storage import beyond_standard
+
 __all__ = ["HeldError", "StateLocks"]
 
 _AGAIN = 0.1  # seconds until a lock that another has is tried once more
@@ -103,9 +105,7 @@ class StateLocks:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Wait until no other process is in here, for what all of them share."""
-        descriptor = os.open(
-            self._folder / "alone.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
-        )
+        descriptor = _opened(self._folder / "alone.lock")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -141,4 +141,4 @@ def _held(place: Path, descriptor: int, at: int) -> HeldError:
 
 
 def _opened(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    return beyond_standard(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))

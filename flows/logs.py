@@ -64,9 +64,14 @@ def _text(value: Any) -> str:
     return text if _PLAIN.match(text) else msgspec.json.encode(text).decode()
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 its name there
+        """Go on: standard error takes nothing, and there is nowhere else to say so."""
+
+
 def configure(stream: TextIO | None = None, *, as_json: bool = False) -> None:
     """Send the events to `stream` (standard error)."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = _Handler(stream or sys.stderr)
     handler.setFormatter(_Formatter(as_json=as_json))
     logger = logging.getLogger("midstream")
     logger.handlers[:] = [handler]

@@ -22,12 +22,13 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from bytewax.run import cli_main
 
-from midstream.connectors.files import NoFilesError, discover
+from midstream.connectors.files import InputError, NoFilesError, discover
 from midstream.engine.events import Origin
 from midstream.engine.journal import UnavailableError
 from midstream.engine.registry import RegistryError
 from midstream.engine.shard import EventError, Outcome
 from midstream.engine.storage import raise_limit
+from midstream.flows.entry import closed_descriptors, stop_signals
 from midstream.flows.locks import StateLocks
 from midstream.flows.logs import log
 from midstream.flows.reading import IDLE
@@ -74,6 +75,8 @@ def preflight(settings: Settings, *, until_eof: bool = True) -> None:
     """
     if settings.kafka and (settings.input.topic or settings.output.topics):
         check_kafka(settings)
+    if settings.input.topic is None and settings.input_path == "-" and 0 in closed_descriptors():
+        raise InputError("standard input is closed; nothing can be read from it")
     trainer = make_trainer(settings)
     begun = time.perf_counter()
     nothing = [None] if settings.model.task == "multiclass" else [0.0, 1.0]
@@ -173,13 +176,13 @@ def _dataflow(run: Run) -> Dataflow:
 
 @contextmanager
 def signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Let SIGTERM and SIGINT ask for a stop: drain, snapshot, exit 0."""
+    """Let SIGTERM, SIGINT and SIGHUP ask for a stop: drain, snapshot, exit 0."""
 
     def handle(number: int, _: FrameType | None) -> None:
         log.info("stopping", signal=signal.Signals(number).name)
         stop()
 
-    old = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+    old = {s: signal.signal(s, handle) for s in stop_signals()}
     try:
         yield
     finally:

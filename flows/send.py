@@ -17,6 +17,7 @@ from midstream.connectors.fields import Kind
 from midstream.connectors.files import FilePartition, InputError, StdinPartition, discover
 from midstream.connectors.notation import Notation
 from midstream.connectors.outgoing import CsvMessages, JsonMessages, Messages
+from midstream.flows.entry import stop_signals
 from midstream.flows.settings import ConfigError, Settings
 from midstream.flows.topics import Sender, open_sender
 
@@ -250,7 +251,7 @@ def _signals() -> Iterator[list[str]]:
         for each, handler in old.items():
             signal.signal(each, handler)
 
-    old = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+    old = {s: signal.signal(s, handle) for s in stop_signals()}
     try:
         yield caught
     finally:

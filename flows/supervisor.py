@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from midstream.flows.entry import stop_signals
 from midstream.flows.logs import log
 from midstream.flows.rooms import SESSION, RunError, Share, Summary
 
@@ -298,7 +299,7 @@ def supervise(
         log.info("stopping", signal=signal.Signals(number).name)
         asked.append(time.monotonic())
 
-    old = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+    old = {s: signal.signal(s, handle) for s in stop_signals()}
     begun = time.monotonic()
     try:
         while not all(worker.ended for worker in workers):

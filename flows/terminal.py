@@ -1,16 +1,18 @@
 """What all commands share on the terminal: errors in one line, exit codes, JSON on request."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, BinaryIO, NoReturn, TextIO
 
 import click
 import msgspec
 
 from midstream.engine.masking import masked, masked_values
+from midstream.flows.entry import apart_from_stdout
 
 __all__ = [
     "CONFIG",
@@ -18,7 +20,9 @@ __all__ = [
     "FAILED",
     "JSON",
     "WRONG_USAGE",
+    "binary_output",
     "masked_output",
+    "model_prints",
     "one_line_errors",
     "print_json",
 ]
@@ -146,3 +150,22 @@ def masked_output() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = streams
+
+
+@contextmanager
+def binary_output() -> Iterator[BinaryIO]:
+    """Give standard output for bytes; what a model prints does not reach it."""
+    out = sys.stdout.buffer
+    if not isinstance(out, io.BufferedWriter):  # no file
+        yield out
+        return
+    sys.stdout.flush()
+    with os.fdopen(os.dup(out.fileno()), "wb") as own:
+        yield own
+
+
+@contextmanager
+def model_prints() -> Iterator[None]:
+    """Have what a model prints, from Python or not, go to standard error: it is no result."""
+    with apart_from_stdout(), redirect_stdout(sys.stderr):
+        yield
