@@ -8,6 +8,7 @@ otherwise than by its largest probability.
 import functools
 import inspect
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from river import base, compose, utils
@@ -74,6 +75,11 @@ def refusal(model: Any) -> str | None:
                     f"{type(part).__name__}(how={type(part.how).__name__}) takes none; give it a "
                     "utils.TimeRolling, too, or leave the windows of time out"
                 )
+            if _loses_time(part):
+                return (
+                    f"{type(part).__name__} does not hand the time of an event on to the window of "
+                    "time in it; put the step that has the window before it, in a pipeline"
+                )
     last = last_step(model)
     ancestors = {cls.__name__ for cls in type(last).__mro__ if cls.__module__.startswith("river.")}
     for ancestor, reason in _OTHERS.items():
@@ -115,11 +121,28 @@ def keeps_time(model: Any) -> bool:
     for part in within(model):
         if _rolls_by_time(part):
             return True
-        if isinstance(part, base.Estimator) and not type(part).__module__.startswith("river."):
-            parameters = inspect.signature(type(part).learn_one).parameters
-            if "t" in parameters:
-                return True
+        foreign = isinstance(part, base.Estimator) and not path_of(type(part)).startswith("river.")
+        if foreign and "t" in _learning(part):
+            return True
     return False
+
+
+def _learning(part: base.Estimator) -> Mapping[str, inspect.Parameter]:
+    """Return what an estimator takes when it learns; nothing, if it does not learn by itself."""
+    learn_one = getattr(type(part), "learn_one", None)
+    return {} if learn_one is None else inspect.signature(learn_one).parameters
+
+
+def _loses_time(part: Any) -> bool:
+    """Whether something in `part` is to be told the time, and `part` takes none."""
+    unions = (compose.TransformerUnion, compose.TransformerProduct)  # pipelines look into them
+    if not isinstance(part, base.Estimator) or isinstance(part, unions):
+        return False
+    parameters = _learning(part)
+    if "t" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return False
+    inner = [item for item in within(part) if item is not part and isinstance(item, base.Estimator)]
+    return any(map(keeps_time, inner))
 
 
 def _rolls_by_time(value: Any) -> bool:

@@ -9,6 +9,7 @@ from river import (
     cluster,
     compose,
     drift,
+    ensemble,
     feature_extraction,
     forest,
     imblearn,
@@ -180,6 +181,16 @@ def test_windows_of_time_beside_other_aggregates_are_refused():
     )
     with pytest.raises(TypeError, match=r"Agg\(how=Mean\) takes none; give it a utils.TimeRolling"):
         RiverLearner(both | linear_model.LinearRegression())
+
+
+@NEEDS_TIME
+def test_who_loses_the_time_is_refused():
+    """A wrapper that takes no time cannot hand it on; one that takes anything can."""
+    week = utils.TimeRolling(stats.Mean, period=dt.timedelta(days=7))
+    inner = feature_extraction.TargetAgg(by="shop", how=week) | linear_model.LinearRegression()
+    with pytest.raises(TypeError, match="TargetStandardScaler does not hand the time of an event"):
+        RiverLearner(preprocessing.TargetStandardScaler(inner))
+    RiverLearner(ensemble.BaggingRegressor(inner, n_models=2, seed=1))
 
 
 @pytest.mark.parametrize(
