@@ -205,6 +205,7 @@ def encode_rejected(rejected: list[Rejected]) -> bytes:
     return _encoder.encode_lines(rejected)
 
 
-def encode_alarms(alarms: list[Alarm]) -> bytes:
-    """Return alarms as JSON Lines, in order. A number that is not finite becomes null."""
-    return _encoder.encode_lines(alarms)
+def encode_alarms(alarms: list[Alarm], model: str = "", shard: str = "") -> bytes:
+    """Return alarms of a shard as JSON Lines, in order. What is not finite becomes null."""
+    named = {"model": model, "shard": shard}
+    return _encoder.encode_lines([named | msgspec.structs.asdict(alarm) for alarm in alarms])

@@ -340,6 +340,21 @@ class Artifacts:
             raise ArtifactError(f"{what} is damaged: it is not what was registered")
         return self.decoded(data, version)
 
+    def found(self, version: int) -> tuple[Manifest, bytes] | None:
+        """Return the manifest of a version that nobody has told us of, with its bytes.
+
+        Returns None if there is none: the version is not whole, or its removal was begun.
+
+        Raises
+        ------
+        ArtifactError, StoreError
+            If it is damaged, of a newer schema, or not signed as it has to be, or cannot be read.
+        """
+        if _MANIFEST not in self._names(version):
+            return None
+        data = self._read(version, _MANIFEST)
+        return self.decoded(data, version), data
+
     def decoded(self, data: bytes, version: int) -> Manifest:
         """Decode a manifest; raise ArtifactError if it is of a newer schema, or not signed."""
         what = f"version {version}: {_MANIFEST}"

@@ -20,6 +20,7 @@ __all__ = [
     "RefusedError",
     "bounded",
     "epoch_of",
+    "events_of",
     "pieces",
 ]
 
@@ -55,6 +56,8 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True):
         The kind of version that "snapshot" makes: "online", or "restored".
     problem
         Why it is to be refused; nothing: a shard decides.
+    by
+        Who gave it; nothing: Midstream itself.
     """
 
     id: int
@@ -67,6 +70,7 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True):
     before: int = 0
     cut: str = "online"
     problem: str = ""
+    by: str = ""
 
 
 class Done(msgspec.Struct, omit_defaults=True):
@@ -80,6 +84,8 @@ class Done(msgspec.Struct, omit_defaults=True):
         The journal's record that holds it.
     position
         By partition, the position before which all input had been applied.
+    lines
+        The same as people count it, of files: the line, or the row, that comes next.
     seen
         Events that the model had seen, after the command.
     done_at
@@ -90,6 +96,7 @@ class Done(msgspec.Struct, omit_defaults=True):
     seq: int
     generation: int = 0
     position: dict[str, int] = {}
+    lines: dict[str, int] = {}
     seen: int = 0
     done_at: float | None = None
 
@@ -179,7 +186,7 @@ def bounded(
     lows: Mapping[str, int],
     cursors: Mapping[str, Sequence[int]],
     now: Mapping[str, Sequence[int]],
-) -> tuple[dict[str, list[int]], list[tuple[str, int, int, int]]]:
+) -> tuple[dict[str, list[int]], list[tuple[str, int, int, int]], list[tuple[int, int] | None]]:
     """Choose what a version relearns of what came after it: the newest `most` events.
 
     Parameters
@@ -199,6 +206,8 @@ def bounded(
         By partition, where it begins.
     left
         What is not relearned, as [partition, start, stop, events], joined where pieces touch.
+    lines
+        Of each of these the first line and the last; None where the journal does not tell them.
     """
     found = pieces(records, most_events=max(most // _PARTS, 1))
     spans = [piece.entry for piece in found if isinstance(piece.entry, Range)]
@@ -238,7 +247,14 @@ def bounded(
         else:
             partition, first, _, events = left[same]
             left[same] = (partition, first, span.stop, events + events_of(span))
-    return start, left
+    line_at = {(p, cursor[0]): cursor[1] for known in (cursors, now) for p, cursor in known.items()}
+    line_at |= {(span.partition, span.stop): span.line for span in spans}
+    lines: list[tuple[int, int] | None] = []
+    for partition, first, stop, _ in left:
+        begun = line_at.get((partition, first), 1 if first == 0 else None)
+        end = line_at.get((partition, stop))
+        lines.append(None if begun is None or end is None else (begun, end - 1))
+    return start, left, lines
 
 
 def _touches(left: tuple[str, int, int, int], span: Range) -> bool:

@@ -18,7 +18,7 @@ from sqlalchemy import event, exc
 
 from midstream.engine.masking import credentials, hide, hide_credentials, masked
 from midstream.engine.names import name_fault
-from midstream.engine.schema import META, MODELS, SCHEMA
+from midstream.engine.schema import META, MODELS, SCHEMA, upgrade
 
 __all__ = ["Database", "NoRegistryError", "RegistryError", "make_engine"]
 
@@ -186,7 +186,8 @@ class Database:
             self._make()
         elif self._file is not None and not self._file.exists():
             raise NoRegistryError(
-                f"{self.place}: there is no registry; it is made by the first `midstream run`"
+                f"{self.place}: there is no registry; it is made by the first `midstream run` (or, "
+                "where it was lost and its artifacts are there, by `midstream snapshots adopt`)"
             )
         with self.reading() as connection:
             there = sa.inspect(connection).has_table(MODELS.name)
@@ -197,6 +198,16 @@ class Database:
             with self._saying(), self.engine.begin() as connection:
                 self.add(connection, MODELS, {"schema": SCHEMA})
             schema = self._schema()
+        if schema == 1 and create:
+            with self._saying(), self.engine.begin() as connection:
+                connection.execute(sa.select(MODELS).with_for_update())
+                upgrade(connection)
+            schema = self._schema()
+        if schema == 1:
+            raise RegistryError(
+                f"{self.place}: is of an older Midstream (schema 1); the next `midstream run` "
+                f"brings it to schema {SCHEMA}, with all that it holds"
+            )
         if schema is None:
             raise NoRegistryError(
                 f"{self.place}: has no model {self.model!r}; it has: "

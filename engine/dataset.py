@@ -16,7 +16,7 @@ OTHERS = "(others)"
 _MOST_SOURCES = 1_000
 
 Stretch = list[int]
-"""[start, stop]: positions of a partition (bytes, rows or offsets), without `stop`."""
+"""[start, stop]: positions of a partition (bytes, rows or offsets), or lines, without `stop`."""
 
 
 class DataSet(msgspec.Struct):
@@ -30,6 +30,9 @@ class DataSet(msgspec.Struct):
         By partition, what of it was applied, in rising order; pieces that touch are one.
     events
         How many.
+    lines
+        By file, what of it was applied in lines (of Arrow and Parquet in rows), from 1 on. Of a
+        topic there are none; an empty list stands for what an older Midstream did not count.
     left_out
         How many of the stretches were not applied, since a "rewind" left them out.
     sources
@@ -43,10 +46,18 @@ class DataSet(msgspec.Struct):
     sources: dict[str, int] = {}
     fingerprint: int = 0
     left_out: int = 0
+    lines: dict[str, list[Stretch]] = {}
 
-    def add(self, partition: str, start: int, stop: int, batch: EventBatch) -> None:
-        """Note what was applied from a stretch of a partition."""
-        self.skip(partition, start, stop)
+    def add(
+        self,
+        partition: str,
+        start: int,
+        stop: int,
+        batch: EventBatch,
+        lines: tuple[int, int] | None = None,
+    ) -> None:
+        """Note what was applied from a stretch of a partition; of a file, with its `lines`."""
+        self.skip(partition, start, stop, lines)
         if not len(batch):
             return
         self.events += len(batch)
@@ -54,15 +65,24 @@ class DataSet(msgspec.Struct):
             self._count(batch.sources)
         self.fingerprint = _fingerprint(self.fingerprint, batch)
 
-    def skip(self, partition: str, start: int, stop: int) -> None:
+    def skip(
+        self, partition: str, start: int, stop: int, lines: tuple[int, int] | None = None
+    ) -> None:
         """Note a stretch that was read, and nothing in it applied."""
         if start < stop:
+            known = self.lines.get(partition, ())
+            counted = known or partition not in self.lines
+            if lines is not None and lines[0] < lines[1] and counted:
+                self.lines[partition] = added(known, *lines)
             self.stretches[partition] = added(self.stretches.get(partition, ()), start, stop)
 
     def copy(self) -> "DataSet":
         """Return a copy that shares nothing."""
         stretches = {name: [list(s) for s in found] for name, found in self.stretches.items()}
-        return msgspec.structs.replace(self, stretches=stretches, sources=dict(self.sources))
+        lines = {name: [list(s) for s in found] for name, found in self.lines.items()}
+        return msgspec.structs.replace(
+            self, stretches=stretches, sources=dict(self.sources), lines=lines
+        )
 
     def _count(self, column: list[str | None] | TextColumn) -> None:
         if isinstance(column, Categories):
@@ -98,18 +118,25 @@ def since(new: DataSet, old: DataSet) -> DataSet:
 
     The fingerprint is that of `new`.
     """
-    stretches = {}
+    stretches, lines = {}, {}
     for name, found in new.stretches.items():
         left = _without(found, old.stretches.get(name, []))
         if left:
             stretches[name] = left
+            if name in new.lines:
+                lines[name] = _without(new.lines[name], old.lines.get(name, []))
     sources = {
         name: count - old.sources.get(name, 0)
         for name, count in new.sources.items()
         if count > old.sources.get(name, 0)
     }
     return DataSet(
-        stretches, new.events - old.events, sources, new.fingerprint, new.left_out - old.left_out
+        stretches,
+        new.events - old.events,
+        sources,
+        new.fingerprint,
+        new.left_out - old.left_out,
+        lines,
     )
 
 
@@ -137,6 +164,11 @@ def joined(parts: Sequence[DataSet]) -> DataSet:
         for name, found in part.stretches.items():
             for start, stop in found:
                 total.skip(name, start, stop)
+        for name, found in part.lines.items():
+            known = total.lines.get(name, [])
+            for first, stop in found:
+                known = added(known, first, stop)
+            total.lines[name] = known
         total.events += part.events
         total.left_out += part.left_out
         for source, count in part.sources.items():
@@ -152,7 +184,9 @@ def plain(data: DataSet) -> dict[str, Any]:
 
 
 def from_plain(value: Mapping[str, Any]) -> DataSet:
-    """Return what `plain` was given."""
+    """Return what `plain` was given; of an older one, nobody knows the lines."""
+    if "lines" not in value:
+        value = {**value, "lines": {name: [] for name in value["stretches"]}}
     return msgspec.convert({**value, "fingerprint": int(value["fingerprint"], 16)}, DataSet)
 
 

@@ -121,6 +121,10 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", ta
         Of what kind the version is that "snapshot" makes.
     left
         [partition, start, stop, events] that were not applied again, for want of time or input.
+    lines
+        Of each of `left`, the first and the last line (or row) of the file; none of a topic.
+    by
+        Who gave it; nothing: Midstream itself.
     """
 
     id: int
@@ -137,6 +141,8 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", ta
     skips: list[Skip] = []
     cut: str = "online"
     left: list[tuple[str, int, int, int]] = []
+    lines: list[tuple[int, int] | None] = []
+    by: str = ""
 
 
 Entry: TypeAlias = Range | Exclude | Command

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from midstream.engine.commands import Done, Order
+from midstream.engine.commands import REPLACING, Done, Order
 from midstream.engine.database import RegistryError
 from midstream.engine.schema import (
     ALARMS,
+    CANCELLED,
     COMMANDS,
     DEPLOYMENTS,
     MODELS,
@@ -28,6 +29,7 @@ from midstream.engine.schema import (
 from midstream.engine.versions import UnknownVersionError, VersionRow, Versions
 
 __all__ = [
+    "CommandError",
     "Deployed",
     "Drifted",
     "Registry",
@@ -35,13 +37,16 @@ __all__ = [
     "ShardRow",
     "UnknownVersionError",
     "VersionRow",
+    "Waiting",
 ]
 
 
 class ShardRow(msgspec.Struct):
     """A shard as it last told of itself; `beat_at` 0: it never did, or has stopped.
 
-    `ending` 1: it is at the end of its run; 2: and has learned what no version has.
+    `seen` is how many events it has applied in all, which no restore changes. `ending` 1: it is at
+    the end of its run; 2: and has learned what no version has. `sources`: those it has heard of, as
+    a JSON list; what an earlier run heard of, versions tell.
     """
 
     shard: str
@@ -52,6 +57,7 @@ class ShardRow(msgspec.Struct):
     paused: bool
     run: str = ""
     ending: int = 0
+    sources: str = "[]"
 
 
 class Deployed(msgspec.Struct):
@@ -70,7 +76,7 @@ class Deployed(msgspec.Struct):
 class Drifted(NamedTuple):
     """An alarm: `position` counts the events that the shard's model had seen.
 
-    `command` is the last one that the shard had carried out.
+    `command` is the last one that the shard had carried out; `feature` "": it is of the loss.
     """
 
     shard: str
@@ -79,6 +85,36 @@ class Drifted(NamedTuple):
     position: int
     detector: str
     at: float
+    feature: str = ""
+    kind: str = "drift"
+
+
+class CommandError(ValueError):
+    """A command that cannot be taken back; the message says why. Nothing was changed."""
+
+
+class Waiting(msgspec.Struct):
+    """A command that was given, and that not all shards have carried out or refused.
+
+    Attributes
+    ----------
+    at
+        When it was given, in seconds since 1970.
+    taken_at
+        When a processor took it up, after which it cannot be taken back; 0: none has.
+    answered, missing
+        The shards that have carried it out or refused it, and those that have not.
+    """
+
+    id: int
+    kind: str
+    version: int
+    reason: str
+    by: str
+    at: float
+    taken_at: float
+    answered: list[str] = []
+    missing: list[str] = []
 
 
 class Registry(Versions):
@@ -156,13 +192,18 @@ class Registry(Versions):
 
     def newest(self) -> tuple[float, int, int, str, int]:
         """Return of the last version that was asked for what `request_version` tells `due`."""
-        last = sa.select(VERSIONS).where(self._ours(VERSIONS))
         with self.database.reading() as connection:
-            row = connection.execute(last.order_by(VERSIONS.c.version.desc()).limit(1)).first()
+            row = connection.execute(self._last(None)).first()
             seen = int(connection.execute(self._seen()).scalar_one())
         if row is None:
             return 0.0, 0, seen, "", 0
         return row.created, row.seen, seen, row.reason, row.version
+
+    def _last(self, reason: str | None) -> sa.Select[Any]:
+        wanted = sa.select(VERSIONS).where(self._ours(VERSIONS), VERSIONS.c.kind != CANCELLED)
+        if reason is not None:
+            wanted = wanted.where(VERSIONS.c.reason == reason)
+        return wanted.order_by(VERSIONS.c.version.desc()).limit(1)
 
     def _seen(self) -> sa.Select[Any]:
         total = sa.func.coalesce(sa.func.sum(SHARDS.c.seen), 0)
@@ -204,6 +245,114 @@ class Registry(Versions):
             .order_by(COMMANDS.c.id)
         )
         return [self.database.decoded(row["order"], Order) for row in self.database.rows(wanted)]
+
+    def take(self, command: int) -> bool:
+        """Take a command up for a shard, which then has to carry it out, or refuse it.
+
+        What one shard has taken up all have to, and nobody can take it back any more. Returns False
+        if it was taken back, or dropped, before.
+        """
+        this = (self._ours(COMMANDS), COMMANDS.c.id == command, COMMANDS.c.dropped == "")
+        with self.database.writing() as connection:
+            connection.execute(
+                sa.update(COMMANDS)
+                .where(*this, COMMANDS.c.taken_at == 0.0)
+                .values(taken_at=time.time())
+            )
+            return connection.execute(sa.select(COMMANDS.c.id).where(*this)).first() is not None
+
+    def waiting(self) -> list[Waiting]:
+        """Return the commands that not all shards have carried out or refused, oldest first."""
+        with self.database.reading() as connection:
+            shards = connection.execute(
+                sa.select(SHARDS.c.shard, SHARDS.c.since)
+                .where(self._ours(SHARDS))
+                .order_by(SHARDS.c.shard)
+            ).all()
+            done = connection.execute(
+                sa.select(DEPLOYMENTS.c.command, DEPLOYMENTS.c.shard, DEPLOYMENTS.c.done_at)
+                .where(self._ours(DEPLOYMENTS))
+                .distinct()
+            ).all()
+            rows = connection.execute(
+                sa.select(COMMANDS)
+                .where(self._ours(COMMANDS), COMMANDS.c.dropped == "", COMMANDS.c.kind != "tag")
+                .order_by(COMMANDS.c.id)
+            ).all()
+        answers: dict[int, set[str]] = {}
+        for answer in done:
+            if answer.done_at is not None:
+                answers.setdefault(answer.command, set()).add(answer.shard)
+        found = []
+        for row in rows:
+            wanted = [shard.shard for shard in shards if shard.since < row.id]
+            answered = answers.get(row.id, set())
+            missing = [shard for shard in wanted if shard not in answered]
+            if missing or not (shards or answered):
+                order = self.database.decoded(row.order, Order)
+                found.append(
+                    Waiting(
+                        row.id, row.kind, order.version, order.reason, order.by, row.at,
+                        row.taken_at, sorted(answered), missing,
+                    )
+                )  # fmt: skip
+        return found
+
+    def cancel(self, command: int, why: str) -> list[int]:
+        """Take a command back that no processor has taken up; return which ids are.
+
+        Those are more than one where it was given in one piece with others: the versions before and
+        after a restore go with it, as far as they were not taken up.
+
+        Raises
+        ------
+        CommandError
+            If there is none, or it is carried out, or was taken back.
+        """
+        with self.database.writing() as connection:
+            ours = self._ours(COMMANDS)
+            near = sa.select(COMMANDS).where(ours, COMMANDS.c.id.between(command - 2, command + 2))
+            rows = {row.id: row for row in connection.execute(near)}
+            if command not in rows or rows[command].kind == "tag":
+                raise CommandError(f"there is no command {command} of {self.model} that waits")
+            orders = {id_: self.database.decoded(row.order, Order) for id_, row in rows.items()}
+            piece = _piece(command, orders)
+            main = next((i for i in piece if orders[i].kind in REPLACING), command)
+            for id_ in dict.fromkeys((main, command)):
+                row = rows[id_]
+                if row.dropped:
+                    raise CommandError(f"command {id_} ({row.kind}) was dropped: {row.dropped}")
+                if row.taken_at or self._answered(connection, id_):
+                    raise CommandError(
+                        f"command {id_} ({row.kind}) cannot be taken back: a processor has taken "
+                        "it up, and it is carried out, if that has not happened yet"
+                    )
+            gone = [
+                i for i in piece
+                if not (rows[i].taken_at or rows[i].dropped or self._answered(connection, i))
+            ]  # fmt: skip
+            connection.execute(
+                sa.update(COMMANDS).where(ours, COMMANDS.c.id.in_(gone)).values(dropped=why)
+            )
+            unmade = [orders[i].version for i in gone if orders[i].kind == "snapshot"]
+            connection.execute(
+                sa.update(VERSIONS)
+                .where(
+                    self._ours(VERSIONS),
+                    VERSIONS.c.version.in_(unmade),
+                    VERSIONS.c.state == "open",
+                )
+                .values(
+                    state="removing", kind=CANCELLED
+                )  # should there be parts: by the next prune
+            )
+        return gone
+
+    def _answered(self, connection: sa.Connection, command: int) -> bool:
+        wanted = sa.select(DEPLOYMENTS.c.seq).where(
+            self._ours(DEPLOYMENTS), DEPLOYMENTS.c.command == command
+        )
+        return connection.execute(wanted.limit(1)).first() is not None
 
     def drop(self, why: str) -> int:
         """Drop the commands that no shard has answered yet; return how many."""
@@ -290,7 +439,12 @@ class Registry(Versions):
         return given
 
     def request_version(
-        self, reason: str, due: Callable[[float, int, int, str, int], bool], at: float | None = None
+        self,
+        reason: str,
+        due: Callable[[float, int, int, str, int], bool],
+        at: float | None = None,
+        *,
+        since: str | None = None,
     ) -> Order | None:
         """Ask all shards for a version, unless another process has: whoever looks first asks.
 
@@ -300,16 +454,12 @@ class Registry(Versions):
             Says whether it is time for one, of when the last was asked for (seconds since 1970, 0:
             never), how many events all shards had seen then, how many they have now, why it was
             asked for, and its number.
+        since
+            The last is that of this reason; else of any.
         """
         at = time.time() if at is None else at
-        last = (
-            sa.select(VERSIONS)
-            .where(self._ours(VERSIONS))
-            .order_by(VERSIONS.c.version.desc())
-            .limit(1)
-        )
         with self.database.writing() as connection:
-            row = connection.execute(last).one_or_none()
+            row = connection.execute(self._last(since)).one_or_none()
             seen = int(connection.execute(self._seen()).scalar_one())
             if not due(
                 row.created if row else 0.0,
@@ -397,6 +547,21 @@ class Registry(Versions):
             ).scalar_one_or_none()
             connection.execute(sa.delete(TAGS).where(*same))
         return had
+
+
+def _piece(command: int, orders: Mapping[int, Order]) -> list[int]:
+    """Return the ids of what was given in one piece with a command, which follow each other."""
+    mains = (command, command + 1, command - 1)
+    for main in (id_ for id_ in mains if id_ in orders and orders[id_].kind in REPLACING):
+        before, after = orders.get(main - 1), orders.get(main + 1)
+        piece, kept = [main], orders[main].before
+        if before is not None and (before.kind, before.version) == ("snapshot", kept):
+            piece.insert(0, main - 1)
+        if orders[main].kind == "rewind" and after is not None and after.cut == "restored":
+            piece.append(main + 1)
+        if command in piece:
+            return piece
+    return [command]
 
 
 def _struct(row: Mapping[str, Any], type_: type[ShardRow]) -> ShardRow:

@@ -1,17 +1,31 @@
-"""Which versions are kept, and why, and how much of the journals; the rest is removed."""
+"""Which versions are kept, and why, and how much of the journals; the rest is removed.
+
+What goes of the last day is named, with what is kept in its place (`recent`).
+"""
 
 import datetime as dt
 import time
+from collections.abc import Collection
 
 import sqlalchemy as sa
 
 from midstream.engine.artifacts import Artifacts, ShardPart
 from midstream.engine.commands import REPLACING, epoch_of
 from midstream.engine.database import Database
-from midstream.engine.schema import COMMANDS, PARTS, PARTS_OF_VERSIONS, TAGS, VERSIONS
+from midstream.engine.schema import (
+    CANCELLED,
+    COMMANDS,
+    PARTS,
+    PARTS_OF_VERSIONS,
+    SAME,
+    TAGS,
+    VERSIONS,
+    aliases,
+)
 
 __all__ = ["Retention"]
 
+_RECENT = 86_400.0  # seconds: what goes of them is named
 _ABANDONED = 7 * 86_400.0  # seconds after which a version that never became whole is removed
 
 
@@ -31,7 +45,9 @@ class Retention:
         self.artifacts = artifacts
         self._ours = database.ours
 
-    def kept(self, keep: int, days: float, now: float | None = None) -> dict[int, list[str]]:
+    def kept(
+        self, keep: int, days: float, now: float | None = None, *, hours: float = 0.0
+    ) -> dict[int, list[str]]:
         """Return, of every version that is whole, why it is kept; for nothing: it may go.
 
         Parameters
@@ -40,12 +56,15 @@ class Retention:
             The newest so many are.
         days
             For so many days, so is the newest of each day (UTC).
+        hours
+            For so many hours, so is the newest of each hour.
         """
+        now = time.time() if now is None else now
         with self.database.reading() as connection:
-            return self._kept(connection, keep, days, time.time() if now is None else now)
+            return self._kept(connection, keep, days, now, hours)
 
     def _kept(
-        self, connection: sa.Connection, keep: int, days: float, now: float
+        self, connection: sa.Connection, keep: int, days: float, now: float, hours: float
     ) -> dict[int, list[str]]:
         rows = connection.execute(
             sa.select(VERSIONS.c.version, VERSIONS.c.created)
@@ -55,6 +74,7 @@ class Retention:
         reasons: dict[int, list[str]] = {row.version: [] for row in rows}
         for row in rows[max(len(rows) - keep, 0) :]:
             reasons[row.version].append(f"one of the last {keep}")
+        lately = {_hour(row.created): row for row in rows if row.created >= now - hours * 3_600}
         newest = {_day(row.created): row for row in rows if row.created >= now - days * 86_400}
         for day, row in newest.items():
             reasons[row.version].append(f"the last of {day}")
@@ -67,15 +87,21 @@ class Retention:
                 self._ours(COMMANDS), COMMANDS.c.kind.in_(REPLACING), COMMANDS.c.dropped == ""
             )
         ).all()
-        for number in sorted({row.version for row in named}):
+        same = aliases(connection, self._ours(VERSIONS))
+        for number in sorted({same.get(row.version, row.version) for row in named}):
             if number in reasons:
                 reasons[number].append("was put live")
-        for number in sorted({row.before for row in named}):
+        for number in sorted({same.get(row.before, row.before) for row in named}):
             if number in reasons:
                 reasons[number].append("was live before another was")
+        for hour, row in lately.items():
+            if not reasons[row.version]:
+                reasons[row.version].append(f"the last of {hour}")
         return reasons
 
-    def prune(self, keep: int, days: float, now: float | None = None) -> list[int]:
+    def prune(
+        self, keep: int, days: float, now: float | None = None, *, hours: float = 0.0
+    ) -> list[int]:
         """Remove the versions that nothing keeps; return which. A crash leaves no half of one.
 
         Raises
@@ -85,7 +111,7 @@ class Retention:
         """
         now = time.time() if now is None else now
         with self.database.writing() as connection:
-            reasons = self._kept(connection, keep, days, now)
+            reasons = self._kept(connection, keep, days, now, hours)
             gone = [version for version, why in reasons.items() if not why]
             old = sa.and_(VERSIONS.c.state == "open", VERSIONS.c.created < now - _ABANDONED)
             connection.execute(
@@ -96,9 +122,19 @@ class Retention:
                 )
                 .values(state="removing")
             )
-        removed = []
+        return self.clear()
+
+    def clear(self) -> list[int]:
+        """Remove what was begun to be removed; return which versions had been whole, or open.
+
+        Raises
+        ------
+        RegistryError, StoreError
+            If something cannot be removed; the next call goes on with it.
+        """
+        removed, swept = [], False
         for row in self.database.rows(
-            sa.select(VERSIONS.c.version)
+            sa.select(VERSIONS.c.version, VERSIONS.c.kind)
             .where(self._ours(VERSIONS), VERSIONS.c.state == "removing")
             .order_by(VERSIONS.c.version)
         ):
@@ -112,10 +148,32 @@ class Retention:
                 connection.execute(
                     sa.delete(PARTS).where(self._ours(PARTS), PARTS.c.version == version)
                 )
-            removed.append(version)
-        if removed:
+            swept = True
+            if row["kind"] not in (SAME, CANCELLED):
+                removed.append(version)
+        if swept:
             self._sweep()
         return removed
+
+    def recent(self, gone: Collection[int], now: float | None = None) -> dict[int, int]:
+        """Return which of the versions that go, or went, are of the last 24 hours.
+
+        By version, the next older one that stays, to which one can go back instead; 0: none does.
+        """
+        now = time.time() if now is None else now
+        rows = self.database.rows(
+            sa.select(VERSIONS.c.version, VERSIONS.c.created, VERSIONS.c.state)
+            .where(self._ours(VERSIONS))
+            .order_by(VERSIONS.c.version)
+        )
+        found, older = {}, 0
+        for row in rows:
+            if row["version"] in gone:
+                if row["created"] >= now - _RECENT:
+                    found[row["version"]] = older
+            elif row["state"] == "complete":
+                older = row["version"]
+        return found
 
     def _sweep(self) -> None:
         """Remove what was written of a version after it was removed, by who was slow and died."""
@@ -148,6 +206,10 @@ class Retention:
             if epoch_of(header) == epoch:
                 oldest = min(oldest, header["seq"])
         return oldest
+
+
+def _hour(at: float) -> str:
+    return dt.datetime.fromtimestamp(at, dt.UTC).strftime("%Y-%m-%d %H h")
 
 
 def _day(at: float) -> str:

@@ -6,23 +6,31 @@ import sqlalchemy as sa
 
 __all__ = [
     "ALARMS",
+    "CANCELLED",
     "COMMANDS",
     "DEPLOYMENTS",
     "META",
     "MODELS",
     "PARTS",
     "PARTS_OF_VERSIONS",
+    "SAME",
     "SCHEMA",
     "SHARDS",
     "TAGS",
     "UNKNOWN",
     "VERSIONS",
+    "aliases",
     "greatest",
+    "upgrade",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 UNKNOWN = "?"
 """The epoch of a shard that has not told it yet."""
+SAME = "same"
+"""The kind of a version that would have been equal to its parent, and was not made."""
+CANCELLED = "cancelled"
+"""The kind of a version whose command was taken back."""
 
 META = sa.MetaData()
 MODELS = sa.Table(
@@ -42,11 +50,12 @@ SHARDS = sa.Table(
     sa.Column("host", sa.Text, nullable=False, default=""),
     sa.Column("pid", sa.Integer, nullable=False, default=0),
     sa.Column("beat_at", sa.Float, nullable=False, default=0.0),
-    sa.Column("seen", sa.BigInteger, nullable=False, default=0),
+    sa.Column("seen", sa.BigInteger, nullable=False, default=0),  # as of `ShardRow`
     sa.Column("paused", sa.Boolean, nullable=False, default=False),
     sa.Column("ending", sa.Integer, nullable=False, default=0),
     sa.Column("epoch", sa.Text, nullable=False, default=UNKNOWN),
     sa.Column("since", sa.Integer, nullable=False, default=0),  # the last command not for it
+    sa.Column("sources", sa.Text, nullable=False, default="[]", server_default="[]"),  # as JSON
 )
 VERSIONS = sa.Table(
     "midstream_versions",
@@ -90,7 +99,9 @@ COMMANDS = sa.Table(
     sa.Column("before", sa.Integer, nullable=False),
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("order", sa.Text, nullable=False),  # an Order, as JSON
-    sa.Column("dropped", sa.Text, nullable=False, default=""),
+    sa.Column("dropped", sa.Text, nullable=False, default=""),  # why, if it was
+    # When a processor took it up, after which it is carried out; 0: none has.
+    sa.Column("taken_at", sa.Float, nullable=False, default=0.0, server_default="0"),
 )
 DEPLOYMENTS = sa.Table(
     "midstream_deployments",
@@ -116,6 +127,8 @@ ALARMS = sa.Table(
     sa.Column("command", sa.Integer, primary_key=True),  # the last one before it
     sa.Column("position", sa.BigInteger, primary_key=True),
     sa.Column("detector", sa.Text, primary_key=True),
+    sa.Column("feature", sa.Text, primary_key=True, default=""),  # "": none, it is the loss
+    sa.Column("kind", sa.Text, primary_key=True, default="drift"),
     sa.Column("at", sa.Float, nullable=False),
 )
 
@@ -124,6 +137,32 @@ PARTS_OF_VERSIONS = sa.select(PARTS.c.part).join(
     sa.and_(VERSIONS.c.model == PARTS.c.model, VERSIONS.c.version == PARTS.c.version),
 )
 """The parts of versions, with the rows of these."""
+
+
+def aliases(connection: sa.Connection, ours: sa.ColumnElement[bool]) -> dict[int, int]:
+    """Return which versions were not made, and to which others they would have been equal."""
+    wanted = sa.select(VERSIONS.c.version, VERSIONS.c.parent)
+    rows = connection.execute(wanted.where(ours, VERSIONS.c.kind == SAME))
+    return {row.version: row.parent for row in rows}
+
+
+def upgrade(connection: sa.Connection) -> None:
+    """Bring tables of schema 1 to schema 2, with all that they hold. Part of a transaction."""
+    there = sa.inspect(connection)
+    for table, column in ((SHARDS, SHARDS.c.sources), (COMMANDS, COMMANDS.c.taken_at)):
+        if column.name not in {found["name"] for found in there.get_columns(table.name)}:
+            text = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {text}")
+    names = [found["name"] for found in there.get_columns(ALARMS.name)]
+    if "kind" not in names:
+        old = sa.table(ALARMS.name, *map(sa.column, names))
+        rows = [dict(row._mapping) for row in connection.execute(sa.select(old))]
+        ALARMS.drop(connection)  # a primary key cannot be altered everywhere
+        ALARMS.create(connection)
+        if rows:
+            plain = [row | {"feature": "", "kind": "drift"} for row in rows]
+            connection.execute(sa.insert(ALARMS), plain)
+    connection.execute(sa.update(MODELS).where(MODELS.c.schema == 1).values(schema=SCHEMA))
 
 
 def greatest(column: Any, value: int) -> Any:

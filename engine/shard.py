@@ -22,6 +22,7 @@ from midstream.engine.commands import (
     RefusedError,
     bounded,
     epoch_of,
+    events_of,
     pieces,
 )
 from midstream.engine.dataset import DataSet, from_plain, plain
@@ -135,6 +136,8 @@ class Shard:
         The id of the last command that was carried out or refused.
     data
         What the model was learned from.
+    applied
+        Events of the input that were ever applied; what is applied again does not count.
     done
         The commands carried out that nobody has confirmed (`confirm`) to be known elsewhere.
     keep_from
@@ -171,6 +174,7 @@ class Shard:
         self._refused = 0  # the last command, if it was refused
         self.data = DataSet()
         self.done: list[Done] = []
+        self.applied = trainer.seen
         self.keep_from = keep_from
         self.notes: list[str] = []
         """What `open` found and an operator should know, a sentence each."""
@@ -310,6 +314,7 @@ class Shard:
         shard.notes = notes
         shard._stand_at(header)
         shard._replay = deque(entries)
+        shard.applied += sum(events_of(p.entry) for p in entries if isinstance(p.entry, Range))
         shard._snapshot_end = seq if not changed else -1
         if changed:  # so that the next resume compares with what is now in force
             shard._write_snapshot(shard._snapshot(trainer.state()))
@@ -327,6 +332,7 @@ class Shard:
         self.last_command = header.get("last_command", 0)
         self._refused = header.get("refused", 0)
         self.data = _data(header, "data")
+        self.applied = header.get("applied", header.get("seen", 0))
         self._parent_data = _data(header, "parent_data")
         self.done = msgspec.convert(header.get("done", []), list[Done]) or [self.begun]
 
@@ -434,7 +440,8 @@ class Shard:
             row = batch.row(error.row)
             raise EventError(origin, batch.place, features, error.cause, row, error.hint) from error
         self.cursors[span.partition] = Cursor(span.stop, span.line, span.crc, span.head)
-        self.data.add(span.partition, span.start, span.stop, batch)
+        self.data.add(span.partition, span.start, span.stop, batch, _lines(cursor, span, batch))
+        self.applied += len(batch) if live else 0
         if not live and final:
             self._handed.popleft()
             self._replayed()
@@ -543,6 +550,7 @@ class Shard:
             at=self._wall(),
             reason=order.reason,
             cut=order.cut,
+            by=order.by,
         )
         snapshot, trainer = prepared, None
         try:
@@ -655,9 +663,18 @@ class Shard:
             cursors = header["cursors"]
             if seq < since:  # partitions that came later may be gone from the journal in part, too
                 cursors = {p: [0, 1, 0, 0] for p in now} | cursors
-            start, left = bounded(records, order.catch_up, lows(), cursors, now)
+            start, left, lines = bounded(records, order.catch_up, lows(), cursors, now)
+            files = self.data.lines
             return msgspec.structs.replace(
-                command, since=since, start=start, left=left, skips=skips
+                command,
+                since=since,
+                start=start,
+                left=left,
+                skips=skips,
+                lines=[
+                    span if files.get(p) else None
+                    for (p, *_), span in zip(left, lines, strict=True)
+                ],
             )
         if not ours:
             raise RefusedError(
@@ -704,7 +721,7 @@ class Shard:
     ) -> Done:
         self.generation += command.kind == "rewind" and not command.refused
         position = {partition: cursor.offset for partition, cursor in self.cursors.items()}
-        done = Done(command, seq, self.generation, position, done_at=command.at)
+        done = Done(command, seq, self.generation, position, self._lines(), done_at=command.at)
         self.last_command = command.id
         self._refused = command.id if command.refused else 0
         self.done.append(done)
@@ -822,6 +839,10 @@ class Shard:
         lines = {partition: cursor.line for partition, cursor in self.cursors.items()}
         return {e for e in self._excluded if e[1] >= lines.get(e[0], 0)}
 
+    def _lines(self) -> dict[str, int]:
+        """Return, of each file, the line or row that comes next."""
+        return {p: c.line for p, c in self.cursors.items() if self.data.lines.get(p)}
+
     def _plain_cursors(self) -> dict[str, list[int]]:
         return {p: [c.offset, c.line, c.crc, c.head] for p, c in self.cursors.items()}
 
@@ -855,6 +876,7 @@ class Shard:
 
     def _snapshot(self, parts: dict[str, bytes]) -> Snapshot:
         header = self._header(parts) | {
+            "applied": self.applied,
             "paused": self.paused,
             "last_command": self.last_command,
             "refused": self._refused,
@@ -871,6 +893,14 @@ class Shard:
         self._snapshot_end = self._journal.end
         if trim and self.keep_from > 0:
             self._journal.trim(int(min(oldest, self.keep_from)))
+
+
+def _lines(cursor: Cursor | None, span: Range, batch: EventBatch) -> tuple[int, int] | None:
+    """Return the lines of a file that a range holds, [first, stop); None: it is of a topic."""
+    if batch.index >= 0:
+        return None
+    begun = cursor.line if cursor is not None else 1 if span.start < span.stop else span.line
+    return begun, span.line
 
 
 def _commands(records: list[Record]) -> Iterator[Command]:

@@ -5,7 +5,8 @@ Files are written before the row that names them, so that a version is whole or 
 
 import hashlib
 import platform
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -15,10 +16,22 @@ import msgspec
 import sqlalchemy as sa
 
 from midstream.engine.artifacts import ArtifactError, Artifacts, Manifest, ShardPart
+from midstream.engine.commands import epoch_of
 from midstream.engine.database import Database
 from midstream.engine.dataset import from_plain, joined, plain, since
 from midstream.engine.retention import Retention
-from midstream.engine.schema import PARTS, PARTS_OF_VERSIONS, SHARDS, TAGS, VERSIONS
+from midstream.engine.schema import (
+    CANCELLED,
+    MODELS,
+    PARTS,
+    PARTS_OF_VERSIONS,
+    SAME,
+    SHARDS,
+    TAGS,
+    VERSIONS,
+    aliases,
+    greatest,
+)
 from midstream.engine.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -36,7 +49,10 @@ class UnknownVersionError(ValueError):
 
 
 class VersionRow(msgspec.Struct):
-    """A version, as the registry has it. `manifest` is None until it is whole."""
+    """A version, as the registry has it. `manifest` is None until it is whole.
+
+    Of `kind` "same" it was not made, since it would have been equal to `parent`.
+    """
 
     version: int
     state: State
@@ -155,6 +171,9 @@ class Versions:
     def complete(self) -> list[int]:
         """Make whole what versions have all their parts; return which.
 
+        One that would be equal to the newest before it is not made: its number stands for that
+        one (`standing`).
+
         Raises
         ------
         RegistryError, StoreError
@@ -176,6 +195,8 @@ class Versions:
             ]
             wanted = self.database.decoded(row["shards"], list[str])
             if not parts or [part.shard for part in parts] != wanted:
+                continue
+            if self._is_same(row["version"], parts):
                 continue
             manifest = self._manifest(row, parts)
             data = self.artifacts.write_manifest(manifest)
@@ -202,6 +223,122 @@ class Versions:
             else:
                 self._outrun(row["version"], data)
         return made
+
+    def adopt(
+        self, ours: Callable[[Manifest], bool] = lambda _: True
+    ) -> tuple[list[int], dict[int, str]]:
+        """Register the versions whose files are there and whose rows are not: they were lost.
+
+        A version is registered in one piece, by its manifest, once that and the sums of all its
+        files are right. What named it may be lost, too: its tags, and commands that put it live.
+        So each is tagged "adopted-N", by which it is kept until that is taken away.
+
+        Parameters
+        ----------
+        ours
+            Whether a version is of this model; others are left alone.
+
+        Returns
+        -------
+        adopted
+            Their numbers.
+        left
+            By version, why it is left alone; nothing is written over it.
+
+        Raises
+        ------
+        RegistryError, StoreError
+            If that could not be done; the next call goes on with it.
+        """
+        rows = self.database.rows(
+            sa.select(VERSIONS.c.version, VERSIONS.c.state).where(self._ours(VERSIONS))
+        )
+        known = {row["version"] for row in rows if row["state"] != "open"}
+        adopted, left = [], {}
+        for version in self.artifacts.versions():
+            if version in known:
+                continue
+            try:
+                found = self.artifacts.found(version)
+                problems = self.artifacts.problems(found[0]) if found else []
+            except ArtifactError as error:
+                found, problems = None, [str(error)]
+            if problems:
+                left[version] = problems[0]
+            elif found and not ours(found[0]):
+                left[version] = "it is of another model, or of before this one was begun anew"
+            elif found and self._adopt(*found):
+                adopted.append(version)
+        return adopted, left
+
+    def _adopt(self, manifest: Manifest, data: bytes) -> bool:
+        version, tag = manifest.version, f"adopted-{manifest.version}"
+        row = {
+            "version": version,
+            "state": "complete",
+            "kind": manifest.kind,
+            "reason": manifest.reason,
+            "created": manifest.created,
+            "shards": msgspec.json.encode([part.shard for part in manifest.shards]).decode(),
+            "parent": manifest.parent,
+            "bytes": manifest.bytes,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "manifest": data.decode(),
+        }
+        with self.database.writing() as connection:
+            if self._state(connection, version) not in (None, "open"):
+                return False  # another was faster
+            mine = (self._ours(VERSIONS), VERSIONS.c.version == version)
+            connection.execute(sa.delete(VERSIONS).where(*mine))  # of which a part came again
+            self.database.add(connection, VERSIONS, row)
+            for part in manifest.shards:
+                plain_part = msgspec.json.encode(part).decode()
+                this = {"version": version, "shard": part.shard, "part": plain_part}
+                self.database.add(connection, PARTS, this)
+            now = {"tag": tag, "version": version, "at": time.time()}
+            self.database.add(connection, TAGS, now)
+            connection.execute(
+                sa.update(MODELS)
+                .where(self._ours(MODELS))
+                .values(next_version=greatest(MODELS.c.next_version, version + 1))
+            )
+        return True
+
+    def _is_same(self, version: int, parts: list[ShardPart]) -> bool:
+        """Whether a version would be equal to the newest that is whole; if so, it is not made."""
+        mine = self._ours(VERSIONS)
+        with self.database.writing() as connection:
+            newest = connection.execute(
+                sa.select(sa.func.max(VERSIONS.c.version)).where(
+                    mine, VERSIONS.c.state == "complete", VERSIONS.c.version < version
+                )
+            ).scalar_one()
+            if newest is None:
+                return False
+            rows = connection.execute(
+                sa.select(PARTS.c.part)
+                .where(self._ours(PARTS), PARTS.c.version == newest)
+                .order_by(PARTS.c.shard)
+            )
+            others = [self.database.decoded(row.part, ShardPart) for row in rows]
+            if [_print(part) for part in parts] != [_print(part) for part in others]:
+                return False
+            connection.execute(
+                sa.update(VERSIONS)
+                .where(mine, VERSIONS.c.version == version, VERSIONS.c.state == "open")
+                .values(state="removing", kind=SAME, parent=newest)
+            )
+        self.retention.clear()
+        return True
+
+    def standing(self, version: int) -> int:
+        """Return the version that a number stands for: another if that was equal, and is kept."""
+        return self.same().get(version, version)
+
+    def same(self) -> dict[int, int]:
+        """Return which versions were not made, and to which others they would have been equal."""
+        with self.database.reading() as connection:
+            return aliases(connection, self._ours(VERSIONS))
 
     def _outrun(self, version: int, data: bytes) -> None:
         """Put right the manifest of a version that another has made whole, or pruned, meanwhile."""
@@ -242,8 +379,8 @@ class Versions:
         if not every:
             wanted = wanted.where(VERSIONS.c.state == "complete")
         tags = self._tags()
-        rows = self.database.rows(wanted.order_by(VERSIONS.c.version))
-        return [self._row(row, tags) for row in rows]
+        rows, same = self.database.rows(wanted.order_by(VERSIONS.c.version)), self.same()
+        return [self._row(row, tags, same) for row in rows]
 
     def version(self, version: int) -> VersionRow:
         """Return a version that is whole.
@@ -255,9 +392,11 @@ class Versions:
         """
         with self.database.reading() as connection:
             row = self._require(connection, version)
-        return self._row(row, self._tags())
+        return self._row(row, self._tags(), self.same())
 
-    def _row(self, row: Mapping[str, Any], tags: Mapping[int, list[str]]) -> VersionRow:
+    def _row(
+        self, row: Mapping[str, Any], tags: Mapping[int, list[str]], same: Mapping[int, int]
+    ) -> VersionRow:
         manifest = None
         if row["state"] == "complete":
             manifest = self.database.decoded(row["manifest"], Manifest)
@@ -268,7 +407,7 @@ class Versions:
             reason=row["reason"],
             created=row["created"],
             shards=self.database.decoded(row["shards"], list[str]),
-            parent=row["parent"],
+            parent=same.get(row["parent"], row["parent"]),
             bytes=row["bytes"],
             tags=tags.get(row["version"], []),
             manifest=manifest,
@@ -296,6 +435,15 @@ class Versions:
             "removing": f"version {version} of {self.model} was removed by prune",
             "removed": f"version {version} of {self.model} was removed by prune",
         }
+        if row is not None and row.kind == SAME:
+            words[state] = (
+                f"version {version} of {self.model} was not made: it is equal to version "
+                f"{row.parent}"
+            )
+        elif row is not None and row.kind == CANCELLED:
+            words[state] = (
+                f"version {version} of {self.model} was not made: its command was taken back"
+            )
         there = connection.execute(
             sa.select(sa.func.min(VERSIONS.c.version), sa.func.max(VERSIONS.c.version)).where(
                 self._ours(VERSIONS), VERSIONS.c.state == "complete"
@@ -387,6 +535,13 @@ class Versions:
             return self.artifacts.problems(self.manifest(version))
         except ArtifactError as error:
             return [str(error)]
+
+
+def _print(part: ShardPart) -> dict[str, Any]:
+    """Return what two parts have in common whose states, and ways on from there, are equal."""
+    header = part.header
+    wanted = ("digest", "cursors", "excluded", "skips", "data", "definition", "decoding")
+    return {"shard": part.shard, "epoch": epoch_of(header)} | {n: header.get(n) for n in wanted}
 
 
 def _libraries() -> dict[str, str]:

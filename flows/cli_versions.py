@@ -68,6 +68,7 @@ class _Time(click.ParamType[float]):
 
 
 VERSION = click.argument("version", type=click.IntRange(min=1))
+REASON = click.option("--reason", default="manual", show_default=True, help="Why, for the record.")
 YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 TIMEOUT = click.option(
     "--timeout",
@@ -149,7 +150,7 @@ def diff(one: int, other: int, config: Path, *, as_json: bool) -> None:
     changes = {
         "learner": definition_changes(old.learner, new.learner),
         "libraries": definition_changes(old.libraries, new.libraries),
-        "data": definition_changes(old.data["total"], new.data["total"]),
+        "data": definition_changes(_in_lines(old.data["total"]), _in_lines(new.data["total"])),
     }
     metrics = {
         shard: _side_by_side(old.metrics.get(shard, {}), new.metrics.get(shard, {}))
@@ -159,6 +160,17 @@ def diff(one: int, other: int, config: Path, *, as_json: bool) -> None:
         print_json({"versions": [one, other], "changes": changes, "metrics": metrics})
         return
     views.print_differences(changes, metrics, (f"version {one}", f"version {other}"))
+
+
+def _in_lines(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what was learned, of files in lines."""
+    from midstream.flows.version_views import stretches_of
+
+    shown = {
+        partition: {what: [list(span) for span in spans]}
+        for partition, (what, spans) in stretches_of(data).items()
+    }
+    return {key: value for key, value in data.items() if key != "lines"} | {"stretches": shown}
 
 
 def _side_by_side(
@@ -202,7 +214,7 @@ def verify(versions: tuple[int, ...], config: Path, *, as_json: bool) -> None:
 
 
 @snapshots.command()
-@click.option("--reason", default="manual", show_default=True, help="Why, for the record.")
+@REASON
 @CONFIG_OPTION
 @TIMEOUT
 @JSON
@@ -222,10 +234,37 @@ def create(reason: str, config: Path, *, timeout: float | None, as_json: bool) -
 
 
 @snapshots.command()
+@CONFIG_OPTION
+@JSON
+def adopt(config: Path, *, as_json: bool) -> None:
+    """Take up versions whose files are there, where the registry was lost.
+
+    It is made anew if it is not there. `midstream run` does that by itself with what is its own;
+    this takes all that has the name of this model. Each is tagged adopted-N, by which it is kept.
+    """
+    from midstream.flows.versions import open_registry
+
+    with one_line_errors(running=True, as_json=as_json):
+        registry = open_registry(_load(config, as_json), create=True)
+        try:
+            adopted, left = registry.adopt()
+        finally:
+            registry.close()
+    if as_json:
+        print_json({"adopted": adopted, "left": {str(v): why for v, why in left.items()}})
+        return
+    click.echo(f"{len(adopted)} versions adopted" + ": " * bool(adopted)
+               + ", ".join(map(str, adopted)))  # fmt: skip
+    for version, why in left.items():
+        click.echo(f"version {version} is left alone: {why}")
+
+
+@snapshots.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option(
     "--keep", metavar="N", type=click.IntRange(min=1), help="Of the newest. Default: the config's."
 )
+@click.option("--keep-hours", metavar="N", type=_Amount(), help="One of each hour, for N hours.")
 @click.option("--keep-days", metavar="N", type=_Amount(), help="One of each day, for N days.")
 @YES
 @CONFIG_OPTION
@@ -235,34 +274,42 @@ def prune(
     *,
     dry_run: bool,
     keep: int | None,
+    keep_hours: float | None,
     keep_days: float | None,
     yes: bool,
     as_json: bool,
 ) -> None:
     """Remove the versions that nothing keeps.
 
-    Kept are the newest, the last of each day, those that are tagged, and those that ever were put
-    live.
+    Kept are the newest, the last of each hour of a day, the last of each day of a month, those that
+    are tagged, and those that ever were put live. What goes of the last 24 hours is told.
     """
     from midstream.flows.operations import opened
 
     settings = _load(config, as_json)
     keep = settings.versions.keep if keep is None else keep
     days = settings.versions.keep_days if keep_days is None else keep_days
+    hours = settings.versions.keep_hours if keep_hours is None else keep_hours
     removed: list[int] = []
     with one_line_errors(running=True, as_json=as_json), opened(settings) as registry:
-        kept = registry.retention.kept(keep, days)
+        kept = registry.retention.kept(keep, days, hours=hours)
         gone = [version for version, why in kept.items() if not why]
+        recent = registry.retention.recent(gone)
         if not as_json:
             for version, why in kept.items():
-                click.echo(f"version {version}: " + ("; ".join(why) if why else "goes"))
+                said = "; ".join(why) if why else "goes"
+                if version in recent:
+                    instead = recent[version]
+                    said += ", though it is of the last 24 hours; the next older one that stays is "
+                    said += f"version {instead}" if instead else "none"
+                click.echo(f"version {version}: {said}")
         if not dry_run:
             if gone:
                 _confirm(f"remove {len(gone)} of {len(kept)} versions?", yes=yes)
-            removed = registry.retention.prune(keep, days)
+            removed = registry.retention.prune(keep, days, hours=hours)
     if as_json:
         print_json({"kept": {str(v): why for v, why in kept.items() if why}, "goes": gone,
-                    "removed": removed})  # fmt: skip
+                    "of_last_24_hours": sorted(recent), "removed": removed})  # fmt: skip
     elif dry_run:
         click.echo(f"{len(gone)} of {len(kept)} versions would be removed")
     else:
@@ -318,8 +365,8 @@ def tag(version: int, name: str, config: Path, *, delete: bool, as_json: bool) -
     "--skip-range",
     "ranges",
     multiple=True,
-    metavar="T:P:FROM-TO",
-    help="... but these offsets.",
+    metavar="RANGE",
+    help="... but these offsets (T:P:FROM-TO), or lines (FILE:FROM-TO).",
 )
 @YES
 @CONFIG_OPTION
@@ -416,16 +463,17 @@ def rollback(config: Path, *, yes: bool, timeout: float | None, as_json: bool) -
 
 
 @click.command()
+@REASON
 @YES
 @CONFIG_OPTION
 @TIMEOUT
 @JSON
-def pause(config: Path, *, yes: bool, timeout: float | None, as_json: bool) -> None:
+def pause(reason: str, config: Path, *, yes: bool, timeout: float | None, as_json: bool) -> None:
     """Let the model learn nothing more, until resumed.
 
     No input is read meanwhile, also after a restart; commands are still carried out.
     """
-    orders = [{"kind": "pause", "reason": "manual"}]
+    orders = [{"kind": "pause", "reason": reason}]
     words = ["no input is read until `midstream resume`"]
     _give(
         _load(config, as_json),
@@ -437,15 +485,16 @@ def pause(config: Path, *, yes: bool, timeout: float | None, as_json: bool) -> N
 
 
 @click.command()
+@REASON
 @CONFIG_OPTION
 @TIMEOUT
 @JSON
-def resume(config: Path, *, timeout: float | None, as_json: bool) -> None:
+def resume(reason: str, config: Path, *, timeout: float | None, as_json: bool) -> None:
     """Let a paused model go on where it was.
 
     Nothing that came meanwhile is lost, as far as the input still has it.
     """
-    orders = [{"kind": "resume", "reason": "manual"}]
+    orders = [{"kind": "resume", "reason": reason}]
     _give(
         _load(config, as_json), lambda _registry, _: _plan("resume", orders), True, timeout, as_json
     )
@@ -477,9 +526,11 @@ def _give(
         if plan.words:
             for line in plan.words:
                 click.echo(line, err=as_json)
-            _confirm("go on?", yes=yes)
-        given_at = time.time()
-        orders = registry.order(*plan.orders, at=given_at)
+            for line in plan.warnings:
+                click.echo(f"warning: {line}", err=as_json)
+            _confirm("go on, in spite of that?" if plan.warnings else "go on?", yes=yes)
+        given_at, by = time.time(), operations.operator()
+        orders = registry.order(*({**order, "by": by} for order in plan.orders), at=given_at)
         progress = views.Progress(show=sys.stderr.isatty() and not as_json)
         try:
             answers = operations.await_answers(
@@ -489,29 +540,33 @@ def _give(
             progress.end()
             raise operations.OperationError(
                 f"command {orders[-1].id} was given, and is carried out whether one waits or not; "
-                "`midstream history` tells when"
+                f"`midstream history` tells when, and `midstream commands cancel {orders[-1].id}` "
+                "takes it back, if no processor has taken it up"
             ) from None
         progress.end()
         made = [order.version for order in orders if order.kind == "snapshot"]
         whole = _await_version(registry, made, answers)
+        same = registry.same()
     if as_json:
         chosen = next((o for o in orders if o.kind != "snapshot"), orders[-1])
         print_json(
             {
                 "command": chosen.id,
                 "kind": chosen.kind,
-                "version": chosen.version or None,
-                "before": chosen.before or None,
+                "version": same.get(chosen.version, chosen.version) or None,
+                "before": same.get(chosen.before, chosen.before) or None,
                 "made": whole,
+                "warnings": plan.warnings,
                 "shards": msgspec.to_builtins(answers),
             }
         )
     else:
         views.print_answers(plan.kind, answers)
         if plan.kind == "snapshot" and made:
-            click.echo(
-                f"version {made[0]}" + ("" if whole else " will be whole once all shards ran")
-            )
+            number = same.get(made[0], made[0])
+            note = "" if whole else " will be whole once all shards ran"
+            note = ": nothing has changed since it was made" if number != made[0] else note
+            click.echo(f"version {number}{note}")
     refused = [answer for answer in answers if answer.state == "refused"]
     if refused and any(a.state in ("done", "relearning") for a in answers) and plan.version:
         click.echo("`midstream rollback` undoes it on the shards that did it", err=as_json)
@@ -521,12 +576,16 @@ def _give(
 def _await_version(
     registry: "Registry", versions: Sequence[int], answers: Sequence["Answer"]
 ) -> list[int]:
-    """Wait a little for versions whose parts are all made; return which are whole."""
+    """Wait a little for versions whose parts are all made; return which are whole.
+
+    What was equal to another is that one.
+    """
     until = time.monotonic() + (5.0 if all(a.state == "done" for a in answers) else 0.0)
     while True:
-        whole = [row.version for row in registry.versions() if row.version in versions]
+        same, there = registry.same(), {row.version for row in registry.versions()}
+        whole = [v for v in (same.get(v, v) for v in versions) if v in there]
         if len(whole) == len(versions) or time.monotonic() > until:
-            return whole
+            return list(dict.fromkeys(whole))
         time.sleep(0.05)
 
 
@@ -536,21 +595,29 @@ def _await_version(
 @click.command()
 @click.option("--at", type=_Time(), metavar="TIME", help="Only what was live then.")
 @click.option("--shard", metavar="NAME", help="Only of this shard.")
+@click.option("--alarms", is_flag=True, help="With --json: alarms, too, after the commands.")
 @CONFIG_OPTION
 @JSON
-def history(at: float | None, shard: str | None, config: Path, *, as_json: bool) -> None:
+def history(
+    at: float | None, shard: str | None, config: Path, *, alarms: bool, as_json: bool
+) -> None:
     """Tell what was live when, per shard, and why.
 
-    Each command that a shard carried out or refused is a line, with its place in the journal.
+    Each command that a shard carried out or refused is a line, with who gave it and its place in
+    the journal; and so is each alarm. Below stands which shards are paused, and which commands
+    wait.
     """
     from midstream.flows import version_views as views
     from midstream.flows.operations import live_at, opened
 
     with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
+        waiting = registry.waiting()
+        raised = [alarm for alarm in registry.alarms() if shard in (None, alarm.shard)]
         rows = [d for d in registry.deployments() if shard in (None, d.shard)]
-        reasons = {row.version: row.reason for row in registry.versions(every=True)}
+        versions = registry.versions(every=True)
+        same = registry.same()
     if at is not None:
-        found = live_at(rows, at)
+        found = live_at(rows, at, same=same)
         if as_json:
             print_json({"at": at, "shards": msgspec.to_builtins(found)})
             return
@@ -558,10 +625,65 @@ def history(at: float | None, shard: str | None, config: Path, *, as_json: bool)
         return
     if as_json:
         print_json(
-            [{"shard": d.shard, "epoch": d.epoch, **msgspec.to_builtins(d.done)} for d in rows]
+            [views.told(d) for d in rows]
+            + [{"alarm": alarm._asdict()} for alarm in raised if alarms]
         )
         return
-    views.print_history(rows, reasons)
+    views.print_history(rows, versions, raised)
+    views.print_pauses(live_at(rows, same=same))
+    if waiting:
+        click.echo(f"{len(waiting)} commands wait (`midstream commands list`):")
+        views.print_waiting(waiting)
+
+
+@click.group()
+def commands() -> None:
+    """List the commands that wait, and take them back.
+
+    A command waits until a processor takes it up: where none runs, until the next start.
+    """
+
+
+@commands.command("list")
+@CONFIG_OPTION
+@JSON
+def list_commands(config: Path, *, as_json: bool) -> None:
+    """List the commands that not all shards have carried out or refused, oldest first."""
+    from midstream.flows import version_views as views
+    from midstream.flows.operations import opened
+
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
+        waiting = registry.waiting()
+    if as_json:
+        print_json(
+            [
+                {**msgspec.to_builtins(each), "state": "taken" if each.taken_at else "waiting"}
+                for each in waiting
+            ]
+        )
+        return
+    views.print_waiting(waiting)
+    if not waiting:
+        click.echo("no commands wait")
+
+
+@commands.command()
+@click.argument("command", type=click.IntRange(min=1, max=2**31 - 1))
+@CONFIG_OPTION
+@JSON
+def cancel(command: int, config: Path, *, as_json: bool) -> None:
+    """Take COMMAND back, by its number, unless a processor has taken it up.
+
+    It is then never carried out. The versions that were to be made before and after it go with it.
+    """
+    from midstream.flows.operations import opened, operator
+
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
+        gone = registry.cancel(command, f"taken back by {operator()}")
+    if as_json:
+        print_json({"cancelled": gone})
+        return
+    click.echo("taken back: " + ", ".join(f"command {number}" for number in gone))
 
 
 # --- predict
@@ -621,5 +743,5 @@ def _live_versions(registry: "Registry") -> set[int]:
     return {live.version for live in found.values() if live is not None}
 
 
-COMMANDS = (snapshots, history, restore, promote, rollback, pause, resume, tag, predict)
+COMMANDS = (snapshots, history, commands, restore, promote, rollback, pause, resume, tag, predict)
 """All of these, to be added to the command line."""

@@ -1,10 +1,14 @@
 """What an operator does to a running model: plans, gives and awaits commands."""
 
 import datetime as dt
+import getpass
+import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -12,7 +16,8 @@ import msgspec
 from midstream.connectors.bytestream import InputError
 from midstream.engine.artifacts import Manifest
 from midstream.engine.commands import REPLACING, Done, Order, epoch_of
-from midstream.engine.events import NON_FINITE
+from midstream.engine.dataset import OTHERS
+from midstream.engine.journal import Command
 from midstream.engine.registry import (
     Deployed,
     Drifted,
@@ -35,12 +40,15 @@ __all__ = [
     "before_time",
     "epochs",
     "in_order",
+    "left_of",
     "live_at",
     "live_version",
     "moment",
     "opened",
+    "operator",
     "plan_replacing",
     "plan_rollback",
+    "positions_of",
     "ranges_of",
     "utc",
 ]
@@ -73,9 +81,23 @@ def opened(settings: Settings, *, to_command: bool = False) -> Iterator[Registry
         )
     registry = open_registry(settings)
     try:
+        if to_command and registry.versions() and not registry.shards():
+            raise OperationError(
+                f"{registry.database.place}: was made anew, and no run has told it of its shards; "
+                "commands can be given once `midstream run` was started"
+            )
         yield registry
     finally:
         registry.close()
+
+
+def operator() -> str:
+    """Return who gives a command: the account, and the host."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # there is no name for it
+        name = str(os.getuid())
+    return f"{name}@{socket.gethostname()}"
 
 
 def utc(at: float) -> str:
@@ -119,6 +141,9 @@ class Stretch(msgspec.Struct):
         The version that it was last kept as, if it was.
     words
         All this as operators read it.
+    paused
+        Since when no input was read, as a command had it; None: it was. `pause` tells why, and who
+        gave it.
     """
 
     version: int
@@ -127,6 +152,8 @@ class Stretch(msgspec.Struct):
     kind: str
     kept: int | None
     words: str
+    paused: float | None = None
+    pause: str = ""
 
 
 def in_order(rows: Iterable[Deployed]) -> dict[str, list[Deployed]]:
@@ -171,11 +198,20 @@ def epochs(rows: Iterable[Deployed]) -> dict[str, str]:
     return {shard: these[-1].epoch for shard, these in in_order(rows).items()}
 
 
-def live_at(rows: Iterable[Deployed], at: float = float("inf")) -> dict[str, Stretch | None]:
-    """Return, of each shard, what was live at a time; None: it had not begun."""
+def live_at(
+    rows: Iterable[Deployed],
+    at: float = float("inf"),
+    *,
+    same: Mapping[int, int] = MappingProxyType({}),
+) -> dict[str, Stretch | None]:
+    """Return, of each shard, what was live at a time; None: it had not begun.
+
+    `same`: as of `Versions.same`.
+    """
     found: dict[str, Stretch | None] = {}
     for shard, these in in_order(rows).items():
         live: Stretch | None = None
+        paused: Command | None = None
         later = False  # what comes is of something that had not taken effect then
         for deployed in these:
             done, command = deployed.done, deployed.done.command
@@ -183,13 +219,19 @@ def live_at(rows: Iterable[Deployed], at: float = float("inf")) -> dict[str, Str
                 continue
             if deployed.kind == "snapshot":
                 if live is not None and not later and command.at <= at:
-                    live.kept = command.version
+                    live.kept = same.get(command.version, command.version)
+            elif deployed.kind in ("pause", "resume"):
+                if command.at <= at:
+                    paused = command if deployed.kind == "pause" else None
             elif deployed.kind in ("start", *REPLACING):
+                paused = None if deployed.kind == "start" else paused
                 later = done.done_at is None or done.done_at > at
                 if not later and done.done_at is not None:
                     words = f"version {command.version} ({deployed.kind}, {command.reason})"
                     if deployed.kind == "start":
                         words = "version 0: it has learned from its beginning"
+                    elif command.by:
+                        words = words[:-1] + f", {command.by})"
                     live = Stretch(
                         version=command.version,
                         since=done.done_at,
@@ -198,6 +240,8 @@ def live_at(rows: Iterable[Deployed], at: float = float("inf")) -> dict[str, Str
                         kept=None,
                         words=words,
                     )
+        if live is not None and paused is not None:
+            live.paused, live.pause = paused.at, ", ".join(filter(None, (paused.reason, paused.by)))
         found[shard] = live
     return found
 
@@ -230,7 +274,7 @@ def before_drift(registry: Registry, margin: int) -> tuple[VersionRow, list[Drif
     alarms = _alarms_in_order(
         alarm
         for alarm in registry.alarms()
-        if alarm.detector != NON_FINITE  # such a model's losses raise alarms of their own
+        if alarm.kind == "drift"
         and alarm.epoch == now.get(alarm.shard, alarm.epoch)
         and alarm.command >= last.get(alarm.shard, 0)
     )
@@ -303,12 +347,16 @@ def _descends(rows: Mapping[int, VersionRow], version: int, ancestor: int) -> bo
 
 
 class Plan(msgspec.Struct):
-    """Commands that are not given yet, and in words what they will do."""
+    """Commands that are not given yet, and in words what they will do.
+
+    `warnings`: what the operator may not mean.
+    """
 
     kind: str
     version: int
     orders: list[dict[str, Any]]
     words: list[str]
+    warnings: list[str] = []
 
 
 def plan_replacing(
@@ -373,7 +421,10 @@ def plan_replacing(
         orders.append(
             {"kind": "snapshot", "reason": f"after rewind to version {version}", "cut": "restored"}
         )
-    return Plan(done, version, orders, _words(settings, row, done, sources, ranges))
+    warnings = _unseen(registry, manifest, sources)
+    if rewind:
+        warnings += _warnings(manifest, sources)
+    return Plan(done, version, orders, _words(settings, row, done, sources, ranges), warnings)
 
 
 def plan_rollback(registry: Registry, settings: Settings) -> Plan:
@@ -393,12 +444,12 @@ def plan_rollback(registry: Registry, settings: Settings) -> Plan:
     last = replaced[-1]
     if not last.before:
         raise OperationError(f"what was live before command {last.id} was not kept")
-    return plan_replacing(registry, settings, "rollback", last.before)
+    return plan_replacing(registry, settings, "rollback", registry.standing(last.before))
 
 
 def live_version(registry: Registry) -> int | None:
     """Return the version that is live, as it was last kept, or the newest; None: there is none."""
-    found = live_at(registry.deployments()).values()
+    found = live_at(registry.deployments(), same=registry.same()).values()
     numbers = {live.kept or live.version for live in found if live is not None}
     rows = registry.versions()
     there = [row.version for row in rows if row.version in numbers]
@@ -433,14 +484,14 @@ def _words(
         words.append("the input position stays: the model does not know what came since then")
     elif kind == "rewind":
         left = [f"source {source}" for source in sources]
-        left += [f"{partition} from {first} to {last}" for partition, first, last in ranges]
+        what = "lines" if settings.input.topic is None else "offsets"
+        left += [f"{partition}, {what} {first} to {last}" for partition, first, last in ranges]
         words.append(
             "all input since then is learned again"
             + (f", without {', '.join(left)}" if left else "")
             + "; new input waits meanwhile, and what was published stays as it is; what earlier "
             "rewinds left out stays out"
         )
-        words += _warnings(row.manifest, sources)
     else:
         words.append(
             f"the newest {settings.versions.catch_up_events:,} events since then are learned again "
@@ -448,6 +499,25 @@ def _words(
         )
     words.append("the state before is kept as a version; `midstream rollback` goes back to it")
     return words
+
+
+def _unseen(registry: Registry, manifest: Manifest, sources: Sequence[str]) -> list[str]:
+    """Return which sources, by all that is known, no event has come from since a version."""
+    seen: set[str] = set()
+    for row in registry.versions():
+        if row.version > manifest.version and row.manifest is not None:
+            seen |= row.manifest.data["since_parent"]["sources"].keys()
+    for shard in registry.shards():
+        seen |= set(msgspec.json.decode(shard.sources, type=list[str]))
+    if OTHERS in seen:  # there are too many to tell
+        return []
+    there = ", ".join(sorted(seen)[:10]) or "none"
+    return [
+        f"no event of source {source} was seen since version {manifest.version}, so that nothing "
+        f"will be left out for it; sources that were seen: {there}"
+        for source in sources
+        if source not in seen
+    ]
 
 
 def _warnings(manifest: Manifest, sources: Sequence[str]) -> list[str]:
@@ -479,7 +549,8 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
                 f"version {manifest.version} is of before the model was begun anew (--fresh), and "
                 "can only be restored without --rewind"
             )
-    cursors = {p: c[0] for part in manifest.shards for p, c in part.header["cursors"].items()}
+    known = {p: c for part in manifest.shards for p, c in part.header["cursors"].items()}
+    cursors = {partition: cursor[0] for partition, cursor in known.items()}
     # Of a file that came later, all was read; of a partition, nobody here knows from where on.
     least = 0 if settings.input.topic is None else _NOTHING
     needed = {
@@ -505,7 +576,10 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
         low = lows.get(partition, _NOTHING)
         if position < low:
             why = f"{gone}, and what came from {position} on is needed"
-            if low < _NOTHING:
+            if settings.input.topic is None:  # of a file, all is there or nothing
+                line = known[partition][1] if partition in known else 1
+                why = f"{gone}, and what came from line {line} on is needed"
+            elif low < _NOTHING:
                 why = f"the input begins at {low} now, and {position} is needed"
             raise OperationError(
                 f"{partition}: what came after version {manifest.version} cannot be learned again: "
@@ -624,9 +698,11 @@ class Answer(msgspec.Struct):
     at
         When it had taken effect, in seconds since 1970; `seconds`, after it was given.
     position
-        By partition, the position of the input at which it did.
+        By partition, what of the input comes next then: an offset, or the line (row) of a file.
     left
-        [partition, start, stop, events] that were not learned again.
+        [partition, first, last, events] that were not learned again, likewise.
+    files
+        The partitions of which these are lines.
     """
 
     shard: str
@@ -637,6 +713,7 @@ class Answer(msgspec.Struct):
     position: dict[str, int] = {}
     seen: int | None = None
     left: list[tuple[str, int, int, int]] = []
+    files: list[str] = []
 
 
 def await_answers(
@@ -670,6 +747,23 @@ def await_answers(
         time.sleep(_AGAIN)
 
 
+def positions_of(done: Done) -> dict[str, int]:
+    """Return, by partition, what comes next: an offset, or the line of a file, where that is known.
+
+    Of a file that an older Midstream read it is the position in bytes.
+    """
+    return {**done.position, **done.lines}
+
+
+def left_of(command: Command) -> list[tuple[str, int, int, int]]:
+    """Return what was not learned again, [partition, first, last, events]: offsets, or lines."""
+    lines = [*command.lines, *[None] * len(command.left)]
+    return [
+        (partition, *(within or (start, stop - 1)), events)
+        for (partition, start, stop, events), within in zip(command.left, lines, strict=False)
+    ]
+
+
 def _answer(row: ShardRow, deployed: Deployed | None, given_at: float) -> Answer:
     running = is_running(row)
     if deployed is None and running:
@@ -683,9 +777,10 @@ def _answer(row: ShardRow, deployed: Deployed | None, given_at: float) -> Answer
         row.shard,
         "done",
         at=done.done_at,
-        position=done.position,
+        position=positions_of(done),
         seen=done.seen,
-        left=list(done.command.left),
+        left=left_of(done.command),
+        files=sorted(done.lines),
     )
     if done.done_at is None:
         answer.state = "relearning" if running else "pending"

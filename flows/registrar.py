@@ -12,13 +12,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from midstream.engine.artifacts import ArtifactError, StoreError
-from midstream.engine.commands import REPLACING, Done, Order
-from midstream.engine.events import NON_FINITE, Alarm
+from midstream.engine.artifacts import ArtifactError, Manifest, StoreError
+from midstream.engine.commands import REPLACING, Done, Order, epoch_of
+from midstream.engine.events import Alarm
+from midstream.engine.journal import Command
 from midstream.engine.outbox import Outbox
 from midstream.engine.registry import (
     Drifted,
@@ -46,7 +48,10 @@ _UNTOLD = -1.0
 _LAST = 2.5  # seconds that the end of a run waits for its last version to be asked for
 _FIRST = 5.0  # seconds that a run waits at its beginning for commands that were given before
 _STARTING = 15.0  # seconds for which other processes may be starting
-_DRIFTED = 60.0  # seconds from one version for drift to the next
+_DRIFTED = 60.0  # seconds from one version for drift to the next; or less, once there came
+_DRIFTED_MARGINS = 10  # so many times the events of `versions.drift_margin`, or
+_DRIFTED_SOON = 0.5  # within so many seconds, that number of events itself
+_HOLD = 5.0  # seconds that input waits, at most, for a version that is due to be asked for
 
 
 def is_running(row: ShardRow, now: float | None = None) -> bool:
@@ -67,14 +72,18 @@ class _Desk:
     def __init__(self, shard: "Shard", settings: Settings) -> None:
         self.name = shard.name
         self.epoch = shard.epoch
+        self.begun = shard.begun
+        self.version, self.known = shard.version, shard.trainer.seen
         self.ready: deque[Ready] = deque()
         self.behind = False  # whether there is more than is ready
         self.handed = shard.last_command  # the last command that is, or was, ready
         self.to_tell: list[Done] = []
         self.told: dict[int, float | None] = {}  # by record, when it took effect as far as told
         self.confirmed: set[int] = set()
-        self.seen = shard.trainer.seen
+        self.seen = shard.applied
         self.paused = shard.paused
+        self.busy = False  # whether it applies again what it had applied: commands wait
+        self.sources: set[str] = set()  # that were heard of
         self.keep_from = 0.0
         self.unsent: list[int] = []  # records that parts in the outbox are of
         self.highest = max(shard.parent, shard.version)
@@ -120,7 +129,11 @@ class Registrar:
         self._session = session
         self._beaten_at = 0.0
         self._cleared_at = 0.0
-        self._drifted_at = 0.0
+        self._wanted: dict[str, None] = {}  # why input waits for the thread, in order
+        self._held_until = 0.0  # by the monotonic clock
+        self._applied = 0  # events, by our shards in all
+        self._told_applied = 0  # the same as the registry was last told
+        self._due_at = float("inf")  # so many events, a version is due
         self._deliver_at = 0.0
         self._deliver_pause = _SHORTEST_PAUSE
         self._since: dict[str, int] = {}  # as `Registry.join` told
@@ -142,6 +155,7 @@ class Registrar:
         self._asked = False  # for the last version
         self._may_end.clear()
         self._desks = {shard.name: _Desk(shard, self._all_settings) for shard in shards}
+        self._applied = sum(desk.seen for desk in self._desks.values())
         for shard in shards:
             self.visit(shard)
 
@@ -159,7 +173,14 @@ class Registrar:
     def visit(self, shard: "Shard") -> None:
         """Exchange with a shard what has come up."""
         desk = self._desks[shard.name]
-        desk.seen, desk.paused = shard.trainer.seen, shard.paused
+        self._count(desk, shard)
+        desk.paused = shard.paused
+        desk.version, desk.known = shard.version, shard.trainer.seen
+        if len(shard.data.sources) != len(desk.sources):
+            desk.sources = desk.sources.union(shard.data.sources)
+        was, desk.busy = desk.busy, shard.replaying
+        if was and desk.behind and not desk.busy:  # before new input, as it was given
+            self._want("commands")
         shard.keep_from = min([desk.keep_from, *desk.unsent])
         if desk.confirmed:
             known, desk.confirmed = desk.confirmed, set()
@@ -171,6 +192,38 @@ class Registrar:
             desk.told = {done.seq: done.done_at for done in shard.done}
             desk.to_tell = [msgspec.structs.replace(done) for done in news]
             self._wake.set()
+
+    def learned(self, shard: "Shard", *, drift: bool) -> None:
+        """Tell that a shard has applied new input, and whether it raised an alarm of drift."""
+        self._count(self._desks[shard.name], shard)
+        if drift and self._settings.on_drift:
+            self._want("drift")
+        if self.left <= 0:
+            self._due_at = float("inf")
+            self._want("schedule")
+
+    @property
+    def left(self) -> float:
+        """Events until a version is due for their number, or whether one is has to be looked at."""
+        return self._due_at - self._applied
+
+    def waits(self) -> bool:
+        """Whether new input is to wait: a version is to be made of the state as it is.
+
+        That is asked before `take`. While the registry cannot be reached, nothing waits for it.
+        """
+        return bool(self._wanted) and time.monotonic() < self._held_until
+
+    def _count(self, desk: _Desk, shard: "Shard") -> None:
+        self._applied += shard.applied - desk.seen
+        desk.seen = shard.applied
+
+    def _want(self, reason: str) -> None:
+        if not self._wanted:
+            can = self._thread.is_alive() and not self._failing and not self._closing
+            self._held_until = time.monotonic() + (_HOLD if can else 0.0)
+        self._wanted[reason] = None
+        self._wake.set()
 
     def take(self, shard: str, *, only: str | None = None) -> Ready | None:
         """Return the next command for a shard, if there is one (of the kind `only`)."""
@@ -187,7 +240,16 @@ class Registrar:
         """Tell of alarms of a shard."""
         now = time.time()
         self._alarms.extend(
-            Drifted(shard.name, shard.epoch, shard.last_command, a.position, a.detector, now)
+            Drifted(
+                shard.name,
+                shard.epoch,
+                shard.last_command,
+                a.position,
+                a.detector,
+                now,
+                a.feature or "",
+                a.kind,
+            )
             for a in alarms
         )
         self._wake.set()
@@ -210,7 +272,8 @@ class Registrar:
         wait
             Not for the others, but a moment for the registry: we are asked to end now.
         """
-        if not wait and any(desk.behind or desk.ready for desk in self._desks.values()):
+        waiting = any(desk.behind or desk.ready for desk in self._desks.values()) or self.waits()
+        if not wait and waiting:
             self._wake.set()
             return False
         if not self._settings.on_shutdown or not self._thread.is_alive():
@@ -265,6 +328,9 @@ class Registrar:
             self._registry.close()
             self._registry = None
         self._failing = True
+        self._wanted.clear()
+        for desk in self._desks.values():
+            desk.behind = False  # who is at the end does not wait for it
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         if self._ending:
             self._may_end.set()
@@ -279,11 +345,16 @@ class Registrar:
 
     def _turn(self) -> None:
         registry = self._registry or self._open()
+        wanted = list(self._wanted)
         self._bring(registry)
         self._looked.set()
         self._tell(registry)
-        self._beat(registry)
+        self._beat(registry, now="schedule" in wanted or "drift" in wanted)
+        if "drift" in wanted:
+            self._ask_for_drift(registry)
         self._schedule(registry)
+        for reason in wanted:  # whose commands are ready now
+            self._wanted.pop(reason, None)
         if self._closing or time.monotonic() >= self._deliver_at:
             try:
                 self._deliver(registry)
@@ -303,10 +374,46 @@ class Registrar:
         with suppress(StoreError):  # what is there of a registry that was lost is not written over
             highest = max(highest, *registry.artifacts.versions(), 0)
         epochs = {name: desks[name].epoch if name in desks else None for name in self._names}
+        self._adopt(registry)
         self._since = registry.join(epochs, self._highest, highest)
+        new = not registry.deployments()
+        for desk in desks.values():  # a registry that was lost does not know it any more
+            told = [desk.begun]
+            if new and desk.version:
+                why = "the registry was made anew"
+                live = Command(0, "restore", desk.version, at=time.time(), reason=why)
+                told.append(Done(live, desk.begun.seq + 1, seen=desk.known, done_at=live.at))
+            registry.tell(desk.name, desk.epoch, told)
         self._newest = registry.newest()[-1]
         self._registry = registry
         return registry
+
+    def _adopt(self, registry: Registry) -> None:
+        """Take up versions whose files are there, where the registry was lost.
+
+        In a store that others may use, those that come from the beginning that our shards have.
+        """
+        place = Path(self._all_settings.artifacts)
+        alone = place.is_relative_to(self._all_settings.state_path)
+        epochs = {(desk.name, desk.epoch) for desk in self._desks.values()}
+
+        def ours(manifest: Manifest) -> bool:
+            return alone or any((p.shard, epoch_of(p.header)) in epochs for p in manifest.shards)
+
+        try:
+            adopted, left = registry.adopt(ours)
+        except StoreError as error:
+            log.warning("artifacts_unavailable", reason=str(error))
+            return
+        if adopted:
+            log.info(
+                "versions_adopted",
+                versions=f"{adopted[0]} to {adopted[-1]}",
+                count=len(adopted),
+                note="the registry did not know them; each is kept while it is tagged adopted-N",
+            )
+        for version, reason in left.items():
+            log.warning("version_not_adopted", version=version, reason=reason)
 
     def _bring(self, registry: Registry) -> None:
         """Bring the shards the commands that were given."""
@@ -320,22 +427,26 @@ class Registrar:
         made = (order.version for order in orders if order.kind == "snapshot")
         self._newest = max(self._newest, *made, 0)
         for desk in desks:
-            desk.behind = False
+            behind = False  # told at the end: who is at the end of its input must not miss any
             for order in orders:
                 if order.id <= desk.handed:
                     continue
-                if any(ready.snapshot is not None for ready in desk.ready):
-                    desk.behind = True  # one state in memory is enough
+                # What waits can be taken back; and one state in memory is enough.
+                if desk.busy or any(ready.snapshot is not None for ready in desk.ready):
+                    behind = True
                     break
                 if order.kind != "tag":  # that is of the registry alone
                     try:
-                        desk.ready.append(self._prepared(registry, desk.name, order))
+                        ready = self._prepared(registry, desk.name, order)
+                        if registry.take(order.id):
+                            desk.ready.append(ready)
                     except StoreError as error:  # what came later waits for it, in this shard
                         if self._told_of != order.id:
                             self._told_of = order.id
                             log.warning("command_waits", id=order.id, reason=str(error))
                         break
                 desk.handed = order.id
+            desk.behind = behind
 
     def _prepared(self, registry: Registry, shard: str, order: Order) -> Ready:
         if order.kind not in REPLACING:
@@ -358,11 +469,21 @@ class Registrar:
             registry.alarm(alarms)
             for _ in alarms:
                 self._alarms.popleft()
-            now = time.time()
-            drifted = any(alarm.detector != NON_FINITE for alarm in alarms)
-            if drifted and self._settings.on_drift and now - self._drifted_at >= _DRIFTED:
-                self._drifted_at = now
-                registry.request_version("drift", _long_ago(now))
+            if self._settings.on_drift and any(alarm.kind == "drift" for alarm in alarms):
+                self._ask_for_drift(registry)
+
+    def _ask_for_drift(self, registry: Registry) -> None:
+        """Ask for a version for drift, unless one was made a moment ago."""
+        now, margin = time.time(), max(self._settings.drift_margin, 1)
+
+        def due(at: float, then: int, seen: int, *_: object) -> bool:
+            if not 0 <= now - at < _DRIFTED or seen < then:  # a clock may jump
+                return True
+            margins = 1 if now - at >= _DRIFTED_SOON else _DRIFTED_MARGINS
+            return seen - then >= margins * margin
+
+        if registry.request_version("drift", due, since="drift"):
+            self._bring(registry)
 
     def _deliver(self, registry: Registry) -> None:
         """Take the parts of versions from the outboxes; make whole what has all its parts."""
@@ -393,8 +514,14 @@ class Registrar:
                 shards=len(row.shards),
             )
         if self._settings.prune:
-            for version in registry.retention.prune(self._settings.keep, self._settings.keep_days):
-                log.info("version_pruned", version=version)
+            kept = self._settings
+            gone = registry.retention.prune(kept.keep, kept.keep_days, hours=kept.keep_hours)
+            recent = registry.retention.recent(gone)
+            for version in gone:
+                note = {}
+                if version in recent:
+                    note = {"note": "of the last 24 hours", "instead": recent[version] or "none"}
+                log.info("version_pruned", version=version, **note)
         oldest = time.time() - self._settings.rewind_days * 86_400
         for desk in desks:
             desk.keep_from = registry.retention.keep_from(desk.name, desk.epoch, oldest)
@@ -407,6 +534,8 @@ class Registrar:
             return
         self._beaten_at = time.monotonic()
         host, at = socket.gethostname(), time.time()
+        desks = list(self._desks.values())
+        seen = [desk.seen for desk in desks]  # they go on meanwhile
         registry.beat(
             [
                 ShardRow(
@@ -414,28 +543,34 @@ class Registrar:
                     host,
                     os.getpid(),
                     at,
-                    desk.seen,
+                    applied,
                     desk.paused,
                     self._run,
                     self._ending,
+                    msgspec.json.encode(sorted(desk.sources)).decode(),
                 )
-                for desk in self._desks.values()
+                for desk, applied in zip(desks, seen, strict=True)
             ]
         )
+        self._told_applied = sum(seen)
 
     def _schedule(self, registry: Registry) -> None:
         """Ask for a version if it is time for one."""
         every, often = self._settings.every_seconds, self._settings.every_events
 
         def due(at: float, then: int, seen: int, *_: object) -> bool:
-            if seen == then:
-                return False
+            new = _since(then, seen)
             waited = time.time() - (at or self._begun)
-            return bool((every and waited >= every) or (often and not 0 <= seen - then < often))
+            return new > 0 and bool((every and waited >= every) or (often and new >= often))
 
         if (every or often) and due(*registry.newest()):
             registry.request_version("schedule", due)
             self._bring(registry)
+        if often:
+            _, then, seen, *_ = registry.newest()
+            # Others may learn as much meanwhile; then it is looked at again.
+            share = len(self._desks) / len(self._names)
+            self._due_at = self._told_applied + max((often - _since(then, seen)) * share, 1.0)
         if self._ending and not self._may_end.is_set():
             self._end(registry)
 
@@ -463,6 +598,6 @@ class Registrar:
         return bool(self._session) and time.time() - self._begun < _STARTING
 
 
-def _long_ago(now: float) -> Callable[[float, int, int, str, int], bool]:
-    """Return what says whether the last version is none for drift, or one of a while ago."""
-    return lambda at, _then, _seen, why, _version: why != "drift" or now - at >= _DRIFTED
+def _since(then: int, seen: int) -> int:
+    """Return how many events have come since; of a model that was begun anew, all of its own."""
+    return seen - then if seen >= then else seen

@@ -242,6 +242,8 @@ class Room:
         )
         self.input = self.reader.input
         self.block_bytes = 1024  # how much is read at once; adapts to the learner's speed
+        self._most_bytes = 2**62  # of that, up to where a version is due
+        self.held = False  # whether input waits for a version that is to be made of what was read
         self.suffix = "" if run.single else f"-{name}"
         self._choice = Choice(settings.output.share, settings.output.only)
         folder = settings.state_path / "shards" / name
@@ -355,17 +357,21 @@ class Room:
                 self._go_on()
             return Item(work)
         if self.run.registrar is not None and not self.shard.replaying:
+            waits = self.run.registrar.waits()  # before the command is there that it waits for
             command = self.run.registrar.take(self.name)
             if command is not None:
                 self._obeying = True
                 return Item(command=command)
+            self.held = waits
+            if waits:
+                return Item()
         if self._to_begin and not self.shard.replaying:
             self._to_begin = False
             self._begin()
         if self.shard.paused:
             return Item()
         if self.run.ahead is None:
-            found = Item(self.input.read(self.block_bytes))
+            found = Item(self.input.read(min(self.block_bytes, self._most_bytes)))
         else:
             found = self._fetched.result() if self._fetched else self._reading(self._fetch)
             self._fetched = None if found.work is None else self.run.ahead.submit(self._fetch)
@@ -463,7 +469,7 @@ class Room:
 
     def _fetch(self) -> Item:
         """Read and decode a block."""
-        work = self.input.read(self.block_bytes)
+        work = self.input.read(min(self.block_bytes, self._most_bytes))
         return Item(work, None if work is None else self.reader.decode(work))
 
     @property
@@ -483,6 +489,14 @@ class Room:
             fitting = size * _BLOCK_SECONDS / max(taken, 1e-6)
             most = self.reader.block_bytes
             self.block_bytes = int(min(max(fitting, 1024), 2 * self.block_bytes, most))
+        registrar = self.run.registrar
+        if outcome.live and registrar is not None:
+            registrar.learned(
+                self.shard, drift=any(alarm.kind == "drift" for alarm in outcome.alarms)
+            )
+            left, n = registrar.left, len(decoded.batch)
+            if 0 < left < math.inf and n:  # up to where a version is due
+                self._most_bytes = int(size / n * left) + 1
         return outcome
 
     def publish(self, outcome: Outcome) -> None:
@@ -511,7 +525,7 @@ class Room:
         if settings.output.rejected:
             data["rejected"] = encode_rejected(outcome.rejected)
         if settings.output.alarms:
-            data["alarms"] = encode_alarms(outcome.alarms)
+            data["alarms"] = encode_alarms(outcome.alarms, settings.name, self.name)
         self.shard.publish(outcome, self._by_file(data))
         count.events += len(outcome.batch)
         count.learned += outcome.batch.labelled
@@ -521,11 +535,13 @@ class Room:
         count.too_large += outcome.too_large
         for alarm in outcome.alarms:
             if alarm.kind == NON_FINITE:
-                log_non_finite(int(alarm.value), shard=self.name, position=alarm.position)
+                log_non_finite(
+                    int(alarm.value), model=settings.name, shard=self.name, position=alarm.position
+                )
                 continue
             log.warning(
-                "drift", shard=self.name, detector=alarm.detector, position=alarm.position,
-                value=round(alarm.value, 6),
+                alarm.kind, model=settings.name, shard=self.name, detector=alarm.detector,
+                position=alarm.position, value=round(alarm.value, 6),
             )  # fmt: skip
         if outcome.snapshot is not None:
             log.info("snapshot", shard=self.name, seen=outcome.snapshot.header["seen"])
@@ -878,7 +894,7 @@ class Run:
 
     def notice_caught_up(self, room: Room) -> None:
         """Tell once that every shard has read what there is; `room` has now."""
-        if self.caught_up or not room.input.names:
+        if self.caught_up or not room.input.names or room.held:
             return
         self._idle.add(room.name)
         if len(self._idle) == len(self.rooms):

@@ -147,9 +147,9 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """When versions are made of the model, where they are kept, and for how long.
 
     One is made every `every_events`, every `every_seconds` (0: not for that), at drift, at the end
-    of a run, and on request. The last `keep` are kept, the last of each day for `keep_days`, those
-    that are tagged, and those that ever were put live; one of the last `rewind_days` can be
-    rewound to.
+    of a run, and on request; one that would be equal to the newest is not. The last `keep` are
+    kept, the last of each hour for `keep_hours`, the last of each day for `keep_days`, those that
+    are tagged, and those that ever were put live; one of the last `rewind_days` can be rewound to.
     """
 
     enabled: bool = True
@@ -162,6 +162,7 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     on_shutdown: bool = True
     drift_margin: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1_000
     keep: Count = 20
+    keep_hours: Annotated[float, Meta(ge=0, le=1e6)] = 24.0
     keep_days: Annotated[float, Meta(ge=0, le=1e6)] = 30.0
     prune: bool = True
     rewind_days: Annotated[float, Meta(ge=0, le=1e6)] = 7.0

@@ -56,6 +56,7 @@ _EXPECTED = {
     "engine.database": ["RegistryError"],
     "engine.journal": ["JournalError"],
     "engine.learner": ["LearnerError"],
+    "engine.registry": ["CommandError"],
     "engine.shard": ["EventError", "ResumeError"],
     "engine.versions": ["UnknownVersionError"],
     "flows.locks": ["HeldError"],

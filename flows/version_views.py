@@ -1,6 +1,7 @@
 """How versions, and what became of commands, are shown to people."""
 
 import datetime as dt
+import heapq
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -11,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from midstream.engine.artifacts import Manifest
-from midstream.engine.registry import Deployed, VersionRow
-from midstream.flows.operations import SILENT, Answer, Stretch, utc
+from midstream.engine.registry import Deployed, Drifted, VersionRow, Waiting
+from midstream.flows.operations import SILENT, Answer, Stretch, left_of, positions_of, utc
 
 __all__ = [
     "Progress",
@@ -22,7 +23,11 @@ __all__ = [
     "print_history",
     "print_live",
     "print_manifest",
+    "print_pauses",
     "print_versions",
+    "print_waiting",
+    "stretches_of",
+    "told",
 ]
 
 _MOST_LEFT = 5  # lines
@@ -145,15 +150,19 @@ def print_answers(kind: str, answers: Sequence[Answer]) -> None:
     pending = [a for a in answers if a.state == "pending"]
     for answer in answers:
         if answer.state == "done":
-            where = ", ".join(f"{name} at {at:,}" for name, at in sorted(answer.position.items()))
+            where = ", ".join(
+                f"{name} at {'line ' * (name in answer.files)}{at:,}"
+                for name, at in sorted(answer.position.items())
+            )
             seen = f", {answer.seen:,} events" if answer.seen is not None else ""
             click.echo(
                 f"shard {answer.shard}: {kind} took effect {utc(answer.at or 0.0)}, "
                 f"after {answer.seconds:.2f} s{seen}" + (f" ({where})" if where else "")
             )
             for partition, start, stop, events in answer.left[:_MOST_LEFT]:
+                what = "lines" if partition in answer.files else "offsets"
                 click.echo(
-                    f"shard {answer.shard}: {partition} from {start} to {stop} was not learned "
+                    f"shard {answer.shard}: {partition}, {what} {start:,} to {stop:,}: not learned "
                     f"again (about {events:,} events)"
                 )
             if len(answer.left) > _MOST_LEFT:
@@ -174,6 +183,18 @@ def print_answers(kind: str, answers: Sequence[Answer]) -> None:
         click.echo(f"not running: shards {names}; there it will take effect at the next start")
 
 
+def told(deployed: Deployed) -> dict[str, Any]:
+    """Return what a shard did of a command as plain data; of files, positions are lines."""
+    done = msgspec.to_builtins(deployed.done)
+    done.pop("lines", None)
+    done["command"].pop("lines", None)
+    if deployed.done.position:
+        done["position"] = positions_of(deployed.done)
+    if deployed.done.command.left:
+        done["command"]["left"] = left_of(deployed.done.command)
+    return {"shard": deployed.shard, "epoch": deployed.epoch, **done}
+
+
 def print_live(found: Mapping[str, Stretch | None], at: float) -> None:
     """Print what was live at a time, by shard; None: it had not begun."""
     for name, live in found.items():
@@ -184,14 +205,64 @@ def print_live(found: Mapping[str, Stretch | None], at: float) -> None:
                 if live is None
                 else f"{live.words}, since {utc(live.since)}"
                 + (f"; last kept as version {live.kept}" if live.kept else "")
+                + _paused(live)
             )
         )
 
 
-def print_history(rows: Iterable[Deployed], reasons: Mapping[int, str]) -> None:
-    """Print what shards did of commands; `reasons`: why versions were made."""
-    table = _table("time (UTC)", "shard", "what", "version", "reason", "events", "record")
-    for deployed in rows:
+def _paused(live: Stretch) -> str:
+    if live.paused is None:
+        return ""
+    why = f" ({live.pause})" if live.pause else ""
+    return f"; paused since {utc(live.paused)}{why}, until `midstream resume`"
+
+
+def print_pauses(found: Mapping[str, Stretch | None]) -> None:
+    """Print which shards are paused, since when, by whom and why."""
+    for name, live in found.items():
+        if live is not None and live.paused is not None:
+            click.echo(f"shard {name}{_paused(live)}".replace("; ", ": ", 1))
+
+
+def print_waiting(commands: Sequence[Waiting]) -> None:
+    """Print commands that wait, a line each; nothing where there are none."""
+    if not commands:
+        return
+    table = _table("command", "given (UTC)", "what", "version", "reason", "by", "waits for")
+    for waiting in commands:
+        shards = ", ".join(waiting.missing) if waiting.missing else "all shards"
+        taken = "being carried out by" if waiting.taken_at else "a processor of"
+        table.add_row(
+            str(waiting.id),
+            _short(waiting.at),
+            waiting.kind,
+            str(waiting.version or ""),
+            waiting.reason,
+            waiting.by,
+            f"{taken} {shards}",
+        )
+    _console().print(table)
+
+
+def print_history(
+    rows: Iterable[Deployed], versions: Iterable[VersionRow], alarms: Iterable[Drifted] = ()
+) -> None:
+    """Print what shards did of commands, and their alarms; `versions`: all that were asked for."""
+    reasons = {
+        row.version: row.reason
+        + (f"; not made, it is equal to version {row.parent}" if row.kind == "same" else "")
+        for row in versions
+    }
+    table = _table("time (UTC)", "shard", "what", "version", "reason", "by", "events", "record")
+    told: Iterable[Deployed | Drifted] = heapq.merge(rows, alarms, key=_at)
+    for deployed in told:
+        if isinstance(deployed, Drifted):
+            of = f" of {deployed.feature}" if deployed.feature else ""
+            table.add_row(
+                _short(deployed.at), deployed.shard, "alarm", "",
+                f"{deployed.kind}{of}, {deployed.detector}", "", f"{deployed.position:,}", "",
+            )  # fmt: skip
+            continue
         command = deployed.done.command
         reason = command.reason
         if command.kind == "snapshot":
@@ -206,6 +277,7 @@ def print_history(rows: Iterable[Deployed], reasons: Mapping[int, str]) -> None:
             command.kind,
             str(command.version or ""),
             reason,
+            command.by,
             f"{deployed.done.seen:,}",
             str(deployed.done.seq),
         )
@@ -213,6 +285,10 @@ def print_history(rows: Iterable[Deployed], reasons: Mapping[int, str]) -> None:
 
 
 # --- small things
+
+
+def _at(told: Deployed | Drifted) -> float:
+    return told.at if isinstance(told, Drifted) else told.done.command.at
 
 
 def _console() -> Console:
@@ -234,6 +310,21 @@ def _short(at: float) -> str:
 def _manifest(row: VersionRow) -> Manifest:
     assert row.manifest is not None, "it is whole"
     return row.manifest
+
+
+def stretches_of(data: Mapping[str, Any]) -> dict[str, tuple[str, list[tuple[int, int]]]]:
+    """Return what of each partition was learned, as people count it: first and last, and what of.
+
+    That are lines of a file (rows of Arrow and Parquet), offsets of a topic; of files that an older
+    Midstream read, bytes.
+    """
+    found = {}
+    for partition, stretches in data["stretches"].items():
+        lines = data.get("lines", {}).get(partition)
+        old = "lines" not in data or lines == []
+        what = "lines" if lines else "bytes or offsets" if old else "offsets"
+        found[partition] = (what, [(first, stop - 1) for first, stop in lines or stretches])
+    return found
 
 
 def _first_metric(row: VersionRow) -> str:
@@ -260,8 +351,8 @@ def _print_data(console: Console, name: str, data: dict[str, Any]) -> None:
         + (f", {data['left_out']:,} left out" if data["left_out"] else ""),
         markup=False,
     )
-    for partition, stretches in sorted(data["stretches"].items()):
-        spans = ", ".join(f"{start:,} to {stop:,}" for start, stop in stretches)
-        console.print(f"  {partition}: {spans}", markup=False)
+    for partition, (what, stretches) in sorted(stretches_of(data).items()):
+        spans = ", ".join(f"{first:,} to {last:,}" for first, last in stretches)
+        console.print(f"  {partition}: {what} {spans}", markup=False)
     for source, count in sorted(data["sources"].items(), key=lambda item: -item[1])[:10]:
         console.print(f"  source {source}: {count:,}", markup=False)

@@ -127,7 +127,9 @@ class Fold:
         self, span: Range, excluded: Any, sources: Any, stretches: Any
     ) -> Iterator[tuple[EventBatch, Step]]:
         batch = self._read(span.partition, span.start, span.stop)
-        self.data.skip(span.partition, span.start, span.stop)
+        # A simulated file has a line at each position.
+        lines = (max(span.start, 1), span.line) if batch.index < 0 else None
+        self.data.skip(span.partition, span.start, span.stop, lines)
         lines = batch.offsets.tolist()
         kept = []
         for i, line in enumerate(lines):

@@ -16,7 +16,7 @@ from midstream.engine.commands import Done
 from midstream.engine.database import make_engine
 from midstream.engine.dataset import DataSet, joined, plain
 from midstream.engine.journal import Command
-from midstream.engine.registry import Registry, UnknownVersionError
+from midstream.engine.registry import CommandError, Registry, UnknownVersionError
 from midstream.engine.schema import COMMANDS, MODELS, PARTS, VERSIONS
 from midstream.engine.snapshot import Snapshot
 
@@ -116,6 +116,22 @@ def put(database, artifacts, version, shards) -> None:
     registry.close()
 
 
+def take_or_cancel(database, artifacts, ids, take, log) -> None:
+    """Take commands up, or back, in an order of our own; log which."""
+    registry = Registry(database, artifacts, "fraud")
+    done = []
+    for command in random.Random(log.name).sample(ids, len(ids)):
+        if take:
+            done += [command] if registry.take(command) else []
+            continue
+        try:
+            done += registry.cancel(command, "changed my mind")
+        except CommandError:
+            continue
+    Path(log).write_text(" ".join(map(str, done)))
+    registry.close()
+
+
 def write(place, parts) -> None:
     """Write the same part over and over."""
     while True:
@@ -135,7 +151,7 @@ def _live(database, artifacts, draw, log) -> None:
     registry = Registry(database, artifacts, "fraud", create=True)
     registry.join(SHARDS, 0, 0)
     while True:
-        match draw.randrange(9):
+        match draw.randrange(12):
             case 0 | 1:
                 for order in registry.order({"kind": "pause"}, {"kind": "snapshot"}):
                     _append(log, f"order {order.id} {order.kind}")
@@ -161,6 +177,19 @@ def _live(database, artifacts, draw, log) -> None:
                         registry.order({"kind": "restore", "version": row.version})
                     except UnknownVersionError:
                         continue  # pruned meanwhile
+            case 9 | 10:
+                waiting = registry.waiting()
+                if waiting:
+                    command = draw.choice(waiting[-5:]).id
+                    try:
+                        for gone in registry.cancel(command, "changed my mind"):
+                            _append(log, f"cancel {gone}")
+                    except CommandError:
+                        continue  # it was taken up
+            case 11:
+                for order in draw.sample(registry.commands(), min(3, len(registry.commands()))):
+                    if registry.take(order.id):
+                        _append(log, f"take {order.id}")
             case 8:
                 done = Done(Command(draw.randrange(1, 9), "pause", at=1.0), draw.randrange(9))
                 registry.tell(draw.choice(SHARDS), "epoch", [done, done])
@@ -171,15 +200,21 @@ def _append(log, line) -> None:
         file.write(line + "\n")
 
 
-def check(registry, log=None) -> dict[str, int]:
-    """Check that a registry and its files are what they have to be; return how much there is."""
+def check(registry, log=None, *, same=False) -> dict[str, int]:
+    """Check that a registry and its files are what they have to be; return how much there is.
+
+    With `same`, parts are not told apart by their version.
+    """
     with registry.database.reading() as connection:
         models = connection.execute(sa.select(MODELS)).one()
-        commands = list(connection.execute(sa.select(COMMANDS.c.id).order_by(COMMANDS.c.id)))
+        commands = list(connection.execute(sa.select(COMMANDS).order_by(COMMANDS.c.id)))
         parts = {(p.version, p.shard) for p in connection.execute(sa.select(PARTS))}
         rows = list(connection.execute(sa.select(VERSIONS).order_by(VERSIONS.c.version)))
     assert [row.id for row in commands] == list(range(1, models.next_command)), "a number has a gap"
     assert [row.version for row in rows] == list(range(1, models.next_version))
+    taken = {row.id for row in commands if row.taken_at}
+    dropped = {row.id for row in commands if row.dropped}
+    assert not taken & dropped, "a command was taken up and taken back"
     states = {row.version: row.state for row in rows}
     for row in registry.versions():
         assert [p.shard for p in row.manifest.shards] == row.shards == list(SHARDS)
@@ -187,7 +222,7 @@ def check(registry, log=None) -> dict[str, int]:
         assert registry.manifest(row.version) == row.manifest
         problems = registry.problems(row.version)
         assert problems == [], problems
-        for shard in SHARDS:
+        for shard in () if same else SHARDS:
             found, wanted = registry.read(row.version, shard), snapshot(row.version, shard)
             assert found.parts == wanted.parts
             assert found.header["digest"] == wanted.header["digest"]
@@ -202,6 +237,8 @@ def check(registry, log=None) -> dict[str, int]:
         assert what != "failed", words
         if what == "order":
             assert int(words[0]) < models.next_command, f"command {words[0]} was acknowledged"
+        elif what in ("take", "cancel"):
+            assert int(words[0]) in (taken if what == "take" else dropped)
         elif what == "put":
             version = int(words[0])
             assert (version, words[1]) in parts or states[version] in ("removing", "removed")
@@ -210,6 +247,16 @@ def check(registry, log=None) -> dict[str, int]:
         elif what == "prune":
             assert int(words[0]) not in whole
     return {"commands": len(commands), "whole": len(whole), "gone": len(gone), "stray": len(stray)}
+
+
+def check_whole(registry) -> None:
+    """Check that each version is registered with all its parts, or not at all."""
+    with registry.database.reading() as connection:
+        parts = [(p.version, p.shard) for p in connection.execute(sa.select(PARTS))]
+        states = {row.version: row.state for row in connection.execute(sa.select(VERSIONS))}
+    whole = {(row.version, shard) for row in registry.versions() for shard in row.shards}
+    assert set(parts) == whole
+    assert set(states.values()) <= {"complete"}
 
 
 def settle(registry) -> None:
@@ -224,7 +271,12 @@ def settle(registry) -> None:
     assert set(states.values()) <= {"complete", "removed"}, states
 
 
-def kill_after(processes, seconds) -> None:
+def kill_after(processes, seconds, log=None) -> None:
+    """Kill processes so long after they began, or, with a `log`, after something was done in it."""
+    if log is not None:
+        size, until = Path(log).stat().st_size, time.monotonic() + 60
+        while Path(log).stat().st_size == size and time.monotonic() < until:
+            time.sleep(0.005)
     time.sleep(seconds)
     for process in processes:
         process.kill()

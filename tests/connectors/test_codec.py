@@ -928,11 +928,11 @@ def test_rejected_input_has_the_wire_form():
 
 
 def test_alarms_have_the_wire_form():
-    """An alarm's numbers that are not finite are null."""
+    """It names model and shard; numbers that are not finite are null."""
     alarm = Alarm("drift", "adwin", None, math.inf, 0.5, 7)
-    assert lines(encode_alarms([alarm])) == [
-        {"kind": "drift", "detector": "adwin", "feature": None, "value": None, "threshold": 0.5,
-         "position": 7, "ts": None},
+    assert lines(encode_alarms([alarm], "fraud", "003")) == [
+        {"model": "fraud", "shard": "003", "kind": "drift", "detector": "adwin",
+         "feature": None, "value": None, "threshold": 0.5, "position": 7, "ts": None},
     ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -26,13 +27,14 @@ from midstream.engine.artifacts import ArtifactError, StoreError
 from midstream.engine.commands import Done
 from midstream.engine.journal import Command
 from midstream.engine.registry import (
+    CommandError,
     Drifted,
     Registry,
     RegistryError,
     ShardRow,
     UnknownVersionError,
 )
-from midstream.engine.schema import MODELS, VERSIONS
+from midstream.engine.schema import META, MODELS, PARTS, VERSIONS
 from midstream.engine.snapshot import Snapshot
 from midstream.engine.trainer import Trainer
 
@@ -329,6 +331,170 @@ def test_commands_that_no_shard_answered_are_dropped(registry):
     assert registry.order({"kind": "pause"})[0].id == 4
 
 
+def test_a_command_is_taken_up_or_taken_back(registry):
+    """Whichever comes first; what one shard has taken up is for all of them."""
+    first, second, third = registry.order({"kind": "pause"}, {"kind": "resume"}, {"kind": "pause"})
+    assert registry.take(first.id)
+    assert registry.take(first.id), "by another shard"
+    with pytest.raises(CommandError) as error:
+        registry.cancel(first.id, "taken back")
+    said(error, f"command {first.id} (pause) cannot be taken back: a processor has taken it up")
+    assert registry.cancel(second.id, "taken back") == [second.id]
+    assert not registry.take(second.id)
+    with pytest.raises(CommandError) as error:
+        registry.cancel(second.id, "taken back")
+    said(error, f"command {second.id} (resume) was dropped: taken back")
+    assert [order.id for order in registry.commands()] == [first.id, third.id]
+    registry.tell("000", "e", [Done(Command(third.id, "pause"), 1, done_at=1.0)])
+    with pytest.raises(CommandError):
+        registry.cancel(third.id, "taken back")
+    with pytest.raises(CommandError) as error:
+        registry.cancel(99, "taken back")
+    said(error, "there is no command 99 of fraud that waits")
+    lives.check(registry)
+
+
+def test_what_was_given_in_one_piece_is_taken_back_in_one(registry):
+    """A restore with the versions before and after it, but for what was taken up already."""
+    make(registry)
+
+    def give():
+        return [
+            order.id
+            for order in registry.order(
+                {"kind": "snapshot", "reason": "before"},
+                {"kind": "rewind", "version": 1, "before": True},
+                {"kind": "snapshot", "reason": "after", "cut": "restored"},
+            )
+        ]
+
+    for i in range(3):
+        ids = give()
+        assert registry.cancel(ids[i], "taken back") == ids, "by whichever number"
+    before, rewind, after = give()
+    assert registry.take(before)
+    assert registry.cancel(rewind, "taken back") == [rewind, after]
+    before, rewind, after = give()
+    registry.take(before), registry.take(rewind)
+    for command in (before, rewind, after):
+        with pytest.raises(CommandError):
+            registry.cancel(command, "taken back")
+    with pytest.raises(UnknownVersionError) as error:
+        registry.version(2)
+    said(error, "version 2 of fraud was not made: its command was taken back")
+    assert registry.newest()[-1] == 11, "what was taken back is not the last that was asked for"
+    lives.check(registry)
+
+
+def test_what_waits_is_listed(registry):
+    """Until every shard that it is for has carried it out, with who has."""
+    (pause,) = registry.order({"kind": "pause", "reason": "maintenance", "by": "ann@host"}, at=5.0)
+    (waiting,) = registry.waiting()
+    assert (waiting.id, waiting.kind, waiting.by, waiting.at) == (
+        pause.id,
+        "pause",
+        "ann@host",
+        5.0,
+    )
+    assert (waiting.reason, waiting.taken_at) == ("maintenance", 0.0)
+    assert (waiting.answered, waiting.missing) == ([], list(SHARDS))
+    registry.take(pause.id)
+    done = Done(Command(pause.id, "pause"), 1)
+    registry.tell("001", "e", [done])
+    (waiting,) = registry.waiting()
+    assert waiting.taken_at > 0
+    assert waiting.missing == list(SHARDS), "it has not taken effect yet"
+    for shard in SHARDS:
+        assert shard in registry.waiting()[0].missing
+        registry.tell(shard, "e", [msgspec.structs.replace(done, done_at=2.0)])
+    assert registry.waiting() == []
+    registry.order({"kind": "resume"})
+    registry.drop("begun anew")
+    assert registry.waiting() == []
+
+
+@pytest.mark.slow
+def test_a_command_is_taken_up_or_taken_back_by_processes_at_once(url, tmp_path, registry):
+    """Of processes that take up and take back all commands at once, one has each."""
+    ids = [order.id for order in registry.order(*[{"kind": "pause"}] * 40)]
+    registry.close()
+    logs = [tmp_path / f"log-{i}" for i in range(4)]
+    lives.at_once(
+        lives.take_or_cancel,
+        [(url, tmp_path / "artifacts", ids, bool(i % 2), log) for i, log in enumerate(logs)],
+    )
+    taken, cancelled = (
+        [int(number) for log in logs[k::2] for number in log.read_text().split()] for k in (1, 0)
+    )
+    assert set(taken) | set(cancelled) == set(ids)
+    assert not set(taken) & set(cancelled)
+    assert len(cancelled) == len(set(cancelled)), "a command was taken back twice"
+    lives.check(registry)
+
+
+# --- equal versions
+
+
+def test_a_version_equal_to_the_newest_is_not_made(registry):
+    """Its number stands for that one, which a command that names it as `before` keeps."""
+    (first,) = make(registry, digest="d", cursors={"p": [5, 1, 0, 0]})
+    same = snapshot(1).header | {"digest": "d", "cursors": {"p": [5, 1, 0, 0]}}
+
+    def put(version, **other):
+        parts = snapshot(1).parts
+        for shard in SHARDS:
+            header = snapshot(1, shard).header | same | {"shard": shard} | other
+            header["data"] = snapshot(1, shard).header["data"]
+            registry.put(shard, version, Snapshot(header, parts))
+        return registry.complete()
+
+    cut, restore = registry.order(
+        {"kind": "snapshot", "reason": "before restore"},
+        {"kind": "restore", "version": first, "before": True},
+    )
+    assert put(cut.version) == []
+    assert numbers(registry) == [first] == registry.artifacts.versions()
+    assert registry.standing(restore.before) == registry.standing(first) == first
+    assert registry.same() == {cut.version: first}
+    with pytest.raises(UnknownVersionError) as error:
+        registry.version(cut.version)
+    said(error, "version 2 of fraud was not made: it is equal to version 1; there are 1 to 1")
+    assert registry.retention.kept(0, 0.0)[first] == [
+        "was put live", "was live before another was"
+    ]  # fmt: skip
+    for other in ({"digest": "e"}, {"cursors": {"p": [6, 1, 0, 0]}}, {"skips": [[1, 2]]}):
+        (order,) = registry.order({"kind": "snapshot"})
+        assert put(order.version, **other) == [order.version], f"it differs in {other}"
+    (order,) = registry.order({"kind": "snapshot"})
+    assert put(order.version) == [order.version], "it is equal to an older one only"
+    (order,) = registry.order({"kind": "snapshot"})
+    assert put(order.version) == []
+    (last,) = make(registry, parent=order.version)
+    assert registry.version(last).parent == order.version - 1
+    lives.check(registry, same=True)
+
+
+def test_an_equal_version_is_not_made_whoever_stops_where(local, monkeypatch):
+    """Wherever its removal fails, it is absent, and the next call goes on."""
+    make(local, digest="d")
+    (order,) = local.order({"kind": "snapshot"})
+    for shard in SHARDS:
+        part = snapshot(1, shard)
+        local.put(shard, order.version, Snapshot(part.header | {"digest": "d"}, part.parts))
+    remove = local.artifacts.remove
+    monkeypatch.setattr(
+        local.artifacts, "remove", lambda _: (_ for _ in ()).throw(StoreError("no answer"))
+    )
+    with pytest.raises(StoreError):
+        local.complete()
+    assert numbers(local) == [1]
+    monkeypatch.setattr(local.artifacts, "remove", remove)
+    assert local.complete() == []
+    assert local.retention.prune(5, 5.0) == [], "it is no version that was removed"
+    assert local.artifacts.versions() == [1]
+    assert {row.state for row in local.versions(every=True)} == {"complete", "removed"}
+
+
 def test_what_is_told_twice_is_told_once(registry):
     """What took effect later is added to what was told; and stays, whatever comes after."""
     begun = Done(Command(1, "promote", 3, at=5.0, reason="why"), 7, seen=10)
@@ -358,6 +524,51 @@ def test_alarms_are_told_once(registry):
     registry.alarm(two)
     registry.alarm(two)
     assert registry.alarms() == two[::-1]
+
+
+def test_alarms_of_one_position_are_told_apart(registry):
+    """By detector, feature and kind."""
+    loss = Drifted("000", "e", 0, 10, "adwin", 1.0)
+    several = [
+        loss,
+        loss._replace(detector="page_hinkley"),
+        loss._replace(feature="age"),
+        loss._replace(kind="non_finite"),
+    ]
+    registry.alarm(several)
+    assert sorted(registry.alarms()) == sorted(several)
+
+
+def test_a_registry_of_schema_1_is_brought_up_to_date(url, tmp_path, opened, registry):
+    """With all that it holds, by the next run; commands say that until then."""
+    make(registry)
+    registry.order({"kind": "pause"})
+    registry.alarm([Drifted("000", "e", 0, 10, "adwin", 1.0)])
+    before = (registry.versions(), registry.commands(), registry.alarms(), registry.shards())
+    with registry.database.writing() as connection:
+        connection.execute(sa.update(MODELS).values(schema=1))
+        for column in ("midstream_shards DROP COLUMN sources",
+                       "midstream_commands DROP COLUMN taken_at"):  # fmt: skip
+            connection.exec_driver_sql(f"ALTER TABLE {column}")
+        connection.exec_driver_sql("DROP TABLE midstream_alarms")
+        connection.exec_driver_sql(
+            "CREATE TABLE midstream_alarms (model TEXT, epoch TEXT, shard TEXT, command INTEGER, "
+            "position BIGINT, detector TEXT, at FLOAT, "
+            "PRIMARY KEY (model, epoch, shard, command, position, detector))"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO midstream_alarms VALUES ('fraud', 'e', '000', 0, 10, 'adwin', 1.0)"
+        )
+    registry.close()
+    with pytest.raises(RegistryError) as error:
+        opened(url, tmp_path / "artifacts", create=False)
+    said(error, "is of an older Midstream (schema 1); the next `midstream run` brings it")
+    new = opened(url, tmp_path / "artifacts")
+    assert (new.versions(), new.commands(), new.alarms(), new.shards()) == before
+    new.alarm([Drifted("000", "e", 0, 10, "adwin", 1.0, kind="non_finite")])
+    assert len(new.alarms()) == 2
+    assert new.take(1)
+    lives.check(new)
 
 
 def test_shards_tell_how_they_get_on(registry):
@@ -408,6 +619,77 @@ def test_whether_a_version_is_due_is_asked_of_the_last(registry):
     assert registry.newest() == told[-1]
 
 
+# --- a registry that was lost
+
+
+def test_what_was_lost_is_taken_up_from_its_files(registry, url, tmp_path, opened, monkeypatch):
+    """Wherever that stops, a version is registered whole or not at all; the next call goes on."""
+    make(registry, 3)
+    before = [(row.version, row.manifest) for row in registry.versions()]
+    registry.retention.prune(2, 0.0, NOW + DAY)
+    with registry.database.writing() as connection:
+        for table in META.tables.values():
+            connection.execute(sa.delete(table))
+    registry.close()
+    new = opened(url, tmp_path / "artifacts")
+    real = new.database.add
+    for stop in range(1, 11):  # of two versions, each a row, three parts and a tag
+        calls = iter(range(1, 100))
+
+        def failing(*arguments, calls=calls, stop=stop):
+            if next(calls) == stop:
+                raise RegistryError("killed")
+            real(*arguments)
+
+        monkeypatch.setattr(new.database, "add", failing)
+        with suppress(RegistryError):
+            new.adopt()
+        lives.check_whole(new)
+    monkeypatch.setattr(new.database, "add", real)
+    new.adopt()
+    assert [(row.version, row.manifest) for row in new.versions()] == before[1:]
+    assert new.retention.kept(0, 0.0) == {2: ["tagged adopted-2"], 3: ["tagged adopted-3"]}
+    assert new.retention.prune(0, 0.0) == []
+    new.join(SHARDS, 17, 0)
+    assert make(new) == [4], "numbers go on after them"
+    assert new.read(2, "001").parts == snapshot(2, "001").parts
+    assert new.adopt() == ([], {})
+
+
+def test_a_part_that_comes_again_does_not_hide_a_version_that_is_there(
+    registry, url, tmp_path, opened
+):
+    """A version that one shard puts again is taken up whole."""
+    make(registry, 2)
+    with registry.database.writing() as connection:
+        connection.execute(sa.delete(VERSIONS))
+        connection.execute(sa.delete(PARTS))
+    registry.put("000", 2, snapshot(2))
+    assert registry.complete() == []
+    assert registry.adopt() == ([1, 2], {})
+    assert numbers(registry) == [1, 2]
+    assert registry.problems(2) == []
+
+
+def test_only_what_is_sound_and_ours_is_taken_up(local, tmp_path, opened):
+    """Damaged, unsigned, half removed or another's: it is named, and stays as it is."""
+    make(local, 4)
+    local.artifacts._files.rm_file(f"{local.artifacts.folder(1)}/manifest.json")
+    part = Path(local.artifacts.folder(2)) / "001" / "learner.zst"
+    part.write_bytes(part.read_bytes()[:-1])
+    local.close()
+    new = opened(tmp_path / "new.db", tmp_path / "artifacts")
+    adopted, left = new.adopt(lambda manifest: manifest.version != 3)
+    assert adopted == [4]
+    assert "learner.zst is damaged" in left[2]
+    assert "is of another model" in left[3]
+    assert new.artifacts.versions() == [1, 2, 3, 4]
+    signed = opened(tmp_path / "signed.db", tmp_path / "artifacts", key=b"k")
+    adopted, left = signed.adopt()
+    assert adopted == []
+    assert "not signed" in left[4]
+
+
 # --- retention
 
 
@@ -449,6 +731,27 @@ def test_what_is_kept_says_why(registry):
         registry.load(5)
     said(error, "version 5 of fraud was removed by prune; there are 1 to 11")
     lives.check(registry)
+
+
+def test_of_the_last_day_a_version_of_each_hour_is_kept(registry):
+    """As a clock goes on for two days, pruning after each; what goes of the last day is told."""
+    made = {}
+    for quarter in range(4 * 48):
+        now = NOW + quarter * 900
+        (version,) = make(registry, at=now)
+        made[version] = now
+        gone = registry.retention.prune(3, 0.0, now, hours=24.0)
+        recent = registry.retention.recent(gone, now)
+        left = numbers(registry)
+        for version in gone:
+            assert (version in recent) == (made[version] >= now - DAY)
+            assert recent.get(version, 0) == max((v for v in left if v < version), default=0) or (
+                version not in recent
+            )
+        hours = {made[v] // 3_600 for v in made if made[v] >= now - DAY}
+        assert {made[v] // 3_600 for v in left} >= hours, "an hour of the last day is gone"
+        assert len(left) <= 25 + 3
+    assert len(numbers(registry)) >= 25
 
 
 @pytest.mark.parametrize(("keep", "left"), [(0, []), (1, [3]), (3, [1, 2, 3]), (9, [1, 2, 3])])
@@ -569,7 +872,7 @@ def test_whenever_processes_are_killed_it_is_consistent(url, tmp_path, opened, s
             lives.start(lives.live, url, artifacts, 10_000 * seed + 10 * i + k, log)
             for k in range(2)
         ]
-        lives.kill_after(processes, draw.uniform(0.03, 0.25))
+        lives.kill_after(processes, draw.uniform(0.03, 0.25), log if i % 3 else None)
         assert "failed" not in log.read_text(), f"seed {seed}, round {i}: {log.read_text()[-3000:]}"
         if i % 5 == 4:
             between = opened(url, artifacts)
@@ -586,6 +889,8 @@ def test_whenever_processes_are_killed_it_is_consistent(url, tmp_path, opened, s
     lives.settle(registry)
     assert lives.check(registry)["stray"] == 0
     assert found["commands"] > 0, "the processes did nothing"
+    done = [line.split()[0] for line in log.read_text().splitlines()]
+    assert {"take", "cancel"} <= set(done), "none was taken up, or none taken back"
 
 
 # --- what cannot be used says why
@@ -776,7 +1081,7 @@ def test_a_newer_schema_is_refused_with_both(registry, url, tmp_path, opened):
     for create in (False, True):
         with pytest.raises(RegistryError) as error:
             opened(url, tmp_path / "artifacts", create=create)
-        said(error, "has schema 9, this Midstream reads 1; use a newer one")
+        said(error, "has schema 9, this Midstream reads 2; use a newer one")
 
 
 @pytest.mark.parametrize("url", [

@@ -14,11 +14,11 @@ from midstream.engine import artifacts
 from midstream.engine.artifacts import Artifacts, StoreError
 from midstream.engine.commands import Done
 from midstream.engine.journal import Command
-from midstream.engine.registry import Drifted
+from midstream.engine.registry import Drifted, ShardRow
 from midstream.engine.shard import defined
 from midstream.engine.snapshot import Snapshot
 from midstream.engine.trainer import Trainer
-from midstream.flows import cli_versions, logs, operations
+from midstream.flows import cli_versions, logs, operations, version_views
 from midstream.flows.cli import cli
 from midstream.flows.inspect import inspect
 from midstream.flows.operations import OperationError, in_order, live_at, moment
@@ -143,7 +143,7 @@ def test_files_in_a_folder_are_found_by_their_names(kept, path):
     one.did(2, "pause", at=BEGUN + 1, seq=1, position={name: 90})
     assert one.rewind(version).kind == "rewind"
     (one.folder / "in/a.jsonl").unlink()
-    with pytest.raises(OperationError, match=r"a\.jsonl: .*is gone.* from 10 on"):
+    with pytest.raises(OperationError, match=r"a\.jsonl: .*is gone.* from line 1 on"):
         one.rewind(version)
 
 
@@ -157,7 +157,7 @@ def test_only_what_was_read_after_a_version_has_to_be_there(kept):
     one.did(2, "pause", at=BEGUN + 1, seq=1, position={"a.jsonl": 100, "b.jsonl": 30})
     assert one.rewind(first).kind == "rewind"
     second = one.version({"a.jsonl": 100, "b.jsonl": 30, "c.jsonl": 20})
-    with pytest.raises(OperationError, match=r"c\.jsonl: .*is gone.* from 0 on"):
+    with pytest.raises(OperationError, match=r"c\.jsonl: .*is gone.* from line 1 on"):
         one.rewind(first)
     assert one.rewind(second).kind == "rewind"
     one.project.write(events(3), "in/c.jsonl")
@@ -430,6 +430,128 @@ def test_a_diff_has_the_shards_of_either_version(kept):
         table = one.call("snapshots", "diff", *versions).stdout
         assert "001" in table
         assert "undefined" in table
+
+
+def test_commands_that_wait_are_listed_and_taken_back(kept):
+    """With who gave them and why; what was taken up is not, and history mentions what waits."""
+    one = kept()
+    one.began()
+    one.version()
+    one.did(1, "snapshot", at=BEGUN, seq=1, version=1)
+    assert one.call("commands", "list").stdout == "no commands wait\n"
+    assert one.call("pause", "--yes", "--reason", "maintenance").exit_code == 0
+    assert one.call("restore", "1", "--yes").exit_code == 0
+    listed = json.loads(one.call("commands", "list", "--json").stdout)
+    assert [(row["id"], row["kind"], row["state"], row["missing"]) for row in listed[-3:]] == [
+        (2, "pause", "waiting", ["000"]),
+        (3, "snapshot", "waiting", ["000"]),
+        (4, "restore", "waiting", ["000"]),
+    ]
+    assert (listed[-3]["reason"], listed[-3]["by"]) == ("maintenance", operations.operator())
+    for command in (("commands", "list"), ("history",)):
+        shown = one.call(*command).stdout
+        assert "maintenance" in shown
+        assert "a processor of 000" in shown
+    assert json.loads(one.call("commands", "cancel", "4", "--json").stdout) == {"cancelled": [3, 4]}
+    one.registry.take(2)
+    done = one.call("commands", "cancel", "2")
+    assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1)
+    assert "command 2 (pause) cannot be taken back: a processor has taken it up" in done.stderr
+    one.did(2, "pause", at=BEGUN + 5, seq=2, reason="maintenance", by="ann@host")
+    waiting = json.loads(one.call("commands", "list", "--json").stdout)
+    assert 2 not in [row["id"] for row in waiting]
+    assert "there is no command 77" in one.call("commands", "cancel", "77").stderr
+
+
+def test_a_pause_is_in_the_history(kept):
+    """When, who and why, also of a time; and no longer once it was resumed."""
+    one = kept()
+    one.began()
+    one.did(1, "pause", at=BEGUN + 5, seq=1, reason="maintenance", by="ann@host")
+    shown = one.call("history").stdout
+    paused = "paused since 1970-01-01 00:16:45 UTC (maintenance, ann@host), until"
+    assert f"shard 000: {paused} `midstream resume`" in shown
+    assert paused in one.call("history", "--at", str(BEGUN + 6)).stdout
+    assert "paused" not in one.call("history", "--at", str(BEGUN + 4)).stdout
+    (told,) = json.loads(one.call("history", "--at", str(BEGUN + 6), "--json").stdout)[
+        "shards"
+    ].values()
+    assert (told["paused"], told["pause"]) == (BEGUN + 5, "maintenance, ann@host")
+    one.did(2, "resume", at=BEGUN + 9, seq=2)
+    assert "paused since" not in one.call("history").stdout
+    assert "paused since" in one.call("history", "--at", str(BEGUN + 6)).stdout
+
+
+def test_a_source_that_was_never_seen_is_asked_about(kept, monkeypatch):
+    """Before it is left out; with --yes it is told, also as JSON."""
+    one = kept()
+    one.project.write(events(3))
+    one.began()
+    version = one.version()
+    one.version()  # from which a source "s" came
+    one.registry.beat([ShardRow("000", "", 0, 0.0, 10, paused=False, sources='["t"]')])
+    assert one.rewind(version, sources=["s", "t"]).warnings == [
+        f"version {version} itself has learned 1 events of source s, and keeps them: an older "
+        "version may not have"
+    ]
+    said = "no event of source x was seen since version 1, so that nothing will be left out for it"
+    assert one.rewind(version, sources=["x"]).warnings == [f"{said}; sources that were seen: s, t"]
+    given = len(one.registry.commands())
+    monkeypatch.setattr(testing._NamedTextIOWrapper, "isatty", lambda _: True)
+    done = one.call("restore", "1", "--rewind", "--skip-source", "x", stdin="n\n")
+    assert done.exit_code == 1
+    assert f"warning: {said}" in done.output
+    assert "go on, in spite of that? [y/N]:" in done.stderr
+    assert len(one.registry.commands()) == given
+    done = one.call("restore", "1", "--rewind", "--skip-source", "x", "--yes", "--json")
+    assert said in json.loads(done.stdout)["warnings"][0]
+
+
+def test_positions_in_files_are_shown_in_lines(kept):
+    """Of what a command did, of what it left, and of what a version has learned."""
+    one = kept()
+    one.began()
+    one.version()
+    command = Command(1, "promote", 1, at=BEGUN, left=[("a.jsonl", 10, 50, 3), ("t-0", 5, 9, 4)],
+                      lines=[(2, 4), None])  # fmt: skip
+    done = Done(
+        command, 1, position={"a.jsonl": 100, "t-0": 9}, lines={"a.jsonl": 7}, done_at=BEGUN
+    )
+    one.registry.tell("000", "", [done])
+    (told,) = json.loads(one.call("history", "--json").stdout)[1:]
+    assert told["position"] == {"a.jsonl": 7, "t-0": 9}
+    assert told["command"]["left"] == [["a.jsonl", 2, 4, 3], ["t-0", 5, 8, 4]]
+    answer = operations._answer(one.registry.shards()[0], one.registry.deployments([1])[0], BEGUN)
+    assert (answer.position, answer.files) == (told["position"], ["a.jsonl"])
+    data = {
+        "stretches": {"a.jsonl": [[0, 100]], "t-0": [[0, 9]], "old": [[0, 50]]},
+        "lines": {"a.jsonl": [[1, 7]], "old": []},
+    }
+    assert version_views.stretches_of(data) == {
+        "a.jsonl": ("lines", [(1, 6)]),
+        "t-0": ("offsets", [(0, 8)]),
+        "old": ("bytes or offsets", [(0, 49)]),
+    }
+
+
+def test_a_registry_that_was_lost_is_made_anew_from_its_artifacts(kept):
+    """By a command; others say so until then, and commands wait for a run."""
+    one = kept()
+    one.began()
+    one.version()
+    one.version()
+    one.registry.close()
+    for path in (one.folder / "state").glob("registry.db*"):
+        path.unlink()
+    assert "by `midstream snapshots adopt`" in one.call("snapshots", "list").stderr
+    damaged = one.folder / "state/artifacts/config/00000002/000/learner.zst"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    done = json.loads(one.call("snapshots", "adopt", "--json").stdout)
+    assert done["adopted"] == [1]
+    assert "learner.zst is damaged" in done["left"]["2"]
+    assert one.call("snapshots", "verify", "1").stdout == "version 1: sound\n"
+    assert "no run has told it of its shards" in one.call("restore", "1", "--yes").stderr
+    assert json.loads(one.call("snapshots", "adopt", "--json").stdout)["adopted"] == []
 
 
 # --- models of one's own

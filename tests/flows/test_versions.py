@@ -5,6 +5,7 @@ import shutil
 import signal
 import sqlite3
 import time
+from itertools import pairwise
 
 import pytest
 from project import Project, events, interleaved, poisoned, stop, wait_for
@@ -272,7 +273,7 @@ def test_a_rewind_that_is_rolled_back_leaves_nothing_out(tmp_path):
 @pytest.mark.slow
 def test_what_was_unlearned_stays_so_over_a_restore(tmp_path):
     """A version that has learned it can be put back, and a rewind leaves it out again."""
-    one = Operated(tmp_path)
+    one = Operated(tmp_path, versions="on_drift = false")
     good, a = events(1_000), events(500, seed=2)
     one.write(good[:500])
     one.run()
@@ -303,7 +304,7 @@ def test_what_is_live_predicts(tmp_path):
     one.run()
     one.operate("restore", "1", "--yes")
     one.run()
-    assert one.operate("snapshots", "list")[-1]["reason"] == "before restore to version 1"
+    assert one.operate("snapshots", "list")[-1]["reason"] == "shutdown", "to which it is equal"
     stdin = "".join(json.dumps({"id": e["id"], "x": e["x"]}) + "\n" for e in events(50))
     done = one.call("predict", "--config", "config.toml", stdin=stdin)
     assert {json.loads(line)["version"] for line in done.stdout.splitlines()} == {1}
@@ -347,7 +348,7 @@ def test_history_tells_what_was_live_at_a_time(tmp_path):
     assert (at(begun)["version"], at(begun)["kept"]) == (0, None)
     assert (at(kept)["version"], at(kept)["kept"]) == (0, 1)
     assert (at(restored)["version"], at(restored)["kind"]) == (1, "restore")
-    assert (at(time.time())["version"], at(time.time())["kind"]) == (2, "rollback")
+    assert (at(time.time())["version"], at(time.time())["kind"]) == (1, "rollback")
     table = one.call("history", "--config", "config.toml").stdout
     assert "before the release" in table
     assert "before restore to version 1" in table
@@ -376,6 +377,64 @@ def test_versions_are_made_when_the_config_says_so(tmp_path):
     one.append(events(50, seed=5))
     wait_for(lambda: len(one.operate("snapshots", "list")) > before)
     stop(process)
+
+
+def backlog(folder, versions):
+    """A project in whose backlog of 9,000 events the concept turns over twice."""
+    one = Operated(folder, versions=versions)
+    one.write(events(3_000) + poisoned(3_000) + events(3_000, seed=3))
+    return one
+
+
+def test_a_version_for_drift_is_made_at_the_alarm(tmp_path):
+    """Also while a backlog is learned: before the next batch, for each drift."""
+    one = backlog(tmp_path, "drift_margin = 100\non_shutdown = false")
+    one.run()
+    alarms = one.output("alarms")
+    assert {(alarm["model"], alarm["shard"]) for alarm in alarms} == {("config", "000")}
+    made = [v for v in one.operate("snapshots", "list") if v["reason"] == "drift"]
+    assert len(made) >= 2
+    positions = [alarm["position"] for alarm in alarms]
+    for version in made:  # a batch is 128 KiB of such lines, at most
+        assert any(p <= version["seen"] <= p + 1_300 for p in positions), version["seen"]
+    shown = one.call("history", "--config", "config.toml").stdout
+    assert len([line for line in shown.splitlines() if " alarm " in line]) == len(alarms)
+
+
+def test_versions_are_made_every_so_many_events_of_a_backlog(tmp_path):
+    """Of what comes from files as fast as it is learned, each within a few events."""
+    one = backlog(tmp_path, "every_events = 1_000\non_drift = false\non_shutdown = false")
+    one.run()
+    seen = [version["seen"] for version in one.operate("snapshots", "list")]
+    gaps = [b - a for a, b in zip([0, *seen], seen, strict=False)]
+    assert len(seen) in (8, 9), seen
+    assert all(1_000 <= gap <= 1_050 for gap in gaps), gaps
+
+
+def test_no_version_is_equal_to_the_one_before_it(tmp_path):
+    """After a promote, a rewind and a rollback, whatever the schedule asks for."""
+    one = Operated(tmp_path, versions="every_events = 500\nkeep = 100")
+    lines = events(4_000)
+    one.write(lines[:3_000])
+    process = one.running()
+    first = one.operate("snapshots", "create")["made"][0]
+    assert one.operate("snapshots", "create")["made"] == [first]
+    for command in (["promote", "1"], ["restore", "1", "--rewind"], ["rollback"], ["restore", "1"]):
+        done = one.operate(*command, "--yes")
+        assert done["shards"][0]["state"] == "done"
+        time.sleep(0.5)  # in which the schedule was confused, ten times over
+    one.append(lines[3_000:])
+    wait_for(lambda: one.count() == 4_000)
+    stop(process)
+    digests = [
+        one.operate("snapshots", "show", str(v["version"]))["shards"][0]["header"]["digest"]
+        for v in one.operate("snapshots", "list")
+    ]
+    same = [i for i, pair in enumerate(pairwise(digests)) if len({*pair}) < 2]
+    assert not same, f"equal to the one after it: {same}"
+    assert (
+        "not made, it is equal to version" in one.call("history", "--config", "config.toml").stdout
+    )
 
 
 @pytest.mark.slow
@@ -540,13 +599,16 @@ def test_tagged_versions_outlive_a_prune(tmp_path):
         one.append(events(100, seed=i))
         one.run()
     one.operate("tag", "1", "release")
-    options = ("--keep", "1", "--keep-days", "0")
+    options = ("--keep", "1", "--keep-hours", "0", "--keep-days", "0")
     dry = one.operate("snapshots", "prune", "--dry-run", *options)
     assert dry == {
         "kept": {"1": ["tagged release"], "4": ["one of the last 1"]},
         "goes": [2, 3],
+        "of_last_24_hours": [2, 3],
         "removed": [],
     }
+    said = one.call("snapshots", "prune", "--dry-run", *options, "--config", "config.toml").stdout
+    assert "version 3: goes, though it is of the last 24 hours; the next older one" in said
     assert len(one.operate("snapshots", "list")) == 4
     assert one.operate("snapshots", "prune", "--yes", *options)["removed"] == [2, 3]
     assert [v["version"] for v in one.operate("snapshots", "list")] == [1, 4]
