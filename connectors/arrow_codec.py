@@ -505,9 +505,10 @@ class TableForm:
             floats = self._notation.given_numbers(_floats(column))
             if place.unsigned:
                 self._too_large(column, place.path, faults)
-            odd = np.isinf(floats)
             if task == "binary":
-                odd |= (floats != 0.0) & (floats != 1.0) & ~np.isnan(floats)
+                odd = (floats != 0.0) & (floats != 1.0) & ~np.isnan(floats)
+            else:
+                odd = np.isinf(floats)
             for row in np.flatnonzero(odd).tolist():
                 try:
                     label_of(task, column[row].as_py())
@@ -538,7 +539,7 @@ class TableForm:
             return _seconds(column)
         if place.kind != "string":
             seconds = self._notation.plain_seconds(self._notation.given_numbers(_floats(column)))
-            if seconds is not None and not np.isinf(seconds).any():
+            if seconds is not None:
                 return seconds
         values = self._values(column, place, faults)
         times: list[float | None] | None = time_column(values, place.path, faults, self._notation)

@@ -126,15 +126,18 @@ class Notation:
 
     def plain_seconds(self, values: FloatArray) -> FloatArray | None:
         """Return times, NaN where there is none, in seconds; None where one has to be looked at."""
-        if self._unit in UNITS:
-            return values if self._unit == "s" else values / UNITS[self._unit]
-        low = np.fmin.reduce(values, initial=np.nan)
-        high = np.fmax.reduce(values, initial=np.nan)
-        if np.isnan(low):
+        if not len(values):
             return values
-        if self._unit != "auto" or (
-            self._dates and any(low <= last and first <= high for first, last in _DATES)
-        ):
+        low, high = values.min(), values.max()
+        if np.isnan(low):  # one is missing, or all are
+            low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+            if np.isnan(low):
+                return values
+        if not (-np.inf < low and high < np.inf) or self._unit == "date":
+            return None
+        if self._unit != "auto":
+            return values if self._unit == "s" else values / UNITS[self._unit]
+        if self._dates and any(low <= last and first <= high for first, last in _DATES):
             return None
         if low > -_MOST_SECONDS and high < _MOST_SECONDS:
             return values

@@ -11,6 +11,7 @@ from math import isfinite
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
+import numpy as np
 from msgspec import UNSET
 
 from midstream.connectors.fields import Columns, Faults, FieldMap, Kind
@@ -111,12 +112,43 @@ def time_column(
     values: list[Any], path: str, faults: Faults, notation: Notation
 ) -> list[float | None] | None:
     """Return times in seconds; None where there is none, and None for no times at all."""
-    if set(map(type, values)) <= {float}:
+    kinds = set(map(type, values))
+    if kinds <= {float}:
         array = floats(values)
         seconds = notation.plain_seconds(array)
         if seconds is not None:
             return values if seconds is array else seconds.tolist()
+    elif kinds <= {str, type(None)} and (numbers := _numbers_of(values)) is not None:
+        array = np.array(numbers, np.float64) + 0.0  # nan where there is none, and -0 is 0
+        seconds = notation.plain_seconds(array)
+        if seconds is not None:
+            given: list[float | None] = seconds.tolist()
+            if None in numbers:
+                given = [
+                    None if number is None else value
+                    for number, value in zip(numbers, given, strict=True)
+                ]
+            return all_or_none(given)
     return all_or_none(_converted(values, partial(_seconds, notation), path, faults))
+
+
+def _numbers_of(cells: Sequence[str | None]) -> list[int | float | None] | None:
+    """Return the numbers that cells are, None for an empty one; None if one is anything else.
+
+    They are read as one JSON array: each cell gives at least one value or an error, so as many
+    values as cells means that each gave one.
+    """
+    empty = None in cells or "" in cells
+    joined = ",".join([cell or "" for cell in cells] if empty else cells)  # type: ignore[arg-type]
+    if "null" in joined:
+        return None
+    if empty:
+        joined = ",".join([cell or "null" for cell in cells])
+    try:
+        values = _numbers.decode(f"[{joined}]")
+    except (msgspec.MsgspecError, ValueError):
+        return None
+    return values if len(values) == len(cells) else None
 
 
 def _seconds(notation: Notation, value: Any) -> float | None:
@@ -219,23 +251,13 @@ def typed_cells(
     if notation.texts and not notation.texts.isdisjoint(cells):
         cells = ["" if cell in notation.texts else cell for cell in cells]
     if kind in (None, "number"):
-        # A column of numbers is read as one JSON array: each cell gives at least one value or an
-        # error, so as many values as cells means that each gave one.
-        plain = cells
-        if notation.decimal == ",":  # a point in one of them is for the rules below
-            points = any("." in cell for cell in cells)
-            plain = [""] if points else [cell.replace(",", ".") for cell in cells]
-        joined = ",".join(plain)
-        if "null" not in joined:
-            if "" in plain:
-                joined = ",".join([cell or "null" for cell in plain])
-            try:
-                values: list[Any] = _numbers.decode(f"[{joined}]")
-            except (msgspec.MsgspecError, ValueError):
-                pass
-            else:
-                if len(values) == len(cells) and plain != [""]:
-                    return notation.given(values) if notation.numbers else values
+        values: list[Any] | None = None
+        if notation.decimal == ".":
+            values = _numbers_of(cells)
+        elif not any("." in cell for cell in cells):  # a point is for the rules below
+            values = _numbers_of([cell.replace(",", ".") for cell in cells])
+        if values is not None:
+            return notation.given(values) if notation.numbers else values
     return _distinct(cells, partial(_of_text, kind=kind, notation=notation), path, faults)
 
 

@@ -301,7 +301,7 @@ def _seconds_of_text(text: str, unit: TimeUnit, *, dates: bool) -> float | None:
     if text[4:5] == "-" and (seconds := _iso(text)) is not None:
         return seconds
     try:
-        number = float(text) if text.isascii() and "_" not in text else None
+        number = float(text) + 0.0 if text.isascii() and "_" not in text else None
     except ValueError:
         number = None
     if number is not None:
