@@ -201,7 +201,9 @@ def _as_model(step: Any, cls: type) -> tuple[Task, Any]:
         return "regression", step | preprocessing.StandardScaler() | _linear()
     if name == "Grouper":
         return "binary", compose.Select("a", "b", "shop") | step | _logistic()
-    if name in ("OneHotEncoder", "FeatureHasher", "OrdinalEncoder", "PreviousImputer"):
+    if name == "OneHotEncoder":
+        return "binary", compose.Select("shop", "colour") | step | _logistic()
+    if name in ("FeatureHasher", "OrdinalEncoder", "PreviousImputer"):
         return "binary", compose.Discard("text") | step | compose.SelectType(float, int) | (
             _logistic()
         )
