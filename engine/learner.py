@@ -19,7 +19,7 @@ from midstream.engine import encoding
 from midstream.engine.anatomy import last_step, within
 from midstream.engine.events import TASKS, EventBatch, Features, Label, Predictions, Table, Task
 from midstream.engine.fused import Loop, fused_loop, fused_step
-from midstream.engine.misfits import misfit
+from midstream.engine.misfits import Tried, misfit
 from midstream.engine.proofs import decides_by_probability, keeps_time, refusal, takes_weights
 from midstream.engine.sizes import measured_by_state
 from midstream.engine.untouched import Untouched
@@ -210,8 +210,17 @@ class RiverLearner:
         )
         self._decides = self._has_probas and not decides_by_probability(self.model)
         self._untouched = Untouched(self.model, self.modules)
+        self._tried: Tried = {}
         self._fused_loop = fused_loop(self.model)
         self._fused_step = fused_step(self.model)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RiverLearner":
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        for name in ("model", "task", "modules", "_definition", "_probes"):
+            setattr(new, name, copy.deepcopy(getattr(self, name), memo))
+        new._bind()  # the loops that are written out are of one model
+        return new
 
     def predict_learn(self, batch: EventBatch) -> Predictions:
         """Predict each event, then learn it if it has a label, in order."""
@@ -259,7 +268,7 @@ class RiverLearner:
 
         dicts = batch.dicts()
         return LearnerError(
-            row, cause, misfit(cause, dicts[row], again) if row < len(dicts) else ""
+            row, cause, misfit(cause, dicts[row], again, self._tried) if row < len(dicts) else ""
         )
 
     def _run(self, batch: EventBatch, *, learn: bool) -> Predictions:

@@ -3,23 +3,30 @@
 import re
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 from river import base
 
 from midstream.engine.events import Features
 
-__all__ = ["misfit"]
+__all__ = ["Tried", "misfit"]
 
 _NUMERIC = (int, float)
 _MOST = 3
 _TRIED = 16
+_REMEMBERED = 100
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
 # What tables are written with where there is nothing: short, or one of these.
 _NOTHING = {"missing", "none", "null", "unknown"}
 
 
-def misfit(cause: Exception, x: Features, again: Callable[[Features], Exception | None]) -> str:
+Tried: TypeAlias = dict[tuple[str, ...], list[str]]
+"""What was found by trying: the features that are at fault, by what was raised and of which."""
+
+
+def misfit(
+    cause: Exception, x: Features, again: Callable[[Features], Exception | None], tried: Tried
+) -> str:
     """Return what in the features `x` a learner raised `cause` on, in which step, and what to do.
 
     Empty where that is not to be told.
@@ -28,12 +35,27 @@ def misfit(cause: Exception, x: Features, again: Callable[[Features], Exception 
     ----------
     again
         Tries other features, on a copy of the learner, and returns what is raised then.
+    tried
+        What was found before, and is not tried again: a copy may be large. It is added to.
     """
+
+    def at_fault(names: list[str]) -> list[str]:
+        """Return those of the features with which the learner does not raise when they are 0."""
+        key = (type(cause).__name__, str(cause), *names)
+        if key not in tried:
+            if len(tried) >= _REMEMBERED:
+                tried.clear()
+            found = [name for name in names if not _same(again(x | {name: 0.0}), cause)]
+            if not found and len(names) > 1:  # more than one of them
+                found = [] if _same(again(x | dict.fromkeys(names, 0.0)), cause) else names
+            tried[key] = found
+        return tried[key]
+
     frames = _frames(cause.__traceback__)
     step = next((name for name in map(_step, frames) if name), "")
     if isinstance(cause, KeyError):
         name = cause.args[0] if cause.args else None
-        if not isinstance(name, str) or name in x or _same(again(x | {name: 0.0}), cause):
+        if not isinstance(name, str) or name in x or not at_fault([name]):
             return ""
         return (
             f"step {step or 'of the model'} needs the feature {name!r}, and the event has none; "
@@ -43,10 +65,8 @@ def misfit(cause: Exception, x: Features, again: Callable[[Features], Exception 
         return ""
     found = _named(frames, x)
     if not found:
-        odd = _beside_numbers(frames, x)[:_TRIED]
-        found = [item for item in odd if not _same(again(x | {item[0]: 0.0}), cause)]
-        if not found and odd and not _same(again(x | dict.fromkeys(dict(odd), 0.0)), cause):
-            found = odd  # more than one of them
+        odd = dict(_beside_numbers(frames, x)[:_TRIED])
+        found = [(name, odd[name]) for name in at_fault([*odd])] if odd else []
     if not found:
         return ""
     shown = ", ".join(f"{name!r}, which is {_shown(value)}" for name, value in found[:_MOST])

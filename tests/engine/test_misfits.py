@@ -1,5 +1,7 @@
 """A learner that raises on an event: the message names the feature, its value, and a way out."""
 
+import copy
+
 import pytest
 from river import base, compose, feature_extraction, linear_model, preprocessing, stats
 
@@ -125,3 +127,33 @@ def test_nothing_is_said_where_nothing_is_known(error):
     numbers = {"age": 50.0}
     model = Broken(error) | linear_model.LogisticRegression()
     assert raised(model, numbers).hint == ""
+
+
+class Copied(base.Transformer):
+    """Counts how often it was copied."""
+
+    copies = 0
+
+    def __deepcopy__(self, memo):
+        type(self).copies += 1
+        return type(self)()
+
+    def transform_one(self, x):
+        return {"age": x["age"], "group": float(x["shop"] == "A")}
+
+
+def test_what_was_found_by_trying_is_not_tried_again():
+    """A copy of a large model for each such event would take longer than to learn."""
+    learner = RiverLearner(Copied() | linear_model.LogisticRegression(), "binary")
+    for _ in range(4):
+        with pytest.raises(LearnerError, match="needs the feature 'shop'"):
+            learner.predict_learn(EventBatch.from_events([Event(x={"age": 1.0}, y=True)]))
+    assert Copied.copies == 1
+
+
+def test_a_copy_of_a_learner_learns_by_itself():
+    """The original does not learn what its copy does."""
+    learner = RiverLearner(linear_model.LogisticRegression())
+    other, state = copy.deepcopy(learner), learner.state()
+    other.predict_learn(EventBatch.from_events([Event(x={"age": 1.0}, y=True)]))
+    assert learner.state() == state != other.state()
