@@ -426,11 +426,11 @@ class Shard:
                 f"{span.partition}: got input from {span.start} on, expected {cursor.offset}"
             )
         live = not self.replaying
-        if self._excluded:
-            batch = self._without_excluded(batch, span)
         if not live:
             batch = self._without_skipped(batch, self._handed[0])
         batch, refused = self.trainer.admit(batch)
+        if self._excluded:  # after that: as it was when the learner raised, they were admitted
+            batch = self._without_excluded(batch, span)
         try:
             result = self.trainer.step(batch)
         except LearnerError as error:

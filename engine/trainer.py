@@ -76,7 +76,7 @@ class Trainer:
         Capacity of the reservoir of past events, or a `Reservoir`.
     labels
         Of which kind the labels of many classes are: "text", "integer" or "bool". None: as the
-        first that is learned. Those of another kind are rejected: 1 and "1" would be two classes
+        first that is admitted. Those of another kind are rejected: 1 and "1" would be two classes
         of one name.
     modules
         Modules besides River whose classes and functions the model's state may hold.
@@ -112,7 +112,8 @@ class Trainer:
                 f"{self.task}"
             )
         self._labels: LabelKind | None = labels
-        self._first_label: Label | None = None  # it has settled of which kind labels are
+        self._label_kind: LabelKind | None = labels
+        self._first_label: Label | None = None  # that was learned
         self.prequential = Prequential(self.task, metrics, window=window, fading=fading)
         self.drift = DriftMonitor(drift, direction=direction)
         self.replay = replay if isinstance(replay, Reservoir) else Reservoir(replay)
@@ -128,10 +129,14 @@ class Trainer:
     @property
     def label_kind(self) -> LabelKind | None:
         """Of which kind the labels of many classes are; None where nothing has settled that."""
-        return self._labels if self._first_label is None else kind_of(self._first_label)
+        return self._label_kind
 
     def admit(self, batch: EventBatch) -> tuple[EventBatch, list[Rejected]]:
-        """Take out of a batch what the learner cannot learn as asked."""
+        """Take out of a batch what the learner cannot learn as asked.
+
+        The first label that is not taken out settles the kind of all, also where the learner then
+        raises on its event.
+        """
         faults: dict[int, tuple[str, str]] = {}
         if not batch.sound:
             batch, faults = sound(batch, self.task)
@@ -151,20 +156,22 @@ class Trainer:
         return batch.take([i for i in range(len(batch)) if i not in faults]), rejected
 
     def _note_odd_labels(self, batch: EventBatch, faults: dict[int, tuple[str, str]]) -> None:
-        """Note labels of another kind than the first that is learned, or than is configured."""
+        """Note labels of another kind than the first, or than is configured."""
         if self.task != "multiclass":
             return
-        kind, first = self.label_kind, self._first_label
-        kinds = kinds_of(batch.labels)
-        if len(kinds) <= 1 and (kind is None or kinds <= {kind}):
+        kind, labels = self._label_kind, batch.labels
+        if kind is not None and kinds_of(labels) <= {kind}:
             return
-        for i, label in enumerate(batch.labels):
+        first = self._first_label
+        for i, label in enumerate(labels):
             if label is None or i in faults:
                 continue
+            first = label if first is None else first
             if kind is None:
-                kind, first = kind_of(label), label
+                kind = self._label_kind = kind_of(label)
             elif kind_of(label) != kind:
-                faults[i] = label_fault(label, kind, first), batch.field("label")
+                reason = label_fault(label, kind, first if self._labels is None else None)
+                faults[i] = reason, batch.field("label")
 
     def _sound(self, batch: EventBatch, *, labels: bool = True) -> EventBatch:
         """Return a batch as `admit` does. `labels`: hold these against the rules, too.
@@ -354,7 +361,7 @@ class Trainer:
             "non_finite_at": self._non_finite_at,
         }
         if self.task == "multiclass":
-            about["labels"] = [self._labels, self._first_label]
+            about["labels"] = [self._labels, self._label_kind, self._first_label]
         return {
             "trainer": encoding.encode(about),
             "learner": self.learner.state(),
@@ -392,7 +399,7 @@ class Trainer:
             raise ValueError(f"damaged trainer state: its counts are {counts}")
         new.learner = load_learner(about["kind"], state["learner"], task=new.task, modules=modules)
         metrics = encoding.decode(state["metrics"])
-        new._labels, new._first_label = about.get("labels") or (None, _first_class(metrics))
+        new._labels, new._label_kind, new._first_label = about.get("labels") or _settled(metrics)
         new.prequential = Prequential.from_state(metrics)
         if new.prequential.task != new.task:
             raise ValueError(f"task {new.task}, with metrics of task {new.prequential.task}")
@@ -425,10 +432,11 @@ class Trainer:
         return cls.from_state(unpack(path.read_bytes(), path.name).parts, modules)
 
 
-def _first_class(metrics: Mapping[str, Any]) -> Label | None:
-    """Return the first class of a state that does not say it, if all are of one kind."""
+def _settled(metrics: Mapping[str, Any]) -> tuple[None, LabelKind | None, Label | None]:
+    """Return what settled the kind of labels in a state that does not say it: its first class."""
     classes: list[Label] = metrics.get("classes", []) if metrics.get("task") == "multiclass" else []
-    return classes[0] if len(set(map(kind_of, classes))) == 1 else None
+    kinds = set(map(kind_of, classes))
+    return (None, kinds.pop(), classes[0]) if len(kinds) == 1 else (None, None, None)
 
 
 def digest(state: Mapping[str, bytes]) -> str:

@@ -54,6 +54,36 @@ def test_the_first_label_settles_the_kind(labels, places, reason, cut):
     assert whole.digest() == trainer.digest()
 
 
+class Brittle(naive_bayes.GaussianNB):
+    """Raises where a is 13."""
+
+    def learn_one(self, x, y):
+        if x["a"] == 13.0:
+            raise ValueError("unlucky")
+        super().learn_one(x, y)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 10])
+def test_an_event_that_the_learner_raises_on_leaves_no_other_trace(cut):
+    """Its label settles the kind, however the stream is cut; the state is else that without it."""
+    labels = ["a", 1, "b", "c", 2]
+    trainer, clean = (
+        Trainer(Brittle(), task="multiclass", modules=["test_labels", __name__]) for _ in range(2)
+    )
+    rejected = []
+    for start in range(0, len(labels), cut):
+        part = labels[start : start + cut]
+        x = [{"a": 13.0 if label == "a" else 1.0} for label in part]
+        batch, refused = trainer.admit(EventBatch(x, part))
+        rejected += [start + r.origin[2] for r in refused]
+        batch = batch.take([i for i, x in enumerate(batch.dicts()) if x["a"] != 13.0])
+        trainer.step(batch)  # as a shard does: what it raised on is left out
+    for label in ("b", "c"):
+        clean.step_one({"a": 1.0}, label)
+    assert rejected == [1, 4]
+    assert trainer.state()["trainer"] == clean.state()["trainer"]
+
+
 @pytest.mark.parametrize("cut", [1, 10])
 def test_what_is_rejected_settles_nothing(cut):
     """An event that is rejected for another reason is as if it had never come."""

@@ -430,6 +430,32 @@ def test_a_learner_that_raises_can_go_on_as_if_the_event_had_never_come(tmp_path
     assert rejecting.run()["events"] == 0
 
 
+def test_labels_of_another_kind_are_rejected_again_when_the_journal_is_folded(tmp_path):
+    """Also where the learner raised on the first label: resumed, evaluated and run are one."""
+    model = RAISES.replace("{False: 1 - p, True: p}", '{"no": 1 - p, "yes": p}')
+    model = model.replace("    def __init__", "    _multiclass = True\n    def __init__", 1)
+    project = Project(
+        tmp_path, model=model, task="multiclass",
+        config='on_error = "reject"\n[input]\npath = "events.jsonl"\n',
+    )  # fmt: skip
+    lines = events(40)
+    for i, event in enumerate(lines):
+        event["y"] = 1 if i in (1, 20) else ("no", "yes")[event["y"]]
+    lines[0]["x"]["f0"] = 13.0
+    project.write(lines)
+    evaluated = json.loads(project.call("evaluate", "config.toml", "--json").stdout)
+    ran = project.run()
+    assert (ran["learned"], ran["rejected"]) == (37, 3)
+    found = project.output("rejected")
+    assert sorted(r["origin"][2] for r in found) == [1, 2, 21]
+    assert [r["path"] for r in found if r["origin"][2] > 1] == ["$.y", "$.y"]
+    snapshots = list((tmp_path / "state").rglob("snapshot-*.midstream"))
+    assert snapshots
+    for snapshot in snapshots:
+        snapshot.unlink()
+    assert project.run()["digest"] == ran["digest"] == evaluated["digest"]
+
+
 def test_evaluate_rejects_what_the_learner_raises_on_as_run_does(tmp_path):
     """With on_error = "reject" both count the same, and end with the same digest and metrics."""
     project = Project(
