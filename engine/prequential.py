@@ -338,8 +338,9 @@ class Prequential:
     - ``mae`` and ``rmse`` in units of the label, ``r2``. Faded variance as in [5]_.
 
     Binary labels are True and False, or 1 and 0. Labels of more classes are told apart as keys of
-    a dict: 1, 1.0 and True are one class, named by the first that came. In the fading view a class
-    has gone once its count is below 1e-9 of an event.
+    a dict: 1, 1.0 and True are one class, named by the first that came; a `Trainer` lets labels of
+    one kind through only. In the fading view a class has gone once its count is below 1e-9 of an
+    event.
 
     References
     ----------

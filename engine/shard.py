@@ -426,11 +426,15 @@ class Shard:
                 f"{span.partition}: got input from {span.start} on, expected {cursor.offset}"
             )
         live = not self.replaying
+        given = batch
+        if self._excluded:
+            batch = self._without_excluded(batch, span)
         if not live:
             batch = self._without_skipped(batch, self._handed[0])
+        if len(batch) < len(given) and self.trainer.label_kind is None:
+            # What the learner raised on had been admitted, and had settled the kind of labels.
+            self.trainer.admit(given if live else self._not_skipped(given, self._handed[0]))
         batch, refused = self.trainer.admit(batch)
-        if self._excluded:  # after that: as it was when the learner raised, they were admitted
-            batch = self._without_excluded(batch, span)
         try:
             result = self.trainer.step(batch)
         except LearnerError as error:
@@ -785,7 +789,13 @@ class Shard:
         self._replay.extendleft(reversed(found))
 
     def _without_skipped(self, batch: EventBatch, piece: Piece) -> EventBatch:
-        """Leave out what a "rewind" is to leave out."""
+        """Leave out what a "rewind" is to leave out, and count it."""
+        kept = self._not_skipped(batch, piece)
+        self.data.left_out += len(batch) - len(kept)
+        return kept
+
+    def _not_skipped(self, batch: EventBatch, piece: Piece) -> EventBatch:
+        """Return a batch without what a "rewind" is to leave out."""
         sources = piece.sources
         stretches = [(first, last) for p, first, last in piece.ranges if p == batch.place]
         if not (stretches or (sources and batch.sources is not None)) or not len(batch):
@@ -797,7 +807,6 @@ class Shard:
             keep &= [source not in sources for source in batch.sources]
         if keep.all():
             return batch
-        self.data.left_out += int(len(batch) - keep.sum())
         return batch.take(np.flatnonzero(keep).tolist())
 
     def close(self) -> None:

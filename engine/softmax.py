@@ -63,7 +63,8 @@ class SoftmaxLearner:
 
     Numbers and booleans are features by name, strings are hashed categories, as with
     `LinearLearner`. A class is known once an event of it was learned. Labels are told apart as keys
-    of a dict: 1, 1.0 and True are one class, named by the first that came.
+    of a dict: 1, 1.0 and True are one class, named by the first that came; a `Trainer` lets labels
+    of one kind through only.
 
     Parameters
     ----------
