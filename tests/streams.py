@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import numpy as np
 from river import linear_model, optim, preprocessing
 from stream_models import (
     MULTICLASS_STYLES,
@@ -148,7 +149,7 @@ def _labels(rng: random.Random, case: Case, xs: list[Features]) -> list[Label | 
 def _classes(rng: random.Random, case: Case, scores: list[float]) -> list[Label | None]:
     """Return labels of 1 to 130 classes, some of which come late, most of them rare."""
     k = min(case.classes, rng.choice([1, 2, 3, 7, 8, 9, 15, 16, 17, 20, 24, 33, 130]))
-    kind = rng.choice(["text", "text", "int", "bool", "spelled"])
+    kind = rng.choice(["text", "text", "text", "int", "bool", "spelled", "mixed"])
     if kind == "bool":
         k = min(k, 2)
     skew = rng.choice([1.0, 3.0])
@@ -157,7 +158,10 @@ def _classes(rng: random.Random, case: Case, scores: list[float]) -> list[Label 
         there = max(1, min(k, int(k * (2.0 * i + 1) / len(scores)) + 1))
         u = rng.random() if rng.random() < 0.5 else 0.5 + math.atan(score) / math.pi
         c = min(there - 1, int(there * u**skew))
-        named = {"text": f"k{c}", "int": c - 1, "bool": c == 1, "spelled": str(c)}
+        named: dict[str, Label] = {
+            "text": f"k{c}", "int": c - 1, "bool": c == 1, "spelled": str(c),
+            "mixed": rng.choice([str(c), c, c == 1, f"k{c}", str(c), str(c)]),
+        }  # fmt: skip
         labels.append(named[kind])
     return labels
 
@@ -277,7 +281,10 @@ def make_stream(seed: int) -> Stream:
     xs = _features(rng, n)
     labels = _labels(rng, case, xs) if n else []
     if case.name == "OneHot":  # which keeps sets of its values: see `midstream.engine.kinds.sets`
-        xs = [{k: round(v) if type(v) is float else v for k, v in x.items()} for x in xs]
+        xs = [
+            {k: round(v) if type(v) is float and abs(v) < 1e9 else v for k, v in x.items()}
+            for x in xs
+        ]
     weighted = rng.random() < 0.3
     events = [
         Event(
@@ -299,9 +306,11 @@ def make_stream(seed: int) -> Stream:
 
 
 def raw(rng: random.Random, x: Features) -> dict[str, Any]:
-    """Return features with further ones that are missing: NaN and None."""
-    given: dict[str, Any] = dict(x)
-    for name in ("gone", "g2"):
-        if rng.random() < 0.5:
-            given[name] = rng.choice([None, math.nan])
+    """Return features as Python may have them: numbers of NumPy's, missing ones as NaN or None."""
+    given: dict[str, Any] = {
+        k: np.float64(v) if type(v) is float and rng.random() < 0.2 else v for k, v in x.items()
+    }
+    for name in ("gone", "f.7", "f11"):
+        if name not in given and rng.random() < 0.3:
+            given[name] = rng.choice([None, math.nan, np.nan, np.float32("nan")])
     return given
