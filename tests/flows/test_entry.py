@@ -105,6 +105,23 @@ def test_closed_descriptors(noisy, closed, processes):
         assert "a note" in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("closed", CLOSED, ids=lambda c: "-".join(map(str, c)) or "none")
+def test_closed_descriptors_with_kafka(topics, closed, processes):
+    """As with files, where librdkafka prints and has descriptors of its own."""
+    one = topics("one", partitions=2)
+    lines = events(400)
+    one.produce(lines, partitions=2)
+    expected = one.project.run("--fresh")["digest"]  # the journal stays, and is begun anew
+    arguments = ["run", "config.toml", "--until-eof", "--fresh", "--json"]
+    done = shell(one.project, closing(closed), *arguments, "--processes", str(processes))
+    assert done.returncode == 0, done.stderr
+    again = one.project.run()
+    assert again["digest"] == expected
+    assert (again["events"], again["seen"]) == (0, 400)
+
+
 def test_files_of_ours_take_no_standard_descriptor(tmp_path):
     """Also where the library is used by a process that has closed them."""
     code = """
