@@ -7,6 +7,8 @@ it without another noticing.
 import functools
 import os
 import secrets
+import sys
+import tempfile
 
 import postgres_server
 import pytest
@@ -109,6 +111,20 @@ def topic():
 def _nothing_left_running():
     yield
     Project.end_all()
+
+
+@pytest.fixture(autouse=True)
+def _no_modules_of_projects():
+    """Forget the modules of a test's project: those of another test's are called the same."""
+    before, path = set(sys.modules), sys.path[:]
+    yield
+    sys.path[:] = path
+    if (factory := sys.modules.get("midstream.flows.factory")) is not None:
+        factory._entered.clear()
+    for name in set(sys.modules) - before:
+        place = str(getattr(sys.modules[name], "__file__", None) or "")
+        if place.startswith(tempfile.gettempdir()):
+            del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)
