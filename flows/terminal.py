@@ -157,7 +157,7 @@ def masked_output() -> Iterator[None]:
 def binary_output() -> Iterator[BinaryIO]:
     """Give standard output for bytes; what a model prints does not reach it."""
     out = sys.stdout.buffer
-    if not isinstance(out, io.BufferedWriter):  # no file
+    if not isinstance(out, io.BufferedWriter | io.FileIO):  # FileIO if unbuffered; else no file
         yield out
         return
     sys.stdout.flush()
