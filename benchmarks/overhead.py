@@ -3,6 +3,9 @@
 Our side decodes, predicts, scores by every metric, learns, watches for drift, samples into the
 reservoir, writes every prediction, journals and snapshots. River's side predicts and learns; with
 decoding counted on both sides, it also decodes.
+
+And what rejecting costs: `midstream run` on a stream of which the learner raises on one event in a
+hundred, over the same without these.
 """
 
 import io
@@ -13,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from figures import Result, compare
+from figures import Result, Row, compare
 from sides import PEERS, Sample, Side, alternate, midstream, project
-from streams import hyperplane, long_stream, write
+from streams import hyperplane, long_stream, with_text, write
 
 
 class Model(NamedTuple):
@@ -32,6 +35,9 @@ MODELS = {
     "HoeffdingTree": Model("tree.HoeffdingTreeClassifier()", 200_000, 0.85, None),
     "ARF(10)": Model("forest.ARFClassifier(n_models=10, seed=1)", 15_000, 0.97, None),
 }
+
+
+SCALED = "preprocessing.StandardScaler() | linear_model.LogisticRegression()"
 
 
 def bench(*, full: bool, peers: Path | None) -> Result:  # noqa: ARG001 River is in our environment
@@ -60,7 +66,27 @@ def bench(*, full: bool, peers: Path | None) -> Result:  # noqa: ARG001 River is
             compare(name, ours, bare, goal=model.goal),
             compare(f"{name}, decoding on both sides", ours, both, goal=model.decoding_goal),
         ]
+    result.rows.append(_rejecting(result.repeats))
     return result
+
+
+def _rejecting(repeats: int) -> Row:
+    """Compare runs with and without events that the learner raises on."""
+    sides, events = {}, 100_000
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, every in (("odd", 100), ("sound", 0)):
+            folder = Path(temporary) / name
+            folder.mkdir()
+            write(folder / "events.jsonl", with_text(hyperplane(events), every))
+            project(folder, SCALED, on_error="reject")
+            sides[name] = partial(midstream, folder)
+        samples = alternate(sides, repeats)
+    return compare(
+        "StandardScaler | LogisticRegression, 1% raised on and rejected",
+        ("1% raised on", [s.rate for s in samples["odd"]]),
+        ("none", [s.rate for s in samples["sound"]]),
+        goal=0.5,
+    )
 
 
 def _bare(folder: Path, model: Model) -> Sample:

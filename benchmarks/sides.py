@@ -65,6 +65,7 @@ def project(
     predictions: bool = True,
     commit_seconds: float = 0.5,
     ahead: bool = False,
+    on_error: str = "stop",
 ) -> None:
     """Write a midstream.toml; a learner with a call in it is River's, and models.py returns it."""
     named = learner
@@ -76,7 +77,7 @@ def project(
         )
     schema = "".join(f'{name} = "number"\n' for name in names(features))
     (folder / "midstream.toml").write_text(
-        f'[model]\nlearner = "{named}"\ntask = "binary"\n'
+        f'[model]\nlearner = "{named}"\ntask = "binary"\non_error = "{on_error}"\n'
         f'[input]\npath = "{path}"\nahead = {str(ahead).lower()}\n'
         f"[output]\npredictions = {str(predictions).lower()}\n"
         f"[state]\ncommit_seconds = {commit_seconds}\n"

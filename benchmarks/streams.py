@@ -41,6 +41,16 @@ def hyperplane_with_words(n: int, features: int, categories: int, distinct: int)
         )
 
 
+def with_text(events: Iterable[Event], every: int) -> Iterator[Event]:
+    """Yield events, with a text for a number at a random place in one of so many; 0: in none."""
+    rng = random.Random(3)
+    for x, y in events:
+        if every and rng.randrange(every) == 0:
+            yield {**x, rng.choice(sorted(x)): "n/a"}, y
+        else:
+            yield x, y
+
+
 def words(n: int, categories: int = 10) -> Iterator[Event]:
     """Yield n events of categories alone; hardly any word comes twice."""
     rng = random.Random(1)

@@ -12,7 +12,13 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from midstream.connectors.kafka import Heard, no_topic, said, topics_of
-from midstream.engine.journal import Entry, JournalError, Record, UnavailableError
+from midstream.engine.journal import (
+    Entry,
+    JournalError,
+    Record,
+    UnavailableError,
+    gather,
+)
 
 __all__ = ["KafkaJournal", "Signature"]
 
@@ -119,7 +125,7 @@ class KafkaJournal:
         ----------
         since
             Earlier records but the last of them are left out, so that little is read of a long
-            journal.
+            journal. Of very many, only the last, and what `gather` keeps, are returned.
 
         Raises
         ------
@@ -150,11 +156,6 @@ class KafkaJournal:
         self._signatures[self._writer] = signature
         self._ask("shut out earlier writers", self._producer.init_transactions)
         records = self._read(since=since)
-        for before, after in pairwise(records):
-            if after.seq != before.seq + 1:
-                raise JournalError(
-                    f"{self._topic}: record {after.seq} follows record {before.seq}; some are gone"
-                )
         self.first = self._oldest if records else 0
         self.end = records[-1].seq + 1 if records else 0
         self.generation = records[-1].generation if records else 0
@@ -197,14 +198,33 @@ class KafkaJournal:
             return end
 
     def _read(self, start: int = 0, since: int = 0) -> list[Record]:
-        """Return what is committed from an offset on, and from the record before `since` on."""
+        """Return what is committed from an offset on, and from the record before `since` on.
+
+        As `recover` does.
+
+        Raises
+        ------
+        JournalError
+            If some records are gone.
+        """
         records: list[Record] = []
-        for found, position in self._batches(start, since - 1, oldest=start == 0 < since):
-            records += found
+        last: Record | None = None
+        for batch, position in self._batches(start, since - 1, oldest=start == 0 < since):
+            found = [record for record in batch if record.seq >= since - 1]
+            for before, after in pairwise([*([last] if last else []), *found]):
+                if after.seq != before.seq + 1:
+                    raise JournalError(
+                        f"{self._topic}: record {after.seq} follows record {before.seq}; some are "
+                        "gone"
+                    )
+            gather(records, found)
+            last = found[-1] if found else last
             self._position = position
+        if last is not None and last is not records[-1]:
+            records.append(last)
         if start == since == 0:
             self._oldest = records[0].seq if records else 0
-        return [record for record in records if record.seq >= since - 1]
+        return records
 
     def _batches(
         self, start: int, seq: int, *, oldest: bool = False

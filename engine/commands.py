@@ -4,15 +4,27 @@ A shard carries a command out between two batches and journals it; the journal d
 crash has it carried out twice, or not at all.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from midstream.engine.journal import Command, Entry, Range, Record, Skip
+from midstream.engine.journal import (
+    MOST_RECORDS,
+    Command,
+    Entry,
+    Journal,
+    Range,
+    Record,
+    Skip,
+    is_whole,
+)
 
 __all__ = [
     "REPLACING",
+    "Coming",
     "Done",
     "Kind",
     "Order",
@@ -32,6 +44,7 @@ REPLACING = ("restore", "rewind", "promote", "rollback")
 """Kinds that put the state of a version in the place of the model's."""
 
 _EVERYWHERE: Mapping[str, Sequence[int]] = {}
+_NONE: Mapping[int, str] = {}
 _PARTS = 50  # of what is relearned within a bound: how finely it can be cut
 
 
@@ -111,6 +124,84 @@ class Piece(NamedTuple):
     entry: Entry
     sources: frozenset[str] = frozenset()
     ranges: frozenset[tuple[str, int, int]] = frozenset()
+
+
+class Coming:
+    """What of a journal is still to be applied, in order; a part of it at a time is in memory.
+
+    Parameters
+    ----------
+    seq
+        The record that it begins with; -1: there is nothing.
+    abandoned
+        By the id of a command that was abandoned later, why: it is as if it had been refused.
+    records
+        What `recover` of the journal returned.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        seq: int = -1,
+        abandoned: Mapping[int, str] = _NONE,
+        records: Sequence[Record] = (),
+    ) -> None:
+        self._journal = journal
+        self._abandoned = abandoned
+        self._end = journal.end  # what is committed from now on was applied
+        self._next = seq if seq >= 0 else self._end  # the record after those in memory
+        self._pieces: deque[Piece] = deque()
+        if seq >= 0 and records and records[0].seq <= seq and is_whole(records):
+            self._pieces.extend(self._of(record for record in records if record.seq >= seq))
+            self._next = self._end
+        self._fill()
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces)
+
+    def first(self) -> Piece:
+        """Return what comes first."""
+        return self._pieces[0]
+
+    def pop(self) -> Piece:
+        """Return what comes first, and take it away."""
+        piece = self._pieces.popleft()
+        self._fill()
+        return piece
+
+    def push(self, found: Sequence[Piece]) -> None:
+        """Put pieces before all that is there."""
+        self._pieces.extendleft(reversed(found))
+
+    def all(self) -> Iterator[Piece]:
+        """Return all of it."""
+        yield from self._pieces
+        yield from self._read(self._next)
+
+    def after(self, seq: int) -> Iterator[Piece]:
+        """Return what of it is in records after one."""
+        yield from (piece for piece in self._pieces if piece.seq > seq)
+        yield from self._read(max(self._next, seq + 1))
+
+    def _fill(self) -> None:
+        while not self._pieces and self._next < self._end:
+            stop = min(self._next + MOST_RECORDS, self._end)
+            self._pieces.extend(self._read(self._next, stop))
+            self._next = stop
+
+    def _read(self, seq: int, stop: int | None = None) -> Iterator[Piece]:
+        stop = self._end if stop is None else stop
+        if seq < stop:
+            yield from self._of(takewhile(lambda r: r.seq < stop, self._journal.records(seq)))
+
+    def _of(self, records: Iterable[Record]) -> Iterator[Piece]:
+        for record in records:
+            for entry in record.entries:
+                if not isinstance(entry, Command):
+                    yield Piece(record.seq, entry)
+                elif entry.kind != "abandon":
+                    refused = self._abandoned.get(entry.id, entry.refused)
+                    yield Piece(record.seq, msgspec.structs.replace(entry, refused=refused))
 
 
 def pieces(

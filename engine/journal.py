@@ -17,6 +17,7 @@ import msgspec
 from midstream.engine.storage import Storage
 
 __all__ = [
+    "MOST_RECORDS",
     "Command",
     "Entry",
     "Exclude",
@@ -27,7 +28,13 @@ __all__ = [
     "Record",
     "Skip",
     "UnavailableError",
+    "gather",
+    "is_whole",
 ]
+
+
+MOST_RECORDS = 20_000
+"""That are in memory at once."""
 
 
 class JournalError(RuntimeError):
@@ -165,6 +172,33 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     writer: str = ""
 
 
+def gather(known: list[Record], found: Sequence[Record]) -> None:
+    """Add the records that follow those `known`.
+
+    Once they are more than `MOST_RECORDS`, only the first is kept, and those that say more than how
+    far the input was applied.
+    """
+    if not known or (found and is_whole(known) and known[-1].seq + 1 == found[0].seq):
+        if len(known) + len(found) <= MOST_RECORDS:
+            known += found
+            return
+        all_of_it = [*known, *found]
+        known[:] = all_of_it[:1]
+        found = all_of_it[1:]
+    known += [
+        record
+        for record in found
+        if record.about is not None
+        or record.writer
+        or any(isinstance(entry, Command) for entry in record.entries)
+    ]
+
+
+def is_whole(records: Sequence[Record]) -> bool:
+    """Whether none of the records between the first and the last is left out."""
+    return not records or records[-1].seq - records[0].seq + 1 == len(records)
+
+
 class Journal(Protocol):
     """What a shard asks of a journal: one on files is here, one on Kafka commits a transaction."""
 
@@ -178,7 +212,8 @@ class Journal(Protocol):
     def recover(self, since: int = 0) -> list[Record]:
         """Shut out earlier writers, drop what was not committed, return what was, in order.
 
-        Records before the last one before number `since` may be left out.
+        Records before the last one before number `since` may be left out. Of very many, only the
+        last, and what `gather` keeps, are returned.
         """
 
     def write(self, output: str, data: bytes) -> None:
@@ -254,7 +289,8 @@ class FileJournal:
     def recover(self, since: int = 0) -> list[Record]:
         """Read the journal, cut what a crash left half written, return the records in order.
 
-        Of a long journal, segments that end before the record before `since` are not read.
+        Of a long journal, segments that end before the record before `since` are not read, and of
+        very many records only the last, and what `gather` keeps, are returned.
 
         Raises
         ------
@@ -265,14 +301,20 @@ class FileJournal:
         segments = self._segments()
         self.first = self._start(segments[0]) if segments else 0
         records: list[Record] = []
+        last: list[Record] = []
         for name in segments[self._place_of(since - 1, segments) :]:
             data = self._storage.read(name)
-            whole = self._parse(name, data, records)
+            found = last[-1:]
+            whole = self._parse(name, data, found)
+            gather(records, found[len(last[-1:]) :])
+            last = found
             if whole < len(data):
                 if name != segments[-1]:
                     raise JournalError(f"{name} is damaged at byte {whole}; later segments exist")
                 self._storage.truncate(name, whole)
             self._segment, self._segment_length = name, whole
+        if last and last[-1] is not records[-1]:
+            records.append(last[-1])
         if self._segment is not None:
             # The crash may have come between writing the last record and making it, or its
             # segment's name, durable: what is built on it from now on must not outlive it.

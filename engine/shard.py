@@ -16,6 +16,7 @@ import numpy as np
 
 from midstream.engine.commands import (
     REPLACING,
+    Coming,
     Done,
     Order,
     Piece,
@@ -26,7 +27,14 @@ from midstream.engine.commands import (
     pieces,
 )
 from midstream.engine.dataset import DataSet, from_plain, plain
-from midstream.engine.events import Alarm, EventBatch, Origin, Predictions, Rejected
+from midstream.engine.events import (
+    Alarm,
+    EventBatch,
+    Origin,
+    Predictions,
+    Rejected,
+    row_path,
+)
 from midstream.engine.journal import (
     Command,
     Entry,
@@ -38,12 +46,16 @@ from midstream.engine.journal import (
 )
 from midstream.engine.learner import LearnerError, definition_changes
 from midstream.engine.outbox import Outbox
+from midstream.engine.rejecting import Careful, Recent, Tried, Verdict, others, rows_of
 from midstream.engine.snapshot import Snapshot, SnapshotFolder
 from midstream.engine.trainer import Trainer, digest
 
 __all__ = ["Cursor", "EventError", "Outcome", "ResumeError", "Shard", "defined", "unfit"]
 
 _NOTHING = 2**62  # the oldest position of what is not there at all
+_MOST = 0.5  # a learner that raises on more than that is not helped by leaving events out
+_EXCLUDED = 1_000  # events that the learner raised on, in one commit
+_SHORT = 200  # characters of what a learner says that are in the journal
 _REASON = 1_000  # characters of what a learner says, which may be all of the event and more
 
 
@@ -57,6 +69,7 @@ class EventError(RuntimeError):
     `place` is what the journal calls the partition that it is from; `row` is its place in a message
     that holds many, else -1; `where` says all of that. `reason` says what it raised:
     one line that can be written as UTF-8, cut where it is very long, whatever the cause says.
+    `others` says on how many events around it the learner raised, of those that were tried.
     """
 
     def __init__(
@@ -67,20 +80,49 @@ class EventError(RuntimeError):
         cause: Exception,
         row: int = -1,
         hint: str = "",
+        others: Verdict | None = None,
     ) -> None:
         self.where = f"{place}:{origin[2]}" + (f":{row}" if row >= 0 else "")
         what = f"{type(cause).__name__}: {cause}" + (f"; {hint}" if hint else "")
         what = " ".join(what.splitlines())
         self.reason = what[:_REASON].encode(errors="backslashreplace").decode()
-        super().__init__(
-            f'the learner raised on {self.where}: {self.reason}; model.on_error = "reject" '
-            "goes on without such events"
-        )
+        super().__init__(f"the learner raised on {self.where}: {self.reason}{_advice(others)}")
         self.origin = origin
         self.row = row
         self.place = place
         self.features = features
         self.cause = cause
+
+    @classmethod
+    def of(
+        cls, batch: EventBatch, row: int, error: LearnerError, others: Verdict | None = None
+    ) -> "EventError":
+        """Return the error of the event at a row of a batch."""
+        features = msgspec.json.encode(batch.event(row).x).decode()[:1024]
+        return cls(
+            batch.origins[row],
+            batch.place,
+            features,
+            error.cause,
+            batch.row(row),
+            error.hint,
+            others,
+        )
+
+    @property
+    def rejected(self) -> Rejected:
+        """What `rejected` says of the event."""
+        path = row_path(self.row) if self.row >= 0 else ""
+        return Rejected(self.origin, f"the learner raised {self.reason}", path, self.features)
+
+
+def _advice(others: Verdict | None) -> str:
+    """Return what to say of an error beside its reason: advice, if the event is an odd one."""
+    if others is None or not others.events:
+        return ""
+    if others.share > _MOST:
+        return f"; so it did on {others.raised:,} of {others.events:,} events tried after it"
+    return '; model.on_error = "reject" goes on without such events'
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -95,8 +137,9 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 class Outcome(msgspec.Struct):
     """What applying one batch gave, on its way to the outputs.
 
-    `live` is False while the journal is replayed: nothing is to be written then. `snapshot` holds
-    the state after this batch where one is due. `non_finite` and `too_large` are those of `Step`.
+    `live` is False while the journal is replayed: nothing is to be written then, and what is in
+    `rejected` was already. `snapshot` holds the state after this batch where one is due.
+    `non_finite` and `too_large` are those of `Step`.
     """
 
     span: Range
@@ -108,6 +151,14 @@ class Outcome(msgspec.Struct):
     snapshot: Snapshot | None = None
     non_finite: int = 0
     too_large: int = 0
+    raised: list[EventError] = []
+    """Of events that are in `rejected` since the learner raised on them."""
+    odd: list[int] = []
+    """The rows of `batch` for which the learner predicted what is not finite."""
+    found: Verdict = Verdict(0, 0, 0)
+    """On how many events the learner failed, of those that it got; those left out are counted."""
+    verdict: Verdict | None = None
+    """Of the recent events, if it failed on more of them than `error_limit` allows."""
 
 
 def _no_versions(version: int) -> Snapshot:
@@ -142,6 +193,8 @@ class Shard:
         The commands carried out that nobody has confirmed (`confirm`) to be known elsewhere.
     keep_from
         Records from this one on are kept, for a later "rewind".
+    recent
+        On which of the recent events the learner failed.
     """
 
     def __init__(
@@ -160,6 +213,10 @@ class Shard:
         outbox: Outbox | None = None,
         keep_from: float = math.inf,
         check_input: Callable[[], None] = lambda: None,
+        reject: Callable[[list[Rejected]], Mapping[str, bytes]] | None = None,
+        careful: bool = False,
+        error_limit: float = 1.0,
+        timer: Callable[[], float] = time.perf_counter,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -188,19 +245,26 @@ class Shard:
         self._fetch = fetch
         self._outbox = outbox
         self._check_input = check_input
+        self._reject = reject
+        self._careful = Careful(modules, timer=timer)
+        self._is_careful = careful  # an event on which the learner raises is left out at once
+        self._error_limit = error_limit
+        self.recent = Recent()
         self._clock = clock
         self._wall = wall
         self._parent_data = DataSet()
         self._skips: list[Skip] = []  # what was left out of what the state has come from
         self._excluded: set[tuple[str, int, int]] = set()  # partition, line, row
-        self._replay: deque[Piece] = deque()
+        self._replay = Coming(journal)
         self._handed: deque[Piece] = deque()  # out by next_step and not yet applied whole
         self._relearning: list[Done] = []  # what takes effect once all is applied again
         self._pending: list[Entry] = []
+        self._leaving_out: list[Exclude] = []  # in the next commit, before what is pending
         self._committed_at = clock()
         self._snapshot_at = clock()
         self._snapshot_seen = trainer.seen
         self._snapshot_end = -1
+        self._opened_at = trainer.seen
 
     @classmethod
     def open(
@@ -237,7 +301,10 @@ class Shard:
         policy
             snapshot_events, snapshot_seconds, commit_seconds; clock and wall, which tell seconds;
             fetch, which gives this shard's part of a version; outbox, which takes it; keep_from;
-            check_input, which is called before input is committed and raises if it is not sound.
+            check_input, which is called before input is committed and raises if it is not sound;
+            reject, where events that the learner raises on are to be left out, which encodes what
+            is put out for them; careful, whether it is known that there are some; error_limit, as
+            of `Recent.count`; timer, as of `Careful`.
 
         Raises
         ------
@@ -295,15 +362,10 @@ class Shard:
             _same_definition(saved["definition"], about["definition"])
         # A command that was abandoned later is one that was refused.
         reasons = {e.id: e.refused for e in _commands(records) if e.kind == "abandon"}
-        entries = [
-            Piece(record.seq, entry)
-            for record in records
-            if record.seq >= seq
-            for entry in _without_abandoned(record, reasons)
-        ]
+        replay = Coming(journal, seq, reasons, records)
         assert saved is not None
         changed = definition_changes(saved["decoding"], about["decoding"])
-        if changed and entries:
+        if changed and replay:
             raise ResumeError(
                 "the config reads the input otherwise than when it was learned, and a part of it "
                 f"has to be read again after a crash ({'; '.join(changed)}); run once with the old "
@@ -313,8 +375,9 @@ class Shard:
         shard = cls(name, trainer, journal, snapshots, about, modules=modules, **policy)
         shard.notes = notes
         shard._stand_at(header)
-        shard._replay = deque(entries)
-        shard.applied += sum(events_of(p.entry) for p in entries if isinstance(p.entry, Range))
+        shard._replay = replay
+        coming = (piece.entry for piece in replay.all())
+        shard.applied += sum(events_of(entry) for entry in coming if isinstance(entry, Range))
         shard._snapshot_end = seq if not changed else -1
         if changed:  # so that the next resume compares with what is now in force
             shard._write_snapshot(shard._snapshot(trainer.state()))
@@ -335,6 +398,8 @@ class Shard:
         self.applied = header.get("applied", header.get("seen", 0))
         self._parent_data = _data(header, "parent_data")
         self.done = msgspec.convert(header.get("done", []), list[Done]) or [self.begun]
+        self.recent = msgspec.convert(header.get("recent", {}), Recent)
+        self._is_careful |= bool(self.recent.raised)
 
     @property
     def begun(self) -> Done:
@@ -362,7 +427,7 @@ class Shard:
     def positions(self) -> dict[str, Cursor]:
         """Where each partition is to be read from: before what is still to be replayed."""
         positions = dict(self.cursors)
-        for entry in (piece.entry for piece in self._replay):
+        for entry in (piece.entry for piece in self._replay.all()):
             if isinstance(entry, Range):
                 known = positions.get(entry.partition, Cursor(entry.start))
                 if not known.head:
@@ -392,12 +457,13 @@ class Shard:
         `carry_out_again` was called with it.
         """
         while self._replay:
-            piece = self._replay.popleft()
+            piece = self._replay.pop()
             entry = piece.entry
             if not isinstance(entry, Exclude):
                 self._handed.append(piece)
                 return entry
             self._excluded.add((entry.partition, entry.line, entry.row))
+            self._is_careful = True
             if not self.replaying:
                 self._replayed()
         return None
@@ -415,8 +481,8 @@ class Shard:
         Raises
         ------
         EventError
-            If the learner raises. The shard is then to be opened anew, after `exclude` if the
-            event is to be skipped.
+            If the learner raises. The shard is then to be opened anew, `careful` if such events are
+            to be left out.
         ValueError
             If `span` does not begin where the partition was left.
         """
@@ -425,48 +491,97 @@ class Shard:
             raise ValueError(
                 f"{span.partition}: got input from {span.start} on, expected {cursor.offset}"
             )
-        live = not self.replaying
-        given = batch
-        if self._excluded:
-            batch = self._without_excluded(batch, span)
+        live, given = not self.replaying, batch
+        batch, known = self._without_excluded(batch)
         if not live:
             batch = self._without_skipped(batch, self._handed[0])
         if len(batch) < len(given) and self.trainer.label_kind is None:
             # What the learner raised on had been admitted, and had settled the kind of labels.
             self.trainer.admit(given if live else self._not_skipped(given, self._handed[0]))
-        batch, refused = self.trainer.admit(batch)
-        try:
-            result = self.trainer.step(batch)
-        except LearnerError as error:
-            event = next(iter(batch[error.row : error.row + 1]))
-            features = msgspec.json.encode(event.x).decode()[:1024]
-            origin = batch.origins[error.row]
-            row = batch.row(error.row)
-            raise EventError(origin, batch.place, features, error.cause, row, error.hint) from error
-        self.cursors[span.partition] = Cursor(span.stop, span.line, span.crc, span.head)
-        self.data.add(span.partition, span.start, span.stop, batch, _lines(cursor, span, batch))
-        self.applied += len(batch) if live else 0
-        if not live and final:
-            self._handed.popleft()
-            self._replayed()
+        tried, raised = self._learned(batch, live=live)
+        result, batch = tried.step, tried.batch
         outcome = Outcome(
             span,
             batch,
             result.predictions,
-            rejected + refused,
+            rejected,
             result.alarms,
             live,
             non_finite=result.non_finite,
             too_large=result.too_large,
         )
+        outcome.raised, outcome.odd = raised, result.odd
+        if raised or tried.refused:  # in the order of the input, however it was cut
+            outcome.rejected = sorted(
+                [*rejected, *tried.refused, *(error.rejected for error in raised)],
+                key=lambda each: each.origin[2],
+            )
+        if not self._relearning:  # else they were counted when they were new
+            self._count(outcome, given, known, tried)
+        self.cursors[span.partition] = Cursor(span.stop, span.line, span.crc, span.head)
+        self.data.add(span.partition, span.start, span.stop, batch, _lines(cursor, span, batch))
+        self.applied += len(batch) if live else 0
+        if raised and not live:
+            self._leave_out(raised)
+        if not live and final:
+            self._handed.popleft()
+            self._replayed()
         if live and self._snapshot_due():
             outcome.snapshot = self._snapshot(self._state())
         return outcome
 
+    def _learned(self, batch: EventBatch, *, live: bool) -> tuple[Tried, list[EventError]]:
+        """Learn a batch; return what that gave, and the errors of events that were raised on."""
+        if not (self._is_careful and self._reject is not None and (live or self._relearning)):
+            self._careful.forget()
+            admitted, refused = self.trainer.admit(batch)
+            try:
+                step = self.trainer.step(admitted)
+            except LearnerError as error:
+                around = None
+                if self._reject is None:
+                    learned = self.trainer.seen - self._opened_at
+                    around = others(self.trainer.learner, admitted, error.row, learned)
+                raise EventError.of(admitted, error.row, error, around) from error
+            return Tried(step, admitted, rows_of(admitted, batch), {}, refused), []
+        tried = self._careful.step(self.trainer, batch)
+        errors = [EventError.of(batch, row, error) for row, error in tried.raised.items()]
+        if errors and not live and not self.may_abandon:
+            raise errors[0]  # it was learned before
+        return tried, errors
+
+    def _count(
+        self, outcome: Outcome, given: EventBatch, left_out: list[int], tried: Tried
+    ) -> None:
+        """Count on which of the events that were given the learner failed.
+
+        `left_out` are rows of those on which it was known to raise; `tried` is of the others.
+        """
+        raised, odd = left_out, list[int]()
+        if tried.raised or (left_out and tried.step.odd):
+            rest = np.delete(np.arange(len(given)), left_out)
+            raised = sorted([*left_out, *rest[list(tried.raised)].tolist()])
+            odd = rest[tried.rows[tried.step.odd]].tolist()
+        elif tried.step.odd:
+            odd = tried.rows[tried.step.odd].tolist()
+        outcome.found = Verdict(len(raised), len(odd), len(outcome.batch) + len(raised))
+        outcome.verdict = self.recent.count(len(given), raised, odd, self._error_limit)
+
+    def _leave_out(self, raised: list[EventError]) -> None:
+        """Journal at once what the learner raised on while it learns again for a command."""
+        assert not self._pending, "input is learned again before what is new was committed"
+        self._check_input()
+        assert self._reject is not None
+        for name, data in self._reject([error.rejected for error in raised]).items():
+            self._journal.write(name, data)
+        self._journal.commit(_exclusions(raised))
+
     def _replayed(self) -> None:
         """Tell which commands have taken effect; have the state kept if that was the last of it."""
-        pieces_left = self._handed or self._replay
-        following = pieces_left[0].seq if pieces_left else math.inf
+        pieces_left = bool(self._handed or self._replay)
+        following = math.inf
+        if pieces_left:
+            following = (self._handed[0] if self._handed else self._replay.first()).seq
         relearned = [done for done in self._relearning if done.seq < following]
         for done in relearned:
             done.seen, done.done_at = self.trainer.seen, self._wall()
@@ -486,10 +601,13 @@ class Shard:
             return
         for name, data in outputs.items():
             self._journal.write(name, data)
+        self._leaving_out += _exclusions(outcome.raised)
         self._append(msgspec.structs.replace(outcome.span, events=len(outcome.batch)))
         if outcome.snapshot is not None:
             self.commit()
             self._write_snapshot(outcome.snapshot)
+        elif len(self._leaving_out) >= _EXCLUDED:
+            self.commit()
         else:
             self.tick()
 
@@ -502,20 +620,9 @@ class Shard:
         """Commit what was published, if anything was."""
         if self._pending:
             self._check_input()
-            self._journal.commit(self._pending)
-            self._pending = []
+            self._journal.commit([*self._leaving_out, *self._pending])
+            self._pending, self._leaving_out = [], []
         self._committed_at = self._clock()
-
-    def exclude(self, error: EventError, outputs: Mapping[str, bytes]) -> None:
-        """Journal that the event the learner raised on is skipped from now on.
-
-        The trainer may be half updated: open the shard anew afterwards.
-        """
-        self.commit()
-        self._check_input()
-        for name, data in outputs.items():
-            self._journal.write(name, data)
-        self._journal.commit([Exclude(error.place, error.origin[2], error.reason, error.row)])
 
     # --- commands
 
@@ -609,8 +716,10 @@ class Shard:
         if not self._relearning:
             return False
         seq = self._relearning[-1].seq
-        coming = (*self._handed, *self._replay)
-        return not any(isinstance(p.entry, Range) and p.seq > seq for p in coming)
+        later = self._replay.after(seq)
+        return not any(
+            isinstance(piece.entry, Range) for piece in (*self._handed, *later) if piece.seq > seq
+        )
 
     def abandon(self, reason: str) -> None:
         """Journal that input cannot be applied again as a command would have it.
@@ -762,6 +871,8 @@ class Shard:
     ) -> None:
         """Put the state of a version in the place of ours."""
         self.trainer = trainer
+        self._careful.forget()
+        self.recent.begin_anew()
         self.version = self.parent = command.version
         self.data = _data(header, "data")
         self._parent_data = self.data.copy()
@@ -785,8 +896,9 @@ class Shard:
                 self._excluded |= {(e.partition, e.line, e.row) for e in excluded}
 
         found = pieces(before(), command.skips, start=command.start)
+        self._is_careful |= bool(self._excluded)
         self.cursors = {p: Cursor(*cursor) for p, cursor in command.start.items()}
-        self._replay.extendleft(reversed(found))
+        self._replay.push(found)
 
     def _without_skipped(self, batch: EventBatch, piece: Piece) -> EventBatch:
         """Leave out what a "rewind" is to leave out, and count it."""
@@ -824,18 +936,18 @@ class Shard:
         else:
             self._pending.append(span)
 
-    def _without_excluded(self, batch: EventBatch, span: Range) -> EventBatch:
-        keep = [
-            i
-            for i, line in enumerate(batch.offsets.tolist())
-            if (batch.place, line, batch.row(i)) not in self._excluded
-        ]
-        self._excluded = {
-            (partition, line, row)
-            for partition, line, row in self._excluded
-            if partition != span.partition or line >= span.line
-        }
-        return batch if len(keep) == len(batch) else batch.take(keep)
+    def _without_excluded(self, batch: EventBatch) -> tuple[EventBatch, list[int]]:
+        """Return a batch without the events that are excluded, and the rows of these."""
+        if not self._excluded:
+            return batch, []
+        place = batch.place
+        places = [(place, line, batch.row(i)) for i, line in enumerate(batch.offsets.tolist())]
+        out = [i for i, each in enumerate(places) if each in self._excluded]
+        if not out:
+            return batch, []
+        self._excluded.difference_update([places[i] for i in out])
+        keep = np.delete(np.arange(len(batch)), out)
+        return batch.take(keep.tolist()), out
 
     def _snapshot_due(self) -> bool:
         return (
@@ -863,6 +975,8 @@ class Shard:
         """
         parts = self.trainer.state()
         self.trainer = Trainer.from_state(parts, self._modules)
+        if self._is_careful:
+            self._careful.keep(parts["learner"])
         return parts
 
     def _header(self, parts: dict[str, bytes]) -> dict[str, Any]:
@@ -890,6 +1004,7 @@ class Shard:
             "last_command": self.last_command,
             "refused": self._refused,
             "done": msgspec.to_builtins(self.done),
+            "recent": msgspec.to_builtins(self.recent),
         }
         self._snapshot_at = self._clock()
         self._snapshot_seen = self.trainer.seen
@@ -916,14 +1031,9 @@ def _commands(records: list[Record]) -> Iterator[Command]:
     return (e for record in records for e in record.entries if isinstance(e, Command))
 
 
-def _without_abandoned(record: Record, reasons: Mapping[int, str]) -> Iterator[Entry]:
-    """Yield the entries of a record; a command that was abandoned, with the reason, as refused."""
-    for entry in record.entries:
-        if not isinstance(entry, Command):
-            yield entry
-        elif entry.kind != "abandon":
-            refused = reasons.get(entry.id, entry.refused)
-            yield msgspec.structs.replace(entry, refused=refused)
+def _exclusions(raised: list[EventError]) -> list[Exclude]:
+    short = _SHORT if len(raised) < _EXCLUDED else _SHORT // 10  # a record has its bounds
+    return [Exclude(e.place, e.origin[2], e.reason[:short], e.row) for e in raised]
 
 
 def _cursors(header: Mapping[str, Any]) -> dict[str, Cursor]:

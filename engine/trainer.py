@@ -43,7 +43,7 @@ class Step(msgspec.Struct):
 
     `non_finite` is how many of the predictions are not finite numbers. They have no loss, and a
     label is not predicted by probabilities that are none. `too_large` is how many labels are
-    beyond what can be scored.
+    beyond what can be scored. `odd` are the rows of those that are not finite.
     """
 
     predictions: Predictions
@@ -51,6 +51,7 @@ class Step(msgspec.Struct):
     alarms: list[Alarm]
     non_finite: int = 0
     too_large: int = 0
+    odd: list[int] = []
 
 
 class Trainer:
@@ -192,18 +193,25 @@ class Trainer:
             raise ValueError(": ".join(filter(None, (batch.path(row, path), reason))))
         return batch
 
-    def step(self, batch: EventBatch) -> Step:
+    def step(self, batch: EventBatch, predictions: Predictions | None = None) -> Step:
         """Predict, score and learn each event of a batch, in order.
+
+        Parameters
+        ----------
+        predictions
+            Those that the learner made when it learned this batch, if it has done so already.
 
         Raises
         ------
         LearnerError
-            If the learner raises; the trainer is then not to be used any more.
+            If the learner raises, or a prediction cannot be scored; then nothing but the learner
+            has changed, which is not to be used any more.
         ValueError
             If a value breaks a rule, for which `admit` rejects its event; nothing is learned then.
         """
         batch = self._sound(batch)
-        predictions = self.learner.predict_learn(batch)
+        if predictions is None:
+            predictions = self.learner.predict_learn(batch)
         labels: Any = batch.targets
         values: Any = predictions.array
         if labels is None or values is None:
@@ -217,7 +225,7 @@ class Trainer:
             )
         except (AttributeError, OverflowError, TypeError, ValueError) as cause:
             raise LearnerError(self._odd_row(batch, predictions), cause) from cause
-        count = self.prequential.non_finite - before
+        count, odd = self.prequential.non_finite - before, list[int]()
         if count:
             rows = predictions.not_finite(self.task)
             alarms = self._non_finite(batch, rows, before)
@@ -225,6 +233,7 @@ class Trainer:
             alarms += self.drift.update(watched, self.seen, batch.time)
             alarms.sort(key=lambda alarm: alarm.position)  # stable: those above come first
             predictions = self._labelled(predictions, rows)
+            odd = rows.tolist()
         else:
             alarms = self.drift.update(losses, self.seen, batch.time)
         self.replay.add(batch)
@@ -232,7 +241,7 @@ class Trainer:
         self.learned += batch.labelled
         if self.task == "multiclass" and self._first_label is None:
             self._first_label = next((y for y in batch.labels if y is not None), None)
-        return Step(predictions, losses, alarms, count, self.prequential.too_large - large)
+        return Step(predictions, losses, alarms, count, self.prequential.too_large - large, odd)
 
     def _non_finite(self, batch: EventBatch, rows: IntArray, before: int) -> list[Alarm]:
         """Return an alarm for each first of a stretch of predictions that are not finite."""

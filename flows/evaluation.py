@@ -5,70 +5,77 @@ from collections.abc import Callable
 
 from midstream.engine.events import EventBatch
 from midstream.engine.learner import LearnerError
+from midstream.engine.rejecting import Careful, Recent, Tried, Verdict, others, rows_of
 from midstream.engine.shard import EventError
 from midstream.engine.trainer import Trainer
 from midstream.flows.reading import open_reader
-from midstream.flows.rooms import Summary, log_non_finite, log_rejected, make_trainer
+from midstream.flows.rooms import (
+    RejectedLog,
+    Summary,
+    Tally,
+    failures,
+    log_non_finite,
+    make_trainer,
+)
 from midstream.flows.settings import Settings, model_modules
 
 __all__ = ["evaluate"]
 
-_KEEP_EVENTS = 10_000  # what is learned again for an event that the learner raises on
 
-
-class _Careful:
-    """Steps a trainer over batches; an event that the learner raises on leaves no trace.
-
-    The trainer may be half updated then. It is made anew from a state that is kept, and the events
-    since are learned again, so at most `_KEEP_EVENTS` for each event that is left out.
-    """
+class _Judge:
+    """Steps a trainer over batches as a shard does; says where the learner fails on too much."""
 
     def __init__(self, trainer: Trainer, settings: Settings) -> None:
         self.trainer = trainer
-        self._modules = model_modules(settings)
-        self._rejecting = settings.model.on_error == "reject"
-        self._keep()
+        self._limit = settings.model.error_limit
+        self._careful: Careful | None = None
+        if settings.model.on_error == "reject":
+            self._careful = Careful(model_modules(settings))
+        self._recent, self._tally, self._log = Recent(), Tally(), RejectedLog()
 
-    def step(self, batch: EventBatch) -> tuple[int, int]:
-        """Predict, score and learn; return how many alarms there were, and events left out.
+    def step(self, given: EventBatch) -> tuple[int, int]:
+        """Predict, score and learn; return how many alarms there were, and events rejected.
 
         Raises
         ------
         EventError
             If the learner raises, and such events are not to be rejected.
+        FailingError
+            If it fails on too many of the recent events.
         """
-        alarms = left_out = 0
-        while True:
+        if self._careful is None:
+            batch, refused = self.trainer.admit(given)
             try:
-                alarms += self._step(batch)
+                step = self.trainer.step(batch)
             except LearnerError as error:
-                origin = batch.origins[error.row]
-                event_error = EventError(origin, batch.place, "", error.cause, batch.row(error.row))
-                if not self._rejecting:
-                    raise event_error from error
-                row = error.row
-            else:
-                return alarms, left_out
-            log_rejected(event_error)
-            left_out += 1
-            self.trainer = Trainer.from_state(self._state, self._modules)
-            for past in self._since:
-                self.trainer.step(past)
-            alarms += self._step(batch[:row])
-            self._keep()
-            batch = batch[row + 1 :]
+                around = others(self.trainer.learner, batch, error.row, self.trainer.seen)
+                raise EventError.of(batch, error.row, error, around) from error
+            tried = Tried(step, batch, rows_of(batch, given), {}, refused)
+        else:
+            tried = self._careful.step(self.trainer, given)
+        errors = [EventError.of(given, row, error) for row, error in tried.raised.items()]
+        odd = tried.rows[tried.step.odd].tolist() if tried.step.odd else []
+        self._log.add(errors)
+        self._tally.add(
+            Verdict(len(errors), len(odd), len(tried.batch) + len(errors)),
+            failures(tried.batch, errors, tried.step.odd),
+        )
+        verdict = self._recent.count(len(given), list(tried.raised), odd, self._limit)
+        if verdict is not None:
+            raise self._tally.error(self._recent.now(verdict, self._limit), self._limit)
+        return len(tried.step.alarms), len(errors) + len(tried.refused)
 
-    def _step(self, batch: EventBatch) -> int:
-        alarms = len(self.trainer.step(batch).alarms)
-        if self._rejecting:
-            self._since.append(batch)
-            if sum(map(len, self._since)) >= _KEEP_EVENTS:
-                self._keep()
-        return alarms
+    def close(self) -> None:
+        """Say how it ended.
 
-    def _keep(self) -> None:
-        self._state = self.trainer.state() if self._rejecting else {}
-        self._since: list[EventBatch] = []
+        Raises
+        ------
+        FailingError
+            If the learner failed on too many of all events.
+        """
+        self._log.close()
+        if self._tally.found.share > self._limit:
+            raise self._tally.error(self._tally.found, self._limit)
 
 
 def evaluate(
@@ -78,32 +85,32 @@ def evaluate(
 
     Raises
     ------
-    ConfigError, InputError, EventError
+    ConfigError, InputError, EventError, FailingError
         As `run` does: EventError only where `model.on_error` is not "reject".
     """
-    careful = _Careful(make_trainer(settings), settings)
+    judge = _Judge(make_trainer(settings), settings)
     summary = Summary()
     begun = time.perf_counter()
     with open_reader(settings) as reader:
         for _, decoded in reader:
-            batch, refused = careful.trainer.admit(decoded.batch)
-            seen, learned = careful.trainer.seen, careful.trainer.learned
-            prequential = careful.trainer.prequential
+            seen, learned = judge.trainer.seen, judge.trainer.learned
+            prequential = judge.trainer.prequential
             non_finite, too_large = prequential.non_finite, prequential.too_large
-            alarms, left_out = careful.step(batch)
-            summary.events += careful.trainer.seen - seen
-            summary.learned += careful.trainer.learned - learned
-            summary.rejected += len(decoded.rejected) + len(refused) + left_out
-            summary.predictions += careful.trainer.seen - seen
+            alarms, rejected = judge.step(decoded.batch)
+            summary.events += judge.trainer.seen - seen
+            summary.learned += judge.trainer.learned - learned
+            summary.rejected += len(decoded.rejected) + rejected
+            summary.predictions += judge.trainer.seen - seen
             summary.alarms += alarms
-            prequential = careful.trainer.prequential
+            prequential = judge.trainer.prequential
             summary.non_finite += prequential.non_finite - non_finite
             summary.too_large += prequential.too_large - too_large
             if progress is not None:
                 progress(summary)
     if summary.non_finite:
         log_non_finite(summary.non_finite, of=summary.predictions)
-    trainer = careful.trainer
+    judge.close()
+    trainer = judge.trainer
     summary.seconds = time.perf_counter() - begun
     summary.events_per_second = summary.events / max(summary.seconds, 1e-9)
     summary.metrics = trainer.metrics

@@ -18,6 +18,7 @@ from midstream.engine.encoding import EncodingError
 from midstream.engine.events import NON_FINITE, EventBatch
 from midstream.engine.learner import LearnerError
 from midstream.engine.registry import RegistryError
+from midstream.engine.rejecting import others
 from midstream.engine.shard import EventError
 from midstream.engine.trainer import Step, Trainer
 from midstream.flows import reading, rooms
@@ -171,7 +172,9 @@ def _try_sample(
             try:
                 odd.add(trainer.step(batch), batch, trainer.seen - len(batch))
             except LearnerError as error:
-                report.add("learning", str(_raised(batch, error)), ok=False)
+                around = others(trainer.learner, batch, error.row, trainer.seen)
+                raised = EventError.of(batch, error.row, error, around)
+                report.add("learning", str(raised), ok=False)
                 trainer = None
             learned.append(batch)
             while sum(map(len, learned)) - len(learned[0]) >= _NEXT:
@@ -258,11 +261,6 @@ def _difference(original: Trainer, restored: Trainer, batches: list[EventBatch])
     if original.digest() != restored.digest():
         return f"its state differs from the original's {done} events later"
     return ""
-
-
-def _raised(batch: EventBatch, error: LearnerError) -> EventError:
-    origin, row = batch.origins[error.row], batch.row(error.row)
-    return EventError(origin, batch.place, "", error.cause, row, error.hint)
 
 
 class _Odd:

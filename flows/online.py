@@ -23,7 +23,6 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from bytewax.run import cli_main
 
 from midstream.connectors.files import InputError, NoFilesError, discover
-from midstream.engine.events import Origin
 from midstream.engine.journal import UnavailableError
 from midstream.engine.registry import RegistryError
 from midstream.engine.shard import EventError, Outcome
@@ -43,8 +42,8 @@ from midstream.flows.rooms import (
     RunError,
     Share,
     Summary,
+    Tally,
     file_name,
-    log_rejected,
     make_trainer,
 )
 from midstream.flows.settings import Settings
@@ -303,7 +302,7 @@ def run(
 class _Attempts:
     """Runs the dataflow until it ends well.
 
-    Anew after an outage, and without an event that the learner raised on.
+    Anew after an outage, and once the learner has raised on an event that is to be rejected.
     """
 
     def __init__(
@@ -325,7 +324,8 @@ class _Attempts:
         self._share = share
         self._beat = beat
         self._summary = Summary()
-        self._excluded: set[tuple[Origin, int]] = set()
+        self._tallies: dict[str, Tally] = {}
+        self._careful = False
         self._caught_up = until_eof
         self._stopping = False
         self._outage = _Outage(lambda: beat("waiting", self._summary))
@@ -363,6 +363,8 @@ class _Attempts:
             fresh=self._fresh,
             signatures=self._signatures,
             registrars=self._registrars,
+            tallies=self._tallies,
+            careful=self._careful,
             beat=lambda: self._beat("running", self._summary),
         )
 
@@ -410,11 +412,15 @@ class _Attempts:
         if (
             isinstance(failure, EventError)
             and self._settings.model.on_error == "reject"
-            and (failure.origin, failure.row) not in self._excluded
+            and not self._careful
         ):
+            # The learner may be half updated: resume, and leave out the next such events at once.
+            self._careful = True
             try:
-                self._exclude(current, failure)
-            except _UNAVAILABLE as error:  # the learner will raise on it again
+                for room in current.rooms.values():
+                    room.shard.commit()
+                    room.settle()
+            except _UNAVAILABLE as error:
                 self._wait(error)
             return False
         if isinstance(failure, AbandonedError):
@@ -429,16 +435,9 @@ class _Attempts:
             raise failure
         if current.input_failure is not None:
             raise current.input_failure
+        if current.failing is not None:
+            raise current.failing
         return True
-
-    def _exclude(self, current: Run, error: EventError) -> None:
-        for room in current.rooms.values():
-            room.shard.commit()
-            room.settle()
-        # The learner may be half updated: resume without that event.
-        log_rejected(error)
-        _room_of(current, error).exclude(error)
-        self._excluded.add((error.origin, error.row))
 
     def _wait(self, reason: Exception) -> None:
         self._outage.wait(reason, lambda: self._stopping)
@@ -482,7 +481,3 @@ class _Outage:
             log.info("kafka_available")
         self.begun = False
         self._pause = _SHORTEST_PAUSE
-
-
-def _room_of(current: Run, error: EventError) -> Room:
-    return next(room for room in current.rooms.values() if error.place in room.input.names)

@@ -6,9 +6,11 @@ passes unused, and `midstream.flows.online.run` raises it at the end.
 """
 
 import math
+import operator
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
@@ -27,10 +29,11 @@ from midstream.connectors.inputs import Work, normal_path
 from midstream.connectors.messages import MessageBlock
 from midstream.engine.artifacts import ArtifactError
 from midstream.engine.commands import RefusedError
-from midstream.engine.events import NON_FINITE, EventBatch, Rejected, row_path
+from midstream.engine.events import NON_FINITE, EventBatch, Rejected
 from midstream.engine.journal import Command, FileJournal, Range, UnavailableError
 from midstream.engine.outbox import Outbox
 from midstream.engine.registry import UnknownVersionError
+from midstream.engine.rejecting import RECENT_EVENTS, Verdict
 from midstream.engine.replay import Reservoir
 from midstream.engine.shard import EventError, Outcome, Shard
 from midstream.engine.snapshot import Snapshot, SnapshotFolder
@@ -59,14 +62,17 @@ __all__ = [
     "SESSION",
     "WHOLE",
     "AbandonedError",
+    "FailingError",
     "Item",
+    "RejectedLog",
     "Room",
     "Run",
     "RunError",
     "Share",
     "Summary",
+    "Tally",
+    "failures",
     "file_name",
-    "log_rejected",
     "make_trainer",
     "said_of_state",
 ]
@@ -86,10 +92,16 @@ _LOOK_SECONDS = 1.0  # to wait for an answer that is not urgent
 _CONFIRM_SECONDS = 10.0  # to wait for an answer that a commit waits for
 _REPORT_SECONDS = 10.0
 _TELL_SECONDS = 5.0  # after which the group is told again what did not arrive
+_TOLD = 20  # events that the learner raised on, of each of which the log tells within that
+_SHOWN = 200  # characters of what it raised
 
 
 class RunError(RuntimeError):
     """A run that cannot begin or go on; one line for the operator."""
+
+
+class FailingError(RunError):
+    """The learner fails on more of what it gets than `model.error_limit` allows."""
 
 
 class AbandonedError(RuntimeError):
@@ -211,9 +223,70 @@ def log_non_finite(count: int, **where: Any) -> None:
     )  # fmt: skip
 
 
-def log_rejected(error: EventError) -> None:
-    """Tell of an event that the learner raised on."""
-    log.warning("event_rejected", origin=error.where, reason=error.reason)
+class RejectedLog:
+    """Tells of events that the learner raised on: of each, or where they are many, how many."""
+
+    def __init__(self) -> None:
+        self._begun = -math.inf
+        self._count = 0
+
+    def add(self, errors: Sequence[EventError]) -> None:
+        """Tell of events that were rejected."""
+        for error in errors:
+            now = time.monotonic()
+            if now - self._begun >= _REPORT_SECONDS:
+                self.close()
+                self._begun, self._count = now, 0
+            self._count += 1
+            if self._count <= _TOLD:
+                log.warning("event_rejected", origin=error.where, reason=error.reason)
+
+    def close(self) -> None:
+        """Tell how many there were besides."""
+        if self._count > _TOLD:
+            log.warning("events_rejected", more=self._count - _TOLD, seconds=_REPORT_SECONDS)
+        self._count = 0
+
+
+class Tally:
+    """On how many events of a run a learner failed, and which were the last."""
+
+    def __init__(self) -> None:
+        self.found = Verdict(0, 0, 0)
+        self._first = ""
+        self._recent: deque[str] = deque(maxlen=RECENT_EVENTS)
+
+    def add(self, found: Verdict, failed: Sequence[str]) -> None:
+        """Count events, of which some failed: where and how."""
+        self.found = Verdict(*map(operator.add, self.found, found))
+        self._recent.extend(failed)
+        if failed and not self._first:
+            self._first = failed[0]
+
+    def join(self, other: "Tally") -> None:
+        """Add what was counted later."""
+        self.add(other.found, other._recent)
+
+    def error(self, found: Verdict, limit: float, shard: str = "") -> FailingError:
+        """Return the error that says that a learner failed on so many events."""
+        did = []
+        if found.raised:
+            did.append(f"raised on {found.raised:,}")
+        if found.non_finite:
+            did.append(f"predicted nan or infinity for {found.non_finite:,}")
+        failed = found.raised + found.non_finite
+        if not self._recent:
+            which = "before this run"
+        elif found == self.found:
+            which = f"first: {self._first}; last: {self._recent[-1]}"
+        else:
+            which = f"first: {self._recent[-min(failed, len(self._recent))]}; "
+            which += f"last: {self._recent[-1]}"
+        return FailingError(
+            f"{shard}the learner {' and '.join(did)} of the last {found.events:,} events "
+            f"(model.error_limit = {limit:g}); {which}; nothing more is learned until the learner "
+            "or the input is mended, or the limit is raised"
+        )
 
 
 def _gravity(failure: BaseException | None) -> int:
@@ -227,6 +300,28 @@ def _gravity(failure: BaseException | None) -> int:
     if isinstance(failure, EventError):
         return 1
     return 2 if isinstance(failure, UnavailableError | NoAnswerError) else 3
+
+
+def failures(batch: EventBatch, errors: Sequence[EventError], odd: Sequence[int]) -> list[str]:
+    """Return where and how a learner failed, in the order of the input.
+
+    Parameters
+    ----------
+    batch
+        What it learned.
+    errors
+        Of events that it raised on.
+    odd
+        The rows of the batch for which it predicted what is not finite.
+    """
+    if not (errors or odd):
+        return []
+    failed = [(e.origin[2], f"{e.where}: {e.reason[:_SHOWN]}") for e in errors]
+    for row in odd:
+        line, place = int(batch.offsets[row]), batch.row(row)
+        where = f"{batch.place}:{line}" + (f":{place}" if place >= 0 else "")
+        failed.append((line, f"{where}: nan or infinity"))
+    return [text for _, text in sorted(failed, key=operator.itemgetter(0))]
 
 
 class Room:
@@ -278,6 +373,9 @@ class Room:
             outbox=self._outbox if settings.versions.enabled else None,
             keep_from=0 if settings.versions.enabled else math.inf,
             check_input=run.check_input,
+            reject=self._encode_rejected if settings.model.on_error == "reject" else None,
+            careful=run.careful,
+            error_limit=settings.model.error_limit,
         )
         for note in self.shard.notes:
             log.warning("snapshot_unusable", shard=name, reason=note)
@@ -285,7 +383,7 @@ class Room:
         self.input.seek(
             self.shard.cursors if settings.input.topic is None else self.shard.positions
         )
-        self._counts = Summary()  # of what is not committed yet
+        self._counts, self._tally = Summary(), Tally()  # of what is not committed yet
         self._settled = self.journal.end
         self._published: dict[str, int] = {}  # by partition, up to where
         self._committed: dict[str, int] = {}
@@ -337,6 +435,10 @@ class Room:
         if isinstance(self.journal, FileJournal):
             return {file_name(kind, self.suffix): lines for kind, lines in data.items()}
         return dict(data)
+
+    def _encode_rejected(self, rejected: list[Rejected]) -> dict[str, bytes]:
+        wanted = self.run.settings.output.rejected
+        return self._by_file({"rejected": encode_rejected(rejected)} if wanted else {})
 
     def next(self) -> Item:
         """Return what is to be applied next: of the journal first, then commands and new input."""
@@ -484,6 +586,7 @@ class Room:
         begun = time.perf_counter()
         outcome = self.shard.step(work.span, decoded.batch, decoded.rejected, final=work.final)
         taken = time.perf_counter() - begun
+        self.run.rejected_log.add(outcome.raised)
         size = work.block.size
         if size:
             fitting = size * _BLOCK_SECONDS / max(taken, 1e-6)
@@ -500,13 +603,20 @@ class Room:
         return outcome
 
     def publish(self, outcome: Outcome) -> None:
-        """Encode what a batch put out, and hand it to the shard to be committed."""
+        """Encode what a batch put out, and hand it to the shard to be committed.
+
+        Raises
+        ------
+        FailingError
+            If the learner failed on too much of what it got lately; that is committed then.
+        """
         if self.run.registrar is not None:
             if outcome.alarms and not self.shard.relearning:
                 self.run.registrar.drifted(self.shard, outcome.alarms)
             if not outcome.live:
                 self.run.registrar.visit(self.shard)
         if not outcome.live:
+            self._counts.rejected += len(outcome.raised)
             return
         self._published[outcome.span.partition] = outcome.span.stop
         settings, count = self.run.settings, self._counts
@@ -533,6 +643,7 @@ class Room:
         count.alarms += len(outcome.alarms)
         count.non_finite += outcome.non_finite
         count.too_large += outcome.too_large
+        self._tally.add(outcome.found, failures(outcome.batch, outcome.raised, outcome.odd))
         for alarm in outcome.alarms:
             if alarm.kind == NON_FINITE:
                 log_non_finite(
@@ -545,6 +656,31 @@ class Room:
             )  # fmt: skip
         if outcome.snapshot is not None:
             log.info("snapshot", shard=self.name, seen=outcome.snapshot.header["seen"])
+        if outcome.verdict is not None:
+            self.shard.commit()
+            self.settle()
+            limit = self.run.settings.model.error_limit
+            raise self._failing(self.shard.recent.now(outcome.verdict, limit))
+
+    def _failing(self, found: Verdict) -> FailingError:
+        shard = "" if self.run.single else f"shard {self.name}: "
+        limit = self.run.settings.model.error_limit
+        return self.run.tallies.get(self.name, Tally()).error(found, limit, shard)
+
+    def judge(self) -> FailingError | None:
+        """At the end of the input, return why the run must not be taken for a good one.
+
+        By what it did, or where it did nothing, by what was before.
+        """
+        self.shard.commit()
+        self.settle()
+        mine = self.run.tallies.get(self.name, Tally()).found
+        found = mine if mine.events else self.shard.recent.last
+        if found.share > self.run.settings.model.error_limit:
+            return self._failing(found)
+        if mine.events:
+            self.shard.recent.forgive()
+        return None
 
     def settle(self) -> None:
         """After a commit: count what is in it, and tell the brokers how far the input was learned.
@@ -559,6 +695,8 @@ class Room:
             self._tell_of_lost_outputs()
             counts, self._counts = self._counts, Summary()
             self.run.summary.count(counts)
+            tally, self._tally = self._tally, Tally()
+            self.run.tallies.setdefault(self.name, Tally()).join(tally)
         if isinstance(self.input, TopicInput) and not self.shard.replaying:
             self._tell_lag(self.input)
 
@@ -577,16 +715,6 @@ class Room:
         if told != self._told or again:
             self._told, self._told_at, self._untold = told, now, consumer.untold
             consumer.commit(told)
-
-    def exclude(self, error: EventError) -> None:
-        """Send the event that the learner raised on to `rejected`, and skip it from now on."""
-        reason = f"the learner raised {error.reason}"
-        path = row_path(error.row) if error.row >= 0 else ""
-        rejected = Rejected(error.origin, reason, path, error.features)
-        wanted = self.run.settings.output.rejected
-        data = {"rejected": encode_rejected([rejected])} if wanted else {}
-        self.shard.exclude(error, self._by_file(data))
-        self.run.summary.rejected += 1
 
     def close(self) -> None:
         """Close files; what is not committed, or was read ahead, is left to the next resume."""
@@ -617,6 +745,11 @@ class Run:
         As of `KafkaJournal`, over all runs of the process.
     registrars
         The registrar of the process, once there is one, over all of its runs.
+    tallies
+        By shard, on how much of what was committed the learner failed, over all runs of the
+        process.
+    careful
+        As of `Shard.open`.
     beat
         Called at every turn, by which one sees from outside that the run gets on.
     """
@@ -632,6 +765,8 @@ class Run:
         fresh: str = "",
         signatures: dict[str, Signature] | None = None,
         registrars: list[Registrar] | None = None,
+        tallies: dict[str, Tally] | None = None,
+        careful: bool = False,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
@@ -642,9 +777,13 @@ class Run:
         self.fresh = fresh
         self.signatures = {} if signatures is None else signatures
         self.registrars = [] if registrars is None else registrars
+        self.tallies = {} if tallies is None else tallies
+        self.careful = careful
         self.beat = beat
+        self.rejected_log = RejectedLog()
         self.stopping = False
         self.failure: BaseException | None = None
+        self.failing: FailingError | None = None
         self.input_failure: InputError | None = None
         self.rooms: dict[str, Room] = {}
         self.ahead: ThreadPoolExecutor | None = None
@@ -792,6 +931,7 @@ class Run:
 
     def close(self) -> None:
         """Close every shard's files."""
+        self.rejected_log.close()
         for room in self.rooms.values():
             room.close()
         if self.ahead is not None:
@@ -885,6 +1025,8 @@ class Run:
                 elif item.command is not None:
                     room.obey(item.command)
                 elif item.end:
+                    if self.until_eof and not self.stopping and self.failure is None:
+                        self.failing = self.failing or room.judge()
                     room.shard.close()
                 else:
                     room.shard.tick()

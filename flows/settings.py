@@ -52,12 +52,18 @@ _LATER: Mapping[str, object] = {"missing": [], "decimal": ".", "time_unit": "aut
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What learns. `labels`: of which kind those of many classes are; None: as the first is."""
+    """What learns.
+
+    `labels`: of which kind those of many classes are; None: as the first is. `error_limit` is the
+    share of recent events on which it may raise, where these are rejected, or predict what is no
+    finite number; beyond it the run stops. 1: it never does.
+    """
 
     learner: Annotated[str, Meta(pattern=_LEARNER)]
     task: Task
     on_error: Literal["stop", "reject"] = "stop"
     labels: LabelKind | None = None
+    error_limit: Share = 0.5
     options: dict[str, bool | int | float | str | dict[str, float]] = {}
 
 

@@ -113,6 +113,7 @@ def _config_text(name: str, path: str, found: Survey | None) -> str:
         _line("task", found.task if found else "binary", "binary | multiclass | regression"),
         _default(Model, "on_error", 'the learner raises: "stop", or "reject" that event'),
         _hint("labels", "of many classes: all text, integer or bool; without it: as the first"),
+        _default(Model, "error_limit", "share of recent events it may fail on; beyond it: stop"),
         "",
         "[input]",
         _line("path", path, 'file, folder or pattern such as "in/*.csv"; "-": standard input'),

@@ -21,6 +21,7 @@ import numpy as np
 from midstream.engine.dataset import DataSet
 from midstream.engine.events import EventBatch
 from midstream.engine.journal import Command, Exclude, Range, Record, Skip
+from midstream.engine.rejecting import Recent
 from midstream.engine.trainer import Step, Trainer, digest
 
 __all__ = ["Fold", "Version"]
@@ -52,6 +53,8 @@ class Fold:
         Events that are applied at once.
     modules
         Modules besides River whose classes and functions a version may hold.
+    limit
+        As of `Recent.count`.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Fold:
         learned: Callable[[EventBatch, Step, int], None] = lambda *_: None,
         most: int = 1,
         modules: Collection[str] = (),
+        limit: float = 1.0,
     ) -> None:
         self.trainer = make()
         self.version = self.parent = 0
@@ -83,6 +87,8 @@ class Fold:
         self._learned = learned
         self._most = most
         self._modules = modules
+        self._limit = limit
+        self.recent = Recent()
         self.again = 0  # how often an event was excluded again
         self._excluded: dict[tuple[str, int, int], int] = {}  # by event, the last record
         self._since = -1  # of the last command that had input applied again, or was about to
@@ -114,8 +120,11 @@ class Fold:
                     begun = self.at.get(entry.partition, entry.start)
                     assert entry.start == begun, "a range does not begin where the last ended"
                     self.at[entry.partition] = entry.stop
+                    odd: set[int] = set()
                     for batch, step in self._range(entry, self._excluded, (), ()):
                         self._learned(batch, step, self.version)
+                        odd.update(batch.numbers[step.odd].tolist())
+                    self._count(entry, odd)
             right = record.generation == self.generation
             assert right or given_up, "a record is of another generation"
 
@@ -147,6 +156,15 @@ class Fold:
             self.data.add(span.partition, 0, 0, part)
             yield part, step
 
+    def _count(self, span: Range, odd: Collection[int]) -> None:
+        """Count, one by one, the events that the learner raised on, and the `odd` ones."""
+        batch = self._read(span.partition, span.start, span.stop)
+        for i, (line, number) in enumerate(
+            zip(batch.offsets.tolist(), batch.numbers.tolist(), strict=True)
+        ):
+            raised = (span.partition, line, batch.row(i)) in self._excluded
+            self.recent.count(1, [0] * raised, [0] * (number in odd), self._limit)
+
     def _obey(self, command: Command, seq: int, records: Sequence[Record]) -> None:
         assert command.id > self.last_command, "a command is there twice, or out of order"
         self.last_command = command.id
@@ -176,6 +194,7 @@ class Fold:
         kept = self.versions[command.version]
         assert command.digest == kept.digest, "a command names another state than its version's"
         self.trainer = Trainer.from_state(kept.parts, self._modules)
+        self.recent.begin_anew()
         self.version = self.parent = command.version
         self.data, self.parent_data = kept.data.copy(), kept.data.copy()
         own = [] if command.kind == "rollback" else self.skips

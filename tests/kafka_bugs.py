@@ -164,7 +164,7 @@ def a_snapshot_before_its_record(monkeypatch):
 
 def exclusions_are_forgotten(monkeypatch):
     """Events that the learner raised on are fed to it again after a resume."""
-    monkeypatch.setattr(Shard, "_without_excluded", lambda self, batch, span: batch)
+    monkeypatch.setattr(Shard, "_without_excluded", lambda self, batch: (batch, []))
 
 
 def one_who_is_shut_out_comes_back(monkeypatch):
@@ -219,19 +219,6 @@ def no_mark_is_kept(monkeypatch):
         return Work(work.block, msgspec.structs.replace(work.span, head=0))
 
     monkeypatch.setattr(TopicInput, "_to", unmarked)
-
-
-def an_exclusion_is_not_confirmed(monkeypatch):
-    """That an event is skipped is committed without a look at the topic's id."""
-    exclude = Shard.exclude
-
-    def unchecked(self, error, outputs):
-        self.commit()
-        check, self._check_input = self._check_input, lambda: None
-        exclude(self, error, outputs)
-        self._check_input = check
-
-    monkeypatch.setattr(Shard, "exclude", unchecked)
 
 
 BUGS = [

@@ -8,6 +8,7 @@ sees is compared with the fold of the journal, and with a life in which nothing 
 """
 
 import json
+import math
 import random
 import threading
 from functools import cached_property
@@ -24,7 +25,7 @@ from midstream.connectors.kafka import Consumer, Identity, NoAnswerError, TopicI
 from midstream.connectors.kafka_journal import KafkaJournal, Signature
 from midstream.connectors.messages import MessageBlock, MessageDecoder, Messages
 from midstream.engine.commands import Order, RefusedError
-from midstream.engine.events import EventBatch, Rejected
+from midstream.engine.events import EventBatch
 from midstream.engine.journal import Command, JournalError, Range, Record, UnavailableError
 from midstream.engine.outbox import Outbox
 from midstream.engine.shard import EventError, Shard
@@ -122,7 +123,7 @@ class Engine(Process):
         self.host = host
         self.fate = fate
         self.last = not fate
-        self.frozen = self.stopping = False
+        self.frozen = self.stopping = self.careful = False
         self.result: str | None = None
         self.problem: BaseException | None = None
         self.digests: dict[str, str] = {}
@@ -226,6 +227,9 @@ class Lane:
             outbox=self._outbox,
             keep_from=0,
             check_input=lambda: consumer.confirm(SECONDS),
+            reject=lambda rejected: {"rejected": encode_rejected(rejected)},
+            careful=engine.careful,
+            timer=self._rng.random,
         )
         self._recovered = self.journal.end
         self.input.seek(self.shard.positions)
@@ -321,11 +325,6 @@ class Lane:
                 self.shard.publish(outcome, {"predictions": predictions, "rejected": rejected})
             self.check()
 
-    def exclude(self, error: EventError) -> None:
-        rejected = Rejected(error.origin, "raised", "", error.features)
-        self.shard.exclude(error, {"rejected": encode_rejected([rejected])})
-        self.check()
-
     def drop(self) -> None:
         self._flight.clear()
 
@@ -400,7 +399,7 @@ class Life:
         return any(who is not engine for before, commits in since for who in commits[before:])
 
     def _session(self, engine: Engine) -> bool:
-        """Open all shards and go on to the end; False if an event is to be skipped first."""
+        """Open all shards and go on to the end; False if events are to be left out first."""
         consumer = Consumer({}, "in", "life", identity=Identity({}, "in"))
         lanes: dict[str, Lane] = {}
         try:
@@ -408,7 +407,8 @@ class Life:
                 lanes[name] = Lane(engine, consumer, name, parts)
             try:
                 self._loop(engine, lanes, consumer)
-            except EventError as error:
+            except EventError:
+                assert not engine.careful, "what is careful raises"
                 if self.rng.random() < 0.5:  # the rest may be dropped or not
                     for lane in lanes.values():
                         lane.drop()
@@ -416,7 +416,7 @@ class Life:
                     lane.land()
                     lane.shard.commit()
                     lane.check()
-                next(a for a in lanes.values() if error.place in a.input.names).exclude(error)
+                engine.careful = True
                 return False
             for name, lane in lanes.items():
                 lane.shard.close()
@@ -529,7 +529,7 @@ class Life:
 
             def learned(batch: Any, step: Any, version: int, values: Any = values) -> None:
                 for origin, value in zip(batch.origins, step.predictions.values, strict=True):
-                    values[origin] = (value, version)
+                    values[origin] = (value if math.isfinite(value) else None, version)
 
             fold = Fold(self.trainer, self.read, learned=learned, most=1_000)
             fold.apply(records)

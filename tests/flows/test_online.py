@@ -17,9 +17,6 @@ from project import MODEL, Project, events, stop, wait_for
 
 from midstream.connectors.files import InputError
 from midstream.connectors.inputs import FileInput
-from midstream.engine.trainer import Trainer
-from midstream.flows import evaluation, reading
-from midstream.flows.settings import load
 
 
 @pytest.fixture
@@ -474,28 +471,6 @@ def test_evaluate_rejects_what_the_learner_raises_on_as_run_does(tmp_path):
     for key in ("events", "learned", "rejected", "predictions", "alarms", "metrics", "digest"):
         assert evaluated[key] == ran[key], key
     assert (ran["learned"], ran["rejected"]) == (24_991, 10)
-
-
-def test_many_events_that_the_learner_raises_on_are_rejected_in_linear_time(tmp_path, monkeypatch):
-    """For an event that is left out only what came since the last such one is learned again."""
-    project = Project(
-        tmp_path, model=RAISES, config='on_error = "reject"\n[input]\npath = "events.jsonl"\n'
-    )
-    lines = events(6_000)
-    bad = range(0, 6_000, 20)
-    for i in bad:
-        lines[i]["x"]["f0"] = 13.0
-    project.write(lines)
-    learned = []
-    step = Trainer.step
-    monkeypatch.setattr(Trainer, "step", lambda self, b: (learned.append(len(b)), step(self, b))[1])
-    monkeypatch.setattr(evaluation, "_KEEP_EVENTS", 500)
-    monkeypatch.setattr(reading, "_BLOCK_BYTES", 4096)
-    summary, trainer = evaluation.evaluate(load(project.config))
-    assert (summary.learned, summary.rejected) == (5_700, 300)
-    assert sum(learned) < 4 * 6_000, f"{sum(learned)} steps for 6,000 events"
-    project.write([e for i, e in enumerate(lines) if i not in bad])
-    assert evaluation.evaluate(load(project.config))[1].digest() == trainer.digest()
 
 
 def test_evaluate_stops_at_an_event_that_the_learner_raises_on(tmp_path):
