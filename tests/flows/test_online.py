@@ -756,7 +756,6 @@ def make():
     [
         ("pass", "{True: None, False: 0.5}", "events.jsonl:31"),
         ("pass", "{True: 'a', False: 'b'}", "events.jsonl:31"),
-        ("pass", "{'third': 1.0}", "events.jsonl:31"),
         ("raise SystemExit(3)", "{}", "ended the run"),
         ("self.f = lambda: 1", "{}", "lambda"),
     ],
