@@ -265,6 +265,23 @@ class Database:
             connection.execute(sa.select(MODELS.c.model).where(self.ours(MODELS)).with_for_update())
             yield connection
 
+    @property
+    def steady(self) -> bool:
+        """Whether nobody can set the clock of `clock`: it is that of the host, since its start."""
+        return self.url.get_backend_name() == "sqlite"
+
+    def clock(self) -> float:
+        """Return seconds by a clock that all have in common who use this database.
+
+        Of PostgreSQL it is the server's, from 1970 on. A file is used on one host: it is the
+        monotonic clock of that.
+        """
+        if self.steady:
+            return time.monotonic()
+        with self.reading() as connection:
+            now = sa.func.extract("epoch", sa.func.clock_timestamp())
+            return float(connection.execute(sa.select(now)).scalar_one())
+
     def rows(self, wanted: Any) -> list[dict[str, Any]]:
         """Return what is asked for, a dict a row."""
         with self.reading() as connection:

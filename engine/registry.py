@@ -44,6 +44,8 @@ __all__ = [
 class ShardRow(msgspec.Struct):
     """A shard as it last told of itself; `beat_at` 0: it never did, or has stopped.
 
+    That is when it did by the registry's clock (`Registry.clock`); that it changes tells that the
+    shard runs.
     `seen` is how many events it has applied in all, which no restore changes. `ending` 1: it is at
     the end of its run; 2: and has learned what no version has. `sources`: those it has heard of, as
     a JSON list; what an earlier run heard of, versions tell.
@@ -218,6 +220,15 @@ class Registry(Versions):
                     .where(self._ours(SHARDS), SHARDS.c.shard == row.shard)
                     .values({k: v for k, v in msgspec.to_builtins(row).items() if k != "shard"})
                 )
+
+    def clock(self) -> float:
+        """Return seconds by the registry's clock, that of `Database.clock`."""
+        return self.database.clock()
+
+    @property
+    def steady(self) -> bool:
+        """Whether nobody can set the registry's clock."""
+        return self.database.steady
 
     def leave(self, run: str) -> None:
         """Tell that a run has stopped."""

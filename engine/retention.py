@@ -1,15 +1,22 @@
 """Which versions are kept, and why, and how much of the journals; the rest is removed.
 
 What goes of the last day is named, with what is kept in its place (`recent`).
+
+A clock that is set removes nothing: an age counts as far as the clock and the order of versions
+agree (`midstream.engine.clocks.ages`), so that time in which nothing was made does not count. That
+nothing grows without end then, what is of more than twice as many hours, or days, is old as well.
 """
 
 import datetime as dt
+import math
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from midstream.engine.artifacts import Artifacts, ShardPart
+from midstream.engine.clocks import DAY, HOUR, ages, set_back
 from midstream.engine.commands import REPLACING, epoch_of
 from midstream.engine.database import Database
 from midstream.engine.schema import (
@@ -25,8 +32,7 @@ from midstream.engine.schema import (
 
 __all__ = ["Retention"]
 
-_RECENT = 86_400.0  # seconds: what goes of them is named
-_ABANDONED = 7 * 86_400.0  # seconds after which a version that never became whole is removed
+_ABANDONED = 7.0  # days after which a version that never became whole is removed
 
 
 class Retention:
@@ -66,18 +72,13 @@ class Retention:
     def _kept(
         self, connection: sa.Connection, keep: int, days: float, now: float, hours: float
     ) -> dict[int, list[str]]:
-        rows = connection.execute(
-            sa.select(VERSIONS.c.version, VERSIONS.c.created)
-            .where(self._ours(VERSIONS), VERSIONS.c.state == "complete")
-            .order_by(VERSIONS.c.version)
-        ).all()
+        every = connection.execute(self._made()).all()
+        rows = [row for row in every if row.state == "complete"]
         reasons: dict[int, list[str]] = {row.version: [] for row in rows}
         for row in rows[max(len(rows) - keep, 0) :]:
             reasons[row.version].append(f"one of the last {keep}")
-        lately = {_hour(row.created): row for row in rows if row.created >= now - hours * 3_600}
-        newest = {_day(row.created): row for row in rows if row.created >= now - days * 86_400}
-        for day, row in newest.items():
-            reasons[row.version].append(f"the last of {day}")
+        for version, day in _lasts(every, now, days, DAY).items():
+            reasons[version].append(day)
         tags = sa.select(TAGS.c.version, TAGS.c.tag).where(self._ours(TAGS))
         for row in connection.execute(tags.order_by(TAGS.c.tag)).all():
             if row.version in reasons:
@@ -94,10 +95,15 @@ class Retention:
         for number in sorted({same.get(row.before, row.before) for row in named}):
             if number in reasons:
                 reasons[number].append("was live before another was")
-        for hour, row in lately.items():
-            if not reasons[row.version]:
-                reasons[row.version].append(f"the last of {hour}")
+        for version, hour in _lasts(every, now, hours, HOUR).items():
+            if not reasons[version]:
+                reasons[version].append(hour)
         return reasons
+
+    def _made(self) -> sa.Select[Any]:
+        """Select all versions that were ever asked for, in that order."""
+        columns = (VERSIONS.c.version, VERSIONS.c.created, VERSIONS.c.state)
+        return sa.select(*columns).where(self._ours(VERSIONS)).order_by(VERSIONS.c.version)
 
     def prune(
         self, keep: int, days: float, now: float | None = None, *, hours: float = 0.0
@@ -113,13 +119,14 @@ class Retention:
         with self.database.writing() as connection:
             reasons = self._kept(connection, keep, days, now, hours)
             gone = [version for version, why in reasons.items() if not why]
-            old = sa.and_(VERSIONS.c.state == "open", VERSIONS.c.created < now - _ABANDONED)
+            every = connection.execute(self._made()).all()
+            young = _young(every, now, _ABANDONED, DAY)
+            gone += [
+                row.version for row in every if row.state == "open" and row.version not in young
+            ]
             connection.execute(
                 sa.update(VERSIONS)
-                .where(
-                    self._ours(VERSIONS),
-                    sa.or_(old, VERSIONS.c.version.in_(gone)),
-                )
+                .where(self._ours(VERSIONS), VERSIONS.c.version.in_(gone))
                 .values(state="removing")
             )
         return self.clear()
@@ -161,18 +168,16 @@ class Retention:
         By version, the next older one that stays, to which one can go back instead; 0: none does.
         """
         now = time.time() if now is None else now
-        rows = self.database.rows(
-            sa.select(VERSIONS.c.version, VERSIONS.c.created, VERSIONS.c.state)
-            .where(self._ours(VERSIONS))
-            .order_by(VERSIONS.c.version)
-        )
+        with self.database.reading() as connection:
+            rows = connection.execute(self._made()).all()
+        old = ages([row.created for row in rows], now, HOUR)
         found, older = {}, 0
-        for row in rows:
-            if row["version"] in gone:
-                if row["created"] >= now - _RECENT:
-                    found[row["version"]] = older
-            elif row["state"] == "complete":
-                older = row["version"]
+        for row, age in zip(rows, old, strict=True):
+            if row.version in gone:
+                if age <= DAY:
+                    found[row.version] = older
+            elif row.state == "complete":
+                older = row.version
         return found
 
     def _sweep(self) -> None:
@@ -185,27 +190,70 @@ class Retention:
             if version in gone:
                 self.artifacts.remove(version)
 
-    def keep_from(self, shard: str, epoch: str, newer_than: float) -> float:
+    def keep_from(self, shard: str, epoch: str, days: float, now: float | None = None) -> float:
         """Return the record that a shard's journal has to be kept from, to rewind to a version.
 
         Parameters
         ----------
-        newer_than
-            Seconds since 1970: an older version is not to be rewound to.
+        days
+            An older version is not to be rewound to.
         """
+        now = time.time() if now is None else now
+        with self.database.reading() as connection:
+            young = _young(connection.execute(self._made()).all(), now, days, DAY)
         oldest = float("inf")
         for row in self.database.rows(
-            PARTS_OF_VERSIONS.where(
+            PARTS_OF_VERSIONS.add_columns(PARTS.c.version).where(
                 self._ours(PARTS),
                 PARTS.c.shard == shard,
                 VERSIONS.c.state.in_(["open", "complete"]),
-                VERSIONS.c.created >= newer_than,
             )
         ):
+            if row["version"] not in young:
+                continue
             header = self.database.decoded(row["part"], ShardPart).header
             if epoch_of(header) == epoch:
                 oldest = min(oldest, header["seq"])
         return oldest
+
+
+def _young(rows: Sequence[Any], now: float, count: float, period: float) -> set[int]:
+    """Return which versions are not older than so many periods, and of no more than twice these.
+
+    Parameters
+    ----------
+    rows
+        All versions, with `version` and `created`, in the order of their making.
+    """
+    most, labels = 2 * math.ceil(count), set()
+    young = set()
+    old = ages([row.created for row in rows], now, period)
+    for row, age in zip(reversed(rows), reversed(old), strict=True):
+        labels.add(row.created // period)
+        if count and age <= count * period and len(labels) <= most + 1:
+            young.add(row.version)
+    return young
+
+
+def _lasts(rows: Sequence[Any], now: float, count: float, period: float) -> dict[int, str]:
+    """Return the whole versions that are the last of their hour, or day, and of which it is.
+
+    So is the last that was made before a clock was set back; of these, only the newest `count` are.
+    """
+    young = _young(rows, now, count, period)
+    told: Callable[[float], str] = _day if period == DAY else _hour
+    whole = [row for row in rows if row.state == "complete"]
+    last = {told(row.created): row.version for row in whole if row.version in young}
+    found = {version: f"the last of {label}" for label, version in last.items()}
+    back = set_back([row.created for row in whole])
+    lost = [
+        row.version
+        for row, was in zip(whole, back, strict=True)
+        if was and row.version in young and row.version not in found
+    ]
+    for version in lost[-math.ceil(count) :] if count else ():
+        found[version] = "the last before a clock was set back"
+    return dict(sorted(found.items()))
 
 
 def _hour(at: float) -> str:

@@ -529,12 +529,12 @@ def _give(
             for line in plan.warnings:
                 click.echo(f"warning: {line}", err=as_json)
             _confirm("go on, in spite of that?" if plan.warnings else "go on?", yes=yes)
-        given_at, by = time.time(), operations.operator()
-        orders = registry.order(*({**order, "by": by} for order in plan.orders), at=given_at)
+        by = operations.operator()
+        orders = registry.order(*({**order, "by": by} for order in plan.orders))
         progress = views.Progress(show=sys.stderr.isatty() and not as_json)
         try:
             answers = operations.await_answers(
-                registry, orders, given_at, tell=progress.tell, timeout=timeout
+                registry, orders, tell=progress.tell, timeout=timeout
             )
         except KeyboardInterrupt:
             progress.end()

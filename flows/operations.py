@@ -15,6 +15,7 @@ import msgspec
 
 from midstream.connectors.bytestream import InputError
 from midstream.engine.artifacts import Manifest
+from midstream.engine.clocks import by_then
 from midstream.engine.commands import REPLACING, Done, Order, epoch_of
 from midstream.engine.dataset import OTHERS
 from midstream.engine.journal import Command
@@ -25,7 +26,7 @@ from midstream.engine.registry import (
     ShardRow,
     VersionRow,
 )
-from midstream.flows.registrar import is_running
+from midstream.flows.liveness import Pulses
 from midstream.flows.settings import Settings
 from midstream.flows.versions import open_registry
 
@@ -250,10 +251,13 @@ def live_at(
 
 
 def before_time(registry: Registry, at: float) -> VersionRow:
-    """Return the newest version that is not younger than a time."""
-    rows = [row for row in registry.versions() if row.created <= at]
+    """Return the newest version that is not younger than a time, and came after none that is.
+
+    So a clock that was set back has no version taken that was made later.
+    """
+    there = registry.versions()
+    rows = there[: by_then([row.created for row in there], at, time.time())]
     if not rows:
-        there = registry.versions()
         oldest = f"; the oldest is {there[0].version}, of {utc(there[0].created)}" if there else ""
         raise OperationError(f"there is no version of before {utc(at)}{oldest}")
     return rows[-1]
@@ -696,7 +700,8 @@ class Answer(msgspec.Struct):
         "done"; "refused", for the `reason`; "relearning"; "waiting": it has not been answered yet;
         "pending": nobody runs the shard, and it will be carried out at the next start.
     at
-        When it had taken effect, in seconds since 1970; `seconds`, after it was given.
+        When it had taken effect, in seconds since 1970 by the shard's clock; `seconds`, how long
+        was waited for that.
     position
         By partition, what of the input comes next then: an offset, or the line (row) of a file.
     left
@@ -719,7 +724,6 @@ class Answer(msgspec.Struct):
 def await_answers(
     registry: Registry,
     orders: Sequence[Order],
-    given_at: float,
     *,
     tell: Callable[[list[Answer]], None] = lambda _: None,
     timeout: float | None = None,
@@ -736,10 +740,17 @@ def await_answers(
         Seconds to wait at most.
     """
     chosen = next((o for o in orders if o.kind != "snapshot"), orders[-1])
-    until = None if timeout is None else time.monotonic() + timeout
+    begun, pulses = time.monotonic(), Pulses(registry)
+    until = None if timeout is None else begun + timeout
+    took: dict[str, float] = {}
     while True:
         found = {d.shard: d for d in registry.deployments([chosen.id])}
-        answers = [_answer(row, found.get(row.shard), given_at) for row in registry.shards()]
+        rows = registry.shards()
+        answers = [_answer(row, found.get(row.shard), running=pulses.running(row)) for row in rows]
+        for answer in answers:  # by our clock: that of the shard may be another
+            if answer.at is not None and answer.state == "done":
+                took.setdefault(answer.shard, round(time.monotonic() - begun, 3))
+                answer.seconds = took[answer.shard]
         tell(answers)
         busy = any(answer.state in ("waiting", "relearning") for answer in answers)
         if not busy or (until is not None and time.monotonic() > until):
@@ -764,8 +775,7 @@ def left_of(command: Command) -> list[tuple[str, int, int, int]]:
     ]
 
 
-def _answer(row: ShardRow, deployed: Deployed | None, given_at: float) -> Answer:
-    running = is_running(row)
+def _answer(row: ShardRow, deployed: Deployed | None, *, running: bool) -> Answer:
     if deployed is None and running:
         return Answer(row.shard, "waiting")
     if deployed is None:
@@ -785,6 +795,4 @@ def _answer(row: ShardRow, deployed: Deployed | None, given_at: float) -> Answer
     if done.done_at is None:
         answer.state = "relearning" if running else "pending"
         answer.reason = "it is learning again" if running else "it was learning again when it ended"
-    else:
-        answer.seconds = round(done.done_at - given_at, 3)
     return answer

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from midstream.engine.artifacts import ArtifactError, Manifest, StoreError
+from midstream.engine.clocks import SLACK, Ages, WallClock
 from midstream.engine.commands import REPLACING, Done, Order, epoch_of
 from midstream.engine.events import Alarm
 from midstream.engine.journal import Command
@@ -31,6 +32,7 @@ from midstream.engine.registry import (
 )
 from midstream.engine.snapshot import Snapshot, SnapshotError
 from midstream.engine.storage import LocalStorage
+from midstream.flows.liveness import BEAT, Pulses
 from midstream.flows.logs import log
 from midstream.flows.settings import Settings
 from midstream.flows.versions import open_registry
@@ -38,12 +40,9 @@ from midstream.flows.versions import open_registry
 if TYPE_CHECKING:
     from midstream.engine.shard import Shard
 
-__all__ = ["BEAT", "Ready", "Registrar", "is_running"]
+__all__ = ["BEAT", "Ready", "Registrar"]
 
-BEAT = 2.0
-"""Seconds from one sign of life of a shard in the registry to the next."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds, before a registry that failed is tried again
-_SILENT = 4 * BEAT  # seconds without a sign of life after which a shard is taken not to run
 _UNTOLD = -1.0
 _LAST = 2.5  # seconds that the end of a run waits for its last version to be asked for
 _FIRST = 5.0  # seconds that a run waits at its beginning for commands that were given before
@@ -52,11 +51,6 @@ _DRIFTED = 60.0  # seconds from one version for drift to the next; or less, once
 _DRIFTED_MARGINS = 10  # so many times the events of `versions.drift_margin`, or
 _DRIFTED_SOON = 0.5  # within so many seconds, that number of events itself
 _HOLD = 5.0  # seconds that input waits, at most, for a version that is due to be asked for
-
-
-def is_running(row: ShardRow, now: float | None = None) -> bool:
-    """Whether a process seems to be at work on a shard."""
-    return (time.time() if now is None else now) - row.beat_at <= _SILENT
 
 
 class Ready(NamedTuple):
@@ -125,7 +119,11 @@ class Registrar:
         self._registry: Registry | None = None
         self._newest = 0  # of the versions that were asked for, as far as we know
         self._alarms: deque[Drifted] = deque()
-        self._begun = time.time()
+        self._begun = time.monotonic()
+        self._clock = WallClock()
+        self._ages: Ages | None = None  # once it is known what versions there are
+        self._pulses: Pulses | None = None
+        self._ahead = 0  # the last version that was said to be of the future
         self._session = session
         self._beaten_at = 0.0
         self._cleared_at = 0.0
@@ -344,6 +342,7 @@ class Registrar:
         self._pause = _SHORTEST_PAUSE
 
     def _turn(self) -> None:
+        self._watch_clock()
         registry = self._registry or self._open()
         wanted = list(self._wanted)
         self._bring(registry)
@@ -385,6 +384,10 @@ class Registrar:
                 told.append(Done(live, desk.begun.seq + 1, seen=desk.known, done_at=live.at))
             registry.tell(desk.name, desk.epoch, told)
         self._newest = registry.newest()[-1]
+        if self._ages is None:
+            self._ages = Ages(self._newest)
+        self._ages.came(self._newest)
+        self._pulses = Pulses(registry, again=0.0)
         self._registry = registry
         return registry
 
@@ -426,6 +429,8 @@ class Registrar:
         self._asked |= bool(self._ending) and any(o.reason == "shutdown" for o in news)
         made = (order.version for order in orders if order.kind == "snapshot")
         self._newest = max(self._newest, *made, 0)
+        if self._ages is not None:
+            self._ages.came(self._newest)
         for desk in desks:
             behind = False  # told at the end: who is at the end of its input must not miss any
             for order in orders:
@@ -474,12 +479,13 @@ class Registrar:
 
     def _ask_for_drift(self, registry: Registry) -> None:
         """Ask for a version for drift, unless one was made a moment ago."""
-        now, margin = time.time(), max(self._settings.drift_margin, 1)
+        margin = max(self._settings.drift_margin, 1)
 
-        def due(at: float, then: int, seen: int, *_: object) -> bool:
-            if not 0 <= now - at < _DRIFTED or seen < then:  # a clock may jump
+        def due(at: float, then: int, seen: int, _: str, version: int) -> bool:
+            waited = self._age(version, at)
+            if not version or waited >= _DRIFTED or seen < then:
                 return True
-            margins = 1 if now - at >= _DRIFTED_SOON else _DRIFTED_MARGINS
+            margins = 1 if waited >= _DRIFTED_SOON else _DRIFTED_MARGINS
             return seen - then >= margins * margin
 
         if registry.request_version("drift", due, since="drift"):
@@ -515,16 +521,17 @@ class Registrar:
             )
         if self._settings.prune:
             kept = self._settings
-            gone = registry.retention.prune(kept.keep, kept.keep_days, hours=kept.keep_hours)
-            recent = registry.retention.recent(gone)
+            now = self._clock.now()
+            gone = registry.retention.prune(kept.keep, kept.keep_days, now, hours=kept.keep_hours)
+            recent = registry.retention.recent(gone, now)
             for version in gone:
                 note = {}
                 if version in recent:
                     note = {"note": "of the last 24 hours", "instead": recent[version] or "none"}
                 log.info("version_pruned", version=version, **note)
-        oldest = time.time() - self._settings.rewind_days * 86_400
+        days, now = self._settings.rewind_days, self._clock.now()
         for desk in desks:
-            desk.keep_from = registry.retention.keep_from(desk.name, desk.epoch, oldest)
+            desk.keep_from = registry.retention.keep_from(desk.name, desk.epoch, days, now)
             for seq in sent.get(desk.name, ()):  # in place: more may come meanwhile
                 desk.unsent.remove(seq)
 
@@ -533,7 +540,7 @@ class Registrar:
         if time.monotonic() - self._beaten_at < BEAT and not soon:
             return
         self._beaten_at = time.monotonic()
-        host, at = socket.gethostname(), time.time()
+        host, at = socket.gethostname(), registry.clock()
         desks = list(self._desks.values())
         seen = [desk.seen for desk in desks]  # they go on meanwhile
         registry.beat(
@@ -558,9 +565,9 @@ class Registrar:
         """Ask for a version if it is time for one."""
         every, often = self._settings.every_seconds, self._settings.every_events
 
-        def due(at: float, then: int, seen: int, *_: object) -> bool:
+        def due(at: float, then: int, seen: int, _: str, version: int) -> bool:
             new = _since(then, seen)
-            waited = time.time() - (at or self._begun)
+            waited = self._age(version, at)
             return new > 0 and bool((every and waited >= every) or (often and new >= often))
 
         if (every or often) and due(*registry.newest()):
@@ -573,6 +580,31 @@ class Registrar:
             self._due_at = self._told_applied + max((often - _since(then, seen)) * share, 1.0)
         if self._ending and not self._may_end.is_set():
             self._end(registry)
+
+    def _age(self, version: int, at: float) -> float:
+        """Return how many seconds ago a version was asked for, which says that it was at `at`.
+
+        One of the future, made by a clock that was ahead, is as old as can be, and named.
+        """
+        if self._ages is None:  # nothing is asked for before the registry was opened
+            return 0.0
+        if (ahead := self._ages.ahead(version, at)) and self._ahead < version:
+            self._ahead = version
+            log.warning(
+                "clock",
+                version=version,
+                ahead_seconds=round(ahead),
+                note="it was made by a clock that was ahead, or ours is behind; versions go on",
+            )
+        return self._ages.of(version, at)
+
+    def _watch_clock(self) -> None:
+        """Tell of a clock that was set while we run."""
+        if by := self._clock.look():
+            note = "durations are not told by it"
+            if by > SLACK and self._settings.prune:
+                note += "; for a day, no version is taken to be older for that"
+            log.warning("clock", set_by_seconds=round(by, 3), note=note)
 
     def _end(self, registry: Registry) -> None:
         """Ask for the last version, once all shards that run are at their end."""
@@ -589,13 +621,14 @@ class Registrar:
     def _is_here(self, row: ShardRow) -> bool:
         """Whether a shard is at work, or has been in a process started together with this one."""
         together = bool(self._session) and row.run.startswith(f"{self._session}-")
-        return row.run == self._run or is_running(row) or together
+        running = self._pulses is not None and self._pulses.running(row)
+        return row.run == self._run or running or together
 
     def _may_come(self, row: ShardRow) -> bool:
         """Whether a shard is not at the end of its run, or may be starting."""
         if self._is_here(row):
             return not row.ending
-        return bool(self._session) and time.time() - self._begun < _STARTING
+        return bool(self._session) and time.monotonic() - self._begun < _STARTING
 
 
 def _since(then: int, seen: int) -> int:

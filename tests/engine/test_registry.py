@@ -223,7 +223,8 @@ def test_who_comes_second_does_not_damage_what_is_whole(local, monkeypatch):
 
 def test_a_part_that_comes_while_it_is_pruned_leaves_nothing(local, monkeypatch):
     """An abandoned version that is removed under who puts a part is removed with that."""
-    local.order({"kind": "snapshot", "reason": "manual"}, at=NOW)
+    for day in (0, 2, 4, 6):
+        local.order({"kind": "snapshot", "reason": "manual"}, at=NOW + day * DAY)
     write = local.artifacts.write_part
 
     def slow(*arguments):
@@ -766,9 +767,12 @@ def test_a_version_that_never_became_whole_goes_after_a_week(registry):
     """With the parts that it has; before that, a shard may still bring its own."""
     registry.order({"kind": "snapshot"}, at=NOW)
     registry.put("000", 1, snapshot(1))
-    assert registry.retention.prune(1, 0.0, NOW + 6 * DAY) == []
-    assert registry.retention.prune(1, 0.0, NOW + 8 * DAY) == [1]
-    assert registry.artifacts.versions() == []
+    assert registry.retention.prune(9, 0.0, NOW + 8 * DAY) == [], "a clock may have been set"
+    for day in range(1, 7):
+        make(registry, at=NOW + day * DAY)
+        assert registry.retention.prune(9, 0.0, NOW + day * DAY) == []
+    assert registry.retention.prune(9, 0.0, NOW + 8 * DAY) == [1]
+    assert 1 not in registry.artifacts.versions()
     for shard in SHARDS:
         registry.put(shard, 1, snapshot(1, shard))
     assert registry.complete() == []
@@ -841,18 +845,22 @@ def test_a_version_is_named_or_pruned_but_not_both(registry):
 
 def test_the_journal_is_kept_from_the_oldest_version_to_rewind_to(registry):
     """Of this shard and epoch, not older than asked, and not removed; without one, from nowhere."""
-    assert registry.retention.keep_from("000", "e", 0.0) == float("inf")
+
+    def kept_from(epoch, days=9.0):
+        return registry.retention.keep_from("000", epoch, days, NOW + 10)
+
+    assert kept_from("e") == float("inf")
     for i, epoch in enumerate(["e", "e", "e", "other"]):
         make(registry, at=NOW + i, fresh=epoch)
     (order,) = registry.order({"kind": "snapshot"}, at=NOW + 9)
-    assert registry.retention.keep_from("000", "e", 0.0) == 1
-    assert registry.retention.keep_from("000", "e", NOW + 1) == 2
-    assert registry.retention.keep_from("000", "e", NOW + 4) == float("inf")
-    assert registry.retention.keep_from("000", "other", 0.0) == 4
+    assert kept_from("e") == 1
+    assert kept_from("e", 9 / DAY) == 2
+    assert kept_from("e", 0.0) == kept_from("e", 6 / DAY) == float("inf")
+    assert kept_from("other") == 4
     registry.retention.prune(2, 0.0, NOW + DAY)
-    assert registry.retention.keep_from("000", "e", 0.0) == 3
+    assert kept_from("e") == 3
     registry.put("000", order.version, snapshot(5, fresh="e", seq=2))
-    assert registry.retention.keep_from("000", "e", 0.0) == 2, "one that is not whole yet counts"
+    assert kept_from("e") == 2, "one that is not whole yet counts"
 
 
 # --- kills
