@@ -387,7 +387,7 @@ class Registrar:
         if self._ages is None:
             self._ages = Ages(self._newest)
         self._ages.came(self._newest)
-        self._pulses = Pulses(registry, again=0.0)
+        self._pulses = Pulses(registry, again=-1.0)
         self._registry = registry
         return registry
 

@@ -521,7 +521,8 @@ def test_positions_in_files_are_shown_in_lines(kept):
     (told,) = json.loads(one.call("history", "--json").stdout)[1:]
     assert told["position"] == {"a.jsonl": 7, "t-0": 9}
     assert told["command"]["left"] == [["a.jsonl", 2, 4, 3], ["t-0", 5, 8, 4]]
-    answer = operations._answer(one.registry.shards()[0], one.registry.deployments([1])[0], BEGUN)
+    (row,), (deployed,) = one.registry.shards(), one.registry.deployments([1])
+    answer = operations._answer(row, deployed, running=False)
     assert (answer.position, answer.files) == (told["position"], ["a.jsonl"])
     data = {
         "stretches": {"a.jsonl": [[0, 100]], "t-0": [[0, 9]], "old": [[0, 50]]},
