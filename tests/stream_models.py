@@ -23,8 +23,8 @@ __all__ = [
     "configured",
 ]
 
-STYLES = ("threshold", "abstain", "none", "missing", "numpy")
-MULTICLASS_STYLES = ("abstain", "none", "missing", "last", "numpy")
+STYLES = ("threshold", "abstain", "none", "missing", "numpy", "raises")
+MULTICLASS_STYLES = ("abstain", "none", "missing", "last", "numpy", "raises")
 
 
 def _odd(x: dict[str, Any], share: float) -> bool:
@@ -51,6 +51,8 @@ class Decider(base.Classifier):
     def learn_one(self, x: dict[str, Any], y: Any) -> None:
         """Learn."""
         self.model.learn_one(_numbers(x), y)
+        if self.style == "raises" and _odd(x, 0.08):
+            raise KeyError("too late")
 
     def predict_proba_one(self, x: dict[str, Any]) -> dict[Any, Any]:
         """Return the probabilities, perhaps without one class, or as NumPy's numbers."""

@@ -81,12 +81,10 @@ def _river_row(model: Any, event: Event, classifier: bool) -> tuple[Any, Any]:
     return model.predict_one(dict(event.x)), proba
 
 
-def _refused(case: Case, events: list[Event], weighs: bool, raised: list[int]) -> list[int]:
+def _refused(case: Case, events: list[Event], weighs: bool) -> list[int]:
     """Return the events that are not for this learner, by weight or by the kind of label."""
     refused, first = [], None
     for i, event in enumerate(events):
-        if i in raised:
-            continue
         if not weighs and event.weight != 1.0:
             refused.append(i)
         elif case.task == "multiclass" and event.y is not None:
@@ -98,9 +96,8 @@ def _refused(case: Case, events: list[Event], weighs: bool, raised: list[int]) -
 
 def river_run(case: Case, events: list[Event], weighs: bool) -> Run:
     """Predict, then learn, with River's own methods; what raises leaves no trace."""
-    raised: list[int] = []
+    refused, raised = _refused(case, events, weighs), list[int]()
     while True:
-        refused = _refused(case, events, weighs, raised)
         assert case.river is not None
         model = case.river()
         classifier = isinstance(getattr(model, "_last_step", model), base.Classifier)
@@ -207,8 +204,7 @@ def _pass(stream: Stream, rng: random.Random | None, out: list[int], asks: float
     refused: list[int] = []
     non_finite: int | None = 0
     for start, stop in _pieces(n, rng):
-        at = [i for i in range(start, stop) if i not in out]
-        batch = batch_of([stream.events[i] for i in at], at)
+        batch = batch_of(stream.events[start:stop], [*range(start, stop)])
         if rng is not None and rng.random() < 0.15:
             trainer = Trainer.from_state(trainer.state(), MODULES)
         if rng is not None and rng.random() < asks:
@@ -216,6 +212,8 @@ def _pass(stream: Stream, rng: random.Random | None, out: list[int], asks: float
             _ask(trainer, batch_of([stream.events[i] for i in ahead], ahead))
         batch, rejected = trainer.admit(batch)
         refused += [r.origin[2] for r in rejected]
+        if out:  # what the learner raised on was admitted, and may have settled the kind of labels
+            batch = batch.take([j for j, i in enumerate(batch.offsets.tolist()) if i not in out])
         asked = None
         if rng is not None and len(batch) and rng.random() < 2 * asks:
             asked = _ask(trainer, batch[:1])
@@ -390,6 +388,7 @@ def _one_by_one(stream: Stream, run: Run) -> None:
     trainer = _trainer(stream)
     for i, event in enumerate(stream.events):
         if i in run.raised:
+            trainer.admit(batch_of([event], [i]))
             continue
         x = raw(rng, event.x)
         fields = {"weight": event.weight, "ts": event.ts}
