@@ -13,14 +13,16 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import stream_models
-from stream_oracle import WrongError, engine_run
+from stream_oracle import WrongError, engine_run, not_finite
 from streams import Stream
 
 from midstream.engine.events import Event
+from midstream.engine.rejecting import MIN_EVENTS
 from midstream.flows import online
+from midstream.flows.rooms import FailingError
 from midstream.flows.settings import load
 
-__all__ = ["FORMATS", "check_run", "typed"]
+__all__ = ["FORMATS", "check_limit", "check_run", "typed"]
 
 FORMATS = ("own", "flat", "csv", "parquet")
 _ROLES = {"id": "id", "label": "label", "weight": "w", "time": "t"}
@@ -134,7 +136,7 @@ def _write_parquet(stream: Stream, folder: Path, names: list[str]) -> str:
     return "events.parquet"
 
 
-def config(stream: Stream, folder: Path, form: str, name: str, more: str = "") -> Path:
+def config(stream: Stream, folder: Path, form: str, name: str, limit: float = 1.0) -> Path:
     """Write the config of a run over a file of a stream."""
     settings = stream.settings
     text = _labels_are_said(stream, form)
@@ -144,7 +146,7 @@ def config(stream: Stream, folder: Path, form: str, name: str, more: str = "") -
         f'task = "{stream.case.task}"',
         'on_error = "reject"',
         *(['labels = "text"'] if text else []),
-        *(["error_limit = 1.0"] if "error_limit" not in more and _has_limit() else []),
+        f"error_limit = {limit}",
         "[input]",
         f'path = "{name}"',
     ]
@@ -157,7 +159,6 @@ def config(stream: Stream, folder: Path, form: str, name: str, more: str = "") -
         "[drift]", f"detectors = {json.dumps(list(settings['drift']))}",
         "[replay]", f"capacity = {settings['replay']}", f"max_bytes = {settings['max_bytes']}",
         "[versions]", "enabled = false",
-        more,
     ]  # fmt: skip
     path = folder / "config.toml"
     path.write_text("\n".join(lines) + "\n")
@@ -171,12 +172,6 @@ def _labels_are_said(stream: Stream, form: str) -> bool:
         and stream.case.task == "multiclass"
         and any(type(e.y) is str for e in stream.events)
     )
-
-
-def _has_limit() -> bool:
-    from midstream.flows.settings import Model
-
-    return "error_limit" in Model.__struct_fields__
 
 
 def lines_of(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -225,6 +220,37 @@ def check_run(stream: Stream, folder: Path, form: str) -> str:
     }:
         raise WrongError(f"{form}: metrics {summary.metrics}, expected {expected.metrics}")
     return summary.digest["000"]
+
+
+def check_limit(stream: Stream, folder: Path, limit: float) -> bool:
+    """Run a config with a limit to what the learner may fail on; return whether it stopped.
+
+    Raises
+    ------
+    WrongError
+        If the run stops and should not, or the other way round.
+    """
+    folder.mkdir(parents=True)
+    stream_models.chosen[:] = [stream.case.make]
+    settings = load(config(stream, folder, "own", write(stream, folder, "own"), limit))
+    expected = engine_run(stream, most=len(stream.events))
+    failed = [
+        i in expected.raised or (row is not None and not_finite(stream.case.task, row))
+        for i, row in enumerate(expected.rows)
+    ]
+    given = len(failed) - len(expected.refused)
+    too_many = sum(failed) > limit * given or any(
+        sum(failed[:stop]) > limit * stop for stop in range(MIN_EVENTS, len(failed) + 1)
+    )
+    try:
+        online.run(settings, until_eof=True)
+    except FailingError as error:
+        if not too_many:
+            raise WrongError(f"{sum(failed)} of {given} failed: {error}") from error
+    else:
+        if too_many:
+            raise WrongError(f"{sum(failed)} of {given} failed, and it ends well ({limit})")
+    return too_many
 
 
 def _check_line(form: str, i: int, line: dict[str, Any], row: tuple[Any, Any, float]) -> None:

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 from stream_oracle import BY_SETS, WrongError
-from stream_runs import FORMATS, check_run, typed
+from stream_runs import FORMATS, check_limit, check_run, typed
 from streams import make_stream
 
 QUICK = 4
@@ -44,3 +44,33 @@ def test_more_runs_are_the_engine_by_itself_in_every_format(first, tmp_path):
     """As the test above, for more seeds."""
     for seed in range(first, min(first + 10, SEEDS)):
         run_in_all_formats(seed, tmp_path / str(seed))
+
+
+def runs_that_stop(seeds, folder):
+    """Run streams with limits to what their learner may fail on; return how many stopped."""
+    stopped = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for seed in seeds:
+            stream = typed(make_stream(seed))
+            for limit in (0.5, 0.04):
+                try:
+                    stopped += check_limit(stream, folder / f"{seed} {limit}", limit)
+                except Exception as error:
+                    raise WrongError(f"seed {seed}: {stream.case.name}: {error}") from error
+    return stopped
+
+
+# Of learners that raise, or predict no number, for some events or for all.
+FAILING = [s for s in range(150) if make_stream(s).case.name.startswith(("Moody", "Array"))]
+
+
+def test_a_run_on_most_of_which_its_learner_fails_is_no_good_run(tmp_path):
+    """What raises or predicts no number for more than the limit stops; all others end well."""
+    assert 0 < runs_that_stop(FAILING[:8], tmp_path) < 16
+
+
+@pytest.mark.slow
+def test_no_run_ends_well_with_more_than_the_limit_of_failures(tmp_path):
+    """As the test above, for more seeds and any learner."""
+    assert runs_that_stop([*FAILING, *range(150, 300)], tmp_path) > 10
