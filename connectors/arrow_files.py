@@ -7,6 +7,7 @@ decoded at a time.
 
 import mmap
 import os
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,7 +23,7 @@ from midstream.connectors.records import Position, TableBlock
 __all__ = ["HEAD_ROWS", "TablePartition"]
 
 HEAD_ROWS = 64
-"""By how many rows at its beginning a file is known again."""
+"""By how many rows at its beginning, and before a position, a file is known again."""
 
 _MOST_ROWS = 16_384
 _TEXT_PER_TABLE = 8  # rows are decoded so much faster than text that a block may have more bytes
@@ -106,6 +107,7 @@ class TablePartition:
         self._batch: Any = None  # the record batch that is being read, and how far
         self._at = 0
         self._head: dict[int, int] = {}
+        self._recent: deque[tuple[int, Any]] = deque()  # the last rows that were read, and which
         self._failure: InputError | None = None
         self._mapped = 0  # bytes that were read since memory was given back
 
@@ -117,6 +119,7 @@ class TablePartition:
     def close(self) -> None:
         """Close the file. What was read of it stays in memory as long as it is used."""
         self._batches = self._batch = self._table = self._map = None
+        self._recent.clear()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -174,6 +177,7 @@ class TablePartition:
                 )
             return None
         table = parts[0] if len(parts) == 1 else _joined(parts)
+        self._keep(start, table)
         self.position = Position(start + n, self.position.line + n)
         self._give_back(n * form.row_bytes)
         first = self.position.line - n
@@ -208,6 +212,40 @@ class TablePartition:
                 raise self._damaged(error) from None
             self._head[rows] = total % 2**32
         return self._head.get(rows, 0)
+
+    @property
+    def inode(self) -> int:
+        """The number that the file system has for the file."""
+        return self._file.st_ino
+
+    def tail(self) -> int:
+        """Return the fingerprint of the last rows before the position, of `HEAD_ROWS` at most."""
+        stop = self.position.byte
+        first = max(stop - HEAD_ROWS, 0)
+        if stop and not self._recent and self._opened(final=False):
+            assert self._table is not None
+            assert self._form is not None
+            try:
+                at = first
+                for batch in self._table.batches(self._form, first):
+                    self._keep(at, batch.slice(0, stop - at))
+                    at += batch.num_rows
+                    if at >= stop:
+                        break
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise self._damaged(error) from None
+        total = 0
+        for row, part in self._recent:
+            skipped = max(first - row, 0)
+            total += self._fingerprint(part.slice(skipped), row + skipped)
+        return total % 2**32 or 1 if self._recent else 0
+
+    def _keep(self, row: int, table: Any) -> None:
+        """Keep as many of the rows read last as `tail` looks at; `row` is the first of these."""
+        self._recent.append((row, table))
+        stop = row + table.num_rows
+        while len(self._recent) > 1 and self._recent[1][0] <= stop - HEAD_ROWS:
+            self._recent.popleft()
 
     def sample(self, rows: int) -> Any:
         """Return the first rows with all columns, whatever they are, as a `pyarrow.Table`."""

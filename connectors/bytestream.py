@@ -6,8 +6,18 @@ import stat
 import zlib
 from pathlib import Path
 
-__all__ = ["ByteStream", "InputError"]
+__all__ = ["HEAD", "TAIL", "ByteStream", "InputError", "changed"]
 
+HEAD = 512
+"""Bytes at its beginning by which a file is known again."""
+TAIL = 16 * 1024
+"""Bytes before a position by which it is known that the file is what was read."""
+_WAY_OUT = (
+    "Put back what was there, or begin anew with --fresh. (A log that is rotated by rename, as "
+    "logrotate's `create` does, is followed; with `copytruncate`, what is written in between is "
+    "lost. Where the copy beside it has all: `cp FILE new && mv new FILE` makes what is there now "
+    "a log of its own, and the copy is read to its end first)"
+)
 _READ = 256 * 1024
 # A damaged archive is read again byte by byte from its last good step, so the steps are small.
 _READ_GZIP = 16 * 1024
@@ -18,6 +28,20 @@ _GZIP = 31  # zlib's wbits for a gzip header and trailer
 
 class InputError(ValueError):
     """An input that cannot be read (any further). One line, naming the input."""
+
+
+def changed(name: str, unit: str, position: int) -> str:
+    """Return what is said of a file in which what is before a position is not what was read."""
+    return (
+        f"{name}: what comes before {unit} {position:,} is not what was learned from it: it was "
+        "truncated and has grown again, or an older copy, or another file, was put in its place. "
+        f"{_WAY_OUT}"
+    )
+
+
+def _print_of(data: bytes) -> int:
+    """Return a fingerprint of bytes, never 0."""
+    return zlib.crc32(data) or 1
 
 
 class ByteStream:
@@ -34,7 +58,7 @@ class ByteStream:
     name
         What errors call it.
     path
-        Where a file was opened, None for standard input: used to notice that it was replaced.
+        Where a file was opened, None for standard input.
     offset
         Position of the first byte. Only counted: nothing is skipped.
     """
@@ -48,7 +72,10 @@ class ByteStream:
         self._buffer = bytearray()
         info = os.fstat(fd)
         self._regular = stat.S_ISREG(info.st_mode)
-        self._inode = (info.st_dev, info.st_ino)
+        self.inode = 0 if path is None else info.st_ino
+        self._first = b""  # of an archive, or a pipe
+        self._recent = b""  # what comes before the offset
+        self._seen = (-1, -1)  # size and time of the file when it was last known to be unchanged
         self._poll: select.poll | None = None
         if not self._regular:
             self._poll = select.poll()
@@ -56,6 +83,8 @@ class ByteStream:
         self._raw_offset = os.lseek(fd, 0, os.SEEK_CUR) if self._regular else 0
         self._raw_end = False
         self._gzip: bool | None = None  # None: fewer than two bytes seen
+        if self._regular and path is not None and len(begin := os.pread(fd, 2, 0)) == 2:
+            self._gzip = begin == _MAGIC
         self._inflater: zlib._Decompress | None = None
         self._pending = b""  # raw bytes, not yet inflated (or not yet recognised)
         self._failure: str | None = None
@@ -68,7 +97,7 @@ class ByteStream:
 
     def peek(self, n: int) -> bytes:
         """Return the next `n` bytes; fewer where no more can be read now."""
-        if self._path is not None and self._regular and self._gzip is False:
+        if self._plain and self._gzip is False:
             self._buffer.clear()
             return self._look(n)
         buffer = self._buffer
@@ -91,17 +120,27 @@ class ByteStream:
             raise InputError(self.too_short(size, self.offset))
         return data
 
-    def skip(self, n: int) -> None:
-        """Move on by `n` bytes, which were peeked at before."""
-        del self._buffer[:n]
-        self.offset += n
+    def skip(self, data: bytes) -> None:
+        """Move on past `data`, which was peeked at before.
+
+        Raises
+        ------
+        InputError
+            If what was read before that is not there any more: the file was truncated in place.
+        """
+        self._check_unchanged()
+        if self.offset == len(self._first) < HEAD:
+            self._first += data[: HEAD - len(self._first)]
+        self._recent = data[-TAIL:] if len(data) >= TAIL else (self._recent + data)[-TAIL:]
+        del self._buffer[: len(data)]
+        self.offset += len(data)
 
     def seek(self, position: int) -> None:
         """Move on to a position at or after the present one. Raises InputError if it is not there.
 
         In an archive everything before it is decompressed.
         """
-        if self._regular and self._path is not None and self._gzip is not True:
+        if self._plain:
             size = os.fstat(self._fd).st_size
             if size < position:
                 raise InputError(self.too_short(size, position))
@@ -109,13 +148,57 @@ class ByteStream:
             self._pending = b""
             self._gzip = False
             self.offset = position
+            self._recent = self._before()
             return
         while self.offset < position:
-            here = len(self.peek(min(position - self.offset, _INFLATE)))
-            if not here:
+            data = self.peek(min(position - self.offset, _INFLATE))
+            if not data:
                 self.check()
                 raise InputError(self.too_short(self.offset, position))
-            self.skip(here)
+            self.skip(data)
+
+    @property
+    def head(self) -> int:
+        """Fingerprint of the first bytes, of those before the offset; 0: nothing is known again."""
+        if self._path is None or not self.offset:
+            return 0
+        if self._plain and len(self._first) < min(HEAD, self.offset):
+            self._first = os.pread(self._fd, min(HEAD, self.offset), 0)
+        return zlib.crc32(self._first[: self.offset])
+
+    @property
+    def tail(self) -> int:
+        """Fingerprint of the bytes before the offset; 0: nothing is known again."""
+        return 0 if self._path is None or not self.offset else _print_of(self._recent)
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the file has no name any more: what it holds goes when it is closed."""
+        return self._fd < 0 or os.fstat(self._fd).st_nlink == 0
+
+    @property
+    def _plain(self) -> bool:
+        """Whether the file can be read anywhere: it is no archive, and no pipe."""
+        return self._regular and self._path is not None and self._gzip is not True
+
+    def _before(self) -> bytes:
+        """Return what is before the offset now, of a plain file."""
+        n = min(TAIL, self.offset)
+        try:
+            return os.pread(self._fd, n, self.offset - n)
+        except OSError as error:
+            raise InputError(f"{self.name}: {error.strerror}") from None
+
+    def _check_unchanged(self) -> None:
+        """Raise InputError if a plain file was truncated, and has grown beyond the offset again."""
+        if not self._plain or not self.offset:
+            return
+        info = os.fstat(self._fd)
+        if self._seen == (info.st_size, info.st_mtime_ns):
+            return
+        if self._before() != self._recent:
+            raise InputError(changed(self.name, "byte", self.offset))
+        self._seen = info.st_size, info.st_mtime_ns
 
     @property
     def ended(self) -> bool:
@@ -132,24 +215,11 @@ class ByteStream:
         if self._failure is not None:
             raise InputError(self._failure)
 
-    def check_same_file(self) -> None:
-        """Raise InputError if another file has taken the place of the one that is being read."""
-        if self._path is None:
-            return
-        try:
-            info = self._path.stat()
-        except FileNotFoundError:
-            raise InputError(f"{self.name}: was removed while it was read") from None
-        except OSError as error:
-            raise InputError(f"{self.name}: {error.strerror}") from None
-        if (info.st_dev, info.st_ino) != self._inode:
-            raise InputError(f"{self.name}: was replaced by another file while it was read")
-
     def too_short(self, size: int, position: int) -> str:
         """Say that the file ends at `size`, before a position that was read in an earlier run."""
         return (
-            f"{self.name}: holds {size:,} bytes, but {position:,} were read before: "
-            "it was truncated or replaced"
+            f"{self.name}: holds {size:,} bytes, but {position:,} were read before: it was "
+            f"truncated, or an older copy was put in its place. {_WAY_OUT}"
         )
 
     @property

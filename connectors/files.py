@@ -29,7 +29,10 @@ __all__ = [
     "Position",
     "StdinPartition",
     "discover",
+    "is_one_file",
+    "natural",
     "open_regular",
+    "place",
 ]
 
 _FORMATS: dict[str, Format] = {
@@ -217,8 +220,24 @@ def discover(path: str, root: Path) -> list[tuple[str, Path, Format]]:
     if not found:
         kind = NoFilesError if folder.is_dir() else InputError
         raise kind(f"{path}: no {wanted} (looked in {folder})")
-    found = sorted(set(found), key=_natural)
+    found = sorted(set(found), key=natural)
     return [(_printable(str(f)), folder / f, _format_of(folder / f, str(f))) for f in found]
+
+
+def place(path: str, root: Path, name: str) -> Path:
+    """Return where the file is that an input's `path` would give this name."""
+    full = root / path
+    if full.is_dir():
+        return full / name
+    if full.exists() or not glob.has_magic(path):
+        return full
+    return _split_pattern(full)[0] / name
+
+
+def is_one_file(path: str, root: Path) -> bool:
+    """Whether an input's `path` means one file, also if that is not there now."""
+    full = root / path
+    return not full.is_dir() and (full.exists() or not glob.has_magic(path))
 
 
 def _split_pattern(full: Path) -> tuple[Path, str]:
@@ -228,7 +247,7 @@ def _split_pattern(full: Path) -> tuple[Path, str]:
     return Path(*parts[:fixed]), str(PurePath(*parts[fixed:]))
 
 
-def _natural(path: PurePath) -> list[list[tuple[int, int, str]]]:
+def natural(path: PurePath) -> list[list[tuple[int, int, str]]]:
     """Return a sort key by which numbers in names count as numbers."""
     return [
         [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in pieces if part]

@@ -4,7 +4,6 @@ Guarantee: what `read` gives, `replay` of the same ranges gives again, byte for 
 says which file was changed in between. Positions are bytes, and rows in Arrow and Parquet files.
 """
 
-import gzip
 import os
 import zlib
 from collections import defaultdict
@@ -12,18 +11,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from midstream.connectors.bytestream import ByteStream
 from midstream.connectors.files import (
     Block,
     CsvOptions,
     FilePartition,
     Format,
     InputError,
-    NoFilesError,
     Position,
     StdinPartition,
-    discover,
+    open_regular,
 )
 from midstream.connectors.records import TableBlock, TextFormat
+from midstream.connectors.whereabouts import (
+    GONE,
+    File,
+    Files,
+    MovedError,
+    Prints,
+    difference,
+    is_deleted,
+)
 from midstream.engine.journal import Range
 from midstream.engine.shard import Cursor
 
@@ -36,7 +44,7 @@ __all__ = ["FileInput", "Work", "normal_path"]
 
 _MAX_OPEN = 32
 _NOTHING = 2**62  # the oldest position of what is not there
-_HEAD = 512  # bytes at the beginning of a file by which it is known again
+_TRIES = 3  # to open what is being rotated just now
 
 
 def normal_path(path: str, root: Path) -> str:
@@ -56,45 +64,14 @@ class Work(NamedTuple):
     final: bool = True
 
 
-class _File:
-    """One file of the input: where we are in it, and the open partition if it is open."""
-
-    def __init__(self, name: str, path: Path, format_: Format, cursor: Cursor) -> None:
-        self.name = name
-        self.path = path
-        self.format = format_
-        self.cursor = cursor
-        self.partition: FilePartition | StdinPartition | TablePartition | None = None
-        self.exhausted_at = -1  # its size when nothing more was in it
-        self.first = b""  # its first bytes
-
-    @property
-    def is_stdin(self) -> bool:
-        return self.name == "-"
-
-    @property
-    def unit(self) -> str:
-        """What positions in it are."""
-        return "row" if self.format in ("arrow", "parquet") else "byte"
-
-    def size(self) -> int:
-        """Its size on disk; of a file that is gone: what it was when it was read to its end."""
-        try:
-            return self.path.stat().st_size
-        except FileNotFoundError:
-            return self.exhausted_at
-
-    def head(self, offset: int) -> int:
-        """CRC-32 of the first bytes, of those before `offset`."""
-        if self.is_stdin:
-            return 0
-        if len(self.first) < min(_HEAD, offset):
-            self.first = _first_bytes(self.path)
-        return zlib.crc32(self.first[: min(_HEAD, offset)])
-
-
 class FileInput:
     """The files that one shard reads.
+
+    A file is known by its number in the file system, and by the bytes at its beginning and before
+    the position, not by its name alone. So a log that is rotated by rename is read to its end, then
+    what has taken its place, under a name of its own (events.log, events.log+1, ...); and what was
+    learned is not learned again under another name. One that was truncated in place, or is an older
+    copy that has grown, is an error.
 
     Parameters
     ----------
@@ -140,11 +117,13 @@ class FileInput:
         self._tables = tables
         self.waiting: set[str] = set()
         """Names of files that are not whole yet, and are tried again."""
-        self._files: dict[str, _File] = {}
-        self._cursors: Mapping[str, Cursor] = {}
+        self._files = Files(
+            self._path, root, part, format_, until_eof=until_eof, prints=self._at, shut=self._shut
+        )
         self._turn = 0
-        self.rescan()
-        for file in self._files.values():
+        self._files.look()
+        self._files.new = []
+        for file in self._files.files.values():
             if tables is not None and file.unit == "row":
                 self._table_decoder(file)  # libraries are loaded before the first read is awaited
                 break
@@ -152,53 +131,47 @@ class FileInput:
     @property
     def names(self) -> list[str]:
         """Names of the files, in natural order."""
-        return list(self._files)
+        return list(self._files.files)
 
     def rescan(self) -> list[str]:
-        """Look for files that are new; return their names."""
-        try:
-            found = discover(self._path, self._root)
-        except InputError as error:
-            if not self._files and (self._until_eof or not isinstance(error, NoFilesError)):
-                raise
-            found = []  # there are none yet, or all are gone, and more may come
-        new = []
-        files: dict[str, _File] = {}
-        for name, path, format_ in found:
-            if self._part is not None and name != self._part:
-                continue
-            chosen = format_ if self._format == "auto" else self._format
-            if name not in self._files:
-                new.append(name)
-                files[name] = _File(name, path, chosen, self._cursors.get(name, Cursor()))
-            else:
-                files[name] = self._files[name]
-        for name, file in self._files.items():
-            files.setdefault(name, file)  # gone from the folder, perhaps still to be read again
-        self._files = files
+        """Look for files that are new; return the names of those that were not told yet."""
+        self._files.look()
+        new, self._files.new = self._files.new, []
         return new
 
-    def seek(self, cursors: Mapping[str, Cursor]) -> None:
-        """Go to the cursors of a resumed shard, also in files that are not there now."""
-        self._cursors = dict(cursors)
-        for name, cursor in cursors.items():
-            if name in self._files:
-                self._files[name].cursor = cursor
+    def seek(
+        self, cursors: Mapping[str, Cursor], known: Mapping[str, Cursor] | None = None
+    ) -> None:
+        """Go to the cursors of a resumed shard, also in files that are not there now.
+
+        Parameters
+        ----------
+        known
+            Where each file was read to, if some of that is to be read again: by that they are
+            known again.
+        """
+        known = {**cursors, **(known or {})}
+        if not known or "-" in self._files.files:
+            for name, cursor in cursors.items():
+                if name in self._files.files:
+                    self._files.files[name].cursor = cursor
+            return
+        self.close()
+        self._files.restore(cursors, known)
 
     def rewind(self, cursors: Mapping[str, Cursor]) -> None:
         """Go back to cursors, to read again what came after them."""
         for name, cursor in cursors.items():
-            if name in self._files:
-                file = self._files[name]
-                self._shut(file)
-                file.cursor, file.exhausted_at = cursor, -1
+            if name in self._files.files:
+                self._shut(self._files.files[name])
+                self._files.files[name].go_to(cursor)
 
     def lows(self) -> dict[str, int]:
         """Return, by file, the oldest position that can be read again: 0 where it is there.
 
         Of a file that is not, also one that was never seen, a very high one.
         """
-        there = (f.name for f in self._files.values() if not f.is_stdin and f.path.exists())
+        there = (f.name for f in self._files.files.values() if self._files.is_there(f))
         return defaultdict(lambda: _NOTHING, dict.fromkeys(there, 0))
 
     def begin(self) -> list[Work]:
@@ -207,38 +180,64 @@ class FileInput:
         Returns an empty range for each, by which the journal knows where the partition begins.
         """
         begun = []
-        for file in self._files.values():
+        for file in self._files.files.values():
             if file.is_stdin:
                 continue
             partition = self._opened(file)
             if not isinstance(partition, FilePartition | StdinPartition):
                 at = partition.rows(final=False)
-                file.cursor = Cursor(at, at + 1, 0, partition.head(at))
+                line = at + 1
+                self._shut(file)
+                file.cursor = Cursor(at, line)
+                prints = self._prints(self._open(file, check=False))
                 self._shut(file)
             else:
+                at, line = 0, 1
                 while (block := partition.read(final=False)) is not None:
-                    at = block.stop
-                    file.cursor = Cursor(at, block.first + block.lines, 0, file.head(at))
-            if file.cursor.offset:
-                at = file.cursor.offset
-                span = Range(file.name, at, at, file.cursor.line, 0, file.cursor.head)
+                    at, line = block.stop, block.first + block.lines
+                prints = self._prints(partition)
+            if at:
+                span = _span(file.name, at, at, line, 0, prints)
+                file.cursor = Cursor(*span.at_stop())
                 begun.append(Work(_nothing(span), span))
         return begun
 
     def read(self, max_bytes: int) -> Work | None:
         """Return the next block, or None if there is nothing (more) now; never blocks."""
-        files = list(self._files.values())
+        for _ in range(_TRIES):
+            try:
+                return self._next(max_bytes)
+            except MovedError:
+                self._files.look()
+        return None
+
+    def _next(self, max_bytes: int) -> Work | None:
+        """Return the next block. Raises MovedError where another file is where one was."""
+        files = list(self._files.files.values())
         turn = self._turn if self._fair else 0
         for i in range(len(files)):
             file = files[(turn + i) % len(files)]
-            if file.exhausted_at >= 0 and (
-                (self._until_eof and not file.is_stdin) or file.size() == file.exhausted_at
-            ):
+            state = file.state()
+            moved = state is not None and file.inode not in (0, state[0])
+            if not file.is_stdin:
+                if file.exhausted is not None and (self._until_eof or state == file.exhausted):
+                    continue
+                older = file.older
+                if older is not None and older.path is not None and older.exhausted is None:
+                    continue  # first what was there before
+                if file.partition is None and (moved or state is None):
+                    if moved:
+                        raise MovedError(f"{file.name}: was moved")
+                    if file.path is None or not self._until_eof:
+                        continue
+            elif file.exhausted is not None and state == file.exhausted:
                 continue
             work = self._read(file, max_bytes, until=None)
             if work is not None:
                 self._turn = (turn + i + 1) % len(files)
                 return work
+            if moved:  # what it was is read: see where that is now, and what this is
+                raise MovedError(f"{file.name}: was moved")
         return None
 
     @property
@@ -247,11 +246,13 @@ class FileInput:
 
         Standard input ends where it is closed.
         """
-        if not self._files:
+        if not self._files.files:
             return self._until_eof
         return all(
-            _at_end(file.partition) if file.is_stdin else self._until_eof and file.exhausted_at >= 0
-            for file in self._files.values()
+            _at_end(file.partition)
+            if file.is_stdin
+            else self._until_eof and (file.exhausted is not None or file.path is None)
+            for file in self._files.files.values()
         )
 
     def replay(self, span: Range, max_bytes: int) -> Work:
@@ -262,8 +263,8 @@ class FileInput:
         InputError
             If the input is gone or was changed since it was learned.
         """
-        file = self._files.get(span.partition)
-        if file is None:
+        file = self._files.files.get(span.partition)
+        if file is None or not (file.is_stdin or self._files.is_there(file)):
             raise InputError(f"{span.partition}: is gone, and has to be read again after a crash")
         if file.is_stdin:
             raise InputError(
@@ -271,7 +272,7 @@ class FileInput:
                 "give the input as a file"
             )
         if span.start == span.stop:
-            file.cursor = Cursor(span.start, span.line, span.crc, span.head)
+            file.cursor = Cursor(*span.at_stop())
             return Work(_nothing(span), span)
         work = self._read(file, max_bytes, until=span.stop)
         if work is None:
@@ -290,91 +291,136 @@ class FileInput:
 
     def csv_options(self, name: str) -> CsvOptions | None:
         """Header and delimiter of a CSV file; None for others."""
-        partition = self._opened(self._files[name])
+        partition = self._opened(self._files.files[name])
         if isinstance(partition, FilePartition | StdinPartition):
             return partition.csv_options
         return None
 
     def close(self) -> None:
         """Close all files."""
-        for file in self._files.values():
+        for file in self._files.files.values():
             self._shut(file)
 
-    def _read(self, file: _File, max_bytes: int, until: int | None) -> Work | None:
+    def _read(self, file: File, max_bytes: int, until: int | None) -> Work | None:
         partition = self._opened(file)
-        size = -1 if file.is_stdin else file.size()
-        block = partition.read(max_bytes, final=self._until_eof or until is not None, until=until)
-        if not isinstance(partition, FilePartition | StdinPartition):
-            (self.waiting.add if partition.waits else self.waiting.discard)(file.name)
+        state = file.state()
+        final = self._until_eof or until is not None or file.ended
+        block = partition.read(max_bytes, final=final, until=until)
+        text = isinstance(partition, FilePartition | StdinPartition)
+        (self.waiting.add if partition.waits else self.waiting.discard)(file.name)
         if block is None:
             if until is None and not file.is_stdin:
-                file.exhausted_at = size
-                self._shut(file)
+                file.exhausted = state or GONE
+                # Followed on where it is open, so that it is read to its end wherever it is moved.
+                if self._until_eof or not text or is_deleted(partition):
+                    self._shut(file)
             return None
-        if isinstance(block, TableBlock):
-            assert not isinstance(partition, FilePartition | StdinPartition)
-            line, head = block.first + block.lines, partition.head(block.stop)
-            crc = (file.cursor.crc + block.crc) % 2**32
-            file.cursor = Cursor(block.stop, line, crc, head)
-            return Work(block, Range(file.name, block.start, block.stop, line, crc, head))
-        crc = zlib.crc32(block.data, file.cursor.crc)
-        if block.oversize:
-            crc = zlib.crc32(b"%d" % block.oversize, crc)
         line = block.first + block.lines
-        head = file.head(block.stop)
-        file.cursor = Cursor(block.stop, line, crc, head)
-        whole = bool(block.oversize) or block.data.endswith(b"\n")
+        if isinstance(block, TableBlock):
+            crc = (file.cursor.crc + block.crc) % 2**32
+            whole = True
+        else:
+            crc = zlib.crc32(block.data, file.cursor.crc)
+            if block.oversize:
+                crc = zlib.crc32(b"%d" % block.oversize, crc)
+            whole = bool(block.oversize) or block.data.endswith(b"\n")
+        prints = self._prints(partition)
+        span = _span(file.name, block.start, block.stop, line, crc, prints, whole=whole)
+        file.cursor = Cursor(*span.at_stop())
         if not whole and until is None and not file.is_stdin:
-            file.exhausted_at = size  # ended by its end: what is added now is for the next run
+            # Ended by its end: what is added now is for the next run.
+            file.exhausted = state or GONE
             self._shut(file)
-        span = Range(file.name, block.start, block.stop, line, crc, head, whole)
         return Work(block, span)
 
-    def _opened(self, file: _File) -> "FilePartition | StdinPartition | TablePartition":
-        if file.partition is None:
-            if sum(f.partition is not None for f in self._files.values()) >= _MAX_OPEN:
-                for other in self._files.values():
+    def _opened(self, file: File) -> "FilePartition | StdinPartition | TablePartition":
+        for attempt in range(_TRIES):
+            if file.partition is not None:
+                return file.partition
+            if file.path is None:
+                break
+            if sum(f.partition is not None for f in self._files.files.values()) >= _MAX_OPEN:
+                for other in self._files.files.values():
                     self._shut(other)
-            file.first = b""  # look again: it may be another file by now
-            position, kind = Position(file.cursor.offset, file.cursor.line), file.format
-            if kind == "arrow" or kind == "parquet":  # noqa: PLR1714 tells the types
-                table = self._table_partition(file, kind, position)
-                file.partition = table
-                head = table.head(position.byte) if position.byte else 0
-            else:
-                head = file.head(position.byte) if position.byte else 0
-            if position.byte and head != file.cursor.head:
+            try:
+                partition = self._open(file)
+                if file.is_stdin or file.inode in (0, partition.inode):
+                    return partition
                 self._shut(file)
-                raise InputError(
-                    f"{file.name}: its beginning is not what was learned from it; another file was "
-                    "put in its place: give it another name, or put the old one back"
-                )
-            if kind != "arrow" and kind != "parquet":  # noqa: PLR1714 likewise
-                file.partition = self._text_partition(file, kind, position)
-        assert file.partition is not None
-        return file.partition
+            except InputError:
+                if attempt or file.is_stdin:
+                    raise
+            self._files.look()  # it was rotated just now, or its number is another's
+        raise MovedError(f"{file.name}: is gone")
+
+    def _open(
+        self, file: File, *, check: bool = True
+    ) -> "FilePartition | StdinPartition | TablePartition":
+        """Open a file where we are in it. Raises InputError if what is before it has changed."""
+        cursor = file.cursor
+        assert file.path is not None
+        partition = self._partition(file, file.path, Position(cursor.offset, cursor.line))
+        file.partition = partition
+        if check and cursor.offset and not file.is_stdin:
+            try:
+                reason = difference(self._prints(partition), cursor, file)
+            except InputError:
+                self._shut(file)
+                raise
+            moved = partition.inode != file.inode
+            if reason and not (moved and file.inode):
+                self._shut(file)
+                raise InputError(reason)
+        return partition
+
+    def _partition(
+        self, file: File, path: Path, position: Position
+    ) -> "FilePartition | StdinPartition | TablePartition":
+        if file.format == "arrow" or file.format == "parquet":  # noqa: PLR1714 tells the types
+            return self._table_partition(file, path, file.format, position)
+        return self._text_partition(file, path, file.format, position)
+
+    def _at(self, file: File, path: Path, cursor: Cursor) -> Prints:
+        """Return by what a file at a path is known, as if it had been read up to a cursor."""
+        if file.unit == "row":
+            there = self._partition(file, path, Position(cursor.offset, cursor.line))
+            try:
+                return self._prints(there)
+            finally:
+                there.close()
+        stream = ByteStream(open_regular(path, file.name), file.name, path=path)
+        try:
+            stream.peek(1)
+            stream.seek(cursor.offset)
+            return Prints(stream.head, stream.tail, stream.inode)
+        finally:
+            stream.close()
+
+    def _prints(self, partition: "FilePartition | StdinPartition | TablePartition") -> "Prints":
+        """Return by what a file is known again that was read up to here."""
+        if isinstance(partition, FilePartition | StdinPartition):
+            return Prints(partition.head, partition.tail, partition.inode)
+        return Prints(partition.head(partition.position.byte), partition.tail(), partition.inode)
 
     def _text_partition(
-        self, file: _File, kind: TextFormat, position: Position
+        self, file: File, path: Path, kind: TextFormat, position: Position
     ) -> FilePartition | StdinPartition:
         size = self._max_record_bytes
         if file.is_stdin:
             return StdinPartition(format=kind, position=position, max_record_bytes=size)
-        return FilePartition(
-            file.path, file.name, format=kind, position=position, max_record_bytes=size
-        )
+        return FilePartition(path, file.name, format=kind, position=position, max_record_bytes=size)
 
     def _table_partition(
-        self, file: _File, kind: Literal["arrow", "parquet"], position: Position
+        self, file: File, path: Path, kind: Literal["arrow", "parquet"], position: Position
     ) -> "TablePartition":
         if file.is_stdin:
             raise InputError("standard input is read as JSON Lines or CSV; give Arrow as a file")
         decoder = self._table_decoder(file)
         from midstream.connectors.arrow_files import TablePartition
 
-        return TablePartition(file.path, file.name, format=kind, decoder=decoder, position=position)
+        return TablePartition(path, file.name, format=kind, decoder=decoder, position=position)
 
-    def _table_decoder(self, file: _File) -> "TableDecoder":
+    def _table_decoder(self, file: File) -> "TableDecoder":
         if self._tables is None:
             raise ValueError(f"{file.name}: nothing is given that decodes tables")
         try:
@@ -382,23 +428,17 @@ class FileInput:
         except InputError as error:
             raise InputError(f"{file.name}: {error}") from None
 
-    def _shut(self, file: _File) -> None:
+    def _shut(self, file: File) -> None:
         if file.partition is not None and not file.is_stdin:
             file.partition.close()
             file.partition = None
 
 
-def _first_bytes(path: Path) -> bytes:
-    """Return the first bytes of what a file holds, compressed or not; none if it is gone."""
-    try:
-        with path.open("rb") as file:
-            first = file.read(_HEAD)
-        if first[:2] == b"\x1f\x8b":
-            with gzip.open(path) as archive:
-                return archive.read(_HEAD)
-    except (OSError, EOFError, zlib.error):
-        return b""  # reading it says what is wrong
-    return first
+def _span(
+    name: str, start: int, stop: int, line: int, crc: int, prints: Prints, *, whole: bool = True
+) -> Range:
+    head, tail, inode = prints
+    return Range(name, start, stop, line, crc, head, whole, tail=tail, inode=inode)
 
 
 def _nothing(span: Range) -> Block:

@@ -190,6 +190,7 @@ class Partition:
         self._past_bom = False
         self._begun = False
         self._at_end = False
+        self._waits = False
         # An over-long record that is being skipped: its start, its first bytes, its length so far.
         self._long: tuple[int, bytes, int] | None = None
 
@@ -207,6 +208,31 @@ class Partition:
         After `read` gave None: True for a file if it was `final`, for a pipe if it was closed.
         """
         return self._at_end
+
+    @property
+    def head(self) -> int:
+        """Fingerprint of the first bytes; 0 where nothing was read, or is known again."""
+        return self._stream.head
+
+    @property
+    def tail(self) -> int:
+        """Fingerprint of the last bytes that were read, likewise."""
+        return self._stream.tail
+
+    @property
+    def inode(self) -> int:
+        """The number that the file system has for the file."""
+        return self._stream.inode
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the file has no name any more."""
+        return self._stream.deleted
+
+    @property
+    def waits(self) -> bool:
+        """Whether, after `read` gave None, a quote is open over the end of a line."""
+        return self._waits
 
     @property
     def csv_options(self) -> CsvOptions | None:
@@ -239,10 +265,10 @@ class Partition:
         """
         self._stream.growing = not final
         if not self._begin():
-            self._nothing(final=final, until=until)
+            self._nothing(until=until)
             return None
         if self._long is not None:
-            return self._skip_long(final=final, until=until)
+            return self._skip_long(until=until)
         start = self._stream.offset
         room = self._limit + 1 if until is None else min(self._limit + 1, until - start)
         if room <= 0:
@@ -257,13 +283,13 @@ class Partition:
             newline = data.find(b"\n")
             if newline < 0:
                 self._long = (start, data[:_HEAD], 0)
-                return self._skip_long(final=final, until=until)
+                return self._skip_long(until=until)
             return self._block(data[: newline + 1])
         if data and (start + len(data) == until or self._stream.ended):
             newline = data.find(b"\n")
             stray = newline >= 0 and _end(self._framing.record, data) < len(data)
             return self._block(data[: newline + 1] if stray else data)
-        self._nothing(final=final, until=until)
+        self._nothing(until=until)
         return None
 
     def _last_end(self, data: bytes) -> int:
@@ -296,11 +322,11 @@ class Partition:
         # Four times as fast as bytes.count, which goes from one newline to the next.
         lines = int(np.count_nonzero(np.frombuffer(data, np.uint8) == _NEWLINE))
         lines += not data.endswith(b"\n")
-        self._stream.skip(len(data))
+        self._stream.skip(data)
         self._line += lines
         return Block(self.name, data, first, lines, start, start + len(data))
 
-    def _skip_long(self, *, final: bool, until: int | None) -> Block | None:
+    def _skip_long(self, *, until: int | None) -> Block | None:
         """Move past a record that is too long, holding no more of it than one step."""
         assert self._long is not None
         start, head, length = self._long
@@ -310,29 +336,27 @@ class Partition:
             data = stream.peek(room)
             newline = data.find(b"\n")
             step = len(data) if newline < 0 else newline
-            stream.skip(step)
+            stream.skip(data[:step])
             length += step
             self._long = (start, head, length)
             if newline >= 0:
-                stream.skip(1)
+                stream.skip(b"\n")
                 break
             if stream.offset == until or (not data and stream.ended):
                 break
             if not data:
-                self._nothing(final=final, until=until)
+                self._nothing(until=until)
                 return None
         self._long = None
         self._line += 1
         return Block(self.name, head, self._line - 1, 1, start, stream.offset, length, self._limit)
 
-    def _nothing(self, *, final: bool, until: int | None) -> None:
+    def _nothing(self, *, until: int | None) -> None:
         """Say why there is no block, where that is an error or the end."""
         self._at_end = self._stream.ended
         self._stream.check()
         if until is not None and self._at_end:
             raise InputError(self._stream.too_short(self._stream.offset, until))
-        if not final:
-            self._stream.check_same_file()
 
     def _begin(self) -> bool:
         """Get past what precedes the first record; False if that has not all been written yet."""
@@ -358,7 +382,7 @@ class Partition:
             if len(mark) < len(_BOM) and _BOM.startswith(mark) and not stream.ended:
                 return False
             if mark == _BOM:
-                stream.skip(len(_BOM))
+                stream.skip(mark)
             self._past_bom = True
         if self.format == "auto" and not self._tell_format():
             return False
@@ -390,7 +414,7 @@ class Partition:
             if record.strip():
                 self._parse_header(record)
             self._line += record.count(b"\n")
-            stream.skip(end)
+            stream.skip(record)
             if self.header or not record:
                 return True  # a file that ends before its header has no events either
 

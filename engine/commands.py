@@ -287,7 +287,7 @@ def bounded(
     lows
         By partition, of each, the oldest position that can still be read.
     cursors
-        Where the version was in each partition, as `stop`, `line`, `crc`, `head` of `Range`.
+        Where the version was in each partition: the fields of a `Cursor`.
     now
         Where the input is, likewise.
 
@@ -329,7 +329,7 @@ def bounded(
     for i, span in enumerate(spans):
         if i > last_left.get(span.partition, -1):
             continue
-        start[span.partition] = [span.stop, span.line, span.crc, span.head]
+        start[span.partition] = span.at_stop()
         if span.start == span.stop:
             continue
         same = next((j for j, one in enumerate(left) if _touches(one, span)), None)

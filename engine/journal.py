@@ -55,7 +55,9 @@ class Range(msgspec.Struct, frozen=True, omit_defaults=True, tag="range", tag_fi
     the id that brokers give it. For Arrow and Parquet, positions are rows, and a fingerprint of
     their values stands in the place of CRC-32. `whole` is
     False where the range ends in a record that only the end of the file ended: what follows is
-    another one. `events` is how many events it gave; -1: that was not counted.
+    another one. `events` is how many events it gave; -1: that was not counted. `tail` is that of
+    the last bytes before `stop`, by which a file is told from an older copy that has grown again;
+    0 where there is none. `inode` is the number that the file system has for the file.
     """
 
     partition: str
@@ -66,6 +68,12 @@ class Range(msgspec.Struct, frozen=True, omit_defaults=True, tag="range", tag_fi
     head: int = 0
     whole: bool = True
     events: int = -1
+    tail: int = 0
+    inode: int = 0
+
+    def at_stop(self) -> list[int]:
+        """Return where reading goes on after it: the fields of a `Cursor`."""
+        return [self.stop, self.line, self.crc, self.head, self.tail, self.inode]
 
 
 class Exclude(msgspec.Struct, frozen=True, omit_defaults=True, tag="exclude", tag_field="entry"):
@@ -119,7 +127,7 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", ta
     since
         The record from which on the input is applied again; -1: none is.
     start
-        By partition, where that begins: as `stop`, `line`, `crc`, `head` of `Range`.
+        By partition, where that begins: the fields of a `Cursor`.
     sources, ranges
         What is left out then: events of these sources, and [partition, first, last] of these.
     skips

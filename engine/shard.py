@@ -126,12 +126,14 @@ def _advice(others: Verdict | None) -> str:
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
-    """Where reading of a partition goes on: as `stop`, `line`, `crc`, `head` of `Range`."""
+    """Where reading of a partition goes on: as `Range.at_stop` gives it."""
 
     offset: int = 0
     line: int = 1
     crc: int = 0
     head: int = 0
+    tail: int = 0
+    inode: int = 0
 
 
 class Outcome(msgspec.Struct):
@@ -436,6 +438,15 @@ class Shard:
         return positions
 
     @property
+    def known(self) -> dict[str, Cursor]:
+        """Where each partition was read to: after what is still to be replayed."""
+        known = dict(self.cursors)
+        for entry in (piece.entry for piece in self._replay.all()):
+            if isinstance(entry, Range):
+                known[entry.partition] = Cursor(*entry.at_stop())
+        return known
+
+    @property
     def replaying(self) -> bool:
         """Whether some of the journal is still to be applied."""
         return bool(self._replay) or bool(self._handed)
@@ -518,7 +529,7 @@ class Shard:
             )
         if not self._relearning:  # else they were counted when they were new
             self._count(outcome, given, known, tried)
-        self.cursors[span.partition] = Cursor(span.stop, span.line, span.crc, span.head)
+        self.cursors[span.partition] = Cursor(*span.at_stop())
         self.data.add(span.partition, span.start, span.stop, batch, _lines(cursor, span, batch))
         self.applied += len(batch) if live else 0
         if raised and not live:
@@ -775,7 +786,7 @@ class Shard:
             records, now = self._journal.records(since), self._plain_cursors()
             cursors = header["cursors"]
             if seq < since:  # partitions that came later may be gone from the journal in part, too
-                cursors = {p: [0, 1, 0, 0] for p in now} | cursors
+                cursors = {p: list(msgspec.structs.astuple(Cursor())) for p in now} | cursors
             start, left, lines = bounded(records, order.catch_up, lows(), cursors, now)
             files = self.data.lines
             return msgspec.structs.replace(
@@ -965,7 +976,7 @@ class Shard:
         return {p: c.line for p, c in self.cursors.items() if self.data.lines.get(p)}
 
     def _plain_cursors(self) -> dict[str, list[int]]:
-        return {p: [c.offset, c.line, c.crc, c.head] for p, c in self.cursors.items()}
+        return {p: list(msgspec.structs.astuple(c)) for p, c in self.cursors.items()}
 
     def _state(self) -> dict[str, bytes]:
         """Return the trainer's state, and go on with what it gives back.

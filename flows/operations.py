@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from midstream.connectors.bytestream import InputError
+from midstream.connectors.rotation import first_name
 from midstream.engine.artifacts import Manifest
 from midstream.engine.clocks import by_then
 from midstream.engine.commands import REPLACING, Done, Order, epoch_of
@@ -577,7 +578,8 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
                 f"standard input cannot be learned again; without --rewind version "
                 f"{manifest.version} can be restored"
             )
-        low = lows.get(partition, _NOTHING)
+        # Of a log that was rotated, the shard knows where it is now.
+        low = lows.get(partition, lows.get(first_name(partition)[0], _NOTHING))
         if position < low:
             why = f"{gone}, and what came from {position} on is needed"
             if settings.input.topic is None:  # of a file, all is there or nothing

@@ -27,6 +27,7 @@ from midstream.connectors.codec import (
 from midstream.connectors.files import InputError, discover
 from midstream.connectors.inputs import Work, normal_path
 from midstream.connectors.messages import MessageBlock
+from midstream.connectors.rotation import is_rotated
 from midstream.engine.artifacts import ArtifactError
 from midstream.engine.commands import RefusedError
 from midstream.engine.events import NON_FINITE, EventBatch, Rejected
@@ -324,6 +325,11 @@ def failures(batch: EventBatch, errors: Sequence[EventError], odd: Sequence[int]
     return [text for _, text in sorted(failed, key=operator.itemgetter(0))]
 
 
+def _is_new(name: str, known: Collection[str]) -> bool:
+    """Whether a file is none of those known, and not what one of these has become by rotation."""
+    return name not in known and not any(is_rotated(name, other) for other in known)
+
+
 class Room:
     """One shard in the run: its input, decoders, trainer, journal, snapshots and outputs."""
 
@@ -380,9 +386,10 @@ class Room:
         for note in self.shard.notes:
             log.warning("snapshot_unusable", shard=name, reason=note)
         self._tell_of_lost_outputs()
-        self.input.seek(
-            self.shard.cursors if settings.input.topic is None else self.shard.positions
-        )
+        if isinstance(self.input, TopicInput):
+            self.input.seek(self.shard.positions)
+        else:
+            self.input.seek(self.shard.cursors, self.shard.known)
         self._counts, self._tally = Summary(), Tally()  # of what is not committed yet
         self._settled = self.journal.end
         self._published: dict[str, int] = {}  # by partition, up to where
@@ -882,7 +889,7 @@ class Run:
             if folder.length(_PARTS) is not None:
                 known = msgspec.json.decode(folder.read(_PARTS), type=list[str])
             found = Reader(self.settings, until_eof=True).input.names
-            parts = known + [name for name in found if name not in known]
+            parts = known + [name for name in found if _is_new(name, known)]
             if len(parts) > _MOST_SHARDS:
                 raise RunError(
                     f"{len(parts)} files would be shards of their own; at most {_MOST_SHARDS} can "
@@ -903,7 +910,7 @@ class Run:
         except InputError:
             return  # all are gone, and more may come
         for name, _, _ in found:
-            if name not in self._known:
+            if _is_new(name, self._known):
                 self._known.add(name)
                 log.warning("input_new", input=name, action="it is taken up by a restart")
 

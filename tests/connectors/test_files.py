@@ -287,21 +287,6 @@ def test_a_file_truncated_while_it_is_followed_is_an_error(tmp_path):
         part.read(final=False)
 
 
-def test_a_file_replaced_while_it_is_followed_is_an_error(tmp_path):
-    """A file that another one took the place of would be followed for ever in vain."""
-    path = tmp_path / "events.jsonl"
-    path.write_bytes(b"one\n")
-    part = partition(path)
-    drain(part, final=False)
-    (tmp_path / "new").write_bytes(b"one\ntwo\n")
-    (tmp_path / "new").rename(path)
-    with pytest.raises(InputError, match="was replaced by another file"):
-        part.read(final=False)
-    path.unlink()
-    with pytest.raises(InputError, match="was removed while it was read"):
-        part.read(final=False)
-
-
 def test_reading_after_close_is_an_error(tmp_path):
     """A closed partition doesn't read from whatever has its descriptor now."""
     path = tmp_path / "events.jsonl"
