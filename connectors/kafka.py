@@ -191,6 +191,23 @@ class Identity:
         self._given = True
         return zlib.crc32(bits) or 1
 
+    def whole(self, seconds: float) -> bytes:
+        """Return the topic's id, and that of the cluster with its name where brokers give none.
+
+        Raises
+        ------
+        NoAnswerError, InputError
+            As of a call.
+        """
+        bits = self._ask(min(seconds, _LONGEST))
+        if any(bits):
+            return bits
+        try:
+            cluster = self._admin.list_topics(self._topic, timeout=seconds).cluster_id
+        except KafkaException as error:
+            raise NoAnswerError(f"{self._topic}: {said(error)}") from None
+        return f"{cluster}/{self._topic}".encode()
+
     def _ask(self, seconds: float) -> bytes:
         """Return the bytes of the id; none, or zeros, where there is none."""
         topics = TopicCollection([self._topic])

@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 Kind: TypeAlias = Literal[
-    "snapshot", "restore", "rewind", "promote", "rollback", "pause", "resume", "tag"
+    "snapshot", "restore", "rewind", "promote", "rollback", "pause", "resume", "tag", "adopt"
 ]
 
 REPLACING = ("restore", "rewind", "promote", "rollback")
@@ -71,6 +71,8 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True):
         Why it is to be refused; nothing: a shard decides.
     by
         Who gave it; nothing: Midstream itself.
+    origin
+        The identity of the state that the version may be of, besides the model's own.
     """
 
     id: int
@@ -84,6 +86,7 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True):
     cut: str = "online"
     problem: str = ""
     by: str = ""
+    origin: str = ""
 
 
 class Done(msgspec.Struct, omit_defaults=True):

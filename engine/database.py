@@ -18,9 +18,9 @@ from sqlalchemy import event, exc
 
 from midstream.engine.masking import credentials, hide, hide_credentials, masked
 from midstream.engine.names import name_fault
-from midstream.engine.schema import META, MODELS, SCHEMA, upgrade
+from midstream.engine.schema import META, MODELS, SCHEMA, is_old, upgrade
 
-__all__ = ["Database", "NoRegistryError", "RegistryError", "make_engine"]
+__all__ = ["Database", "NoRegistryError", "OtherStateError", "RegistryError", "make_engine"]
 
 _READING: dict[str, Any] = {"midstream_reading": True}  # options of a connection that only reads
 _LOCKED_SECONDS = 5.0
@@ -39,6 +39,10 @@ _T = TypeVar("_T")
 
 class RegistryError(RuntimeError):
     """The registry cannot be read or written to; the message names it and says why."""
+
+
+class OtherStateError(RegistryError):
+    """The model of this name is that of another state; the message says what can be done."""
 
 
 class NoRegistryError(RegistryError):
@@ -145,6 +149,10 @@ class Database:
         Its name.
     create
         Make the database and the model's row if they are not there.
+    identity
+        Of the state that speaks. What it writes to for the first time is its own from then on, and
+        what is another's it neither reads nor writes. "": of somebody who has no state, and goes by
+        the name alone; None: of a state that has no identity yet, which may not go by it.
 
     Attributes
     ----------
@@ -157,14 +165,24 @@ class Database:
     ------
     NoRegistryError
         If it is not there, and not to be made.
+    OtherStateError
+        If the model is that of another state; so does any access, should it become that.
     RegistryError
         If it cannot be used.
     """
 
-    def __init__(self, database: str | Path, model: str, *, create: bool = False) -> None:
+    def __init__(
+        self,
+        database: str | Path,
+        model: str,
+        *,
+        create: bool = False,
+        identity: str | None = "",
+    ) -> None:
         if fault := name_fault(model):
             raise RegistryError(f"{model[:100]!r} is no model's name: {fault}")
         self.model = model
+        self.identity = identity
         self.url, self.place = _url_of(database)
         self.engine = make_engine(self.url, create=create)
         self._node: tuple[int, int] | None = None
@@ -189,24 +207,26 @@ class Database:
                 f"{self.place}: there is no registry; it is made by the first `midstream run` (or, "
                 "where it was lost and its artifacts are there, by `midstream snapshots adopt`)"
             )
-        with self.reading() as connection:
+        with self.reading(checked=False) as connection:
             there = sa.inspect(connection).has_table(MODELS.name)
         if not there:
             raise NoRegistryError(f"{self.place}: holds no registry of Midstream's")
         schema = self._schema()
+        if create:
+            with self.reading(checked=False) as connection:
+                old = is_old(connection)
+            if old or (schema is not None and schema < SCHEMA):
+                with self._saying(), self.engine.begin() as connection:
+                    upgrade(connection)
+                schema = self._schema()
         if schema is None and create:
             with self._saying(), self.engine.begin() as connection:
-                self.add(connection, MODELS, {"schema": SCHEMA})
+                self.add(connection, MODELS, {"schema": SCHEMA, "identity": self.identity or ""})
             schema = self._schema()
-        if schema == 1 and create:
-            with self._saying(), self.engine.begin() as connection:
-                connection.execute(sa.select(MODELS).with_for_update())
-                upgrade(connection)
-            schema = self._schema()
-        if schema == 1:
+        if schema is not None and schema < SCHEMA:
             raise RegistryError(
-                f"{self.place}: is of an older Midstream (schema 1); the next `midstream run` "
-                f"brings it to schema {SCHEMA}, with all that it holds"
+                f"{self.place}: is of an older Midstream (schema {schema}); the next `midstream "
+                f"run` brings it to schema {SCHEMA}, with all that it holds"
             )
         if schema is None:
             raise NoRegistryError(
@@ -217,6 +237,8 @@ class Database:
             raise RegistryError(
                 f"{self.place}: has schema {schema}, this Midstream reads {SCHEMA}; use a newer one"
             )
+        with self.reading():  # whose it is
+            pass
 
     def _make(self) -> None:
         with self._saying():
@@ -232,13 +254,13 @@ class Database:
                 META.create_all(self.engine)
 
     def _schema(self) -> int | None:
-        with self.reading() as connection:
+        with self.reading(checked=False) as connection:
             wanted = sa.select(MODELS.c.schema).where(self.ours(MODELS))
             found: int | None = connection.execute(wanted).scalar_one_or_none()
         return found
 
     def _models(self) -> list[str]:
-        with self.reading() as connection:
+        with self.reading(checked=False) as connection:
             found = connection.execute(sa.select(MODELS.c.model).order_by(MODELS.c.model))
             return list(found.scalars())
 
@@ -251,18 +273,52 @@ class Database:
         return table.c.model == self.model
 
     @contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
-        """Look at something, as it stands at one moment."""
+    def reading(self, *, checked: bool = True) -> Iterator[sa.Connection]:
+        """Look at something, as it stands at one moment; `checked`: if it is this state's."""
         self._look()
         with self._saying(), self.engine.connect() as connection:
-            yield connection.execution_options(**_READING)
+            connection.execution_options(**_READING)
+            if checked:
+                self._require_ours(connection.execute(self._owner()).scalar())
+            yield connection
+
+    def _owner(self) -> sa.Select[Any]:
+        return sa.select(MODELS.c.identity).where(self.ours(MODELS))
+
+    def _require_ours(self, owner: str | None) -> None:
+        """Raise OtherStateError if the model is that of another state."""
+        if not owner or self.identity in ("", owner):
+            return
+        if self.identity is None:
+            raise OtherStateError(
+                f"{self.place}: model {self.model!r} is that of a state with the identity "
+                f"{owner[:12]}, and the state here has none yet: the next `midstream run` gives it "
+                "one, if it is not another's (then give this config a `name` of its own)"
+            )
+        raise OtherStateError(
+            f"{self.place}: model {self.model!r} is that of another state (identity {owner[:12]}; "
+            f"the one here: {self.identity[:12]}); give this config a `name` of its own, or, if "
+            "that state was moved here or lost, take the model over with `midstream run --adopt`"
+        )
+
+    def owner(self) -> str:
+        """Return the identity of the state that the model is; "": none has claimed it."""
+        with self.reading(checked=False) as connection:
+            return connection.execute(self._owner()).scalar() or ""
 
     @contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
-        """Change something, in one piece; of several that write, one goes after the other."""
+    def writing(self, *, checked: bool = True) -> Iterator[sa.Connection]:
+        """Change something, in one piece; of several that write, one goes after the other.
+
+        With `checked`, the model has to be this state's, or becomes that if it is nobody's yet.
+        """
         self._look()
         with self._saying(), self.engine.begin() as connection:
-            connection.execute(sa.select(MODELS.c.model).where(self.ours(MODELS)).with_for_update())
+            owner = connection.execute(self._owner().with_for_update()).scalar()
+            if checked:
+                self._require_ours(owner)
+                if owner == "" and self.identity:
+                    self.own(connection, self.identity)
             yield connection
 
     @property
@@ -281,6 +337,14 @@ class Database:
         with self.reading() as connection:
             now = sa.func.extract("epoch", sa.func.clock_timestamp())
             return float(connection.execute(sa.select(now)).scalar_one())
+
+    def owner_in(self, connection: sa.Connection) -> str:
+        """Return the same as `owner`, as a part of a transaction."""
+        return connection.execute(self._owner()).scalar() or ""
+
+    def own(self, connection: sa.Connection, identity: str) -> None:
+        """Have the model be that of a state from now on. Part of a transaction."""
+        connection.execute(sa.update(MODELS).where(self.ours(MODELS)).values(identity=identity))
 
     def rows(self, wanted: Any) -> list[dict[str, Any]]:
         """Return what is asked for, a dict a row."""

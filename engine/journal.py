@@ -29,12 +29,15 @@ __all__ = [
     "Skip",
     "UnavailableError",
     "gather",
+    "identities",
     "is_whole",
 ]
 
 
 MOST_RECORDS = 20_000
 """That are in memory at once."""
+SEGMENT = re.compile(r"journal-(\d{16})\.log\Z")
+"""What the files of a journal are called."""
 
 
 class JournalError(RuntimeError):
@@ -111,7 +114,8 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", ta
     id
         In the registry; commands are carried out in the order of their ids.
     kind
-        "snapshot", "restore", "rewind", "promote", "rollback", "pause", "resume"; "abandon": the
+        "snapshot", "restore", "rewind", "promote", "rollback", "pause", "resume"; "adopt": the
+        model in the registry, which was another state's, became this one's; "abandon": the
         input of the command of this `id` could not be applied again, and it is as if it had been
         refused.
     version
@@ -140,6 +144,8 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", ta
         Of each of `left`, the first and the last line (or row) of the file; none of a topic.
     by
         Who gave it; nothing: Midstream itself.
+    origin
+        The identity of the state that the version is of, where that is another one.
     """
 
     id: int
@@ -158,6 +164,7 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", ta
     left: list[tuple[str, int, int, int]] = []
     lines: list[tuple[int, int] | None] = []
     by: str = ""
+    origin: str = ""
 
 
 Entry: TypeAlias = Range | Exclude | Command
@@ -263,7 +270,7 @@ class FileJournal:
         Size at which a new segment is begun. Trimming removes whole segments.
     """
 
-    _NAME = re.compile(r"journal-(\d{16})\.log\Z")
+    _NAME = SEGMENT
 
     def __init__(
         self,
@@ -498,6 +505,16 @@ class FileJournal:
 def _encode(record: Record) -> bytes:
     body = msgspec.json.encode(record)
     return b"%08x %b\n" % (zlib.crc32(body), body)
+
+
+def identities(storage: Storage) -> Iterator[str]:
+    """Yield the identities of states that the journal in a folder has; nothing is changed."""
+    for name in storage.names():
+        if SEGMENT.match(name):
+            for line in storage.read(name).splitlines(keepends=True):
+                record = _decode(line)
+                if record is not None and record.about and record.about.get("identity"):
+                    yield str(record.about["identity"])
 
 
 def _decode(line: bytes) -> Record | None:

@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from midstream.engine.commands import REPLACING, Done, Order
-from midstream.engine.database import RegistryError
+from midstream.engine.database import OtherStateError, RegistryError
 from midstream.engine.schema import (
     ALARMS,
     CANCELLED,
@@ -32,6 +32,7 @@ __all__ = [
     "CommandError",
     "Deployed",
     "Drifted",
+    "OtherStateError",
     "Registry",
     "RegistryError",
     "ShardRow",
@@ -136,6 +137,8 @@ class Registry(Versions):
         Modules besides River whose classes and functions a version may hold.
     create
         Make the database and the model's row if they are not there.
+    identity
+        Of the state that speaks, as of `Database`.
 
     Raises
     ------
@@ -287,7 +290,11 @@ class Registry(Versions):
             ).all()
             rows = connection.execute(
                 sa.select(COMMANDS)
-                .where(self._ours(COMMANDS), COMMANDS.c.dropped == "", COMMANDS.c.kind != "tag")
+                .where(
+                    self._ours(COMMANDS),
+                    COMMANDS.c.dropped == "",
+                    COMMANDS.c.kind.not_in(_UNAWAITED),
+                )
                 .order_by(COMMANDS.c.id)
             ).all()
         answers: dict[int, set[str]] = {}
@@ -324,7 +331,7 @@ class Registry(Versions):
             ours = self._ours(COMMANDS)
             near = sa.select(COMMANDS).where(ours, COMMANDS.c.id.between(command - 2, command + 2))
             rows = {row.id: row for row in connection.execute(near)}
-            if command not in rows or rows[command].kind == "tag":
+            if command not in rows or rows[command].kind in _UNAWAITED:
                 raise CommandError(f"there is no command {command} of {self.model} that waits")
             orders = {id_: self.database.decoded(row.order, Order) for id_, row in rows.items()}
             piece = _piece(command, orders)
@@ -380,6 +387,73 @@ class Registry(Versions):
                 .values(dropped=why)
             )
             return int(done.rowcount)
+
+    # --- whose the model is
+
+    def join_state(self, identity: str) -> str:
+        """Return the identity that the model has; where it has none, it is this one from now on.
+
+        So one who shares shards with others finds theirs, whoever was first.
+        """
+        with self.database.writing(checked=False) as connection:
+            owner = self.database.owner_in(connection)
+            if not owner:
+                self.database.own(connection, identity)
+        return owner or identity
+
+    def take_over(self, identity: str, last_command: int, by: str) -> str:
+        """Have the model be that of a state, whose ever it was, as its history tells.
+
+        The state of before is shut out; what was given for it and nobody has carried out is
+        dropped. Each version of it is kept while it is tagged adopted-N.
+
+        Parameters
+        ----------
+        identity
+            Of the state.
+        last_command
+            The highest number of a command that its journals know.
+        by
+            Who wants that.
+
+        Returns
+        -------
+        str
+            The identity of the state that it was; "": of none, or of this one.
+        """
+        why = f"the model was taken over by another state ({identity[:12]})"
+        answered = sa.select(DEPLOYMENTS.c.command).where(self._ours(DEPLOYMENTS))
+        with self.database.writing(checked=False) as connection:
+            owner = self.database.owner_in(connection)
+            self.database.own(connection, identity)
+            if owner in ("", identity):
+                return ""
+            connection.execute(sa.delete(SHARDS).where(self._ours(SHARDS)))
+            connection.execute(
+                sa.update(COMMANDS)
+                .where(
+                    self._ours(COMMANDS),
+                    COMMANDS.c.dropped == "",
+                    COMMANDS.c.kind.not_in(_UNAWAITED),
+                    COMMANDS.c.id.not_in(answered),
+                )
+                .values(dropped=why)
+            )
+            connection.execute(
+                sa.update(MODELS)
+                .where(self._ours(MODELS))
+                .values(next_command=greatest(MODELS.c.next_command, last_command + 1))
+            )
+            now = time.time()
+            whole = sa.select(VERSIONS.c.version).where(
+                self._ours(VERSIONS), VERSIONS.c.state == "complete"
+            )
+            for row in connection.execute(whole).all():
+                tag = {"tag": f"adopted-{row.version}", "version": row.version, "at": now}
+                self.database.add(connection, TAGS, tag)
+            reason = f"from the state {owner}, by the state {identity}"
+            self._order(connection, [{"kind": "adopt", "reason": reason, "by": by}], now)
+        return owner
 
     def begin_anew(self) -> int:
         """Forget the shards, and drop what nobody has answered, for a model that is begun anew.
@@ -558,6 +632,10 @@ class Registry(Versions):
             ).scalar_one_or_none()
             connection.execute(sa.delete(TAGS).where(*same))
         return had
+
+
+_UNAWAITED = ("tag", "adopt")
+"""Kinds of commands that tell of something done."""
 
 
 def _piece(command: int, orders: Mapping[int, Order]) -> list[int]:

@@ -21,10 +21,11 @@ __all__ = [
     "VERSIONS",
     "aliases",
     "greatest",
+    "is_old",
     "upgrade",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
 UNKNOWN = "?"
 """The epoch of a shard that has not told it yet."""
 SAME = "same"
@@ -40,6 +41,8 @@ MODELS = sa.Table(
     sa.Column("schema", sa.Integer, nullable=False),
     sa.Column("next_version", sa.Integer, nullable=False, default=1),
     sa.Column("next_command", sa.Integer, nullable=False, default=1),
+    # Of the state that the model is; "": none has claimed it yet.
+    sa.Column("identity", sa.Text, nullable=False, default="", server_default=""),
 )
 SHARDS = sa.Table(
     "midstream_shards",
@@ -146,10 +149,19 @@ def aliases(connection: sa.Connection, ours: sa.ColumnElement[bool]) -> dict[int
     return {row.version: row.parent for row in rows}
 
 
+def is_old(connection: sa.Connection) -> bool:
+    """Whether the tables lack what schema 3 has, whatever the rows of models say."""
+    names = {found["name"] for found in sa.inspect(connection).get_columns(MODELS.name)}
+    return MODELS.c.identity.name not in names
+
+
 def upgrade(connection: sa.Connection) -> None:
-    """Bring tables of schema 1 to schema 2, with all that they hold. Part of a transaction."""
+    """Bring tables of schemas 1 and 2 to schema 3, with all they hold. Part of a transaction."""
+    if connection.dialect.name == "postgresql":  # of SQLite, one writes at a time
+        connection.exec_driver_sql(f"LOCK TABLE {MODELS.name} IN ACCESS EXCLUSIVE MODE")
     there = sa.inspect(connection)
-    for table, column in ((SHARDS, SHARDS.c.sources), (COMMANDS, COMMANDS.c.taken_at)):
+    added = (SHARDS, SHARDS.c.sources), (COMMANDS, COMMANDS.c.taken_at), (MODELS, MODELS.c.identity)
+    for table, column in added:
         if column.name not in {found["name"] for found in there.get_columns(table.name)}:
             text = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
             connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {text}")
@@ -162,7 +174,7 @@ def upgrade(connection: sa.Connection) -> None:
         if rows:
             plain = [row | {"feature": "", "kind": "drift"} for row in rows]
             connection.execute(sa.insert(ALARMS), plain)
-    connection.execute(sa.update(MODELS).where(MODELS.c.schema == 1).values(schema=SCHEMA))
+    connection.execute(sa.update(MODELS).where(MODELS.c.schema < SCHEMA).values(schema=SCHEMA))
 
 
 def greatest(column: Any, value: int) -> Any:

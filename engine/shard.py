@@ -281,6 +281,7 @@ class Shard:
         shards: str = "",
         modules: Collection[str] = (),
         fresh: str = "",
+        identity: str = "",
         **policy: Any,
     ) -> "Shard":
         """Resume from what is saved, or begin anew where nothing is.
@@ -300,6 +301,9 @@ class Shard:
             Modules besides River whose classes and functions a snapshot may hold.
         fresh
             Begin anew, whatever the journal holds, unless it was begun anew under this very token.
+        identity
+            Of the state; "": it has none. It stands in the journal and in snapshots, and what is of
+            another is not gone on from, or restored.
         policy
             snapshot_events, snapshot_seconds, commit_seconds; clock and wall, which tell seconds;
             fetch, which gives this shard's part of a version; outbox, which takes it; keep_from;
@@ -329,6 +333,9 @@ class Shard:
         records = _newest(records)
         if records and fresh:
             _same_input(records[0].about, source)
+            _same_identity(name, records[0].about or {}, identity)
+        if identity:
+            about["identity"] = identity
         if not records or (fresh and _token(records[0], snapshots) != fresh):
             about |= {"fresh": fresh, "begun": [policy.get("wall", time.time)(), journal.end]}
             journal.generation = 0
@@ -366,6 +373,8 @@ class Shard:
         reasons = {e.id: e.refused for e in _commands(records) if e.kind == "abandon"}
         replay = Coming(journal, seq, reasons, records)
         assert saved is not None
+        if known := _same_identity(name, saved, identity):
+            about["identity"] = known
         changed = definition_changes(saved["decoding"], about["decoding"])
         if changed and replay:
             raise ResumeError(
@@ -380,7 +389,8 @@ class Shard:
         shard._replay = replay
         coming = (piece.entry for piece in replay.all())
         shard.applied += sum(events_of(entry) for entry in coming if isinstance(entry, Range))
-        shard._snapshot_end = seq if not changed else -1
+        taken_up = bool(identity) and not saved.get("identity")  # it is to stand in a snapshot
+        shard._snapshot_end = seq if not (changed or taken_up) else -1
         if changed:  # so that the next resume compares with what is now in force
             shard._write_snapshot(shard._snapshot(trainer.state()))
         return shard
@@ -419,6 +429,11 @@ class Shard:
         """What the state is of."""
         definition: dict[str, Any] = self._about["definition"]
         return definition
+
+    @property
+    def identity(self) -> str:
+        """Of the state; "": it has none."""
+        return str(self._about.get("identity", ""))
 
     @property
     def untouched(self) -> bool:
@@ -682,6 +697,7 @@ class Shard:
                 raise RefusedError("it was to be made after a command that was refused")
             if order.kind in REPLACING:
                 snapshot = snapshot or self._fetch(order.version)
+                command = self._known(command, order, snapshot.header)
                 trainer = self._loaded(order.version, snapshot)
                 command = self._planned(command, order, snapshot.header, lows)
         except RefusedError as error:
@@ -744,6 +760,19 @@ class Shard:
     def confirm(self, seqs: Collection[int]) -> None:
         """Take note that what was done at these records, and has taken effect, is known."""
         self.done = [d for d in self.done if d.seq not in seqs or d.done_at is None]
+
+    def _known(self, command: Command, order: Order, header: Mapping[str, Any]) -> Command:
+        """Refuse a version of another state, unless that is named; tell of which it is then."""
+        other = header.get("identity", "")
+        if not other or not self.identity or other == self.identity:
+            return command
+        if other != order.origin:
+            raise RefusedError(
+                f"version {order.version} is of another state (identity {other[:12]}; the one "
+                f"here: {self.identity[:12]}); `midstream restore {order.version} --from "
+                f"{other[:12]}` puts it in the place of the model all the same"
+            )
+        return msgspec.structs.replace(command, origin=other)
 
     def _loaded(self, version: int, snapshot: Snapshot) -> Trainer:
         changed = unfit(snapshot.header["definition"], self.definition)
@@ -1109,6 +1138,18 @@ def _same_input(about: Mapping[str, Any] | None, source: str) -> None:
             f"the journal is that of another input, {other!r}, not of {source!r}; give this config "
             "a `name` (or `output.journal`) of its own"
         )
+
+
+def _same_identity(shard: str, about: Mapping[str, Any], identity: str) -> str:
+    """Return the identity of a saved state; raise ResumeError if it is to be another."""
+    saved = str(about.get("identity", ""))
+    if saved and identity and saved != identity:
+        raise ResumeError(
+            f"shard {shard}: its journal is that of the state {saved}, and this is the state "
+            f"{identity}, as the file `identity` in the state folder says; put the right journal "
+            f"back, or, if it is the right one, write {saved} to that file"
+        )
+    return saved or identity
 
 
 def _same_definition(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -88,13 +88,19 @@ class Versions:
         key: bytes | None = None,
         modules: Collection[str] = (),
         create: bool = False,
+        identity: str | None = "",
     ) -> None:
         self.model = model
         self.artifacts = Artifacts(artifacts, model, key=key)
-        self.database = Database(database, model, create=create)
+        self.database = Database(database, model, create=create, identity=identity)
         self.retention = Retention(self.database, self.artifacts)
         self._ours = self.database.ours
         self._modules = modules
+
+    @property
+    def identity(self) -> str:
+        """Of the state that speaks; "": of none."""
+        return self.database.identity or ""
 
     def close(self) -> None:
         """Close the connections."""

@@ -74,6 +74,11 @@ class _ShareOf(click.ParamType["tuple[int, int]"]):
     "--fresh", is_flag=True, help="Archive the saved state and its outputs, and begin anew."
 )
 @click.option(
+    "--adopt",
+    is_flag=True,
+    help="Take over the registry's model of this name, if it is another state's: that was moved.",
+)
+@click.option(
     "--processes",
     metavar="N",
     type=click.IntRange(min=1),
@@ -91,6 +96,7 @@ def run(
     *,
     until_eof: bool,
     fresh: bool,
+    adopt: bool,
     processes: int | None,
     host: tuple[int, int],
     process: tuple[int, int],
@@ -108,11 +114,19 @@ def run(
     Several hosts share them with --host.
     """
     from midstream.flows import online, supervisor
+    from midstream.flows.operations import operator
     from midstream.flows.rooms import Share
     from midstream.flows.settings import ConfigError, load
 
     if report_to is not None:
-        _run_share(config, report_to, until_eof=until_eof, share=Share(*process), fresh=fresh_as)
+        _run_share(
+            config,
+            report_to,
+            until_eof=until_eof,
+            share=Share(*process),
+            fresh=fresh_as,
+            adopt=adopt,
+        )
         return
     with one_line_errors(running=False, as_json=as_json), model_prints():
         settings = load(config)
@@ -128,13 +142,17 @@ def run(
             "versions.registry and versions.artifacts",
         )
     with one_line_errors(running=True, as_json=as_json), model_prints():
-        fresh_as = online.archive(settings) if fresh else ""
+        by = operator() if adopt else ""
+        online.prepare(settings, joins=host[1] > 1)
+        fresh_as = online.archive(settings, adopted_by=by) if fresh else ""
         if processes is not None:
             arguments = ["run", str(config), "--fresh-as", fresh_as]
             if click.get_current_context().find_root().params["log_json"]:
                 arguments.insert(0, "--log-json")
             if until_eof:
                 arguments.append("--until-eof")
+            if adopt:
+                arguments.append("--adopt")
             summary = supervisor.supervise(
                 processes,
                 Share(*host),
@@ -143,15 +161,22 @@ def run(
                 ends=until_eof,
             )
         else:
-            summary = online.run(settings, until_eof=until_eof, fresh=fresh_as, share=Share(*host))
+            summary = online.run(
+                settings,
+                until_eof=until_eof,
+                fresh=fresh_as,
+                share=Share(*host),
+                adopted_by=by,
+            )
     _print_summary(summary, settings.name, as_json=as_json)
 
 
 def _run_share(
-    config: Path, report_to: int, *, until_eof: bool, share: "Share", fresh: str
+    config: Path, report_to: int, *, until_eof: bool, share: "Share", fresh: str, adopt: bool
 ) -> None:
     """Be one of the processes of a supervisor."""
     from midstream.flows import online, supervisor
+    from midstream.flows.operations import operator
     from midstream.flows.settings import load
 
     logs.log.always(process=share.first)
@@ -165,6 +190,7 @@ def _run_share(
             fresh=fresh,
             share=share,
             patience=supervisor.HANDOVER,
+            adopted_by=operator() if adopt else "",
             beat=reporter.beat,
         )
     reporter.ended(summary)

@@ -24,10 +24,11 @@ from bytewax.run import cli_main
 
 from midstream.connectors.files import InputError, NoFilesError, discover
 from midstream.engine.journal import UnavailableError
-from midstream.engine.registry import RegistryError
+from midstream.engine.registry import OtherStateError, RegistryError
 from midstream.engine.shard import EventError, Outcome
 from midstream.engine.storage import raise_limit
 from midstream.flows.entry import closed_descriptors, stop_signals
+from midstream.flows.identity import settle
 from midstream.flows.locks import StateLocks
 from midstream.flows.logs import log
 from midstream.flows.reading import IDLE
@@ -48,9 +49,9 @@ from midstream.flows.rooms import (
 )
 from midstream.flows.settings import Settings
 from midstream.flows.topics import NoAnswerError, Signature, check_kafka
-from midstream.flows.versions import open_registry
+from midstream.flows.versions import has_registry, open_registry, take_over
 
-__all__ = ["RunError", "Summary", "archive", "preflight", "run", "signals"]
+__all__ = ["RunError", "Summary", "archive", "preflight", "prepare", "run", "signals"]
 
 _BRIEF = timedelta(milliseconds=2)
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, before the brokers are asked again
@@ -201,8 +202,20 @@ def _keep_memory() -> None:
             mallopt(parameter, value)
 
 
-def archive(settings: Settings) -> str:
-    """Move old state, and the outputs that belong to it, out of the way.
+def prepare(settings: Settings, *, joins: bool) -> None:
+    """Settle the identity of a state, where no broker has to be asked for it.
+
+    `joins`: as of `settle`. Errors are those of `settle`.
+    """
+    if settings.journal_topic is None:
+        with closing(StateLocks(settings.state_path)) as locks:
+            settle(settings, locks, joins=joins)
+
+
+def archive(settings: Settings, *, adopted_by: str = "") -> str:
+    """Move old state, and the outputs that belong to it, out of the way; its identity stays.
+
+    `adopted_by`: as of `run`.
 
     Returns
     -------
@@ -213,12 +226,29 @@ def archive(settings: Settings) -> str:
     ------
     HeldError
         If somebody is at work in it.
+    OtherStateError
+        If the model in the registry is that of another state; nothing was moved.
     """
     with closing(StateLocks(settings.state_path)) as locks:
         locks.clear()
+        settle(settings, locks)
+        if adopted_by and settings.versions.enabled:
+            take_over(settings, 0, adopted_by)
+        _look(settings)
         _archive(settings)
         _drop_commands(settings)
     return secrets.token_hex(8)
+
+
+def _look(settings: Settings) -> None:
+    """Raise OtherStateError if the model in the registry is that of another state."""
+    if settings.versions.enabled:
+        try:
+            has_registry(settings)
+        except OtherStateError:
+            raise
+        except RegistryError:  # it will say itself what is wrong with it
+            pass
 
 
 def _drop_commands(settings: Settings) -> None:
@@ -228,6 +258,8 @@ def _drop_commands(settings: Settings) -> None:
     try:
         with closing(open_registry(settings)) as registry:
             dropped = registry.begin_anew()
+    except OtherStateError:
+        raise
     except RegistryError:
         return  # there is none, or it will say itself what is wrong with it
     if dropped:
@@ -263,6 +295,7 @@ def run(
     fresh: str = "",
     share: Share = WHOLE,
     patience: float = 0.0,
+    adopted_by: str = "",
     beat: Callable[[str, Summary], None] = lambda *_: None,
 ) -> Summary:
     """Run the dataflow until a signal, or until the end of the input.
@@ -277,6 +310,8 @@ def run(
         Which shards are this process's.
     patience
         Seconds to wait for another process to let go a shard.
+    adopted_by
+        Who has the registry's model become that of this state, if it is another's; "": nobody.
     beat
         Called often, by which one sees from outside that the run gets on, with a word for what it
         is at ("opening", "running", "waiting") and what it did.
@@ -291,7 +326,13 @@ def run(
     with closing(StateLocks(settings.state_path, patience=patience)) as locks:
         locks.enter()
         attempts = _Attempts(
-            settings, locks, until_eof=until_eof, fresh=fresh, share=share, beat=beat
+            settings,
+            locks,
+            until_eof=until_eof,
+            fresh=fresh,
+            share=share,
+            adopted_by=adopted_by,
+            beat=beat,
         )
         try:
             return attempts.go()
@@ -313,6 +354,7 @@ class _Attempts:
         until_eof: bool,
         fresh: str,
         share: Share,
+        adopted_by: str,
         beat: Callable[[str, Summary], None],
     ) -> None:
         self._settings = settings
@@ -322,6 +364,7 @@ class _Attempts:
         self._signatures: dict[str, Signature] = {}
         self._registrars: list[Registrar] = []
         self._share = share
+        self._adopted_by = adopted_by
         self._beat = beat
         self._summary = Summary()
         self._tallies: dict[str, Tally] = {}
@@ -365,6 +408,7 @@ class _Attempts:
             registrars=self._registrars,
             tallies=self._tallies,
             careful=self._careful,
+            adopted_by=self._adopted_by,
             beat=lambda: self._beat("running", self._summary),
         )
 

@@ -28,6 +28,7 @@ from midstream.engine.registry import (
     VersionRow,
 )
 from midstream.flows.liveness import Pulses
+from midstream.flows.logs import log
 from midstream.flows.settings import Settings
 from midstream.flows.versions import open_registry
 
@@ -88,6 +89,8 @@ def opened(settings: Settings, *, to_command: bool = False) -> Iterator[Registry
                 f"{registry.database.place}: was made anew, and no run has told it of its shards; "
                 "commands can be given once `midstream run` was started"
             )
+        if not registry.identity and registry.database.owner():
+            log.info("no_state_here", model=settings.name, note="the model is found by its name")
         yield registry
     finally:
         registry.close()

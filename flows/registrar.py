@@ -25,6 +25,7 @@ from midstream.engine.journal import Command
 from midstream.engine.outbox import Outbox
 from midstream.engine.registry import (
     Drifted,
+    OtherStateError,
     Registry,
     RegistryError,
     ShardRow,
@@ -35,7 +36,7 @@ from midstream.engine.storage import LocalStorage
 from midstream.flows.liveness import BEAT, Pulses
 from midstream.flows.logs import log
 from midstream.flows.settings import Settings
-from midstream.flows.versions import open_registry
+from midstream.flows.versions import open_registry, take_over
 
 if TYPE_CHECKING:
     from midstream.engine.shard import Shard
@@ -103,6 +104,13 @@ class Registrar:
         Of all shards of the model.
     session
         What processes that were started together have in common; "": this one is alone.
+    adopted_by
+        Who has the registry's model become that of this state, if it is another's; "": nobody.
+
+    Attributes
+    ----------
+    refusal
+        Why this run may not go on: the model in the registry is that of another state.
     """
 
     def __init__(
@@ -112,9 +120,12 @@ class Registrar:
         names: Collection[str],
         *,
         session: str = "",
+        adopted_by: str = "",
     ) -> None:
         self._settings = settings.versions
         self._all_settings = settings
+        self._adopted_by = adopted_by
+        self.refusal = ""
         self._run = f"{session}-{os.urandom(8).hex()}"
         self._registry: Registry | None = None
         self._newest = 0  # of the versions that were asked for, as far as we know
@@ -304,6 +315,10 @@ class Registrar:
                 if closing and self._registry is not None:
                     self._beat(self._registry, now=True)
                     self._registry.leave(self._run)
+            except OtherStateError as error:  # which does not pass
+                self.refusal = str(error)
+                self._troubled(self.refusal)
+                break
             except (RegistryError, StoreError, OSError) as error:
                 self._troubled(str(error))
             except Exception as error:  # noqa: BLE001 the stream goes on, and this is tried again
@@ -318,7 +333,9 @@ class Registrar:
             self._registry.close()
 
     def _troubled(self, reason: str) -> None:
-        if not self._failing:
+        if self.refusal and self._closing:  # else the run ends with it
+            log.error("registry_of_another_state", reason=reason)
+        elif not (self._failing or self.refusal):
             log.warning(
                 "registry_unavailable", reason=reason, note="learning goes on; it is tried again"
             )
@@ -367,6 +384,7 @@ class Registrar:
                 self._deliver_pause = _SHORTEST_PAUSE
 
     def _open(self) -> Registry:
+        self._take_over()
         registry = open_registry(self._all_settings, create=True)
         desks = self._desks
         highest = max((desk.highest for desk in desks.values()), default=0)
@@ -390,6 +408,13 @@ class Registrar:
         self._pulses = Pulses(registry, again=-1.0)
         self._registry = registry
         return registry
+
+    def _take_over(self) -> None:
+        """Have the registry's model become ours, once, if that is wanted."""
+        if not self._adopted_by:
+            return
+        take_over(self._all_settings, self._highest, self._adopted_by)
+        self._adopted_by = ""
 
     def _adopt(self, registry: Registry) -> None:
         """Take up versions whose files are there, where the registry was lost.

@@ -40,6 +40,7 @@ from midstream.engine.shard import EventError, Outcome, Shard
 from midstream.engine.snapshot import Snapshot, SnapshotFolder
 from midstream.engine.storage import BackgroundStorage, LocalStorage, raise_limit, replace
 from midstream.engine.trainer import Trainer
+from midstream.flows.identity import settle
 from midstream.flows.locks import StateLocks
 from midstream.flows.logs import log
 from midstream.flows.reading import Reader
@@ -372,6 +373,7 @@ class Room:
             **said_of_state(settings),
             modules=model_modules(settings),
             fresh=run.fresh,
+            identity=run.identity,
             snapshot_events=settings.state.snapshot_events,
             snapshot_seconds=settings.state.snapshot_seconds,
             commit_seconds=settings.state.commit_seconds,
@@ -757,6 +759,8 @@ class Run:
         process.
     careful
         As of `Shard.open`.
+    adopted_by
+        Who has the registry's model become that of this state, if it is another's; "": nobody.
     beat
         Called at every turn, by which one sees from outside that the run gets on.
     """
@@ -774,6 +778,7 @@ class Run:
         registrars: list[Registrar] | None = None,
         tallies: dict[str, Tally] | None = None,
         careful: bool = False,
+        adopted_by: str = "",
         beat: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
@@ -786,6 +791,8 @@ class Run:
         self.registrars = [] if registrars is None else registrars
         self.tallies = {} if tallies is None else tallies
         self.careful = careful
+        self.adopted_by = adopted_by
+        self.identity = ""
         self.beat = beat
         self.rejected_log = RejectedLog()
         self.stopping = False
@@ -811,6 +818,7 @@ class Run:
 
     def open(self) -> None:
         """Open every shard: resume its state, find its input."""
+        self.identity = settle(self.settings, self.locks)
         if self.settings.input.topic is not None:
             self.consumer = open_consumer(self.settings)
         shards: Mapping[str, str | None]
@@ -853,15 +861,23 @@ class Run:
         shards = [room.shard for room in self.rooms.values()]
         if not self.registrars:
             session = os.environ.get(SESSION, "")
-            self.registrars.append(Registrar(self.settings, shards, names, session=session))
+            self.registrars.append(
+                Registrar(self.settings, shards, names, session=session, adopted_by=self.adopted_by)
+            )
             # Where the run ends by itself, a command that comes late would not come at all.
             self.registrars[0].start(lambda: self.stopping, 60.0 if self.until_eof else 5.0)
         else:
             self.registrars[0].adopt(shards, names)
         self.registrar = self.registrars[0]
+        self._check_registrar()
         for room in self.rooms.values():
             if room.shard.paused:
                 log.warning("paused", shard=room.name, note="`midstream resume` has it go on")
+
+    def _check_registrar(self) -> None:
+        """Raise RunError if the model in the registry is that of another state."""
+        if self.registrar is not None and self.registrar.refusal:
+            raise RunError(self.registrar.refusal)
 
     def _at_first(self, partitions: int) -> int:
         """Return how many partitions the topic had when it was first read."""
@@ -960,6 +976,7 @@ class Run:
         items = []
         with self.guard():
             try:
+                self._check_registrar()
                 self._look_at_topic()
                 found = room.next()
             except InputError as error:  # what was read before may be sound: commit, and end
@@ -982,6 +999,7 @@ class Run:
     def _may_end(self, *, wait: bool) -> bool:
         if self.registrar is None or self.failure is not None:
             return True
+        self._check_registrar()
         changed = any(room.shard.changed for room in self.rooms.values())
         return self.registrar.may_end(changed=changed, wait=wait)
 

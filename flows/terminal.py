@@ -59,6 +59,7 @@ _EXPECTED = {
     "engine.registry": ["CommandError"],
     "engine.shard": ["EventError", "ResumeError"],
     "engine.versions": ["UnknownVersionError"],
+    "flows.identity": ["IdentityError"],
     "flows.locks": ["HeldError"],
     "flows.operations": ["OperationError"],
     "flows.rooms": ["RunError"],

@@ -36,6 +36,7 @@ __all__ = [
     "check_kafka",
     "create_topics",
     "index_of",
+    "journal_id",
     "missing_topics",
     "open_consumer",
     "open_journal",
@@ -95,6 +96,19 @@ def open_consumer(settings: Settings) -> Consumer:
     group = str(settings.kafka.get("group.id", settings.name))
     options = _options(settings)
     return Consumer(options, topic, group, identity=Identity(options, topic), log=log.warning)
+
+
+def journal_id(settings: Settings) -> bytes:
+    """Return what tells the topic of the journal from any other, also one made anew under its name.
+
+    Raises
+    ------
+    NoAnswerError, InputError
+        If no broker answers, or there is no such topic.
+    """
+    topic = settings.journal_topic
+    assert topic is not None
+    return Identity(_options(settings), topic).whole(_seconds(settings))
 
 
 def _seconds(settings: Settings) -> float:

@@ -1,5 +1,6 @@
 """The registry that a config names."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,12 +8,14 @@ from midstream.engine.artifacts import ArtifactError
 from midstream.engine.database import Database, NoRegistryError
 from midstream.engine.registry import Registry
 from midstream.flows.factory import import_module
+from midstream.flows.identity import identity_of
+from midstream.flows.logs import log
 from midstream.flows.settings import ConfigError, Settings, load, model_modules
 
 if TYPE_CHECKING:
     from midstream.engine.trainer import Trainer
 
-__all__ = ["has_registry", "open_registry"]
+__all__ = ["has_registry", "open_registry", "take_over"]
 
 
 class _ConfiguredRegistry(Registry):
@@ -28,6 +31,7 @@ class _ConfiguredRegistry(Registry):
             key=None if key is None else key.encode(),
             modules=model_modules(settings),
             create=create,
+            identity=identity_of(settings),
         )
 
     def load(self, version: int, shard: str | None = None) -> "Trainer":
@@ -61,11 +65,34 @@ def open_registry(config: str | Path | Settings, *, create: bool = False) -> Reg
     ------
     ConfigError
         If the config cannot be read.
+    IdentityError
+        If it cannot be told which state there is.
+    OtherStateError
+        If the model there is that of another state.
     RegistryError, StoreError
         If the registry or the store of its files is not there, or cannot be used.
     """
     settings = config if isinstance(config, Settings) else load(config)
     return _ConfiguredRegistry(settings, create=create)
+
+
+def take_over(settings: Settings, last_command: int, by: str) -> None:
+    """Have the model in the registry become that of this config's state, if it is another's.
+
+    Raises
+    ------
+    RegistryError, StoreError
+        If the registry cannot be used.
+    """
+    identity = identity_of(settings)
+    assert identity, "it was not settled"
+    registry = Registry(settings.registry, settings.artifacts, settings.name, create=True)
+    with closing(registry):
+        if owner := registry.take_over(identity, last_command, by):
+            log.warning(
+                "model_taken_over", model=settings.name, of=owner, by=identity,
+                note="the state that it was is shut out; what was given for it is dropped",
+            )  # fmt: skip
 
 
 def has_registry(settings: Settings) -> bool:
@@ -77,7 +104,7 @@ def has_registry(settings: Settings) -> bool:
         If its database cannot be used.
     """
     try:
-        Database(settings.registry, settings.name).close()
+        Database(settings.registry, settings.name, identity=identity_of(settings)).close()
     except NoRegistryError:
         return False
     return True

@@ -1089,7 +1089,7 @@ def test_a_newer_schema_is_refused_with_both(registry, url, tmp_path, opened):
     for create in (False, True):
         with pytest.raises(RegistryError) as error:
             opened(url, tmp_path / "artifacts", create=create)
-        said(error, "has schema 9, this Midstream reads 2; use a newer one")
+        said(error, "has schema 9, this Midstream reads 3; use a newer one")
 
 
 @pytest.mark.parametrize("url", [

@@ -1,0 +1,270 @@
+"""The identity of a state: where it is made, found again, and what is refused to another."""
+
+import shutil
+from contextlib import closing
+
+import pytest
+from project import Project, events
+
+from midstream.engine.journal import identities
+from midstream.engine.registry import OtherStateError
+from midstream.engine.snapshot import SnapshotFolder
+from midstream.engine.storage import LocalStorage
+from midstream.flows import identity, online, operations, rooms
+from midstream.flows.identity import IdentityError, identity_of
+from midstream.flows.locks import StateLocks
+from midstream.flows.rooms import RunError
+from midstream.flows.settings import load
+from midstream.flows.versions import open_registry
+
+SHARED = '[versions]\nregistry = "../registry.db"\nartifacts = "../artifacts"\n'
+
+
+class Model(Project):
+    """A project that runs in this process; of a built-in learner."""
+
+    def __init__(self, folder, *, versions=SHARED, name="", n=30, seed=1):
+        super().__init__(folder)
+        head = f'name = "{name}"\n' if name else ""
+        learner = '[model]\nlearner = "logistic"\ntask = "binary"\n'
+        source = '[input]\npath = "events.jsonl"\n'
+        self.config.write_text(head + learner + source + versions)
+        self.write(events(n, seed=seed))
+
+    @property
+    def settings(self):
+        return load(self.config)
+
+    @property
+    def identity(self):
+        return identity_of(self.settings)
+
+    def go(self, **options):
+        return online.run(self.settings, until_eof=True, **options)
+
+    def grow(self, n, seed=2):
+        with (self.folder / "events.jsonl").open("a") as file:
+            old = (self.folder / "events.jsonl").read_text()
+            self.write(events(n, seed=seed), "more.jsonl")
+            file.write((self.folder / "more.jsonl").read_text())
+        assert old
+
+    def in_journal(self):
+        return set(identities(LocalStorage(self.folder / "state" / "shards" / "000")))
+
+    def in_snapshots(self):
+        folder = SnapshotFolder(LocalStorage(self.folder / "state" / "shards" / "000"))
+        return {folder.read(seq).header.get("identity") for seq in folder.positions()}
+
+    def in_registry(self):
+        with closing(open_registry(self.settings)) as registry:
+            return registry.database.owner()
+
+
+def test_state_journal_and_registry_have_the_same(tmp_path):
+    """From the first run on; another one of the same name has another, and --fresh keeps it."""
+    model = Model(tmp_path / "one")
+    assert model.identity == ""
+    model.go()
+    made = model.identity
+    assert model.in_journal() == model.in_snapshots() == {made}
+    assert model.in_registry() == made
+    with closing(open_registry(model.settings)) as registry:
+        (row,) = registry.versions()
+        assert {part.header["identity"] for part in row.manifest.shards} == {made}
+    model.go(fresh=online.archive(model.settings))
+    assert model.identity == made
+    assert model.in_journal() == {made}
+    other = Model(tmp_path / "other", versions="")
+    other.go()
+    assert other.identity != made
+
+
+@pytest.mark.parametrize("left", ["journal", "snapshots", "both"])
+def test_what_was_lost_is_found_again(tmp_path, left):
+    """In the journal, or in a snapshot where that was trimmed; and a copy has the same."""
+    model = Model(tmp_path / "one", versions="")
+    model.go()
+    made = model.identity
+    shutil.copytree(model.folder, tmp_path / "copy")
+    copy = Model(tmp_path / "copy", versions="")
+    assert copy.identity == made
+    (copy.folder / "state" / "identity").unlink()
+    gone = {"journal": "snapshot-*", "snapshots": "journal-*"}.get(left, "nothing")
+    for path in (copy.folder / "state" / "shards" / "000").glob(gone):
+        path.unlink()
+    assert copy.identity is None
+    with closing(StateLocks(copy.settings.state_path)) as locks:
+        assert identity.settle(copy.settings, locks) == made
+    assert copy.identity == made
+
+
+def test_shards_of_two_states_in_one_folder_are_refused(tmp_path):
+    """Nobody can tell which state that is; and what the file says is held against the journal."""
+    one, two = Model(tmp_path / "one", versions=""), Model(tmp_path / "two", versions="")
+    one.go()
+    two.go()
+    shards = one.folder / "state" / "shards"
+    shutil.copytree(two.folder / "state" / "shards" / "000", shards / "001")
+    mine = one.identity
+    (one.folder / "state" / "identity").unlink()
+    with pytest.raises(IdentityError, match="shards of different states"):
+        one.go()
+    shutil.rmtree(shards / "001")
+    (one.folder / "state" / "identity").write_text(two.identity)
+    for fresh in ("", "anew"):
+        with pytest.raises(RuntimeError, match=f"journal is that of the state {mine}"):
+            one.go(fresh=fresh)
+    (one.folder / "state" / "identity").write_text("no identity")
+    with pytest.raises(IdentityError, match="holds no identity"):
+        one.go()
+
+
+def test_two_projects_of_one_name_do_not_share_a_registry(tmp_path):
+    """The second is refused whatever it does, and the first does not notice."""
+    one, two = Model(tmp_path / "one"), Model(tmp_path / "two", seed=5)
+    one.go()
+    with closing(open_registry(one.settings)) as registry:
+        before = registry.versions(), registry.deployments(), registry.commands()
+    for fresh in ("", "anew"):
+        with pytest.raises(RunError, match="is that of another state") as error:
+            two.go(fresh=fresh)
+        assert "\n" not in str(error.value)
+    with pytest.raises(OtherStateError):
+        online.archive(two.settings)
+    assert (two.folder / "state" / "shards").exists(), "nothing is archived then"
+    for to_command in (True, False):
+        with pytest.raises(OtherStateError), operations.opened(
+            two.settings, to_command=to_command
+        ):  # fmt: skip
+            pass
+    with closing(open_registry(one.settings)) as registry:
+        assert before == (registry.versions(), registry.deployments(), registry.commands())
+    Model(tmp_path / "two", name="second", seed=5).go()
+    one.grow(30)
+    one.go()
+    with closing(open_registry(one.settings)) as registry:
+        assert [row.version for row in registry.versions()] == [1, 2]
+
+
+def test_a_first_run_with_fresh_drops_no_commands_of_another(tmp_path):
+    """A state that is not there yet has its identity before it speaks to the registry."""
+    one, two = Model(tmp_path / "one"), Model(tmp_path / "two", seed=5)
+    one.go()
+    with operations.opened(one.settings, to_command=True) as registry:
+        registry.order({"kind": "pause", "reason": "manual"})
+    with pytest.raises(OtherStateError):
+        online.archive(two.settings)
+    with operations.opened(one.settings) as registry:
+        assert [order.kind for order in registry.commands()][-1] == "pause"
+        assert registry.shards() != []
+
+
+def test_a_state_that_was_moved_takes_the_model_over(tmp_path):
+    """With --adopt, in its history; what the other state wants is then refused."""
+    one, two = Model(tmp_path / "one"), Model(tmp_path / "two", seed=5)
+    one.go()
+    with operations.opened(one.settings, to_command=True) as registry:
+        registry.order({"kind": "pause", "reason": "for one"})
+    with pytest.raises(RunError):
+        two.go()
+    two.go(adopted_by="me@here")
+    two.grow(30)
+    two.go()
+    with operations.opened(two.settings) as registry:
+        done = [d.done.command for d in registry.deployments()]
+        assert [c.kind for c in done] == ["start", "snapshot", "start", "adopt", "snapshot",
+                                          "snapshot"]  # fmt: skip
+        (adopted,) = (c for c in done if c.kind == "adopt")
+        assert adopted.by == "me@here"
+        assert adopted.reason == f"from the state {one.identity}, by the state {two.identity}"
+        assert registry.waiting() == []
+    one.grow(30)
+    with pytest.raises(RunError, match="is that of another state"):
+        one.go()
+
+
+def test_a_state_of_before_gets_its_identity_at_the_next_run(tmp_path, monkeypatch):
+    """And claims the model in the registry; until then its commands go by the name."""
+    model, other = Model(tmp_path / "one"), Model(tmp_path / "other")
+    with monkeypatch.context() as patch:
+        patch.setattr(rooms, "settle", lambda *_: "")
+        model.go()
+    digest = SnapshotFolder(LocalStorage(model.folder / "state" / "shards" / "000"))
+    before = digest.read(digest.positions()[-1]).header["digest"]
+    assert model.identity is None
+    assert model.in_registry() == ""
+    with operations.opened(model.settings, to_command=True) as registry:
+        registry.order({"kind": "snapshot", "reason": "manual"})
+    model.go()
+    assert digest.read(digest.positions()[-1]).header["digest"] == before
+    assert model.in_registry() == model.identity
+    assert model.identity in model.in_snapshots()
+    with pytest.raises(RunError):
+        other.go()
+
+
+class _Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("at", ["draft", "file", "journal", "registry"])
+def test_killed_between_the_steps_of_the_first_run(tmp_path, monkeypatch, at):
+    """What the next run finds is one identity, everywhere; what was told anywhere is that."""
+    model = Model(tmp_path / "one")
+
+    def killed(*_, **__):
+        raise _Killed
+
+    def renamed(storage, name, data):
+        storage.append(f".{name}.draft", data)
+        raise _Killed
+
+    with monkeypatch.context() as patch:
+        if at == "draft":
+            patch.setattr(identity, "replace", renamed)
+        elif at == "file":
+            patch.setattr(rooms, "Room", killed)
+        elif at == "journal":
+            patch.setattr(rooms, "Registrar", killed)
+        else:
+            patch.setattr(rooms.Run, "_check_registrar", killed)
+        with pytest.raises(_Killed):
+            model.go()
+    known = model.identity
+    assert bool(known) == (at != "draft")
+    told = model.in_registry() if at == "registry" else known
+    model.go()
+    assert {known or model.identity, told or model.identity} == {model.identity}
+    assert model.in_journal() == {model.identity}
+    assert model.in_registry() == model.identity
+
+
+def test_hosts_with_journals_of_their_own_find_the_same(tmp_path):
+    """Where the registry is theirs, it says; one that has a state already keeps its identity."""
+    hosts = [Model(tmp_path / f"host-{i}") for i in range(3)]
+    found = set()
+    for host in hosts:
+        online.prepare(host.settings, joins=True)
+        found.add(host.identity)
+    assert len(found) == 1
+    stranger = Model(tmp_path / "stranger")
+    online.prepare(stranger.settings, joins=False)
+    assert stranger.identity not in found
+    online.prepare(stranger.settings, joins=True)
+    assert stranger.identity not in found
+
+
+def test_who_has_no_state_commands_by_the_name(tmp_path, monkeypatch):
+    """As from another host with a copy of the config; it is said."""
+    one = Model(tmp_path / "one")
+    one.go()
+    away, said = Model(tmp_path / "away"), []
+    monkeypatch.setattr(operations.log, "info", lambda event, **_: said.append(event))
+    with operations.opened(away.settings, to_command=True) as registry:
+        registry.order({"kind": "pause", "reason": "manual"})
+    assert said == ["no_state_here"]
+    assert not (away.folder / "state").exists()
+    (away.folder / "state" / "shards").mkdir(parents=True)
+    with pytest.raises(OtherStateError, match="has none yet"), operations.opened(away.settings):
+        pass
