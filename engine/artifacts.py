@@ -20,6 +20,7 @@ import msgspec
 import zstandard
 from fsspec.implementations.local import LocalFileSystem
 
+from midstream.engine.database import OtherStateError
 from midstream.engine.masking import hide_credentials, masked
 from midstream.engine.names import name_fault
 from midstream.engine.storage import LocalStorage
@@ -36,6 +37,7 @@ __all__ = [
 
 SCHEMA = 1
 _MANIFEST = "manifest.json"
+_OWNER = "identity"  # of the state whose versions these are
 _LEVEL = 3
 _DRAFT = re.compile(r"\..*\.draft\Z")
 _FOLDER = re.compile(r"\d{8,}\Z")
@@ -99,7 +101,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parent
         The version that it has come from; 0: none.
     kind
-        "online", "consolidated" or "restored".
+        "online", "consolidated", "restored" or "imported".
     reason
         "schedule", "drift", "shutdown", "manual", or in words.
     created
@@ -135,6 +137,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, dict[str, float | None]]
     shards: list[ShardPart]
     signature: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Of the state that it was made of; "": of one of before states had any."""
+        found = {str(part.header.get("identity", "")) for part in self.shards}
+        return max(found, default="")
 
     @property
     def bytes(self) -> int:
@@ -200,6 +208,58 @@ class Artifacts:
         return f"{self._root}/{version:08d}"
 
     # --- writing
+
+    def claim(self, identity: str, *, takes: bool = False) -> None:
+        """Have the place be that of a state, or see that it is; `takes`: whose ever it was.
+
+        Raises
+        ------
+        OtherStateError
+            If it is that of another state.
+        StoreError
+            If the store does not answer.
+        """
+        path = f"{self._root}/{_OWNER}"
+        with self._naming(path):
+            owner = self._owner(path)
+            if owner == identity:
+                return
+            if owner and not takes:
+                raise self._refused(owner, identity)
+            self._claim(path, identity, takes=takes)
+            owner = self._owner(path)
+            if owner != identity:  # another came at the same time
+                raise self._refused(owner, identity)
+
+    def _owner(self, path: str) -> str:
+        self._files.invalidate_cache()
+        try:
+            return bytes(self._files.cat_file(path)).decode(errors="replace").strip()
+        except FileNotFoundError:
+            return ""
+
+    def _claim(self, path: str, identity: str, *, takes: bool) -> None:
+        """Write whose the place is; `takes`: also where it is another's."""
+        data = f"{identity}\n".encode()
+        if takes or not (self._local or self.place.startswith("s3:")):
+            self._write(path, data)
+        elif self._local:
+            draft = f"{path}.{os.urandom(8).hex()}.draft"
+            self._write(draft, data)
+            with suppress(FileExistsError):  # another was faster
+                os.link(draft, path)
+            LocalStorage(Path(path).parent).remove(Path(draft).name)
+            LocalStorage(Path(path).parent).sync_folder()
+        else:
+            with suppress(FileExistsError, OSError):
+                self._files.pipe_file(path, data, mode="create")
+
+    def _refused(self, owner: str, identity: str) -> OtherStateError:
+        return OtherStateError(
+            f"{self._shown(self._root)}: the versions there are of another state (identity "
+            f"{owner[:12]}; the one here: {identity[:12]}); give this config a `name` of its own, "
+            "or, if that state was moved here or lost, take them over with `midstream run --adopt`"
+        )
 
     def write_part(
         self, version: int, shard: str, header: Mapping[str, Any], parts: Mapping[str, bytes]
@@ -474,7 +534,7 @@ class Artifacts:
         """Say in one line which file it was that could not be read or written."""
         try:
             yield
-        except (ArtifactError, StoreError):
+        except (ArtifactError, StoreError, OtherStateError):
             raise
         except Exception as error:
             if self._local and not isinstance(error, OSError):

@@ -231,7 +231,7 @@ class Database:
         if schema is None:
             raise NoRegistryError(
                 f"{self.place}: has no model {self.model!r}; it has: "
-                + (", ".join(self._models()) or "none")
+                + (", ".join(self.models()) or "none")
             )
         if schema != SCHEMA:
             raise RegistryError(
@@ -259,7 +259,8 @@ class Database:
             found: int | None = connection.execute(wanted).scalar_one_or_none()
         return found
 
-    def _models(self) -> list[str]:
+    def models(self) -> list[str]:
+        """Return the names of all models that the registry has."""
         with self.reading(checked=False) as connection:
             found = connection.execute(sa.select(MODELS.c.model).order_by(MODELS.c.model))
             return list(found.scalars())

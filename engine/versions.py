@@ -102,6 +102,11 @@ class Versions:
         """Of the state that speaks; "": of none."""
         return self.database.identity or ""
 
+    def is_foreign(self, manifest: Manifest) -> bool:
+        """Whether a version was made of another state than the one that the model is now."""
+        ours = self.identity or self.database.owner()
+        return bool(manifest.identity) and bool(ours) and manifest.identity != ours
+
     def close(self) -> None:
         """Close the connections."""
         self.database.close()
@@ -142,6 +147,8 @@ class Versions:
             )
             if shard not in self._wanted(connection, version):  # it is newer than the version
                 return
+        if self.identity:
+            self.artifacts.claim(self.identity)
         part = self.artifacts.write_part(version, shard, snapshot.header, snapshot.parts)
         with self.database.writing() as connection:
             row = {
@@ -166,6 +173,32 @@ class Versions:
             sa.select(VERSIONS.c.state).where(self._ours(VERSIONS), VERSIONS.c.version == version)
         ).scalar_one_or_none()
         return state
+
+    def take_in(self, source: "Versions", version: int, reason: str) -> int:
+        """Make a version of ours that is a copy of one of another model; return its number.
+
+        Its parts still say of which state they are. Where it is a copy of what the newest is one
+        of, that one's number is returned.
+
+        Raises
+        ------
+        UnknownVersionError, ArtifactError, RegistryError, StoreError
+            If there is no such version, or it is damaged, or something cannot be read or written.
+        """
+        manifest, at = source.manifest(version), time.time()
+        parts = {p.shard: source.artifacts.read_files(version, p) for p in manifest.shards}
+        with self.database.writing() as connection:
+            row = sa.select(MODELS.c.next_version).where(self._ours(MODELS))
+            number = int(connection.execute(row).scalar_one())
+            connection.execute(
+                sa.update(MODELS).where(self._ours(MODELS)).values(next_version=number + 1)
+            )
+            self._open_version(connection, number, "imported", reason, at)
+        told = {"kind": "imported", "reason": reason, "created": at, "parent": 0}
+        for part in manifest.shards:
+            self.put(part.shard, number, Snapshot(part.header | told, parts[part.shard]))
+        self.complete()
+        return self.standing(number)
 
     def _has_part(self, connection: sa.Connection, version: int, shard: str) -> bool:
         """Whether a part is there, or is not wanted any more."""

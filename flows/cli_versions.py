@@ -368,6 +368,13 @@ def tag(version: int, name: str, config: Path, *, delete: bool, as_json: bool) -
     metavar="RANGE",
     help="... but these offsets (T:P:FROM-TO), or lines (FILE:FROM-TO).",
 )
+@click.option(
+    "--from",
+    "origin",
+    metavar="NAME",
+    default="",
+    help="VERSION is of another model, NAME, or of another state, whose identity this is.",
+)
 @YES
 @CONFIG_OPTION
 @TIMEOUT
@@ -382,6 +389,7 @@ def restore(
     rewind: bool,
     sources: tuple[str, ...],
     ranges: tuple[str, ...],
+    origin: str,
     yes: bool,
     timeout: float | None,
     as_json: bool,
@@ -391,6 +399,9 @@ def restore(
     The input position stays: the model does not know what came since. With --rewind it learns that
     again, but for what is skipped: offsets, with both ends, as TOPIC:PARTITION:FROM-TO, or lines of
     a file as FILE:FROM-TO. Predictions already published are not published again.
+
+    A version of another state is put there only with --from, which its history tells; one of
+    another model of the registry is copied first, to a version of this one.
     """
     from midstream.flows import operations
 
@@ -398,6 +409,8 @@ def restore(
         raise click.UsageError("name one of VERSION, --before and --before-drift")
     if (sources or ranges) and not rewind:
         raise click.UsageError("--skip-source and --skip-range need --rewind")
+    if origin and (version is None or rewind):
+        raise click.UsageError("--from needs a VERSION, and goes without --rewind")
 
     def plan(registry: "Registry", settings: "Settings") -> "Plan":
         words = []
@@ -421,6 +434,7 @@ def restore(
             rewind=rewind,
             sources=sources,
             ranges=operations.ranges_of(settings, ranges),
+            origin=origin,
         )
         planned.words = words + planned.words
         return planned
@@ -529,6 +543,7 @@ def _give(
             for line in plan.warnings:
                 click.echo(f"warning: {line}", err=as_json)
             _confirm("go on, in spite of that?" if plan.warnings else "go on?", yes=yes)
+        plan = operations.taken_in(registry, settings, plan)
         by = operations.operator()
         orders = registry.order(*({**order, "by": by} for order in plan.orders))
         progress = views.Progress(show=sys.stderr.isatty() and not as_json)

@@ -27,7 +27,7 @@ from midstream.flows.tables import nearest
 from midstream.flows.topics import check_kafka, missing_topics
 from midstream.flows.versions import has_registry, open_registry
 
-__all__ = ["Finding", "Report", "inspect"]
+__all__ = ["Finding", "Report", "inspect", "may_be_mistaken"]
 
 _NEXT = 1_000  # events over which a state that was read back is compared
 _DIVERGED = 1e6  # times the error of predicting the last label
@@ -114,6 +114,12 @@ def _try_versions(settings: Settings, report: Report) -> None:
     if not settings.versions.enabled:
         report.add("versions", "switched off (versions.enabled = false)")
         return
+    if may_be_mistaken(settings):
+        report.add(
+            "name",
+            f"{settings.name!r}, which is the file's: others who share the registry may have the "
+            "same, and are refused then; give this config a `name` of its own",
+        )
     shown = "***" if "versions.registry" in settings.hidden else settings.registry
     try:
         artifacts = Artifacts(settings.artifacts, settings.name)
@@ -127,6 +133,14 @@ def _try_versions(settings: Settings, report: Report) -> None:
         report.add("versions", str(error), ok=False)
     else:
         report.add("versions", f"{registry.database.place}: {count} version{'s' * (count != 1)}")
+
+
+def may_be_mistaken(settings: Settings) -> bool:
+    """Whether a model has no name of its own, and its versions are not in the state folder."""
+    places = settings.registry.removeprefix("sqlite:///"), settings.artifacts
+    return not settings.named and any(
+        "://" in place or not Path(place).is_relative_to(settings.state_path) for place in places
+    )
 
 
 def _try_input(settings: Settings, trainer: Trainer | None, sample: int, report: Report) -> None:

@@ -59,6 +59,7 @@ __all__ = [
 SILENT = "it did not end, and has not been heard of for a while"
 """The reason of an `Answer` of a shard whose process was killed, or is frozen."""
 _AGAIN = 0.05
+_FEWEST_DIGITS = 8  # by which an identity is named
 _EPISODE = 900.0  # seconds from one alarm to the next of the same drift, at most
 _TOO_LATE = 253_402_300_800.0  # seconds from 1970 to the year 10,000
 _NOTHING = 2**62  # the oldest position of what is not there
@@ -259,7 +260,7 @@ def before_time(registry: Registry, at: float) -> VersionRow:
 
     So a clock that was set back has no version taken that was made later.
     """
-    there = registry.versions()
+    there = [r for r in registry.versions() if r.manifest and not registry.is_foreign(r.manifest)]
     rows = there[: by_then([row.created for row in there], at, time.time())]
     if not rows:
         oldest = f"; the oldest is {there[0].version}, of {utc(there[0].created)}" if there else ""
@@ -357,7 +358,8 @@ def _descends(rows: Mapping[int, VersionRow], version: int, ancestor: int) -> bo
 class Plan(msgspec.Struct):
     """Commands that are not given yet, and in words what they will do.
 
-    `warnings`: what the operator may not mean.
+    `warnings`: what the operator may not mean. `imports`: the name of another model, and which
+    version of it is to be copied first (`taken_in`).
     """
 
     kind: str
@@ -365,6 +367,61 @@ class Plan(msgspec.Struct):
     orders: list[dict[str, Any]]
     words: list[str]
     warnings: list[str] = []
+    imports: tuple[str, int] | None = None
+
+
+def taken_in(registry: Registry, settings: Settings, plan: Plan) -> Plan:
+    """Copy the version of another model that a plan is for; return the plan for the copy."""
+    if plan.imports is None:
+        return plan
+    name, version = plan.imports
+    with _other(settings, name) as other:
+        number = registry.take_in(other, version, f"version {version} of {name}")
+    orders = [o | ({"version": number} if o["kind"] in REPLACING else {}) for o in plan.orders]
+    return msgspec.structs.replace(plan, version=number, orders=orders)
+
+
+@contextmanager
+def _other(settings: Settings, name: str) -> Iterator[Registry]:
+    """Open the registry of another model beside ours."""
+    key = settings.versions.key
+    other = Registry(
+        settings.registry, settings.artifacts, name, key=None if key is None else key.encode()
+    )
+    try:
+        yield other
+    finally:
+        other.close()
+
+
+def _origin(registry: Registry, row: VersionRow, given: str) -> str:
+    """Return the identity of the state that a version is of, if it is another one, and named.
+
+    Raises
+    ------
+    OperationError
+        If it is not named, or another one is.
+    """
+    assert row.manifest is not None
+    theirs = row.manifest.identity
+    if not registry.is_foreign(row.manifest):
+        if given:
+            raise OperationError(
+                f"--from: found {given!r}; version {row.version} is of this model's own state, and "
+                f"there is no other model {given!r}"
+            )
+        return ""
+    if not given:
+        raise OperationError(
+            f"version {row.version} is of another state (identity {theirs[:12]}), from which this "
+            f"model was taken over; `midstream restore {row.version} --from {theirs[:12]}` puts it "
+            "in the place of the model all the same"
+        )
+    if len(given) < _FEWEST_DIGITS or not theirs.startswith(given):
+        raise OperationError(
+            f"--from: found {given!r}; version {row.version} is of the state {theirs[:12]}"
+        )
+    return theirs
 
 
 def plan_replacing(
@@ -376,8 +433,12 @@ def plan_replacing(
     rewind: bool = False,
     sources: Sequence[str] = (),
     ranges: Sequence[tuple[str, int, int]] = (),
+    origin: str = "",
 ) -> Plan:
     """Plan to put a version in the place of the model, once it is known that this can be done.
+
+    `origin`: the version may be of another state, of this identity, or of another model, of this
+    name.
 
     Raises
     ------
@@ -390,8 +451,12 @@ def plan_replacing(
     from midstream.engine.shard import defined, unfit
     from midstream.flows.rooms import make_trainer, said_of_state
 
-    row = registry.version(version)
-    problems = registry.problems(version)
+    name = origin if origin != settings.name and origin in registry.database.models() else ""
+    if name:
+        with _other(settings, name) as other:
+            row, problems = other.version(version), other.problems(version)
+    else:
+        row, problems = registry.version(version), registry.problems(version)
     if problems:
         raise OperationError(
             f"version {version} cannot be used: {problems[0]}"
@@ -399,6 +464,7 @@ def plan_replacing(
         )
     manifest = row.manifest
     assert manifest is not None
+    state = manifest.identity if name else _origin(registry, row, origin)
     wanted = defined(make_trainer(settings), **said_of_state(settings))
     for part in manifest.shards:
         if changed := unfit(part.header["definition"], wanted):
@@ -418,7 +484,10 @@ def plan_replacing(
         {
             "kind": done,
             "version": version,
-            "reason": "manual",
+            "reason": "manual"
+            + (f", version {version} of {name}" if name else "")
+            + (f", from the state {state}" if state else ""),
+            "origin": state,
             "sources": list(sources),
             "ranges": [list(r) for r in ranges],
             "catch_up": settings.versions.catch_up_events,
@@ -432,7 +501,11 @@ def plan_replacing(
     warnings = _unseen(registry, manifest, sources)
     if rewind:
         warnings += _warnings(manifest, sources)
-    return Plan(done, version, orders, _words(settings, row, done, sources, ranges), warnings)
+    words = _words(settings, row, done, sources, ranges)
+    if name or state:
+        of = f"of the model {name}" if name else "of the model as it was before it was taken over"
+        words.insert(0, f"the version is {of}, of the state {state or '(none is told)'}")
+    return Plan(done, version, orders, words, warnings, (name, version) if name else None)
 
 
 def plan_rollback(registry: Registry, settings: Settings) -> Plan:

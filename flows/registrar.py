@@ -390,6 +390,13 @@ class Registrar:
         highest = max((desk.highest for desk in desks.values()), default=0)
         with suppress(StoreError):  # what is there of a registry that was lost is not written over
             highest = max(highest, *registry.artifacts.versions(), 0)
+        try:
+            registry.artifacts.claim(registry.identity)
+        except StoreError:
+            pass  # it is looked at again before anything is written
+        except OtherStateError:
+            registry.close()
+            raise
         epochs = {name: desks[name].epoch if name in desks else None for name in self._names}
         self._adopt(registry)
         self._since = registry.join(epochs, self._highest, highest)

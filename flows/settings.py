@@ -177,9 +177,13 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A config, checked. `file` is where it was read; values at `hidden` keys are not shown."""
+    """A config, checked. `file` is where it was read; values at `hidden` keys are not shown.
+
+    `named`: the config has a `name`; else it is the file's.
+    """
 
     file: Path
+    named: bool = True
     hidden: frozenset[str] = frozenset()
     name: str
     model: Model
@@ -279,6 +283,7 @@ def load(path: str | Path) -> Settings:
     if "name" not in raw and (fault := name_fault(file.stem)):
         found = textwrap.shorten(repr(file.stem), 100, placeholder="...")
         raise reader.error("name", f"missing, and the file's, {found}, is none; {fault}")
+    named = "name" in raw
     raw.setdefault("name", file.stem)
     source, output, kafka = raw.get("input"), raw.get("output"), raw.get("kafka")
     if isinstance(source, dict) and "start" in source:
@@ -304,7 +309,7 @@ def load(path: str | Path) -> Settings:
             hide(value)
     # The file itself is not resolved: it may be a link, with its data beside the link.
     place = file.parent.resolve() / file.name
-    settings = reader.table(Settings, raw, file=place, hidden=frozenset(reader.hidden))
+    settings = reader.table(Settings, raw, file=place, named=named, hidden=frozenset(reader.hidden))
     _check(settings, reader)
     return settings
 

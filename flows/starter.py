@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import msgspec
 
 from midstream.connectors.fields import FieldMap
 from midstream.engine.events import Task
+from midstream.engine.names import name_fault
 from midstream.flows.settings import (
     ConfigError,
     Drift,
@@ -27,6 +29,11 @@ __all__ = ["Starter", "write_starter"]
 
 _CONFIG = "midstream.toml"
 _MODELS = "models.py"
+_USUAL = re.compile(
+    "|data|dataset|events?|inputs?|train|training|tests?|streams?|samples?|te?mp|projects?|models?"
+    "|src|work|home|root|app|midstream"
+)
+"""Names of files and folders that tell nothing of what is in them."""
 _COMMENT = 36  # where comments begin
 
 _LEARNERS: Mapping[Task, str] = {
@@ -88,24 +95,31 @@ def write_starter(folder: Path, data: Path | None = None, *, force: bool = False
         if file.exists() and not force:
             raise ConfigError(f"{file}: exists already; --force overwrites it")
     found = None if data is None else survey(data)
-    if data is None:
-        path, name = "events.jsonl", folder.resolve().name
-    else:
-        path, name = os.path.relpath(data, folder), data.name.split(".")[0]
+    path = "events.jsonl" if data is None else os.path.relpath(data, folder)
+    name = _name_of(folder.resolve().name, "" if data is None else data.name.split(".")[0])
     folder.mkdir(parents=True, exist_ok=True)
     config.write_text(_config_text(name, path, found), encoding="utf-8")
     models.write_text(_models_text(found), encoding="utf-8")
     return Starter(config, models, found)
 
 
+def _name_of(folder: str, data: str) -> str:
+    """Return what to call a model by its folder and its data: a name that others will not have."""
+    folder, data = (re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") for name in (folder, data))
+    both = f"{folder}-{data}" if folder and data and folder.lower() != "midstream" else ""
+    for name in (data, folder, both):
+        if not (_USUAL.fullmatch(name.lower()) or name_fault(name)):
+            return name
+    return f"model-{secrets.token_hex(4)}"
+
+
 def _config_text(name: str, path: str, found: Survey | None) -> str:
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")
     lines = [
         f"# `midstream check {_CONFIG}` says what is wrong, `midstream run {_CONFIG}` runs it.",
         "# Paths are relative to this file. ${VAR} and ${VAR:-default} in a text come from the",
         "# environment. A line like `# key = value` shows a default: take the # away to change it.",
         "",
-        _line("name", name or "midstream", "what predictions and metrics call the model"),
+        _line("name", name, "of the model: in predictions, registry, consumer group; its own"),
         "",
         "[model]",
         _line("learner", "models:make", "module:function, which returns the model; or a built-in"),

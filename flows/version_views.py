@@ -67,7 +67,8 @@ def print_manifest(manifest: Manifest, row: VersionRow) -> None:
         f"version {row.version} of {manifest.model}: {manifest.kind}, {manifest.reason}, "
         f"{utc(manifest.created)}, from version {manifest.parent or 'none'}, {_size(row.bytes)}"
         + (f", tagged {', '.join(row.tags)}" if row.tags else "")
-        + (", signed" if manifest.signature else ""),
+        + (", signed" if manifest.signature else "")
+        + (f", of the state {manifest.identity}" if manifest.identity else ""),
         markup=False,
     )
     libraries = ", ".join(f"{name} {found}" for name, found in manifest.libraries.items())

@@ -88,6 +88,7 @@ def take_over(settings: Settings, last_command: int, by: str) -> None:
     assert identity, "it was not settled"
     registry = Registry(settings.registry, settings.artifacts, settings.name, create=True)
     with closing(registry):
+        registry.artifacts.claim(identity, takes=True)
         if owner := registry.take_over(identity, last_command, by):
             log.warning(
                 "model_taken_over", model=settings.name, of=owner, by=identity,

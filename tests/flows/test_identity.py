@@ -10,11 +10,12 @@ from midstream.engine.journal import identities
 from midstream.engine.registry import OtherStateError
 from midstream.engine.snapshot import SnapshotFolder
 from midstream.engine.storage import LocalStorage
-from midstream.flows import identity, online, operations, rooms
+from midstream.flows import identity, inspect, online, operations, rooms
 from midstream.flows.identity import IdentityError, identity_of
 from midstream.flows.locks import StateLocks
+from midstream.flows.operations import OperationError
 from midstream.flows.rooms import RunError
-from midstream.flows.settings import load
+from midstream.flows.settings import ConfigError, load
 from midstream.flows.versions import open_registry
 
 SHARED = '[versions]\nregistry = "../registry.db"\nartifacts = "../artifacts"\n'
@@ -268,3 +269,111 @@ def test_who_has_no_state_commands_by_the_name(tmp_path, monkeypatch):
     (away.folder / "state" / "shards").mkdir(parents=True)
     with pytest.raises(OtherStateError, match="has none yet"), operations.opened(away.settings):
         pass
+
+
+def restored(project, version, **options):
+    """Plan and give a restore, and carry it out; return what the plan says."""
+    with operations.opened(project.settings, to_command=True) as registry:
+        plan = operations.plan_replacing(registry, project.settings, "restore", version, **options)
+        plan = operations.taken_in(registry, project.settings, plan)
+        registry.order(*plan.orders)
+    project.go()
+    return plan
+
+
+def digest_of(registry, version):
+    return registry.version(version).manifest.shards[0].header["digest"]
+
+
+def test_a_version_of_the_state_of_before_is_restored_only_by_its_identity(tmp_path):
+    """A shard refuses it as the command does; that it was done is in the history."""
+    one, two = Model(tmp_path / "one"), Model(tmp_path / "two", seed=5)
+    one.go()
+    two.go(adopted_by="me@here")
+    two.grow(30)
+    two.go()
+    with operations.opened(two.settings) as registry:
+        assert [row.version for row in registry.versions()] == [1, 2, 3]
+        wanted = digest_of(registry, 1)
+        with pytest.raises(OperationError, match=f"--from {one.identity[:12]}"):
+            operations.plan_replacing(registry, two.settings, "restore", 1)
+        for wrong in (two.identity, "fraud", one.identity[:7]):
+            with pytest.raises(OperationError, match="--from: found"):
+                operations.plan_replacing(registry, two.settings, "restore", 1, origin=wrong)
+        for wrong in (two.identity, "fraud"):
+            with pytest.raises(OperationError, match="--from: found"):
+                operations.plan_replacing(registry, two.settings, "restore", 2, origin=wrong)
+        (past,) = registry.order({"kind": "restore", "version": 1, "reason": "past the command"})
+        with pytest.raises(OperationError, match="no version of before"):
+            operations.before_time(registry, registry.version(1).created)
+    two.go()
+    with operations.opened(two.settings) as registry:
+        (done,) = (d.done.command for d in registry.deployments([past.id]))
+        assert f"is of another state (identity {one.identity[:12]}" in done.refused
+    assert "of the model as it was before" in restored(two, 1, origin=one.identity[:8]).words[0]
+    with operations.opened(two.settings) as registry:
+        done = [d.done.command for d in registry.deployments() if d.kind == "restore"][-1]
+        assert (done.refused, done.origin, done.digest) == ("", one.identity, wanted)
+        assert one.identity in done.reason
+        newest = registry.versions()[-1]
+    two.grow(5)
+    two.go()
+    with operations.opened(two.settings) as registry:
+        assert registry.versions()[-1].version > newest.version
+        assert registry.versions()[-1].manifest.identity == two.identity
+
+
+def test_a_version_of_another_model_is_copied_before_it_is_restored(tmp_path):
+    """It stays what it is there, and is a version here, which says where it is from."""
+    one, two = Model(tmp_path / "one", name="one"), Model(tmp_path / "two", name="two", seed=5)
+    one.go()
+    two.go()
+    with operations.opened(one.settings) as registry:
+        wanted, before = digest_of(registry, 1), registry.versions()
+    plan = restored(two, 1, origin="one")
+    assert plan.version == 2
+    with operations.opened(two.settings) as registry:
+        done = [d.done.command for d in registry.deployments() if d.kind == "restore"][-1]
+        assert (done.refused, done.version, done.digest) == ("", 2, wanted)
+        assert done.origin == one.identity
+        assert done.reason == f"manual, version 1 of one, from the state {one.identity}"
+        row = registry.version(2)
+        assert (row.kind, row.reason, row.parent) == ("imported", "version 1 of one", 0)
+        assert registry.problems(2) == []
+        with pytest.raises(OperationError, match="--from: found 'three'"):
+            operations.plan_replacing(registry, two.settings, "restore", 1, origin="three")
+    with operations.opened(one.settings) as registry:
+        assert registry.versions() == before
+        assert registry.problems(1) == []
+
+
+def test_artifacts_are_those_of_one_state(tmp_path):
+    """Also where each project has a registry of its own; --adopt takes them over."""
+    shared = '[versions]\nartifacts = "../artifacts"\n'
+    one = Model(tmp_path / "one", versions=shared)
+    two = Model(tmp_path / "two", versions=shared, seed=5)
+    one.go()
+    files = {p: p.read_bytes() for p in (tmp_path / "artifacts").rglob("*") if p.is_file()}
+    with pytest.raises(RunError, match="the versions there are of another state"):
+        two.go()
+    assert files == {p: p.read_bytes() for p in (tmp_path / "artifacts").rglob("*") if p.is_file()}
+    two.go(adopted_by="me@here")
+    one.grow(30)
+    with pytest.raises(RunError, match="the versions there are of another state"):
+        one.go()
+
+
+@pytest.mark.parametrize(("versions", "name", "noted"), [
+    (SHARED, "", True), (SHARED, "fraud", False), ("", "", False),
+    ('[versions]\nartifacts = "s3://bucket/prefix"\n', "", True),
+    ('[versions]\nregistry = "state/other.db"\n', "", False),
+    ('[versions]\nregistry = "postgresql://me@127.0.0.1:1/db"\n', "", True),
+])  # fmt: skip
+def test_check_notes_a_name_that_others_may_have(tmp_path, versions, name, noted):
+    """Where the registry, or the files of versions, are not in the state folder."""
+    model = Model(tmp_path / "one", versions=versions, name=name)
+    assert model.settings.named == bool(name)
+    assert inspect.may_be_mistaken(model.settings) == noted
+    model.config.write_text("named = true\n" + model.config.read_text())
+    with pytest.raises(ConfigError, match="named"):
+        load(model.config)

@@ -549,3 +549,20 @@ def test_damaged_archive(tmp_path):
     data = tmp_path / "t.csv.gz"
     data.write_bytes(gzip.compress(plain.read_bytes())[:-2_000])
     assert write_starter(tmp_path, data).survey.label == "is_fraud"
+
+
+@pytest.mark.parametrize(("folder", "data", "name"), [
+    ("fraud", "events.jsonl", "fraud"), ("fraud", "clicks.jsonl", "clicks"),
+    ("midstream", "fraud.jsonl", "fraud"), ("data", "events.jsonl", "data-events"),
+    ("fraud", None, "fraud"), ("midstream", "events.jsonl", r"model-[0-9a-f]{8}"),
+    ("Midstream", None, r"model-[0-9a-f]{8}"), ("x" * 240, None, r"model-[0-9a-f]{8}"),
+])  # fmt: skip
+def test_a_name_that_others_will_not_have(tmp_path, folder, data, name):
+    """By the data or the folder, whichever tells something; never the program's own."""
+    path = None
+    if data is not None:
+        path = tmp_path / data
+        path.write_text("".join(json.dumps({"x": {"a": i}, "y": i > 9}) + "\n" for i in range(20)))
+    starter = write_starter(tmp_path / folder, path)
+    assert re.fullmatch(name, load(starter.config).name)
+    assert load(starter.config).named
