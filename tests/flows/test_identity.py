@@ -1,5 +1,6 @@
 """The identity of a state: where it is made, found again, and what is refused to another."""
 
+import random
 import shutil
 from contextlib import closing
 
@@ -7,7 +8,7 @@ import pytest
 from project import Project, events
 
 from midstream.engine.journal import identities
-from midstream.engine.registry import OtherStateError
+from midstream.engine.registry import CommandError, OtherStateError, UnknownVersionError
 from midstream.engine.snapshot import SnapshotFolder
 from midstream.engine.storage import LocalStorage
 from midstream.flows import identity, inspect, online, operations, rooms
@@ -377,3 +378,89 @@ def test_check_notes_a_name_that_others_may_have(tmp_path, versions, name, noted
     model.config.write_text("named = true\n" + model.config.read_text())
     with pytest.raises(ConfigError, match="named"):
         load(model.config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1])
+def test_random_commands_of_two_projects_do_not_cross(tmp_path, postgres_url, s3_url, seed):
+    """On one PostgreSQL and one S3, from three hosts, of which one has a config alone.
+
+    The second project has the same name at first, and is refused; then it has one of its own.
+    """
+    rng = random.Random(seed)
+    place = f'[versions]\nregistry = "{postgres_url}"\nartifacts = "{s3_url}"\nkeep = 2\n'
+    place += "keep_hours = 0\nkeep_days = 0\n"
+    one = Model(tmp_path / "one", versions=place)
+    away = Model(tmp_path / "away", versions=place)  # an operator's host of project one
+    two = Model(tmp_path / "two", versions=place, seed=5)
+    one.go()
+    with pytest.raises(RunError):  # from then on it has a state
+        two.go()
+    refused = 0
+    given = {"config": [], "second": []}  # ids of commands, by name
+    for turn in range(100):
+        if turn == 50:
+            two = Model(tmp_path / "two", versions=place, seed=5, name="second")
+            two.go()
+        host = rng.choice([one, away, two])
+        name = host.settings.name
+        what = rng.choice(["run", "run", "snapshot", "pause", "resume", "restore", "rollback",
+                           "tag", "untag", "prune", "cancel", "verify"])  # fmt: skip
+        if what == "run" and host is away:
+            continue
+        try:
+            if what == "run":
+                host.grow(rng.randint(1, 9), seed=turn)
+                host.go()
+                continue
+            with operations.opened(host.settings, to_command=True) as registry:
+                numbers = [row.version for row in registry.versions()]
+                version = rng.choice([*numbers, 99])
+                if what in ("snapshot", "pause", "resume"):
+                    orders = registry.order({"kind": what, "reason": f"{name} {turn}"})
+                elif what == "restore":
+                    plan = operations.plan_replacing(registry, host.settings, what, version)
+                    orders = registry.order(*plan.orders)
+                elif what == "rollback":
+                    plan = operations.plan_rollback(registry, host.settings)
+                    orders = registry.order(*plan.orders)
+                else:
+                    orders = []
+                    if what == "tag":
+                        registry.tag(version, f"{name}-{turn % 3}")
+                    elif what == "untag":
+                        registry.untag(f"{name}-{turn % 3}")
+                    elif what == "prune":
+                        registry.retention.prune(2, 0.0)
+                    elif what == "verify":
+                        assert [p for v in numbers for p in registry.problems(v)] == []
+                    elif waiting := registry.waiting():
+                        registry.cancel(rng.choice(waiting).id, "taken back")
+                given[name] += [order.id for order in orders]
+        except (OtherStateError, RunError) as error:
+            if host is not two or turn >= 50:
+                raise AssertionError(f"turn {turn}: {what} was refused: {error}") from error
+            refused += 1
+        except (OperationError, UnknownVersionError, CommandError):
+            assert host is not two or turn >= 50, f"turn {turn}: {what} was not refused"
+    assert refused > 5, f"{refused} of the other's were refused"
+    one.go()
+    two.go()
+    epochs = {}
+    for project in (one, two):
+        with operations.opened(project.settings) as registry:
+            name = project.settings.name
+            assert registry.database.owner() == project.identity
+            for row in registry.versions():
+                assert row.manifest.identity == project.identity
+                assert registry.problems(row.version) == []
+                assert row.manifest.model == name
+            assert {tag for row in registry.versions() for tag in row.tags} <= {
+                f"{name}-{i}" for i in range(3)
+            }
+            done = registry.deployments()
+            manual = {d.done.command.id for d in done if d.done.command.reason.startswith(name)}
+            assert manual <= set(given[name])
+            assert all(d.done.command.origin == "" for d in done)
+            epochs[name] = {d.epoch for d in done}
+    assert not epochs["config"] & epochs["second"]
