@@ -9,10 +9,12 @@ import secrets
 import shutil
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
+from threading import get_ident
 from types import FrameType
 
 import bytewax.operators as op
@@ -31,6 +33,7 @@ from midstream.flows.entry import closed_descriptors, stop_signals
 from midstream.flows.identity import settle
 from midstream.flows.locks import StateLocks
 from midstream.flows.logs import log
+from midstream.flows.pacing import ALWAYS, Pace
 from midstream.flows.reading import IDLE
 from midstream.flows.registrar import Registrar
 from midstream.flows.rooms import (
@@ -53,7 +56,7 @@ from midstream.flows.versions import has_registry, open_registry, take_over
 
 __all__ = ["RunError", "Summary", "archive", "preflight", "prepare", "run", "signals"]
 
-_BRIEF = timedelta(milliseconds=2)
+_BRIEF = 0.002  # seconds from one look for input to the next where some came just now
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, before the brokers are asked again
 _NO_HURRY = 60.0  # seconds to bring a large version to the registry, where nobody asked to stop
 _UNAVAILABLE = (UnavailableError, NoAnswerError)
@@ -97,41 +100,43 @@ class _Source(FixedPartitionedSource[tuple[str, Item], None]):
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._paces: defaultdict[int, Pace] = defaultdict(  # by thread
+            lambda: Pace(_BRIEF, IDLE.total_seconds())
+        )
 
     def list_parts(self) -> list[str]:
         return list(self._run.rooms)
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_SourcePart":  # noqa: ARG002
-        return _SourcePart(self._run, self._run.rooms[for_part])
+        return _SourcePart(self._run, self._run.rooms[for_part], self._paces[get_ident()])
 
 
 class _SourcePart(StatefulSourcePartition[tuple[str, Item], None]):
-    def __init__(self, run: Run, room: Room) -> None:
+    def __init__(self, run: Run, room: Room, pace: Pace) -> None:
         self._run = run
         self._room = room
+        self._pace = pace
         self._ended = False
-        self._awake: datetime | None = None
-        self._pause = _BRIEF
+        pace.join(room.name)
 
     def next_batch(self) -> list[tuple[str, Item]]:
-        if self._ended or self._run.failure is not None:
+        run, name = self._run, self._room.name
+        if not (self._ended or run.failure is not None or run.stopping) and self._pace.rests(name):
+            return []
+        if self._ended or run.failure is not None:
+            self._pace.leave(name)
             raise StopIteration
-        if self._run.stopping:
+        if run.stopping:
             self._ended = True
-            return self._run.last_items(self._room)
-        items = self._run.next_items(self._room)
+            return run.last_items(self._room)
+        items = run.next_items(self._room)
         idle = not items or (items[0][1].work is None and items[0][1].command is None)
         self._ended = bool(items) and items[-1][1].end
-        self._awake = None
-        if not idle:
-            self._pause = _BRIEF
-        elif not self._ended:  # look again soon where something came just now
-            self._awake = datetime.now(UTC) + self._pause
-            self._pause = min(2 * self._pause, IDLE)
+        self._pace.asked(name, idle=idle and not self._ended)
         return items
 
-    def next_awake(self) -> datetime | None:
-        return self._awake
+    def next_awake(self) -> datetime:
+        return ALWAYS
 
     def snapshot(self) -> None:
         return None
