@@ -64,11 +64,15 @@ class ShardRow(msgspec.Struct):
 
 
 class Deployed(msgspec.Struct):
-    """What a shard did of a command, and when it began (`kind` "start")."""
+    """What a shard did of a command, and when it began (`kind` "start").
+
+    `present`: its epoch is that of the shard as it is now, which no clock tells.
+    """
 
     shard: str
     epoch: str
     done: Done
+    present: bool = False
 
     @property
     def kind(self) -> str:
@@ -589,8 +593,15 @@ class Registry(Versions):
         if commands is not None:
             wanted = wanted.where(DEPLOYMENTS.c.command.in_(commands))
         wanted = wanted.order_by(DEPLOYMENTS.c.at, DEPLOYMENTS.c.shard, DEPLOYMENTS.c.seq)
+        shards = sa.select(SHARDS.c.shard, SHARDS.c.epoch).where(self._ours(SHARDS))
+        now = {(row["shard"], row["epoch"]) for row in self.database.rows(shards)}
         return [
-            Deployed(row["shard"], row["epoch"], self.database.decoded(row["done"], Done))
+            Deployed(
+                row["shard"],
+                row["epoch"],
+                self.database.decoded(row["done"], Done),
+                (row["shard"], row["epoch"]) in now,
+            )
             for row in self.database.rows(wanted)
         ]
 

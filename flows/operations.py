@@ -183,8 +183,8 @@ def in_order(rows: Iterable[Deployed]) -> dict[str, list[Deployed]]:
 def _epochs_in_order(rows: Mapping[str, Sequence[Deployed]]) -> list[str]:
     """Return epochs in the order in which they began.
 
-    The numbers of commands rise from each to the next. Only of one in which there was no command
-    does the clock tell.
+    The numbers of commands rise from each to the next, and the present one is the last. Only of
+    another in which there was no command does the clock tell.
     """
     begun, first = {}, {}
     for epoch, these in rows.items():
@@ -196,7 +196,7 @@ def _epochs_in_order(rows: Mapping[str, Sequence[Deployed]]) -> list[str]:
     for epoch in sorted(set(rows) - set(first), key=lambda epoch: begun[epoch]):
         after = (i for i, other in enumerate(ordered) if begun[other] > begun[epoch])
         ordered.insert(next(after, len(ordered)), epoch)
-    return ordered
+    return sorted(ordered, key=lambda epoch: any(row.present for row in rows[epoch]))
 
 
 def epochs(rows: Iterable[Deployed]) -> dict[str, str]:

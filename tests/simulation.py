@@ -260,6 +260,8 @@ class Life:
         self.rng = random.Random(seed)
         self.disk = Disk(self.rng)
         self.time = 0.0
+        self._set = random.Random(seed)  # when the wall clock is set, and by how much
+        self._off = 0.0
         self.office = Office(self, commands)
         self.bad = self.rng.choice([0.03, 0.03, 0.1, 0.5, 0.9])
         self.streams = {f"p{p}": [self._event(i) for i in range(events)] for p in range(partitions)}
@@ -319,7 +321,7 @@ class Life:
             snapshot_seconds=1e9,
             commit_seconds=self.rng.choice([0.0, 3.0, 10.0]),
             clock=lambda: self.time,
-            wall=lambda: 1000 + self.time,
+            wall=self._wall,
             fetch=self.office.fetch,
             outbox=self.office.outbox,
             keep_from=self.office.keep_from,
@@ -339,6 +341,12 @@ class Life:
     def _encode_rejected(rejected: list[Rejected]) -> dict[str, bytes]:
         lines = [{"rejected": [r.origin[0], r.origin[2]]} for r in rejected]
         return {"rejected": b"".join(json.dumps(line).encode() + b"\n" for line in lines)}
+
+    def _wall(self) -> float:
+        """Return what the wall clock says, which somebody may just have set."""
+        if self._set.random() < 0.1:
+            self._off = self._set.choice([0.0, 1.0, -1.0, 3_600.0, -3_600.0, 3e7, -3e7])
+        return 1e9 + self.time + self._off
 
     def live(self) -> Shard:
         """Open the shard, replay, and go on to the end of the streams."""

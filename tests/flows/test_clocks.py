@@ -8,7 +8,10 @@ import pytest
 from project import Project, events, stop, wait_for
 from set_clock import SetClock
 
-from midstream.flows.operations import moment
+from midstream.engine.commands import Done
+from midstream.engine.journal import Command
+from midstream.engine.registry import Registry
+from midstream.flows.operations import epochs, live_at, moment
 from midstream.flows.pacing import ALWAYS, Pace
 
 YEAR = 365 * 86_400
@@ -151,3 +154,22 @@ def test_a_time_is_the_same_in_every_zone(zone, monkeypatch):
         monkeypatch.undo()
         time.tzset()
         assert "TZ" not in os.environ or os.environ["TZ"] != zone or zone == "UTC"
+
+
+# --- the order of what was
+
+
+@pytest.mark.parametrize("off", [YEAR, 3_600, -YEAR])
+def test_a_model_begun_anew_is_the_present_one_whatever_the_clock_says(off, tmp_path):
+    """Also if the one before it began, by a clock that was ahead, later."""
+    registry = Registry(tmp_path / "registry.db", tmp_path / "artifacts", "fraud", create=True)
+    now = 1e9
+    for epoch, at in (("old", now + off), ("new", now)):
+        registry.join({"000": epoch}, 0, 0)
+        start = Command(0, "start", at=at)
+        registry.tell("000", epoch, [Done(start, 0, done_at=at)])
+    assert epochs(registry.deployments()) == {"000": "new"}
+    live = live_at(registry.deployments())["000"]
+    assert live is not None
+    assert live.since == now
+    registry.close()
