@@ -5,6 +5,7 @@ import datetime as dt
 import hashlib
 import importlib
 import inspect
+import math
 import platform
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -570,7 +571,9 @@ def _describe(value: Any) -> Any:
             **({"code": code} if code else {}),
             **{name: _describe(p) for name, p in _parameters(value).items()},
         }
-    if isinstance(value, bool | int | float | str | None):
+    if isinstance(value, float):  # NumPy's, too; JSON has neither infinities nor nan
+        return float(value) if math.isfinite(value) else repr(float(value))
+    if isinstance(value, bool | int | str | None):
         return value
     if isinstance(value, Mapping):
         return {str(k): _describe(v) for k, v in value.items()}

@@ -2,8 +2,10 @@
 
 import copy
 import datetime as dt
+import math
 import random
 
+import numpy as np
 import pytest
 import river
 from river import (
@@ -22,7 +24,13 @@ from zoo import ZOO, events
 
 from midstream import Trainer
 from midstream.engine.events import Event, EventBatch
-from midstream.engine.learner import LearnerError, RiverLearner, load_learner
+from midstream.engine.learner import (
+    LearnerError,
+    RiverLearner,
+    definition_changes,
+    load_learner,
+)
+from midstream.engine.snapshot import unpack
 
 MODULES = [__name__]
 SLOW = ("SRP", "ARF", "Leveraging", "ADWINBoost", "AMF")
@@ -271,3 +279,17 @@ def test_an_event_without_a_time_is_named():
     data[1].y = None
     learner = RiverLearner(by_week())
     assert len(learner.predict_learn(EventBatch.from_events(data))) == 3
+
+
+@pytest.mark.parametrize(
+    "rate", [math.inf, -math.inf, math.nan, np.float64(0.1), np.float64("inf")], ids=repr
+)
+def test_any_number_that_a_model_is_made_with_is_in_its_definition(rate, tmp_path):
+    """What a file says of a model is what the model says when it is made again: it is no other."""
+
+    def make():
+        return linear_model.LinearRegression(intercept_init=rate, clip_gradient=math.inf)
+
+    Trainer(make()).save(tmp_path / "model")
+    header = unpack((tmp_path / "model").read_bytes(), "model").header
+    assert definition_changes(header["definition"], Trainer(make()).definition()) == []

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 from stream_oracle import BY_SETS, WrongError
-from stream_runs import FORMATS, check_limit, check_run, typed
+from stream_runs import check_limit, check_run, formats, typed
 from streams import make_stream
 
 QUICK = 4
@@ -23,7 +23,7 @@ def run_in_all_formats(seed, folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # River's own, where numbers are huge
         warnings.filterwarnings("error", module=r"midstream\.")
-        for form in FORMATS:
+        for form in formats(stream):
             try:
                 check_run(stream, folder / form, form)
             except Exception as error:
