@@ -28,6 +28,7 @@ __all__ = [
     "NoFilesError",
     "Position",
     "StdinPartition",
+    "UnreadableError",
     "discover",
     "is_one_file",
     "natural",
@@ -48,6 +49,10 @@ _MAGIC: dict[bytes, Format] = {
 
 class NoFilesError(InputError):
     """A folder or a pattern in one, of which there is no file yet."""
+
+
+class UnreadableError(InputError):
+    """A file or folder that there is no right to read."""
 
 
 class FilePartition(Partition):
@@ -153,8 +158,8 @@ def open_regular(path: Path, name: str) -> int:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise InputError(f"{name}: no such file: {path}") from None
-    except PermissionError:
-        raise InputError(f"{name}: no right to read {path}") from None
+    except PermissionError as error:
+        raise UnreadableError(f"{name}: cannot be read: {error.strerror} ({path})") from None
     except OSError as error:
         raise InputError(f"{name}: cannot be opened: {error.strerror}: {path}") from None
     mode = os.fstat(fd).st_mode
@@ -209,12 +214,12 @@ def discover(path: str, root: Path) -> list[tuple[str, Path, Format]]:
             # Path.glob would also give hidden files.
             names = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207
             found = [PurePath(name) for name in names if (folder / name).is_file()]
-            if not found and folder.is_dir():
-                next(folder.iterdir(), None)  # glob is silent where it may not read
+            _look_into(folder, pattern)  # glob is silent where it may not read
         else:
             raise InputError(f"{path}: no such file or folder (looked for {full})")
-    except PermissionError:
-        raise InputError(f"{path}: no right to read {full}") from None
+    except PermissionError as error:
+        where = error.filename or full
+        raise UnreadableError(f"{path}: cannot be read: {error.strerror} ({where})") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}: {full}") from None
     if not found:
@@ -245,6 +250,19 @@ def _split_pattern(full: Path) -> tuple[Path, str]:
     parts = full.parts
     fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     return Path(*parts[:fixed]), str(PurePath(*parts[fixed:]))
+
+
+def _look_into(folder: Path, pattern: str) -> None:
+    """Raise PermissionError if a folder in which a pattern is looked for may not be read."""
+    parts = PurePath(pattern).parts
+    for i, part in enumerate(parts):
+        begin = "/".join(parts[:i])
+        names = glob.glob(begin, root_dir=folder, recursive=True) if begin else [""]  # noqa: PTH207
+        for inner in (folder / name for name in names):
+            if inner.is_dir():
+                os.stat(f"{inner}/.")  # noqa: PTH116 a Path has no such end
+                if glob.has_magic(part):
+                    next(inner.iterdir(), None)
 
 
 def natural(path: PurePath) -> list[list[tuple[int, int, str]]]:

@@ -116,7 +116,7 @@ class KafkaJournal:
         self.first = 0
         self.end = 0
         self.generation = 0
-        self.lost_outputs: list[str] = []
+        self.lost_outputs: dict[str, int] = {}
 
     def recover(self, since: int = 0) -> list[Record]:
         """Shut out earlier writers, return what they committed, in order, and sign below it.

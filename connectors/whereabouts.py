@@ -12,6 +12,7 @@ from midstream.connectors.files import (
     InputError,
     NoFilesError,
     StdinPartition,
+    UnreadableError,
     discover,
     is_one_file,
     natural,
@@ -219,6 +220,8 @@ class Files:
         try:
             found = discover(self._path, self._root)
         except InputError as error:
+            if isinstance(error, UnreadableError):
+                raise
             away = not isinstance(error, NoFilesError) and not self._rotated()
             if not self.files and (self._until_eof or away):
                 raise

@@ -23,6 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 from midstream.engine.database import OtherStateError
 from midstream.engine.masking import hide_credentials, masked
 from midstream.engine.names import name_fault
+from midstream.engine.read_only import told, unwritable
 from midstream.engine.storage import LocalStorage
 
 __all__ = [
@@ -164,6 +165,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         raise ArtifactError(f"version {self.version} has no shard {shard}; it has: {names}")
 
 
+class UnreadableError(StoreError):
+    """There is no right to read a file."""
+
+
 class Artifacts:
     """The files of the versions of one model.
 
@@ -260,6 +265,11 @@ class Artifacts:
             f"{owner[:12]}; the one here: {identity[:12]}); give this config a `name` of its own, "
             "or, if that state was moved here or lost, take them over with `midstream run --adopt`"
         )
+
+    def require_writing(self) -> None:
+        """Raise StoreError if it is known that this user may only read."""
+        if self._local and (why := unwritable(Path(self._root))):
+            raise StoreError(why)
 
     def write_part(
         self, version: int, shard: str, header: Mapping[str, Any], parts: Mapping[str, bytes]
@@ -376,6 +386,10 @@ class Artifacts:
                 found = self._files.ls(self._root, detail=False)
             except FileNotFoundError:
                 return []
+            except PermissionError as error:
+                raise UnreadableError(
+                    f"{self._shown(self._root)}: cannot be read: {_reason(error)}"
+                ) from None
         names = (posixpath.basename(path.rstrip("/")) for path in found)
         return sorted(int(name) for name in names if _FOLDER.match(name))
 
@@ -500,6 +514,8 @@ class Artifacts:
                     self._unpacked(version, file)
                 except ArtifactError as error:
                     found.append(str(error))
+                except UnreadableError as error:
+                    found.append(f"version {version}: {error}")
         with self._naming(self.folder(version)):
             surplus = [n for n in self._names(version) if n not in wanted]
         drafts = [name for name in surplus if _DRAFT.match(posixpath.basename(name))]
@@ -512,6 +528,10 @@ class Artifacts:
         with self._naming(path):
             try:
                 data: bytes = self._files.cat_file(path)
+            except PermissionError as error:
+                raise UnreadableError(
+                    f"{self._shown(path)}: cannot be read: {_reason(error)}"
+                ) from None
             except FileNotFoundError:
                 if not self._files.exists(self._root):  # it may be back in a while, a file is not
                     raise StoreError(
@@ -524,9 +544,13 @@ class Artifacts:
         folder = self.folder(version)
         self._files.invalidate_cache()
         try:
-            found = self._files.find(folder)
+            found = self._files.find(folder, **({"on_error": _unseen} if self._local else {}))
         except FileNotFoundError:
             return []
+        except PermissionError as error:
+            raise UnreadableError(
+                f"{error.filename or folder}: cannot be read: {_reason(error)}"
+            ) from None
         return sorted(posixpath.relpath(path, folder) for path in found)
 
     @contextmanager
@@ -539,11 +563,19 @@ class Artifacts:
         except Exception as error:
             if self._local and not isinstance(error, OSError):
                 raise
+            if isinstance(error, PermissionError) and self._local and error.filename:
+                raise StoreError(told(error)) from None
             # What clients of stores raise is of their own making.
             raise StoreError(f"{self._shown(path)}: {masked(_reason(error))}") from None
 
     def _shown(self, path: str) -> str:
         return path if self._local else masked(str(self._files.unstrip_protocol(path)))
+
+
+def _unseen(error: OSError) -> None:
+    """Raise what hides files in a folder; one that is gone holds none."""
+    if isinstance(error, PermissionError):
+        raise error
 
 
 def _name(shard: str, part: str) -> str:

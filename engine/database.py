@@ -4,6 +4,7 @@ Of SQLite, writers take turns from the beginning of their transactions (WAL mode
 of PostgreSQL, by a lock on the row of their model. Nothing here knows what a version is.
 """
 
+import os
 import select
 import sqlite3
 import time
@@ -18,7 +19,8 @@ from sqlalchemy import event, exc
 
 from midstream.engine.masking import credentials, hide, hide_credentials, masked
 from midstream.engine.names import name_fault
-from midstream.engine.schema import META, MODELS, SCHEMA, is_old, upgrade
+from midstream.engine.read_only import database_unwritable, open_for_reading, readable, told
+from midstream.engine.schema import COMMANDS, META, MODELS, SCHEMA, is_old, upgrade
 
 __all__ = ["Database", "NoRegistryError", "OtherStateError", "RegistryError", "make_engine"]
 
@@ -74,8 +76,10 @@ def _url_of(database: str | Path) -> tuple[sa.URL, str]:
     return url, url.set(query={}).render_as_string(hide_password=True)
 
 
-def make_engine(url: sa.URL, *, create: bool) -> sa.Engine:
+def make_engine(url: sa.URL, *, create: bool, only_read: Path | None = None) -> sa.Engine:
     """Return what connects to a database; `create`: a SQLite file is to be made in WAL mode.
+
+    `only_read`: the SQLite file of it, which this user may not write to.
 
     Raises
     ------
@@ -87,6 +91,15 @@ def make_engine(url: sa.URL, *, create: bool) -> sa.Engine:
         raise RegistryError(
             f"{url.drivername}: no such kind of database; there are sqlite and postgresql"
         )
+    if only_read is not None:
+        engine = sa.create_engine(
+            "sqlite://",
+            creator=lambda: open_for_reading(only_read),
+            poolclass=sa.NullPool,  # each connection shows how it stands when it is made
+        )
+        event.listen(engine, "connect", _leave_transactions)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
     options: dict[str, Any] = {"timeout": _LOCKED_SECONDS} if sqlite else _POSTGRES
     try:
         engine = sa.create_engine(url, connect_args=options)
@@ -107,9 +120,13 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
 
 
-def _open_sqlite(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # transactions are begun by `_begin_sqlite`
+def _open_sqlite(connection: Any, record: Any) -> None:
+    _leave_transactions(connection, record)
     connection.execute("PRAGMA synchronous=FULL")
+
+
+def _leave_transactions(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # transactions are begun by `_begin_sqlite`
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
@@ -184,7 +201,15 @@ class Database:
         self.model = model
         self.identity = identity
         self.url, self.place = _url_of(database)
-        self.engine = make_engine(self.url, create=create)
+        self._unwritable = ""
+        if self._file is not None:
+            with self._saying():
+                readable(self._file)
+                self._unwritable = database_unwritable(self._file)
+        if self._unwritable and create:
+            raise RegistryError(self._unwritable)
+        only_read = self._file if self._unwritable else None
+        self.engine = make_engine(self.url, create=create, only_read=only_read)
         self._node: tuple[int, int] | None = None
         try:
             self._open(create=create)
@@ -202,7 +227,7 @@ class Database:
     def _open(self, *, create: bool) -> None:
         if create:
             self._make()
-        elif self._file is not None and not self._file.exists():
+        elif self._file is not None and self._status() is None:
             raise NoRegistryError(
                 f"{self.place}: there is no registry; it is made by the first `midstream run` (or, "
                 "where it was lost and its artifacts are there, by `midstream snapshots adopt`)"
@@ -313,6 +338,8 @@ class Database:
 
         With `checked`, the model has to be this state's, or becomes that if it is nobody's yet.
         """
+        if self._unwritable:
+            raise RegistryError(self._unwritable)
         self._look()
         with self._saying(), self.engine.begin() as connection:
             owner = connection.execute(self._owner().with_for_update()).scalar()
@@ -347,6 +374,25 @@ class Database:
         """Have the model be that of a state from now on. Part of a transaction."""
         connection.execute(sa.update(MODELS).where(self.ours(MODELS)).values(identity=identity))
 
+    def require_writing(self) -> None:
+        """Raise RegistryError if this user may only read; what else may fail shows later."""
+        if self._unwritable:
+            raise RegistryError(self._unwritable)
+        if self._file is not None or self.engine.dialect.name != "postgresql":
+            return
+        with self.reading() as connection:
+            only_reads = connection.execute(sa.text("SHOW transaction_read_only")).scalar_one()
+            may = [
+                connection.execute(sa.select(sa.func.has_table_privilege(table.name, right)))
+                for table, right in ((MODELS, "UPDATE"), (COMMANDS, "INSERT"))
+            ]
+            if only_reads == "on":
+                raise RegistryError(f"{self.place}: no right to write: the database is read-only")
+            if not all(found.scalar_one() for found in may):
+                raise RegistryError(
+                    f"{self.place}: no right to write: this user may only read the registry"
+                )
+
     def rows(self, wanted: Any) -> list[dict[str, Any]]:
         """Return what is asked for, a dict a row."""
         with self.reading() as connection:
@@ -377,14 +423,23 @@ class Database:
         """
         if self._file is None:
             return
-        try:
-            found = self._file.stat()
-        except OSError as error:
-            raise RegistryError(f"{self.place}: the registry is gone: {error.strerror}") from None
+        found = self._status()
+        if found is None:
+            raise RegistryError(f"{self.place}: the registry is gone: no such file")
         node = found.st_dev, found.st_ino
         if self._node not in (None, node):
             self.engine.dispose()
         self._node = node
+
+    def _status(self) -> os.stat_result | None:
+        """Return what the system says of the file; None: it is not there."""
+        assert self._file is not None
+        try:
+            return self._file.stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RegistryError(f"{self.place}: cannot be read: {error.strerror}") from None
 
     @contextmanager
     def _saying(self) -> Iterator[None]:
@@ -393,6 +448,8 @@ class Database:
             yield
         except exc.SQLAlchemyError as error:
             raise RegistryError(masked(f"{self.place}: {_reason_of(error)}")) from None
+        except PermissionError as error:  # perhaps of a file beside it
+            raise RegistryError(masked(told(error))) from None
         except (sqlite3.Error, OSError) as error:
             reason = getattr(error, "strerror", None) or error
             raise RegistryError(masked(f"{self.place}: {reason}")) from None

@@ -6,6 +6,7 @@ Outputs are written and made durable first, then the record; at recovery the out
 the lengths of the last whole record. So a record and its outputs are there together or not at all.
 """
 
+import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -296,9 +297,9 @@ class FileJournal:
         self.end = 0
         self.generation = 0
         self.lengths: dict[str, int] = {}
-        self.lost_outputs: list[str] = []
-        """Outputs whose committed content is gone, and that are begun anew. Whoever tells of it
-        clears the list.
+        self.lost_outputs: dict[str, int] = {}
+        """Outputs whose committed content is gone, and how many bytes are in them now, behind which
+        is written. Whoever tells of it clears this.
         """
 
     def recover(self, since: int = 0) -> list[Record]:
@@ -345,8 +346,8 @@ class FileJournal:
             for name in self._names:
                 if self._outputs.length(name):
                     raise JournalError(
-                        f"{name} exists, but there is no saved state that it belongs to; move it "
-                        "away, or use --fresh, which archives it"
+                        f"{self._shown(name)} exists, but there is no saved state that it belongs "
+                        "to; move it away, or use --fresh, which archives it"
                     )
         self._named = set()  # an output may have been made just before the crash
         self._cut_outputs()
@@ -376,25 +377,29 @@ class FileJournal:
         return whole
 
     def _cut_outputs(self) -> None:
-        self.lost_outputs = []
+        self.lost_outputs = {}
         if self._outputs is None:
             return
         for name, committed in self.lengths.items():
             length = self._outputs.length(name)
             if length is None:
                 if committed:
-                    self.lost_outputs.append(name)
+                    self.lost_outputs[name] = 0
                 self.lengths[name] = 0
             elif length < committed:
                 raise JournalError(
-                    f"{name} has {length} bytes, but {committed} were committed to it: it was cut "
-                    "by somebody else; put it back, or move it away to begin a new one"
+                    f"{self._shown(name)} has {length} bytes, but {committed} were committed to "
+                    "it: it was cut by somebody else; put it back, or move it away to begin a new "
+                    "one"
                 )
             elif length > committed:
                 self._outputs.truncate(name, committed)
                 self._outputs.sync(name)
         for name in self._names:  # what was never committed to is not ours to cut
             self.lengths.setdefault(name, self._outputs.length(name) or 0)
+
+    def _shown(self, output: str) -> str:
+        return os.path.join(self._place, output)  # noqa: PTH118 as the config has it
 
     def write(self, output: str, data: bytes) -> None:
         """Add to an output; part of the next commit."""
@@ -448,8 +453,7 @@ class FileJournal:
         assert self._outputs is not None
         length = self._outputs.length(name)
         if length is None or length < self.lengths[name]:
-            self.lost_outputs.append(name)
-            self.lengths[name] = length or 0
+            self.lost_outputs[name] = self.lengths[name] = length or 0
             self._named.discard(name)
             self._outputs.reopen(name)
 

@@ -219,6 +219,7 @@ class LocalStorage:
     def reopen(self, name: str) -> None:
         """Have what follows be written to the file that has this name now, or to a new one."""
         self._forget(name)
+        self.folder.mkdir(parents=True, exist_ok=True)  # it may have gone with what was in it
 
     def close(self) -> None:
         """Close what is open."""

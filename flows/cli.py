@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import midstream
+from midstream.engine import caching
 from midstream.flows import entry, logs
 from midstream.flows.cli_versions import COMMANDS
 from midstream.flows.terminal import (
@@ -52,6 +53,11 @@ def cli(*, log_json: bool) -> None:
         entry.interruptible()
     context.with_resource(masked_output())
     logs.configure(as_json=log_json)
+    if not caching.kept:
+        logs.log.warning(
+            "compiled_code_is_not_kept", why="there is no folder to write to: each start compiles "
+            "again; NUMBA_CACHE_DIR may name one",
+        )  # fmt: skip
 
 
 class _ShareOf(click.ParamType["tuple[int, int]"]):
@@ -89,7 +95,6 @@ class _ShareOf(click.ParamType["tuple[int, int]"]):
 )
 @click.option("--process", type=_ShareOf(), default="1/1", hidden=True)
 @click.option("--report-to", type=int, hidden=True)
-@click.option("--marks", type=int, default=-1, hidden=True)
 @click.option("--fresh-as", default="", hidden=True)
 @JSON
 def run(
@@ -102,7 +107,6 @@ def run(
     host: tuple[int, int],
     process: tuple[int, int],
     report_to: int | None,
-    marks: int,
     fresh_as: str,
     as_json: bool,
 ) -> None:
@@ -124,7 +128,6 @@ def run(
         _run_share(
             config,
             report_to,
-            marks,
             until_eof=until_eof,
             share=Share(*process),
             fresh=fresh_as,
@@ -175,14 +178,7 @@ def run(
 
 
 def _run_share(
-    config: Path,
-    report_to: int,
-    marks_in: int,
-    *,
-    until_eof: bool,
-    share: "Share",
-    fresh: str,
-    adopt: bool,
+    config: Path, report_to: int, *, until_eof: bool, share: "Share", fresh: str, adopt: bool
 ) -> None:
     """Be one of the processes of a supervisor."""
     from midstream.flows import online, supervisor
@@ -190,7 +186,7 @@ def _run_share(
     from midstream.flows.settings import load
 
     logs.log.always(process=share.first)
-    reporter, marks = supervisor.Reporter(report_to), supervisor.Marks(marks_in)
+    reporter = supervisor.Reporter(report_to)
     with one_line_errors(running=True, tell=reporter.failed), model_prints():
         settings = load(config)
         online.preflight(settings, until_eof=until_eof)
@@ -202,8 +198,6 @@ def _run_share(
             patience=supervisor.HANDOVER,
             adopted_by=operator() if adopt else "",
             beat=reporter.beat,
-            at=lambda place: setattr(marks, "at", place),
-            fragile=marks.fragile,
         )
     reporter.ended(summary)
 

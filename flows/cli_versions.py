@@ -291,7 +291,12 @@ def prune(
     days = settings.versions.keep_days if keep_days is None else keep_days
     hours = settings.versions.keep_hours if keep_hours is None else keep_hours
     removed: list[int] = []
-    with one_line_errors(running=True, as_json=as_json), opened(settings) as registry:
+    with (
+        one_line_errors(running=True, as_json=as_json),
+        opened(settings, to_write=not dry_run) as registry,
+    ):
+        if not dry_run:
+            registry.artifacts.require_writing()
         kept = registry.retention.kept(keep, days, hours=hours)
         gone = [version for version, why in kept.items() if not why]
         recent = registry.retention.recent(gone)
@@ -333,7 +338,11 @@ def tag(version: int, name: str, config: Path, *, delete: bool, as_json: bool) -
         raise click.BadParameter(
             "allowed: letters, digits, '.', '_', '+' and '-'", param_hint="NAME"
         )
-    with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
+    settings = _load(config, as_json)
+    with (
+        one_line_errors(running=True, as_json=as_json),
+        opened(settings, to_write=True) as registry,
+    ):
         if delete and name not in registry.version(version).tags:
             raise OperationError(f"version {version} is not tagged {name!r}")
         had = registry.untag(name) if delete else registry.tag(version, name)
@@ -693,7 +702,11 @@ def cancel(command: int, config: Path, *, as_json: bool) -> None:
     """
     from midstream.flows.operations import opened, operator
 
-    with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
+    settings = _load(config, as_json)
+    with (
+        one_line_errors(running=True, as_json=as_json),
+        opened(settings, to_write=True) as registry,
+    ):
         gone = registry.cancel(command, f"taken back by {operator()}")
     if as_json:
         print_json({"cancelled": gone})

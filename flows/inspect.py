@@ -1,8 +1,7 @@
 """What `midstream check` finds: the config, its input and its learner, tried on a sample."""
 
-import os
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from midstream.engine.checks import difference
 from midstream.engine.encoding import EncodingError
 from midstream.engine.events import NON_FINITE, EventBatch
 from midstream.engine.learner import LearnerError
+from midstream.engine.read_only import readable, told, unwritable
 from midstream.engine.registry import RegistryError
 from midstream.engine.rejecting import others
 from midstream.engine.shard import EventError
@@ -29,6 +29,7 @@ from midstream.flows.versions import has_registry, open_registry
 
 __all__ = ["Finding", "Report", "inspect", "may_be_mistaken"]
 
+_OF_STATE = ("lock", "alone.lock", "shards", "shards/*", "shards/*/*")
 _NEXT = 1_000  # events over which a state that was read back is compared
 _DIVERGED = 1e6  # times the error of predicting the last label
 _LARGE = 1e3  # a feature that goes further is named where predictions are not finite
@@ -72,14 +73,16 @@ def inspect(settings: Settings, sample: int) -> Report:
             _try_input(settings, trainer, sample, report)
         except InputError as error:
             report.add("input", str(error), ok=False)
-    _try_folder("state", settings.state_path, report)
+    _try_folder("state", settings.state_path, report, _OF_STATE)
     _try_versions(settings, report)
     output = settings.output
     if settings.journal_topic is not None:
         if reaches:
             _try_topics(settings, report)
     elif output.predictions or output.rejected or output.alarms:
-        _try_folder("output", settings.output_path, report)
+        _try_folder(
+            "output", settings.output_path, report, (f"{kind}*.jsonl" for kind in rooms.KINDS)
+        )
     return report
 
 
@@ -125,10 +128,13 @@ def _try_versions(settings: Settings, report: Report) -> None:
         artifacts = Artifacts(settings.artifacts, settings.name)
         artifacts.versions()
         if not has_registry(settings):
+            artifacts.require_writing()
             report.add("versions", f"{shown}: no registry yet; the first run makes it")
             return
         with closing(open_registry(settings)) as registry:
             count = len(registry.versions())
+            registry.database.require_writing()
+            artifacts.require_writing()
     except (RegistryError, StoreError) as error:
         report.add("versions", str(error), ok=False)
     else:
@@ -332,13 +338,21 @@ def _features(batch: EventBatch) -> set[str]:
     return found | {k for k, column in texts.items() if any(text is not None for text in column)}
 
 
-def _try_folder(what: str, path: Path, report: Report) -> None:
-    nearest = path
-    while not nearest.exists():
-        nearest = nearest.parent
-    if not nearest.is_dir():
-        report.add(f"{what} folder", f"{path}: {nearest} is no folder", ok=False)
-    elif not os.access(nearest, os.W_OK | os.X_OK):
-        report.add(f"{what} folder", f"{path}: no right to write", ok=False)
-    else:
-        report.add(f"{what} folder", f"{path}{'' if path.exists() else ' (will be made)'}")
+def _try_folder(what: str, path: Path, report: Report, names: Iterable[str]) -> None:
+    """See whether a folder can be written to, and what in it has one of these names."""
+    try:
+        nearest = path
+        while not nearest.exists():
+            nearest = nearest.parent
+        if not nearest.is_dir():
+            report.add(f"{what} folder", f"{path}: {nearest} is no folder", ok=False)
+            return
+        readable(nearest)
+        there = sorted(file for name in names for file in path.glob(name))
+        for file in there:
+            readable(file)
+        why = next(filter(None, map(unwritable, (path, *there))), "")
+    except OSError as error:
+        why = told(error)
+    done = f"{path}{'' if path.exists() else ' (will be made)'}"
+    report.add(f"{what} folder", why or done, ok=not why)

@@ -70,13 +70,17 @@ class OperationError(RuntimeError):
 
 
 @contextmanager
-def opened(settings: Settings, *, to_command: bool = False) -> Iterator[Registry]:
+def opened(
+    settings: Settings, *, to_command: bool = False, to_write: bool = False
+) -> Iterator[Registry]:
     """Open the registry of a config, which has to be there.
 
     Parameters
     ----------
     to_command
         Runs are to be given commands, which none obeys where versions are switched off.
+    to_write
+        It is refused where this user may only read; so it is with `to_command`.
     """
     if to_command and not settings.versions.enabled:
         raise OperationError(
@@ -85,6 +89,8 @@ def opened(settings: Settings, *, to_command: bool = False) -> Iterator[Registry
         )
     registry = open_registry(settings)
     try:
+        if to_command or to_write:
+            registry.database.require_writing()
         if to_command and registry.versions() and not registry.shards():
             raise OperationError(
                 f"{registry.database.place}: was made anew, and no run has told it of its shards; "

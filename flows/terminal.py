@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from midstream.engine.masking import masked, masked_values
+from midstream.engine.read_only import told
 from midstream.flows.entry import apart_from_stdout
 
 __all__ = [
@@ -30,13 +31,14 @@ __all__ = [
 FAILED = 1
 WRONG_USAGE = 2
 
-CONFIG = click.argument("config", type=click.Path(path_type=Path))
+_FILE = click.Path(readable=False, path_type=Path)  # what cannot be read is told when it is read
+CONFIG = click.argument("config", type=_FILE)
 CONFIG_OPTION = click.option(
     "--config",
     default="midstream.toml",
     show_default=True,
     metavar="CONFIG",
-    type=click.Path(path_type=Path),
+    type=_FILE,
     help="The config of the model.",
 )
 JSON = click.option(
@@ -105,8 +107,10 @@ def one_line_errors(
             fail(error, WRONG_USAGE)
         if isinstance(error, _loaded(_INPUT)):
             fail(error, FAILED if running else WRONG_USAGE)
-        if isinstance(error, (*_loaded(_EXPECTED), OSError)):
+        if isinstance(error, _loaded(_EXPECTED)):
             fail(error, FAILED)
+        if isinstance(error, OSError):
+            fail(told(error), FAILED)
         if isinstance(error, _loaded(_STATE)):
             fail(f"the state cannot be saved or loaded: {error}", FAILED)
         if "MIDSTREAM_DEBUG" in os.environ:

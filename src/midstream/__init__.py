@@ -1,7 +1,10 @@
 """Midstream: a streaming online-learning engine. Predict, score, then learn; exactly once."""
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from midstream.engine.caching import choose_cache
 
 if TYPE_CHECKING:
     from midstream.engine.checks import check_learner
@@ -39,6 +42,8 @@ _HOMES = {
     "Reservoir": "engine.replay",
     "Trainer": "engine.trainer",
 }
+
+choose_cache(Path(__file__).parent)
 
 
 def __getattr__(name: str) -> Any:

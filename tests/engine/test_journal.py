@@ -1,5 +1,7 @@
 """The journal on real files: commits, torn tails, damage, trimming."""
 
+import shutil
+
 import pytest
 
 from midstream.engine.journal import FileJournal, JournalError, Range
@@ -107,13 +109,13 @@ def test_an_output_that_was_moved_away_is_begun_anew_and_said(folder):
     journal.commit([entry(0)])
     (folder / "out" / "a").unlink()
     journal, _ = opened(folder)
-    assert journal.lost_outputs == ["a"]
+    assert journal.lost_outputs == {"a": 0}
     journal.write("a", b"new")
     journal.commit([entry(1)])
     assert (folder / "out" / "a").read_bytes() == b"new"
 
 
-@pytest.mark.parametrize("how", ["move", "remove", "cut", "replace"])
+@pytest.mark.parametrize("how", ["move", "remove", "cut", "replace", "folder"])
 def test_an_output_that_is_moved_while_it_is_written_to(folder, how):
     """A commit notices, begins a new one, and the next start finds what is committed."""
     journal, _ = opened(folder)
@@ -124,23 +126,25 @@ def test_an_output_that_is_moved_while_it_is_written_to(folder, how):
         path.write_bytes(b"")
     elif how == "remove":
         path.unlink()
+    elif how == "folder":
+        shutil.rmtree(path.parent)
     else:
         path.rename(folder / "out" / "a.1")
         if how == "replace":
             path.touch()
     journal.write("a", b"abc")
     journal.commit([entry(1)])
-    assert journal.lost_outputs == ["a"]
+    assert journal.lost_outputs == {"a": 3 if how == "cut" else 0}
     journal.lost_outputs.clear()
     journal.write("a", b"def")
     journal.commit([entry(2)])
-    assert journal.lost_outputs == []
+    assert journal.lost_outputs == {}
     assert path.read_bytes() == (b"abcdef" if how == "cut" else b"def")
     if how in ("move", "replace"):
         assert (folder / "out" / "a.1").read_bytes() == b"0123456789abc"
     journal, records = opened(folder)
     assert len(records) == 3
-    assert journal.lost_outputs == []
+    assert journal.lost_outputs == {}
     assert path.read_bytes() == (b"abcdef" if how == "cut" else b"def")
 
 

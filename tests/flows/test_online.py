@@ -607,7 +607,7 @@ def test_an_input_without_rights_is_one_clear_line(what, tmp_path):
         file.parent.mkdir()
         file.write_text("{}\n")
         (file if what == "file" else file.parent).chmod(0)
-        with _no_superuser(), pytest.raises(InputError, match="no right to read"):
+        with _no_superuser(), pytest.raises(InputError, match="cannot be read: Permission"):
             FileInput("in", folder).read(1000)
         file.parent.chmod(0o755)
 
