@@ -29,7 +29,15 @@ from midstream.engine.events import (
 from midstream.engine.learner import Learner, LearnerError, as_learner, load_learner
 from midstream.engine.prequential import Prequential
 from midstream.engine.replay import Reservoir
-from midstream.engine.rules import LABEL_KINDS, LabelKind, kind_of, kinds_of, label_fault, sound
+from midstream.engine.rules import (
+    LABEL_KINDS,
+    LabelKind,
+    kind_of,
+    kinds_of,
+    label_fault,
+    sound,
+    spelled,
+)
 from midstream.engine.snapshot import Snapshot, pack, unpack
 from midstream.engine.storage import LocalStorage, replace
 
@@ -212,6 +220,8 @@ class Trainer:
         batch = self._sound(batch)
         if predictions is None:
             predictions = self.learner.predict_learn(batch)
+        if len(batch) and (flaw := _flaw(predictions, len(batch))):
+            raise LearnerError(0, TypeError(flaw))
         labels: Any = batch.targets
         values: Any = predictions.array
         if labels is None or values is None:
@@ -446,6 +456,23 @@ def _settled(metrics: Mapping[str, Any]) -> tuple[None, LabelKind | None, Label 
     classes: list[Label] = metrics.get("classes", []) if metrics.get("task") == "multiclass" else []
     kinds = set(map(kind_of, classes))
     return (None, kinds.pop(), classes[0]) if len(kinds) == 1 else (None, None, None)
+
+
+def _flaw(found: Any, n: int) -> str | None:
+    """Return what is wrong with the form of a learner's predictions for n events; None: nothing."""
+    if not isinstance(found, Predictions):
+        return f"it returned {type(found).__name__} where Predictions are needed"
+    if found.array is not None and found.array.ndim != 1:
+        return f"it predicted an array of shape {found.array.shape}, needed: ({n},)"
+    if found.table is None:
+        return None
+    classes, values = found.table
+    if values.shape != (n, len(classes)):
+        return f"its probabilities are {values.shape}, needed: {(n, len(classes))}"
+    names = classes if len(set(map(type, classes))) <= 1 else map(spelled, classes)
+    if len(set(names)) < len(classes):
+        return f"its probabilities have a class twice: {classes!r:.200}"
+    return None
 
 
 def digest(state: Mapping[str, bytes]) -> str:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from river import datasets, dummy, forest, linear_model, naive_bayes, preprocessing
+from stream_models import ArrayLearner
 from zoo import events
 
 from midstream import EventBatch, Reservoir, Trainer
@@ -400,3 +401,28 @@ def test_a_state_with_metrics_of_another_task_is_refused():
     state = Trainer(logistic()).state() | {"metrics": other["metrics"]}
     with pytest.raises(ValueError, match="task binary, with metrics of task regression"):
         Trainer.from_state(state)
+
+
+def _table(classes, columns, rows=3):
+    return Table(classes, np.full((rows, columns), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "NoneType"),
+        (Predictions(np.ones((3, 1))), r"\(3, 1\)"),
+        (Predictions([True] * 3, _table((False, True), 3)), r"\(3, 3\)"),
+        (Predictions([True] * 3, _table((False, True), 2, rows=2)), r"\(2, 2\)"),
+        (Predictions([True] * 3, _table((True, True), 2)), "class twice"),
+        (Predictions([True] * 3, _table((True, "true"), 2)), "class twice"),
+        (Predictions(["1"] * 3, _table((1, "1"), 2)), "class twice"),
+    ],
+    ids=repr,
+)
+def test_predictions_of_another_form_are_an_error_of_the_learner(answer, said):
+    """One line says what a learner of one's own has returned; a class has one probability."""
+    trainer = Trainer(ArrayLearner("binary"))
+    trainer.learner.predict_learn = lambda batch: answer
+    with pytest.raises(LearnerError, match=said):
+        trainer.step(EventBatch([{"a": 1.0}] * 3, [True, False, True]))
