@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 JOBS ?= 2
 BOUNDS := kernels compiled softmax detectors drift prequential replay states dataset
-BOUNDS := $(BOUNDS:%=tests/engine/test_%.py) \
+BOUNDS := $(BOUNDS:%=tests/engine/test_%.py) tests/fuzz/test_streams.py \
 	$(patsubst %,tests/connectors/test_%.py,scanner weaving columns arrow)
 MYPYPATH := src
 

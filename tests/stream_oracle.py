@@ -64,6 +64,7 @@ class Run(msgspec.Struct):
     metrics: dict[str, float]
     digest: str
     non_finite: int | None = None
+    alarms: list[Any] = []
 
 
 # --- River by itself
@@ -206,6 +207,7 @@ def _pass(stream: Stream, rng: random.Random | None, out: list[int], asks: float
     rows: list[tuple[Any, Any, float] | None] = [None] * n
     refused: list[int] = []
     non_finite: int | None = 0
+    alarms: list[Any] = []
     for start, stop in _pieces(n, rng):
         batch = batch_of(stream.events[start:stop], [*range(start, stop)])
         if rng is not None and rng.random() < 0.15:
@@ -227,6 +229,7 @@ def _pass(stream: Stream, rng: random.Random | None, out: list[int], asks: float
             raise
         count = getattr(step, "non_finite", None)
         non_finite = None if count is None or non_finite is None else non_finite + count
+        alarms += step.alarms
         values, probas = step.predictions.values, step.predictions.probas
         for j, i in enumerate(batch.offsets.tolist()):
             rows[i] = (values[j], None if probas is None else probas[j], float(step.losses[j]))
@@ -234,7 +237,7 @@ def _pass(stream: Stream, rng: random.Random | None, out: list[int], asks: float
             _same_answer(asked, rows[int(batch.offsets[0])], int(batch.offsets[0]))
     learned = [i for i in range(n) if rows[i] is not None and stream.events[i].y is not None]
     _check_replay(trainer, learned, stream.events, stream.settings["max_bytes"] > 2**20)
-    return Run(rows, sorted(refused), out, trainer.metrics, trainer.digest(), non_finite)
+    return Run(rows, sorted(refused), out, trainer.metrics, trainer.digest(), non_finite, alarms)
 
 
 def _ask(trainer: Trainer, batch: EventBatch) -> Any:
@@ -429,6 +432,7 @@ def _carefully(stream: Stream, run: Run) -> None:
     trainer = _trainer(stream)
     rows: list[Any] = [None] * len(stream.events)
     raised, refused, non_finite = list[int](), list[int](), 0
+    alarms: list[Any] = []
     for start, stop in _pieces(len(stream.events), rng):
         if rng.random() < 0.1:
             trainer = Trainer.from_state(trainer.state(), MODULES)
@@ -437,12 +441,15 @@ def _carefully(stream: Stream, run: Run) -> None:
         tried = careful.step(trainer, given)
         raised += [start + row for row in tried.raised]
         refused += [r.origin[2] for r in tried.refused]
+        alarms += tried.step.alarms
         predictions = tried.step.predictions
         non_finite += tried.step.non_finite
         for j, row in enumerate(tried.rows.tolist()):
             probas = None if predictions.probas is None else predictions.probas[j]
             rows[start + row] = (predictions.values[j], probas, float(tried.step.losses[j]))
-    other = Run(rows, sorted(refused), raised, trainer.metrics, trainer.digest(), non_finite)
+    other = Run(
+        rows, sorted(refused), raised, trainer.metrics, trainer.digest(), non_finite, alarms
+    )
     if (sorted(raised), non_finite) != (sorted(run.raised), run.non_finite):
         raise WrongError(
             f"carefully: raised {raised}, {non_finite} not finite; {run.raised}, {run.non_finite}"
@@ -469,6 +476,8 @@ def _equal(run: Run, other: Run, when: str, exact: bool) -> None:
         raise WrongError(f"refused {run.refused}, {when} {other.refused}")
     if not exact:
         return
+    if repr(run.alarms) != repr(other.alarms):
+        raise WrongError(f"alarms {run.alarms}, {when} {other.alarms}")
     if repr(run.metrics) != repr(other.metrics):
         raise WrongError(f"metrics {run.metrics}, {when} {other.metrics}")
     # Being asked may leave traces that no later prediction shows, as a scaler's name for a feature.

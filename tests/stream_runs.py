@@ -41,7 +41,7 @@ def typed(stream: Stream) -> Stream:
             counts.setdefault(name, Counter())[type(value)] += 1
     kinds = {name: count.most_common(1)[0][0] for name, count in counts.items()}
     events = []
-    for i, event in enumerate(stream.events):
+    for event in stream.events:
         x = {
             name: value
             for name in kinds
@@ -53,7 +53,7 @@ def typed(stream: Stream) -> Stream:
             y = event.y
             if y is not None and stream.case.task != "multiclass":
                 y = bool(y) if stream.case.task == "binary" else float(y)
-            events.append(msgspec.structs.replace(event, x=x, y=y, id=f"e{i}"))
+            events.append(msgspec.structs.replace(event, x=x, y=y, id=f"e{len(events)}"))
     names = list(
         dict.fromkeys(name for event in events for name in event.x)
     )  # a table has one order
