@@ -6,6 +6,7 @@ it without another noticing.
 
 import functools
 import os
+import re
 import secrets
 import sys
 import tempfile
@@ -105,6 +106,13 @@ def topic():
         for name in given.topics():
             if name.startswith(prefix):
                 given.delete_topic(name)
+
+
+def pytest_collection_modifyitems(items):
+    """Refuse names of tests with an address in them: no two processes would agree on them."""
+    odd = [item.nodeid for item in items if re.search(r" at 0x[0-9a-f]{6,}", item.nodeid)]
+    if odd:
+        raise pytest.UsageError(f"a test's name has an address of memory in it: {odd[0]}")
 
 
 @pytest.fixture(autouse=True)

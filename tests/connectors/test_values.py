@@ -17,7 +17,13 @@ from midstream.connectors.messages import MessageBlock, MessageDecoder, Messages
 from midstream.connectors.records import Block
 from midstream.engine.softmax import SoftmaxLearner
 
-ABSENT = object()
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "ABSENT"
+
+
+ABSENT = _Absent()
 FAR = "number is too large or not finite"
 
 

@@ -418,7 +418,7 @@ def _table(classes, columns, rows=3):
         (Predictions([True] * 3, _table((True, "true"), 2)), "class twice"),
         (Predictions(["1"] * 3, _table((1, "1"), 2)), "class twice"),
     ],
-    ids=repr,
+    ids=["none", "array", "wide", "short", "twice", "true twice", "one twice"],
 )
 def test_predictions_of_another_form_are_an_error_of_the_learner(answer, said):
     """One line says what a learner of one's own has returned; a class has one probability."""
