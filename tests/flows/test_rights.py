@@ -185,6 +185,7 @@ def test_versions_are_read_while_a_run_writes(kind, ended, tmp_path):
     assert len(seen) == 40
     newest = [rows[-1]["version"] for rows in seen]
     assert newest == sorted(newest), newest
+    wait_for(lambda: len(one.output("predictions")) == 3_000, what="all events")
     stop(process)
     (last,) = several(reader, READS[:1])
     assert [row["version"] for row in last[1]] == sqlite_versions(folder)
