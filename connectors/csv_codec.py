@@ -95,7 +95,7 @@ class CsvDecoder:
             rows.numbers,
             faults=faults,
             rejected=rows.rejected,
-            records=lambda: dict(_records(block, self._delimiter)),
+            records=lambda: dict(_records(block, self._delimiter, self._width)),
             paths=self._fields.paths,
         )
 
@@ -192,7 +192,7 @@ class Splitter:
         """Split records one by one; those that can't be split are rejected."""
         rows, numbers, rejected, blank = [], [], [], 0
         separator = self._delimiter.encode()
-        for number, record in _records(block, self._delimiter):
+        for number, record in _records(block, self._delimiter, self._width):
             if not record or (record.isspace() and separator not in record):
                 blank += 1
                 continue
@@ -218,16 +218,16 @@ class Splitter:
             try:
                 row = next(csv.reader([text], delimiter=self._delimiter, strict=True))
             except csv.Error as error:
-                closed = framing(self._delimiter).record.fullmatch(record)
+                closed = framing(self._delimiter, self._width).record.fullmatch(record)
                 return f"invalid CSV: {error}" if closed else "a quote is never closed"
         if len(row) != self._width:
             return f"expected {self._width} columns, found {len(row)}"
         return row
 
 
-def _records(block: Block, delimiter: str) -> Iterator[tuple[int, bytes]]:
+def _records(block: Block, delimiter: str, width: int) -> Iterator[tuple[int, bytes]]:
     """Yield each record, without its newline, with the number of its first line."""
     number = block.first
-    for record in framing(delimiter).split.findall(block.data):
+    for record in framing(delimiter, width).split.findall(block.data):
         yield number, record.removesuffix(b"\n")
         number += record.count(b"\n")

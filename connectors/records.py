@@ -33,7 +33,7 @@ Format: TypeAlias = Literal["jsonl", "csv", "arrow", "parquet", "auto"]
 _BOM = b"\xef\xbb\xbf"
 _HEAD = 1024
 _SCAN = 1024 * 1024
-_QUOTE, _NEWLINE = b'"\n'
+_QUOTE, _NEWLINE, _RETURN = b'"\n\r'
 _DELIMITERS = ",;\t"
 _SEPARATOR = re.compile(r'"?sep=(.)"?')  # a first line that Excel writes and reads
 _QUOTED = re.compile(rf'(?<![^{_DELIMITERS}])"[^"]*+(?:""[^"]*+)*+"')
@@ -129,28 +129,51 @@ class Framing(NamedTuple):
     """Where CSV records end, as patterns to match at the start of a record.
 
     A quote opens a quoted field only where a field starts (RFC 4180, section 2); elsewhere it is
-    a character like any other, also between a closing quote and the next delimiter.
+    a character like any other, in a line also between a closing quote and the next delimiter. A
+    record goes on over the end of a line where a quoted field does, and only if that field, and
+    each other that is quoted, ends where the field has to end, and the record has as many fields
+    as there are columns. Else the quote was a stray one, and its line is a (bad) record alone.
     """
 
     whole: re.Pattern[bytes]
-    """As many records as there are, each with its newline."""
+    """As many sound records as there are, each with its newline."""
     record: re.Pattern[bytes]
-    """One record without its newline; it may be cut short, but not inside of quotes."""
+    """One sound record without its newline; it may be cut short, but not inside of quotes."""
+    open: re.Pattern[bytes]
+    """The beginning of one that goes on over the end of a line, and of which the rest may come."""
     split: re.Pattern[bytes]
-    """One record with its newline, or all that is left if that ends inside of quotes."""
+    """One sound record with its newline, or all that is left."""
 
 
 @cache
-def framing(delimiters: str) -> Framing:
-    """Return where records end; any one of `delimiters` ends a field."""
+def framing(delimiters: str, width: int = 0) -> Framing:
+    """Return where records end.
+
+    Parameters
+    ----------
+    delimiters
+        Any one of them ends a field.
+    width
+        How many fields a record of several lines has; 0: any number.
+    """
     # Possessive throughout: there is one way to read a record, and no going back to try another.
-    separator = b"[" + re.escape(delimiters.encode()) + b"]"
-    plain = b"[^\\n" + separator[1:-1] + b"]*+"
-    field = rb'(?:"[^"]*+(?:""[^"]*+)*+"|(?!"))' + plain
-    record = field + b"(?:" + separator + field + b")*+"
+    inner = re.escape(delimiters.encode())
+    separator = b"[" + inner + b"]"
+    plain = b"[^\\n" + inner + b"]*+"
+    field = rb'(?:"[^"\n]*+(?:""[^"\n]*+)*+"|(?!"))' + plain
+    line = field + b"(?:" + separator + field + b")*+"
+    begun = rb'"[^"]*+(?:""[^"]*+)*+'
+    ended = begun + rb'"(?:\r(?=\n|\Z))?(?=[\n' + inner + rb"]|\Z)"
+    strict = b"(?:" + ended + rb'|(?!")' + plain + b")"
+    more = b"*+" if width < 1 else b"{%d}" % (width - 1)
+    lines = strict + b"(?:" + separator + strict + b")" + more
+    before = b"*+" if width < 1 else b"{0,%d}+" % (width - 1)
+    last = b"(?:" + begun + rb'(?:"\r?)?|(?!")' + plain + rb")\Z"
+    record = b"(?:" + line + rb"(?=\n|\Z)|" + lines + rb"(?=\n|\Z))"
     return Framing(
         re.compile(b"(?:" + record + rb"\n)*+"),
         re.compile(record),
+        re.compile(b"(?:" + strict + separator + b")" + before + last),
         re.compile(rb"(?!\Z)(?:" + record + rb"(?:\n|\Z)|.+\Z)", re.DOTALL),
     )
 
@@ -160,7 +183,8 @@ class Partition:
 
     Where a record ends depends on its bytes alone, never on how reads or blocks were cut. In CSV
     it ends at a newline outside of quotes (see `Framing`); if there is none within
-    `max_record_bytes`, the quote was a stray one: the first line is a (bad) record of its own.
+    `max_record_bytes`, or the file, the quote was a stray one: the first line is a (bad) record of
+    its own, and reading goes on with the next line. A file that grows is waited for so long.
     """
 
     replayable = True
@@ -264,6 +288,7 @@ class Partition:
             damaged, and everything before the damage has been delivered.
         """
         self._stream.growing = not final
+        self._waits = False
         if not self._begin():
             self._nothing(until=until)
             return None
@@ -285,10 +310,13 @@ class Partition:
                 self._long = (start, data[:_HEAD], 0)
                 return self._skip_long(until=until)
             return self._block(data[: newline + 1])
+        newline = data.find(b"\n") + 1
         if data and (start + len(data) == until or self._stream.ended):
-            newline = data.find(b"\n")
-            stray = newline >= 0 and _end(self._framing.record, data) < len(data)
-            return self._block(data[: newline + 1] if stray else data)
+            stray = newline > 0 and _end(self._framing.record, data) < len(data)
+            return self._block(data[:newline] if stray else data)
+        if newline and self.format == "csv" and not self._framing.open.fullmatch(data):
+            return self._block(data[:newline])
+        self._waits = newline > 0
         self._nothing(until=until)
         return None
 
@@ -297,14 +325,8 @@ class Partition:
         end = data.rfind(b"\n") + 1
         if self.format == "jsonl" or b'"' not in data:
             return end
-        if not _in_pairs(data, self.delimiter):
-            return _end(self._framing.whole, data)
-        odd = data.count(b'"', 0, end) % 2
-        while odd and end:
-            before = data.rfind(b"\n", 0, end - 1) + 1
-            odd ^= data.count(b'"', before, end) % 2
-            end = before
-        return end
+        plain = _plain_end(data, self.delimiter, len(self.header))
+        return plain if plain >= 0 else _end(self._framing.whole, data)
 
     def _first_end(self, data: bytes) -> int:
         """Return where the first whole record in `data` ends, 0 if there is none."""
@@ -315,7 +337,7 @@ class Partition:
 
     @property
     def _framing(self) -> Framing:
-        return framing(self.delimiter if self.header else _DELIMITERS)
+        return framing(self.delimiter, len(self.header)) if self.header else framing(_DELIMITERS)
 
     def _block(self, data: bytes) -> Block:
         start, first = self._stream.offset, self._line
@@ -451,12 +473,37 @@ def _end(pattern: re.Pattern[bytes], data: bytes) -> int:
     return match.end() if match else 0
 
 
-def _in_pairs(data: bytes, delimiter: str) -> bool:
-    """Whether every other quote opens a field, or doubles the one before: then counting tells."""
+def _plain_end(data: bytes, delimiter: str, width: int) -> int:
+    """Return where the last sound record in `data` ends, if a look at all quotes at once tells.
+
+    So it does where every other quote opens a field, or doubles the one before, and each of the
+    others ends the field, or is doubled, and records of several lines have `width` fields. Else -1.
+    """
     array = np.frombuffer(data, np.uint8)
-    odd = np.flatnonzero(array == _QUOTE)[::2]
-    before = array[odd - 1]
-    if odd[0] == 0:
+    quotes, newlines = np.flatnonzero(array == _QUOTE), np.flatnonzero(array == _NEWLINE)
+    outside = np.flatnonzero(np.searchsorted(quotes, newlines) % 2 == 0)
+    if not len(outside):
+        return -1
+    ends = newlines[outside]
+    end = int(ends[-1]) + 1
+    quotes = quotes[: np.searchsorted(quotes, end)]
+    opening, closing = quotes[::2], quotes[1::2]
+    before, after = array[opening - 1], array[closing + 1]
+    if len(opening) and opening[0] == 0:
         before[0] = _NEWLINE
-    opens = (before == ord(delimiter)) | (before == _NEWLINE) | (before == _QUOTE)
-    return bool(opens.all())
+    ends_field = np.zeros(256, np.bool_)
+    ends_field[[ord(delimiter), _NEWLINE, _QUOTE]] = True
+    returns = after == _RETURN
+    if returns.any():
+        after = np.where(returns & (array[np.minimum(closing + 2, end - 1)] == _NEWLINE), 10, after)
+    if not (ends_field[before].all() and ends_field[after].all()):
+        return -1
+    several = np.flatnonzero(np.diff(outside, prepend=-1) > 1)
+    if len(several):
+        separators = np.flatnonzero(array[:end] == ord(delimiter))
+        separators = separators[np.searchsorted(quotes, separators) % 2 == 0]
+        begins = np.where(several > 0, ends[several - 1], -1)
+        counts = np.searchsorted(separators, ends[several]) - np.searchsorted(separators, begins)
+        if (counts != width - 1).any():
+            return -1
+    return end

@@ -52,8 +52,13 @@ def arguments(model: base.Base) -> dict[str, Any]:
     parts = getattr(model, "steps", None) or getattr(model, "transformers", None)
     if isinstance(parts, Mapping) and not isinstance(parts, defaultdict):  # pipelines and unions
         return dict(parts)
-    names = inspect.signature(type(model)).parameters
-    return {n: getattr(model, n) for n in names if hasattr(model, n)}
+    of: Any = type(model)
+    return {n: getattr(model, n) for n in _names(of) if hasattr(model, n)}
+
+
+@functools.lru_cache(1_000)  # a learner is read anew after each event that it raises on
+def _names(of: type) -> tuple[str, ...]:
+    return tuple(inspect.signature(of).parameters)
 
 
 def steps(model: Any) -> Iterator[Any]:

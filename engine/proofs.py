@@ -8,7 +8,7 @@ otherwise than by its largest probability.
 import functools
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from river import base, compose, utils
@@ -130,7 +130,12 @@ def keeps_time(model: Any) -> bool:
 def _learning(part: base.Estimator) -> Mapping[str, inspect.Parameter]:
     """Return what an estimator takes when it learns; nothing, if it does not learn by itself."""
     learn_one = getattr(type(part), "learn_one", None)
-    return {} if learn_one is None else inspect.signature(learn_one).parameters
+    return {} if learn_one is None else _parameters(learn_one)
+
+
+@functools.lru_cache(1_000)
+def _parameters(of: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(of).parameters
 
 
 def _loses_time(part: Any) -> bool:

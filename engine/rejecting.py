@@ -265,7 +265,7 @@ class Careful:
             stop = at + 1 if alone else min(odd[0] if odd else len(batch), at + size)
             if alone:
                 odd.popleft()
-                if self._worked >= self._cost:
+                if self._worked >= self._cost / 2:  # it is read again in any case
                     self._keep(trainer)
             part = batch if stop - at == len(batch) else batch[at:stop]
             try:
@@ -281,11 +281,11 @@ class Careful:
                     self._back(trainer)
                 if self._suspect(trainer.learner, batch, bad, raised):
                     odd = self._odd_rows(trainer.learner, batch, bad + 1)
-                at, size = bad + 1, _SMALL
+                at, size = bad + 1, size if alone else _SMALL
             else:
                 if alone:
                     self._acquit(batch.dicts()[at])
-                at, size = stop, 2 * size
+                at, size = stop, size if alone else 2 * size
         return _joined(found), raised
 
     def _learned(self, trainer: Trainer, part: EventBatch) -> Predictions:
@@ -305,7 +305,8 @@ class Careful:
     def _keep(self, trainer: Trainer) -> None:
         begun = self._timer()
         self.keep(trainer.learner.state())
-        self._cost = 2 * (self._timer() - begun)
+        cost = 2 * (self._timer() - begun)
+        self._cost = min(cost, 1.1 * self._cost) if self._cost else cost  # one may be disturbed
 
     def _back(self, trainer: Trainer) -> None:
         """Put the learner back to where it was after what is kept."""

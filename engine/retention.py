@@ -247,11 +247,11 @@ def _lasts(rows: Sequence[Any], now: float, count: float, period: float) -> dict
     whole = [row for row in rows if row.state == "complete"]
     last = {told(row.created): row.version for row in whole if row.version in young}
     found = {version: f"the last of {label}" for label, version in last.items()}
-    back = set_back([row.created for row in whole])
+    back = set_back([row.created for row in rows])  # what was removed tells of it, too
     lost = [
         row.version
-        for row, was in zip(whole, back, strict=True)
-        if was and row.version in young and row.version not in found
+        for row, was in zip(rows, back, strict=True)
+        if was and row.state == "complete" and row.version in young and row.version not in found
     ]
     for version in lost[-math.ceil(count) :] if count else ():
         found[version] = "the last before a clock was set back"

@@ -95,6 +95,7 @@ class _ShareOf(click.ParamType["tuple[int, int]"]):
 )
 @click.option("--process", type=_ShareOf(), default="1/1", hidden=True)
 @click.option("--report-to", type=int, hidden=True)
+@click.option("--marks", type=int, default=-1, hidden=True)
 @click.option("--fresh-as", default="", hidden=True)
 @JSON
 def run(
@@ -107,6 +108,7 @@ def run(
     host: tuple[int, int],
     process: tuple[int, int],
     report_to: int | None,
+    marks: int,
     fresh_as: str,
     as_json: bool,
 ) -> None:
@@ -128,6 +130,7 @@ def run(
         _run_share(
             config,
             report_to,
+            marks,
             until_eof=until_eof,
             share=Share(*process),
             fresh=fresh_as,
@@ -178,7 +181,14 @@ def run(
 
 
 def _run_share(
-    config: Path, report_to: int, *, until_eof: bool, share: "Share", fresh: str, adopt: bool
+    config: Path,
+    report_to: int,
+    marks_in: int,
+    *,
+    until_eof: bool,
+    share: "Share",
+    fresh: str,
+    adopt: bool,
 ) -> None:
     """Be one of the processes of a supervisor."""
     from midstream.flows import online, supervisor
@@ -186,7 +196,7 @@ def _run_share(
     from midstream.flows.settings import load
 
     logs.log.always(process=share.first)
-    reporter = supervisor.Reporter(report_to)
+    reporter, marks = supervisor.Reporter(report_to), supervisor.Marks(marks_in)
     with one_line_errors(running=True, tell=reporter.failed), model_prints():
         settings = load(config)
         online.preflight(settings, until_eof=until_eof)
@@ -198,6 +208,8 @@ def _run_share(
             patience=supervisor.HANDOVER,
             adopted_by=operator() if adopt else "",
             beat=reporter.beat,
+            at=lambda place: setattr(marks, "at", place),
+            fragile=marks.fragile,
         )
     reporter.ended(summary)
 

@@ -41,6 +41,7 @@ from midstream.flows.rooms import (
     WHOLE,
     AbandonedError,
     Item,
+    Place,
     Room,
     Run,
     RunError,
@@ -302,6 +303,8 @@ def run(
     patience: float = 0.0,
     adopted_by: str = "",
     beat: Callable[[str, Summary], None] = lambda *_: None,
+    at: Callable[[Place | None], None] = lambda _: None,
+    fragile: Place | None = None,
 ) -> Summary:
     """Run the dataflow until a signal, or until the end of the input.
 
@@ -320,6 +323,8 @@ def run(
     beat
         Called often, by which one sees from outside that the run gets on, with a word for what it
         is at ("opening", "running", "waiting") and what it did.
+    at, fragile
+        As of `Run`.
 
     Raises
     ------
@@ -338,6 +343,8 @@ def run(
             share=share,
             adopted_by=adopted_by,
             beat=beat,
+            at=at,
+            fragile=fragile,
         )
         try:
             return attempts.go()
@@ -361,6 +368,8 @@ class _Attempts:
         share: Share,
         adopted_by: str,
         beat: Callable[[str, Summary], None],
+        at: Callable[[Place | None], None],
+        fragile: Place | None,
     ) -> None:
         self._settings = settings
         self._locks = locks
@@ -371,6 +380,8 @@ class _Attempts:
         self._share = share
         self._adopted_by = adopted_by
         self._beat = beat
+        self._at = at
+        self._fragile = fragile
         self._summary = Summary()
         self._tallies: dict[str, Tally] = {}
         self._careful = False
@@ -415,6 +426,8 @@ class _Attempts:
             careful=self._careful,
             adopted_by=self._adopted_by,
             beat=lambda: self._beat("running", self._summary),
+            at=self._at,
+            fragile=self._fragile,
         )
 
         def stop() -> None:

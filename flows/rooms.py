@@ -27,6 +27,7 @@ from midstream.connectors.codec import (
 from midstream.connectors.files import InputError, discover
 from midstream.connectors.inputs import Work, normal_path
 from midstream.connectors.messages import MessageBlock
+from midstream.connectors.records import TableBlock
 from midstream.connectors.rotation import is_rotated
 from midstream.engine.artifacts import ArtifactError
 from midstream.engine.commands import RefusedError
@@ -66,6 +67,7 @@ __all__ = [
     "AbandonedError",
     "FailingError",
     "Item",
+    "Place",
     "RejectedLog",
     "Room",
     "Run",
@@ -159,6 +161,37 @@ SESSION = "MIDSTREAM_SESSION"
 """In the environment of processes under a supervisor: what those of one have in common."""
 WHOLE = Share()
 """All of them."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """What of the input a process is at: by `unit`, "line", "row" or "offset", first and last."""
+
+    shard: str
+    partition: str
+    unit: str
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, shard: str, work: Work) -> "Place":
+        """Return the place of a block."""
+        block, span = work.block, work.span
+        if isinstance(block, MessageBlock):
+            return cls(shard, span.partition, "offset", span.start, span.stop - 1)
+        unit = "row" if isinstance(block, TableBlock) else "line"
+        return cls(shard, span.partition, unit, block.first, max(span.line - 1, block.first))
+
+    def common(self, other: "Place") -> "Place | None":
+        """Return what is in both; None if nothing is."""
+        if (self.shard, self.partition, self.unit) != (other.shard, other.partition, other.unit):
+            return None
+        first, last = max(self.first, other.first), min(self.last, other.last)
+        return msgspec.structs.replace(self, first=first, last=last) if first <= last else None
+
+    def __str__(self) -> str:
+        only = self.first == self.last
+        which = f"{self.first:,}" if only else f"{self.first:,} to {self.last:,}"
+        return f"shard {self.shard}, {self.partition}, {self.unit}{'s' * (not only)} {which}"
 
 
 class Item(NamedTuple):
@@ -607,6 +640,15 @@ class Room:
             fitting = size * _BLOCK_SECONDS / max(taken, 1e-6)
             most = self.reader.block_bytes
             self.block_bytes = int(min(max(fitting, 1024), 2 * self.block_bytes, most))
+        fragile = self.run.fragile
+        if fragile is not None and (fragile.shard, fragile.partition) == (
+            self.name,
+            work.span.partition,
+        ):
+            if Place.of(self.name, work).last < fragile.last:
+                self.block_bytes = 1024  # so that it is seen what the process dies of
+            else:
+                self.run.fragile = None
         registrar = self.run.registrar
         if outcome.live and registrar is not None:
             registrar.learned(
@@ -769,6 +811,10 @@ class Run:
         Who has the registry's model become that of this state, if it is another's; "": nobody.
     beat
         Called at every turn, by which one sees from outside that the run gets on.
+    at
+        Called with what of the input is decoded and learned next, and with None after that.
+    fragile
+        Where an earlier process died: what comes up to there is learned in small pieces.
     """
 
     def __init__(
@@ -786,6 +832,8 @@ class Run:
         careful: bool = False,
         adopted_by: str = "",
         beat: Callable[[], None] = lambda: None,
+        at: Callable[[Place | None], None] = lambda _: None,
+        fragile: Place | None = None,
     ) -> None:
         self.settings = settings
         self.summary = summary
@@ -800,6 +848,8 @@ class Run:
         self.adopted_by = adopted_by
         self.identity = ""
         self.beat = beat
+        self.at = at
+        self.fragile = fragile
         self.rejected_log = RejectedLog()
         self.stopping = False
         self.failure: BaseException | None = None
@@ -1028,8 +1078,10 @@ class Run:
             with self.guard():
                 if self.failure is None:
                     decoded = item.decoded
-                    if item.work is not None and decoded is None:
-                        decoded = self.rooms[name].reader.decode(item.work)
+                    if item.work is not None:
+                        self.at(Place.of(name, item.work))
+                        if decoded is None:
+                            decoded = self.rooms[name].reader.decode(item.work)
                     out.append((name, (item, decoded)))
         return out
 
@@ -1043,7 +1095,9 @@ class Run:
                 if self.failure is None:
                     outcome = None
                     if item.work is not None and decoded is not None:
+                        self.at(Place.of(name, item.work))
                         outcome = self.rooms[name].learn(item.work, decoded)
+                        self.at(None)
                     out.append((name, (item, outcome)))
         return out
 

@@ -6,26 +6,29 @@ while a process has it, and whoever takes over its journal shuts out who wrote b
 """
 
 import math
+import mmap
 import os
 import secrets
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
 from midstream.flows.entry import stop_signals
 from midstream.flows.logs import log
-from midstream.flows.rooms import SESSION, RunError, Share, Summary
+from midstream.flows.rooms import SESSION, Place, RunError, Share, Summary
 
-__all__ = ["HANDOVER", "Reporter", "supervise"]
+__all__ = ["HANDOVER", "Deaths", "Marks", "Reporter", "supervise"]
 
 HANDOVER = 20.0
 """Seconds that a process waits for the one before it to let go of its shards."""
@@ -35,6 +38,9 @@ _START = 60.0  # ... within which a process has to tell something for the first 
 _BEAT = 0.5  # ... between two reports of a process
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # ... before a process is started again
 _TOGETHER = secrets.token_hex(8)
+_MARK = 4_096  # bytes that say where a process is
+_LENGTH = struct.Struct("=I")
+_DEATHS = 3  # at one place of the input, after which no other process is started
 _GRACE = 30.0  # ... from the request to stop until it is enforced
 
 
@@ -44,6 +50,76 @@ class _Report(msgspec.Struct):
     at: str
     summary: dict[str, Any] = {}
     error: str = ""
+
+
+class Marks:
+    """Memory that a process shares with its supervisor: where in the input it is.
+
+    What is in it is there also after the process has died at once.
+
+    Parameters
+    ----------
+    descriptor
+        Of a file that both have open.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._memory = mmap.mmap(descriptor, 2 * _MARK)
+
+    @staticmethod
+    def file() -> IO[bytes]:
+        """Return a new file for marks, which goes when it is closed."""
+        file = tempfile.TemporaryFile()  # noqa: SIM115 the caller's
+        file.truncate(2 * _MARK)
+        return file
+
+    @property
+    def at(self) -> Place | None:
+        """What of the input is learned now; None: nothing."""
+        return self._read(0)
+
+    @at.setter
+    def at(self, place: Place | None) -> None:
+        self._write(0, place)
+
+    @property
+    def fragile(self) -> Place | None:
+        """What the process before this one has died of."""
+        return self._read(_MARK)
+
+    @fragile.setter
+    def fragile(self, place: Place | None) -> None:
+        self._write(_MARK, place)
+
+    def _read(self, start: int) -> Place | None:
+        (length,) = _LENGTH.unpack_from(self._memory, start)
+        if not length:
+            return None
+        data = self._memory[start + _LENGTH.size : start + _LENGTH.size + length]
+        return msgspec.json.decode(data, type=Place)
+
+    def _write(self, start: int, place: Place | None) -> None:
+        _LENGTH.pack_into(self._memory, start, 0)  # what is half written is not there
+        data = b"" if place is None else msgspec.json.encode(place)
+        if len(data) <= _MARK - _LENGTH.size:
+            self._memory[start + _LENGTH.size : start + _LENGTH.size + len(data)] = data
+            _LENGTH.pack_into(self._memory, start, len(data))
+
+
+class Deaths:
+    """Deaths of processes, one after the other, and what of the input was learned at each."""
+
+    def __init__(self) -> None:
+        self.place: Place | None = None
+        """What of the input the last ones have in common."""
+        self._count = 0
+
+    def add(self, place: Place | None) -> bool:
+        """Take note of a death; return whether there were too many at one place."""
+        common = None if place is None or self.place is None else self.place.common(place)
+        self._count = self._count + 1 if common is not None else 1
+        self.place = common or place
+        return place is not None and self._count >= _DEATHS
 
 
 class Reporter:
@@ -134,6 +210,10 @@ class _Worker:
         self._told_to_stop = False
         self._beaten_at = 0.0
         self._patience = 0.0
+        self._stalled = False
+        self._deaths = Deaths()
+        self._file = Marks.file()
+        self._marks = Marks(self._file.fileno())
 
     def look(self, *, stopping: bool) -> None:
         """See how it gets on; kill it if it stalls, start another if it is gone, stop it if asked.
@@ -141,7 +221,8 @@ class _Worker:
         Raises
         ------
         RunError
-            If it ended with an error that it named: another would only meet it again.
+            If it ended with an error that it named, or has died at one place of the input before:
+            another would only meet it again.
         """
         if self._process is None:
             if stopping:
@@ -162,6 +243,7 @@ class _Worker:
                 "process_stalled", process=self.number, pid=self._process.pid,
                 seconds=self._patience, action="it is killed and replaced",
             )  # fmt: skip
+            self._stalled = True
             self._process.kill()
             self._process.wait()
 
@@ -171,22 +253,28 @@ class _Worker:
             self._process.kill()
             self._process.wait()
             self._close()
+        self._file.close()
 
     def _start(self) -> None:
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
         self._said = b""
         self._last = _Report("starting")
-        self._told_to_stop = False
+        self._told_to_stop = self._stalled = False
+        self._marks.at, self._marks.fragile = None, self._deaths.place
         self._patience = max(self._stall_seconds, _START)  # until it tells something
         self._beaten_at = time.monotonic()
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
+            os.set_inheritable(self._file.fileno(), True)
             self._process = subprocess.Popen(  # noqa: S603 ourselves again
-                [*self._command, "--report-to", str(theirs.fileno())],
+                [
+                    *(*self._command, "--report-to", str(theirs.fileno())),
+                    *("--marks", str(self._file.fileno())),
+                ],
                 stdin=None if self.number == 0 else subprocess.DEVNULL,
                 stdout=sys.__stderr__,  # what a learner prints is no result of ours
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), self._file.fileno()],
                 process_group=0,  # Ctrl-C is for the supervisor
                 env={**os.environ, SESSION: _TOGETHER},
             )
@@ -224,6 +312,14 @@ class _Worker:
             log.error("process_died", process=self.number, how=how)
             self.ended = True
             return
+        if self._stalled:
+            how = f"no report for {self._patience:g} s"
+        if self._deaths.add(self._marks.at):
+            raise RunError(
+                f"process {self.number} died {_DEATHS} times ({how}) while it learned "
+                f"{self._deaths.place}; all are stopped, and what was committed stays; mend the "
+                "learner, or leave that out of the input"
+            )
         log.error("process_died", process=self.number, how=how, again_in=self._pause)
         self._restart_at = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)

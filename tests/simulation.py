@@ -266,7 +266,7 @@ class Life:
         self.bad = self.rng.choice([0.03, 0.03, 0.1, 0.5, 0.9])
         self.streams = {f"p{p}": [self._event(i) for i in range(events)] for p in range(partitions)}
         self.trimmed: dict[int, Record] = {}
-        self.limit = self.rng.choice([0.1, 0.5, 1.0])
+        self.limit = self.rng.choice([0.05, 0.2, 1.0])
         self._careful = False
         self.stops = self.old_ways = 0
         self._reading: dict[str, Cursor] = {}  # where the input is read on

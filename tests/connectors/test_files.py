@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from framing import unclosed
+from framing import record_end
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -566,11 +566,54 @@ def test_a_stray_quote_spoils_its_line_alone(tmp_path):
     assert [b.data for b in blocks[101:]] == [b'3,"\n', b"4,4\n"]
 
 
+@pytest.mark.parametrize("size", [1, 40, 10_000])
+@pytest.mark.parametrize(
+    ("bad", "more", "soon"),
+    [
+        (b'3,"abc,1\n', b'4,"next",0\n5,6,1\n', True),  # what closes it is not at an end
+        (b'3,"abc,1\n', b'4,", next",0\n5,6,1\n', True),  # it would close it, in many fields
+        (b'3,"abc,1\n', b'4,"def,0\n5,6,1\n', False),
+        (b'3,"abc" x,"y\n', b"4,5,0\n", True),
+        (b'"3,abc,1\n', b'4,"""",0\n5,6,1\n', False),
+    ],
+)
+def test_an_unclosed_quote_costs_its_line(bad, more, soon, size, tmp_path):
+    """What comes after it is read as soon as it shows that the quote cannot be meant."""
+    part = csv_file(tmp_path, b"a,b,c\n1,2,0\n" + bad + more + b"7,8,1\n")
+    blocks = []
+    while block := part.read(size, final=False):
+        blocks.append(block)
+    assert not soon or text(blocks).endswith(b"7,8,1\n")
+    blocks += drain(part, size)
+    assert text(blocks) == b"1,2,0\n" + bad + more + b"7,8,1\n"
+    decoder = CsvDecoder(["a", "b", "c"], "binary", FieldMap(label="c"))
+    decoded = [decoder.decode(block) for block in blocks]
+    lines = sorted(int(line) for d in decoded for line in d.batch.offsets)
+    unclosed = 2 if b'"def' in more else 1
+    rejected = sorted(r.origin[2] for d in decoded for r in d.rejected)
+    assert rejected == [3, 4][:unclosed]
+    assert lines == [2, *range(3 + unclosed, 5 + more.count(b"\n"))]
+
+
+def test_a_record_of_several_lines_may_end_at_any_byte(tmp_path):
+    """As it grows, it is waited for, and named as what is; nothing is taken for a stray quote."""
+    record = b'1,"x ""y""\nz, ""w""\r\n""","v\r\n"\r\n'
+    path = tmp_path / "events.csv"
+    path.write_bytes(b"a,b,c\r\n")
+    part = partition(path, format="csv")
+    for i in range(len(record)):
+        assert part.read(final=False) is None
+        assert part.waits == (b"\n" in record[:i])
+        with path.open("ab") as file:
+            file.write(record[i : i + 1])
+    assert part.read(final=False).data == record
+
+
 def test_a_quote_in_the_middle_of_a_field_is_a_character(tmp_path):
     """Inches and feet open nothing: only a quote at the start of a field does (RFC 4180)."""
-    part = csv_file(tmp_path, b'a,b\n1,5"\n2,6\n3,"x\ny" z"\n4,7\n')
+    part = csv_file(tmp_path, b'a,b\n1,5"\n2,6\n3,"x" z"\n4,7\n')
     blocks = drain(part, 1)
-    assert [b.data for b in blocks] == [b'1,5"\n', b"2,6\n", b'3,"x\ny" z"\n', b"4,7\n"]
+    assert [b.data for b in blocks] == [b'1,5"\n', b"2,6\n", b'3,"x" z"\n', b"4,7\n"]
     part = csv_file(tmp_path, b'size 5",b\n1,2\n')
     assert part.header == ['size 5"', "b"]
 
@@ -589,10 +632,19 @@ def test_a_first_line_may_say_the_delimiter(tmp_path, quote):
         FilePartition(path, "d.csv", format="csv").read(final=True)
 
 
+def sound(lines: list[str], delimiter: str) -> bool:
+    """Whether lines are a record of two fields, with no more quotes than there have to be."""
+    try:
+        return len(next(csv.reader(lines, delimiter=delimiter, strict=True))) == 2
+    except csv.Error:
+        return False
+
+
 def csv_starts(content: str, delimiter: str) -> list[int]:
     """Return the first line of every record, from 1, by the csv module.
 
-    Where a quote is never closed, the first line is a record of its own.
+    Where a quote is never closed, or what it opens is no sound record of several lines, the first
+    line is a record of its own.
     """
     lines = io.StringIO(content, newline="\n").readlines()
     starts, at = [], 0
@@ -600,7 +652,10 @@ def csv_starts(content: str, delimiter: str) -> list[int]:
         starts.append(at + 1)
         reader = csv.reader([*lines[at:], "no quote in this"], delimiter=delimiter)
         next(reader)
-        at += reader.line_num if at + reader.line_num <= len(lines) else 1
+        count = reader.line_num
+        if count > 1 and (at + count > len(lines) or not sound(lines[at : at + count], delimiter)):
+            count = 1
+        at += count
     return starts
 
 
@@ -751,24 +806,21 @@ def records(content: bytes, limit: int, *, csv: bool) -> list[tuple[int, int, bo
     """Return (start, stop, too long) of every record, from the definition, byte by byte."""
     out, at = [], 0
     while at < len(content):
-        first = stop = None
-        for i in range(at, min(len(content), at + limit + 1)):
-            if content[i] == ord("\n"):
-                odd = csv and unclosed(content[at : i + 1])
-                first = first or i + 1
-                if not odd:
-                    stop = i + 1
-                    break
-        too_long = False
-        if stop is None:
-            if len(content) - at <= limit:
-                odd = csv and unclosed(content[at:])
-                stop = first if odd and first else len(content)
-            elif first:
-                stop = first
-            else:
-                stop = content.find(b"\n", at) + 1 or len(content)
-                too_long = True
+        window = content[at : at + limit + 1]
+        line = window.find(b"\n") + 1
+        length = record_end(window, 2) if csv else line
+        too_long, whole = False, len(content) - at <= limit
+        if not length and csv and whole and record_end(window + b"\n", 2) == len(window) + 1:
+            length = len(window)  # the end of the file ends it
+        length = length or line
+        if not length and whole:
+            length = len(window)
+        elif not length:
+            length = (
+                content.find(b"\n", at) + 1 - at if b"\n" in content[at:] else len(content) - at
+            )
+            too_long = True
+        stop = at + length
         out.append((at, stop, too_long))
         at = stop
     return out

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from framing import unclosed
+from framing import record_end
 
 from midstream.connectors.codec import ColumnDecoder, CsvDecoder, FieldMap, JsonDecoder
 from midstream.connectors.files import Block, FilePartition
@@ -168,23 +168,14 @@ def stream(line, rng: random.Random, n: int) -> bytes:
 
 def records(content: bytes, *, csv: bool) -> Iterator[tuple[int, bytes]]:
     """Yield (line, record) by the definition, a line at a time."""
-    lines = content.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    i = 0
-    while i < len(lines):
-        j, record = i + 1, lines[i]
-        if csv and unclosed(record):
-            whole = record
-            while unclosed(whole) and j < len(lines) and len(whole) <= LIMIT:
-                whole += b"\n" + lines[j]
-                j += 1
-            if not unclosed(whole) and len(whole) <= LIMIT:
-                record = whole
-            else:
-                j = i + 1
-        yield i + 1, record
-        i = j
+    content += b"" if content.endswith(b"\n") else b"\n"
+    at, number = 0, 1
+    while at < len(content):
+        end = csv and record_end(content[at : at + LIMIT + 1], len(HEADER))
+        stop = at + end if end else content.index(b"\n", at) + 1
+        yield number, content[at : stop - 1]
+        number += content.count(b"\n", at, stop)
+        at = stop
 
 
 def events(decoded) -> dict[int, str]:

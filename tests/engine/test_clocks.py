@@ -13,7 +13,7 @@ YEAR = 365 * DAY
 NOW = 20_000 * DAY + 13 * HOUR
 JUMPS = [1.0, -1.0, HOUR, -HOUR, DAY, -DAY, YEAR, -YEAR]
 FEW = range(60)
-MANY = range(60, 2_500)
+MANY = range(60, 2_500)  # each with hours and with days
 
 
 class Host:

@@ -8,6 +8,9 @@ import signal
 import pytest
 from project import Project, events, stop, wait_for
 
+from midstream.flows.rooms import Place
+from midstream.flows.supervisor import Deaths, Marks
+
 CONFIG = """
 [input]
 path = "events-*.jsonl"
@@ -247,3 +250,88 @@ def test_hosts_that_cannot_be(tmp_path, share):
     done = Shards(tmp_path / "project", 10).call("run", "config.toml", "--host", share)
     assert done.returncode == 2
     assert "allowed: K/N" in done.stderr
+
+
+DIES = """
+import os, signal, time
+from river import linear_model
+
+class Picky(linear_model.LogisticRegression):
+    def learn_one(self, x, y, w=1.0):
+        if x["f0"] == 13.0:
+            %s
+        super().learn_one(x, y, w)
+
+def make():
+    return Picky()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dies", "how", "stall"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "signal SIGSEGV", 60),
+        ("os._exit(7)", "exit code 7", 60),
+        ("time.sleep(1000)", "no report for 5 s", 5),
+    ],
+)
+def test_a_learner_that_dies_of_an_event_again_and_again_is_named(dies, how, stall, tmp_path):
+    """The third death at one place ends all, with the shard, the lines and the signal."""
+    project = Shards(tmp_path, learner="models:make", stall=stall)
+    (tmp_path / "models.py").write_text(DIES % dies)
+    text = project.config.read_text()
+    project.config.write_text(text[: text.index("[features]")])
+    lines = project.lines(1, 3_000)
+    lines[2_000]["x"]["f0"] = 13.0
+    project.write(lines, "events-1.jsonl")
+    failed = project.call("run", "config.toml", "--processes", "2")
+    assert failed.returncode == 1
+    last = failed.stderr.splitlines()[-1]
+    found = re.search(
+        rf"process 1 died 3 times \({how}\) while it learned shard 001, events-1.jsonl, "
+        r"lines ([\d,]+) to ([\d,]+); all are stopped",
+        last,
+    )
+    assert found, last
+    first, stop = (int(number.replace(",", "")) for number in found.groups())
+    assert first <= 2_001 <= stop
+    assert stop - first < 20, "the place is not narrowed down"
+    assert failed.stderr.count("event=process_started process=1 ") == 3
+    assert failed.stderr.count("event=process_started process=0 ") == 1
+    published = project.published()
+    assert len(published) == len(set(published)) > 3_000
+
+
+def test_deaths_at_one_place_are_counted_where_they_have_it_in_common():
+    """Others in between, or elsewhere, are no sign of an event that kills."""
+
+    def place(first, last, partition="a"):
+        return Place("000", partition, "line", first, last)
+
+    deaths = Deaths()
+    assert [deaths.add(p) for p in (place(1, 90), place(40, 60), place(60, 99))] == [0, 0, 1]
+    assert deaths.place == place(60, 60)
+    assert str(deaths.place) == "shard 000, a, line 60"
+    for places in (
+        [place(1, 9), place(10, 19), place(20, 29)],
+        [place(1, 9), place(1, 9, "b"), place(1, 9), place(1, 9)],
+        [place(1, 9), place(1, 9), None, place(1, 9), place(1, 9)],
+        [place(1, 9), place(5, 14), place(10, 19)],
+        [None, None, None, None],
+    ):
+        deaths = Deaths()
+        assert not any(map(deaths.add, places))
+
+
+def test_marks_are_read_by_whoever_shares_the_memory():
+    """Where a process is, and what the one before it died of; what is too long is not there."""
+    with Marks.file() as file:
+        ours, theirs = Marks(file.fileno()), Marks(file.fileno())
+        assert (ours.at, ours.fragile) == (None, None)
+        theirs.at = Place("000", "a", "line", 1, 2)
+        ours.fragile = Place("001", "b", "offset", 3, 4)
+        assert (ours.at, theirs.fragile) == (theirs.at, ours.fragile)
+        assert theirs.fragile == Place("001", "b", "offset", 3, 4)
+        theirs.at = Place("000", "a" * 5_000, "line", 1, 2)
+        assert ours.at is None
