@@ -10,12 +10,26 @@ from typing import Any
 import numpy as np
 from river import base, compose
 
-__all__ = ["addressed", "arguments", "last_step", "path_of", "steps", "within"]
+__all__ = ["addressed", "arguments", "last_step", "path_of", "raised_by", "steps", "within"]
 
 _STATELESS = (
     *(bool, int, float, str, bytes, type, np.ufunc),
     *(FunctionType, BuiltinFunctionType, MethodDescriptorType),
 )
+
+
+def raised_by(error: BaseException) -> Exception:
+    """Return what a model has raised as an exception; raise again what is not the model's.
+
+    A panic of River's compiled code is no `Exception`, by its author's choice.
+    """
+    if isinstance(error, Exception):
+        return error
+    if type(error).__name__ == "PanicException":
+        return RuntimeError(f"River's compiled code has panicked: {error}").with_traceback(
+            error.__traceback__
+        )
+    raise error
 
 
 def within(value: Any, _seen: set[int] | None = None) -> Iterator[Any]:

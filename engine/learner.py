@@ -17,7 +17,7 @@ import river
 from river import base
 
 from midstream.engine import encoding
-from midstream.engine.anatomy import last_step, within
+from midstream.engine.anatomy import last_step, raised_by, within
 from midstream.engine.events import TASKS, EventBatch, Features, Label, Predictions, Table, Task
 from midstream.engine.fused import Loop, fused_loop, fused_step
 from midstream.engine.misfits import Tried, misfit
@@ -240,7 +240,7 @@ class RiverLearner:
                     y = batch.labels[row]
                     if y is not None:
                         self._learn_one(batch, row, x.copy(), y)
-        except Exception as cause:
+        except BaseException as cause:
             raise self._failure(batch, row, cause) from cause
 
     def _learn_one(self, batch: EventBatch, row: int, x: Features, y: Label) -> None:
@@ -255,7 +255,9 @@ class RiverLearner:
             more["t"] = _moment(batch.time(row))
         return more
 
-    def _failure(self, batch: EventBatch, row: int, cause: Exception) -> LearnerError:
+    def _failure(self, batch: EventBatch, row: int, error: BaseException) -> LearnerError:
+        cause = raised_by(error)
+
         def again(x: Features) -> Exception | None:
             """Predict and learn `x` in the event's place, with a copy."""
             try:
@@ -263,8 +265,8 @@ class RiverLearner:
                 model.predict_one(x)
                 if batch.labels[row] is not None:
                     model.learn_one(x, batch.labels[row], **self._beside_label(batch, row))
-            except Exception as error:  # noqa: BLE001  # what it is, is the answer
-                return error
+            except BaseException as found:  # noqa: BLE001  # what it is, is the answer
+                return raised_by(found)
             return None
 
         dicts = batch.dicts()
@@ -291,7 +293,7 @@ class RiverLearner:
         predicted: list[float] = []
         try:
             loop(batch.dicts(), labels, predicted)
-        except Exception as cause:
+        except BaseException as cause:
             raise self._failure(batch, len(predicted), cause) from cause
         if self.task == "regression":
             return Predictions(predicted)  # type: ignore[arg-type]  # a list is invariant
@@ -324,7 +326,7 @@ class RiverLearner:
                     else:
                         self._learn_one(batch, row, x, y)
             probas = found.probas()
-        except Exception as cause:
+        except BaseException as cause:
             raise self._failure(batch, found.odd_row(row, len(labels)), cause) from cause
         return Predictions(found.values, probas)
 
@@ -349,7 +351,7 @@ class RiverLearner:
                 if y is not None:
                     self._learn_one(batch, row, x, y)
             probas = None if without == len(values) else found.probas()
-        except Exception as cause:
+        except BaseException as cause:
             raise self._failure(batch, found.odd_row(row, len(labels)), cause) from cause
         return Predictions(self._plain(values), probas)
 
@@ -391,7 +393,7 @@ class RiverLearner:
                     values.append(predict_one(x))
                 if y is not None:
                     self._learn_one(batch, row, x, y)
-        except Exception as cause:
+        except BaseException as cause:
             raise self._failure(batch, row, cause) from cause
         return Predictions(self._plain(values))
 

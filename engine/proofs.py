@@ -14,7 +14,7 @@ from typing import Any
 from river import base, compose, utils
 
 from midstream.engine import encoding
-from midstream.engine.anatomy import last_step, path_of, within
+from midstream.engine.anatomy import last_step, path_of, raised_by, within
 from midstream.engine.events import Features, Label, Task
 
 __all__ = ["decides_by_probability", "keeps_time", "refusal", "takes_weights"]
@@ -193,7 +193,8 @@ def _state_after(model: Any, task: Task, weight: float) -> bytes | None:
         for x, y in _events(task):
             new.learn_one(x, y, w=weight)
         return encoding.encode(new, modules=(*_modules(new),))
-    except Exception:  # noqa: BLE001  # whatever it does with events that it was not made for
+    except BaseException as error:  # noqa: BLE001  # whatever it does with events not made for it
+        raised_by(error)
         return None
 
 

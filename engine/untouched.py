@@ -169,7 +169,7 @@ class Untouched:
         result, failure = None, None
         try:
             result = predict()
-        except Exception as error:  # noqa: BLE001  # raised again once the model is as it was
+        except BaseException as error:  # noqa: BLE001  # raised again once the model is as it was
             failure = error
         if self.states() != before:
             self.put_back(before)

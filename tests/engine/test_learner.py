@@ -30,6 +30,7 @@ from midstream.engine.learner import (
     definition_changes,
     load_learner,
 )
+from midstream.engine.rejecting import Careful
 from midstream.engine.snapshot import unpack
 
 MODULES = [__name__]
@@ -293,3 +294,42 @@ def test_any_number_that_a_model_is_made_with_is_in_its_definition(rate, tmp_pat
     Trainer(make()).save(tmp_path / "model")
     header = unpack((tmp_path / "model").read_bytes(), "model").header
     assert definition_changes(header["definition"], Trainer(make()).definition()) == []
+
+
+class Panics(base.Regressor):
+    """Has River's compiled code panic on values above 1; that is no Exception."""
+
+    def __init__(self):
+        self.seen = 0.0
+
+    def learn_one(self, x, y):
+        self.seen += y
+        if x["v"] > 1:
+            quantile = stats.Quantile(0.9)
+            quantile.update(1.0)
+            quantile.update(math.nan)
+            quantile.get()
+
+    def predict_one(self, x):
+        return self.seen if x else None
+
+
+@pytest.mark.skipif(river.__version__ < "0.26", reason="River's quantiles panic since 0.26")
+def test_a_panic_of_compiled_code_is_an_error_of_its_event():
+    """It is named, and left out like any other; what is no error of the learner passes through."""
+    batch = EventBatch([{"v": v} for v in (0.0, 2.0, 0.5, 3.0)], [1.0] * 4)
+    with pytest.raises(LearnerError, match="panicked") as caught:
+        RiverLearner(Panics(), modules=MODULES).predict_learn(batch)
+    assert caught.value.row == 1
+    trainer = Trainer(Panics(), modules=MODULES)
+    tried = Careful(MODULES).step(trainer, batch)
+    assert list(tried.raised) == [1, 3]
+    assert tried.step.predictions.values == [0, 1]
+    trainer.learner.model.learn_one = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        trainer.step(batch)
+
+
+def interrupt(x, y):
+    """Do what Ctrl-C does."""
+    raise KeyboardInterrupt
