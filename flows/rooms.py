@@ -9,7 +9,6 @@ import math
 import operator
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
@@ -35,7 +34,7 @@ from midstream.engine.events import NON_FINITE, EventBatch, Rejected
 from midstream.engine.journal import Command, FileJournal, Range, UnavailableError
 from midstream.engine.outbox import Outbox
 from midstream.engine.registry import UnknownVersionError
-from midstream.engine.rejecting import RECENT_EVENTS, Verdict
+from midstream.engine.rejecting import Verdict
 from midstream.engine.replay import Reservoir
 from midstream.engine.shard import EventError, Outcome, Shard
 from midstream.engine.snapshot import Snapshot, SnapshotFolder
@@ -284,23 +283,21 @@ class RejectedLog:
 
 
 class Tally:
-    """On how many events of a run a learner failed, and which were the last."""
+    """On how many events of a run a learner failed, and which were the first and the last."""
 
     def __init__(self) -> None:
         self.found = Verdict(0, 0, 0)
-        self._first = ""
-        self._recent: deque[str] = deque(maxlen=RECENT_EVENTS)
+        self._first = self._last = ""
 
     def add(self, found: Verdict, failed: Sequence[str]) -> None:
         """Count events, of which some failed: where and how."""
         self.found = Verdict(*map(operator.add, self.found, found))
-        self._recent.extend(failed)
-        if failed and not self._first:
-            self._first = failed[0]
+        if failed:
+            self._first, self._last = self._first or failed[0], failed[-1]
 
     def join(self, other: "Tally") -> None:
         """Add what was counted later."""
-        self.add(other.found, other._recent)
+        self.add(other.found, [other._first, other._last] if other._first else [])
 
     def error(self, found: Verdict, limit: float, shard: str = "") -> FailingError:
         """Return the error that says that a learner failed on so many events."""
@@ -309,14 +306,7 @@ class Tally:
             did.append(f"raised on {found.raised:,}")
         if found.non_finite:
             did.append(f"predicted nan or infinity for {found.non_finite:,}")
-        failed = found.raised + found.non_finite
-        if not self._recent:
-            which = "before this run"
-        elif found == self.found:
-            which = f"first: {self._first}; last: {self._recent[-1]}"
-        else:
-            which = f"first: {self._recent[-min(failed, len(self._recent))]}; "
-            which += f"last: {self._recent[-1]}"
+        which = f"first: {self._first}; last: {self._last}" if self._first else "before this run"
         return FailingError(
             f"{shard}the learner {' and '.join(did)} of the last {found.events:,} events "
             f"(model.error_limit = {limit:g}); {which}; nothing more is learned until the learner "

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from journal_fold import Fold
 from kafka_simulation import Cluster, Log, Process, Transaction
-from simulation import NAMED, Crash, Disk, make_trainer
+from simulation import NAMED, Crash, Disk, make_trainer, soon
 
 from midstream.connectors.codec import encode_predictions, encode_rejected
 from midstream.connectors.kafka import Consumer, Identity, NoAnswerError, TopicInput
@@ -447,7 +447,7 @@ class Life:
 
     def run(self) -> None:
         """Live through what the seed has in store, then to the end of the input."""
-        with self.cluster.installed():
+        with self.cluster.installed(), soon(self.rng.choice([5, 20_000])):
             try:
                 self._run()
             finally:

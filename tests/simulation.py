@@ -10,7 +10,8 @@ import math
 import random
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -18,7 +19,7 @@ import msgspec
 import numpy as np
 from journal_fold import Fold
 
-from midstream.engine import encoding, rejecting
+from midstream.engine import commands, encoding, journal, rejecting
 from midstream.engine.commands import REPLACING, Done, Order, RefusedError
 from midstream.engine.dataset import from_plain
 from midstream.engine.events import EventBatch, Predictions, Rejected
@@ -240,9 +241,15 @@ class KeepingJournal(FileJournal):
         super().trim(seq)
 
 
-def _soon() -> Any:
-    """Have learners judged by few events, of which a life is made."""
-    return mock.patch.multiple(rejecting, RECENT_EVENTS=12, MIN_EVENTS=6)
+@contextmanager
+def soon(records: int = 3) -> Iterator[None]:
+    """Have learners judged by few events, and journals read in small parts, as lives are short."""
+    with (
+        mock.patch.multiple(rejecting, RECENT_EVENTS=12, MIN_EVENTS=6),
+        mock.patch.object(journal, "MOST_RECORDS", records),
+        mock.patch.object(commands, "MOST_RECORDS", records),
+    ):
+        yield
 
 
 class Life:
@@ -269,6 +276,7 @@ class Life:
         self.limit = self.rng.choice([0.05, 0.2, 1.0])
         self._careful = False
         self.stops = self.old_ways = 0
+        self._records = self.rng.choice([1, 3, 20_000])
         self._reading: dict[str, Cursor] = {}  # where the input is read on
 
     def _event(self, i: int) -> dict[str, Any] | None:
@@ -478,7 +486,7 @@ class Life:
 
     def run(self, crashes: int) -> Shard:
         """Live through `crashes` failures of the disk or the process, then to the end."""
-        with _soon():
+        with soon(self._records):
             return self._run(crashes)
 
     def _run(self, crashes: int) -> Shard:
@@ -513,7 +521,7 @@ class Life:
 
         records = self.records()
         fold = Fold(make_trainer, read, learned=learned, most=1_000, limit=self.limit)
-        with _soon():
+        with soon(self._records):
             fold.apply(records)
         for entry in (entry for record in records for entry in record.entries):
             if isinstance(entry, Exclude):

@@ -378,8 +378,6 @@ ON_INPUT = [
     _bug_a_learner_that_raised_goes_on,
     _bug_what_was_learned_since_is_forgotten,
     _bug_exclusions_after_their_range,
-    _bug_recent_failures_not_kept,
-    _bug_failures_counted_by_batch,
 ]
 ON_COMMANDS = [
     _bug_carried_out_before_it_is_journaled,
@@ -391,6 +389,8 @@ ON_COMMANDS = [
     _bug_last_command_not_kept,
     _bug_generation_of_the_end,
     _bug_relearning_forgets_what_it_left_out,
+    _bug_recent_failures_not_kept,
+    _bug_failures_counted_by_batch,
 ]
 
 

@@ -4,7 +4,10 @@ import shutil
 
 import pytest
 
-from midstream.engine.journal import FileJournal, JournalError, Range
+from midstream.engine import commands
+from midstream.engine import journal as journal_module
+from midstream.engine.commands import Coming, Piece
+from midstream.engine.journal import Command, Exclude, FileJournal, JournalError, Range
 from midstream.engine.storage import LocalStorage
 
 
@@ -159,3 +162,43 @@ def test_after_a_failed_write_only_recovery_helps(folder, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(JournalError, match="earlier write failed"):
         journal.commit([entry(0)])
+
+
+@pytest.mark.parametrize("many", [1, 3, 7, 100])
+def test_of_very_many_records_those_that_say_more_come_back(folder, many, monkeypatch):
+    """The first, the last, and what is no mere range; `records` has all of them."""
+    monkeypatch.setattr(journal_module, "MOST_RECORDS", many)
+    journal, _ = opened(folder, segment_bytes=300)
+    journal.commit([entry(0)], about={"a": 1})
+    for i in range(1, 20):
+        journal.commit([Command(i, "pause")] if i == 11 else [entry(i)])
+    assert len(list(folder.glob("journal-*"))) > 3
+    again, records = opened(folder, segment_bytes=300)
+    found = [record.seq for record in records]
+    assert found == (list(range(20)) if many == 100 else [0, 11, 19])
+    assert again.end == 20
+    assert [record.seq for record in again.records(0)] == list(range(20))
+    again.commit([entry(20)])
+    assert opened(folder)[1][-1].seq == 20
+
+
+def test_what_is_to_come_of_a_journal_is_read_in_parts(folder, monkeypatch):
+    """In order, with what was put before it, and as far as the journal went at first."""
+    monkeypatch.setattr(commands, "MOST_RECORDS", 4)
+    journal, _ = opened(folder)
+    for i in range(10):
+        journal.commit([entry(i), Exclude("p", i, "why")])
+    journal.commit([Command(7, "abandon", refused="gone"), Command(8, "pause")])
+    coming = Coming(journal, 2, {8: "after all"})
+    journal.commit([entry(10)])
+    assert [piece.seq for piece in coming.all()] == [*(i for i in range(2, 10) for _ in "ab"), 10]
+    assert [piece.seq for piece in coming.after(8)] == [9, 9, 10]
+    assert coming.pop().entry == entry(2)
+    coming.push([Piece(0, entry(77)), Piece(1, entry(78))])
+    assert coming.first().entry == entry(77)
+    left = []
+    while coming:
+        left.append(coming.pop())
+    assert [piece.seq for piece in left] == [0, 1, 2, *(i for i in range(3, 10) for _ in "ab"), 10]
+    assert left[-1].entry == Command(8, "pause", refused="after all")
+    assert not Coming(journal)
