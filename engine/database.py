@@ -401,15 +401,20 @@ class Database:
                 for row in connection.execute(wanted)
             ]
 
-    def add(self, connection: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> None:
-        """Insert a row of this model unless one with its key is there; what it lacks is default."""
+    def add(self, connection: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
+        """Insert a row of this model unless one with its key is there; what it lacks is default.
+
+        Returns whether it was inserted.
+        """
         defaults = {
             column.name: column.default.arg
             for column in table.columns
             if isinstance(column.default, sa.ColumnDefault)
         }
         values = {**defaults, "model": self.model, **row}
-        connection.execute(_inserting(self.engine, table).values(values).on_conflict_do_nothing())
+        adding = _inserting(self.engine, table).values(values).on_conflict_do_nothing()
+        options = {"preserve_rowcount": True}
+        return connection.execute(adding, execution_options=options).rowcount > 0
 
     def decoded(self, text: str, type_: type[_T]) -> _T:
         """Return what a column of JSON holds."""

@@ -548,17 +548,27 @@ class Registry(Versions):
         """
         at = time.time() if at is None else at
         with self.database.writing() as connection:
-            row = connection.execute(self._last(since)).one_or_none()
-            seen = int(connection.execute(self._seen()).scalar_one())
-            if not due(
-                row.created if row else 0.0,
-                row.seen if row else 0,
-                seen,
-                row.reason if row else "",
-                row.version if row else 0,
-            ):
-                return None
-            return self._order(connection, [{"kind": "snapshot", "reason": reason}], at)[0]
+            return self._request(connection, reason, due, at, since)
+
+    def _request(
+        self,
+        connection: sa.Connection,
+        reason: str,
+        due: Callable[[float, int, int, str, int], bool],
+        at: float,
+        since: str | None,
+    ) -> Order | None:
+        row = connection.execute(self._last(since)).one_or_none()
+        seen = int(connection.execute(self._seen()).scalar_one())
+        if not due(
+            row.created if row else 0.0,
+            row.seen if row else 0,
+            seen,
+            row.reason if row else "",
+            row.version if row else 0,
+        ):
+            return None
+        return self._order(connection, [{"kind": "snapshot", "reason": reason}], at)[0]
 
     def tell(self, shard: str, epoch: str, done: Sequence[Done]) -> None:
         """Tell what a shard did of commands; what is told again changes nothing."""
@@ -605,11 +615,25 @@ class Registry(Versions):
             for row in self.database.rows(wanted)
         ]
 
-    def alarm(self, alarms: Sequence[Drifted]) -> None:
-        """Tell of drift; what is told again changes nothing."""
+    def alarm(
+        self,
+        alarms: Sequence[Drifted],
+        due: Callable[[float, int, int, str, int], bool] = lambda *_: False,
+        at: float | None = None,
+    ) -> Order | None:
+        """Tell of alarms, and ask for a version where one is of drift; told again, nothing happens.
+
+        Parameters
+        ----------
+        due
+            As of `request_version`; the last version is that for drift.
+        """
+        at = time.time() if at is None else at
         with self.database.writing() as connection:
-            for alarm in alarms:
-                self.database.add(connection, ALARMS, alarm._asdict())
+            news = [a for a in alarms if self.database.add(connection, ALARMS, a._asdict())]
+            if not any(alarm.kind == "drift" for alarm in news):
+                return None
+            return self._request(connection, "drift", due, at, "drift")
 
     def alarms(self) -> list[Drifted]:
         """Return the alarms, oldest first."""

@@ -7,9 +7,9 @@ end, apply the rest of the journal with outputs suppressed, go live.
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -50,8 +50,9 @@ from midstream.engine.rejecting import Careful, Recent, Tried, Verdict, others, 
 from midstream.engine.snapshot import Snapshot, SnapshotFolder
 from midstream.engine.trainer import Trainer, digest
 
-__all__ = ["Cursor", "EventError", "Outcome", "ResumeError", "Shard", "defined", "unfit"]
+__all__ = ["Cursor", "EventError", "Outcome", "Raised", "ResumeError", "Shard", "defined", "unfit"]
 
+_MOST_ALARMS = 1_000  # that wait to be told
 _NOTHING = 2**62  # the oldest position of what is not there at all
 _MOST = 0.5  # a learner that raises on more than that is not helped by leaving events out
 _EXCLUDED = 1_000  # events that the learner raised on, in one commit
@@ -136,6 +137,20 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
     inode: int = 0
 
 
+class Raised(NamedTuple):
+    """An alarm that nobody has confirmed (`Shard.confirm_alarms`) to be known elsewhere.
+
+    `command` is the last one that was carried out before it, `at` in seconds since 1970.
+    """
+
+    command: int
+    position: int
+    detector: str
+    feature: str
+    kind: str
+    at: float
+
+
 class Outcome(msgspec.Struct):
     """What applying one batch gave, on its way to the outputs.
 
@@ -189,10 +204,13 @@ class Shard:
         The id of the last command that was carried out or refused.
     data
         What the model was learned from.
-    applied
-        Events of the input that were ever applied; what is applied again does not count.
+    applied, stepped
+        Events of the input that the journal says were ever applied, and those with what is not
+        committed yet; what is applied again does not count.
     done
         The commands carried out that nobody has confirmed (`confirm`) to be known elsewhere.
+    alarms
+        Those that nobody has confirmed (`confirm_alarms`) to be known elsewhere, the last 1,000.
     keep_from
         Records from this one on are kept, for a later "rewind".
     recent
@@ -233,7 +251,8 @@ class Shard:
         self._refused = 0  # the last command, if it was refused
         self.data = DataSet()
         self.done: list[Done] = []
-        self.applied = trainer.seen
+        self.applied = self.stepped = trainer.seen
+        self.alarms: list[Raised] = []
         self.keep_from = keep_from
         self.notes: list[str] = []
         """What `open` found and an operator should know, a sentence each."""
@@ -387,8 +406,8 @@ class Shard:
         shard.notes = notes
         shard._stand_at(header)
         shard._replay = replay
-        coming = (piece.entry for piece in replay.all())
-        shard.applied += sum(events_of(entry) for entry in coming if isinstance(entry, Range))
+        shard.applied += _events_in(piece.entry for piece in replay.all())
+        shard.stepped = shard.applied
         taken_up = bool(identity) and not saved.get("identity")  # it is to stand in a snapshot
         shard._snapshot_end = seq if not (changed or taken_up) else -1
         if changed:  # so that the next resume compares with what is now in force
@@ -409,6 +428,7 @@ class Shard:
         self.data = _data(header, "data")
         self.applied = header.get("applied", header.get("seen", 0))
         self._parent_data = _data(header, "parent_data")
+        self.alarms = msgspec.convert(header.get("alarms", []), list[Raised])
         self.done = msgspec.convert(header.get("done", []), list[Done]) or [self.begun]
         self.recent = msgspec.convert(header.get("recent", {}), Recent)
         self._is_careful |= bool(self.recent.raised)
@@ -526,6 +546,13 @@ class Shard:
             self.trainer.admit(given if live else self._not_skipped(given, self._handed[0]))
         tried, raised = self._learned(batch, live=live)
         result, batch = tried.step, tried.batch
+        if result.alarms and not self._relearning:
+            now, command = self._wall(), self.last_command
+            self.alarms += [
+                Raised(command, a.position, a.detector, a.feature or "", a.kind, now)
+                for a in result.alarms
+            ]
+            del self.alarms[:-_MOST_ALARMS]
         outcome = Outcome(
             span,
             batch,
@@ -546,7 +573,7 @@ class Shard:
             self._count(outcome, given, known, tried)
         self.cursors[span.partition] = Cursor(*span.at_stop())
         self.data.add(span.partition, span.start, span.stop, batch, _lines(cursor, span, batch))
-        self.applied += len(batch) if live else 0
+        self.stepped += len(batch) if live else 0
         if raised and not live:
             self._leave_out(raised)
         if not live and final:
@@ -647,6 +674,7 @@ class Shard:
         if self._pending:
             self._check_input()
             self._journal.commit([*self._leaving_out, *self._pending])
+            self.applied += _events_in(self._pending)
             self._pending, self._leaving_out = [], []
         self._committed_at = self._clock()
 
@@ -760,6 +788,10 @@ class Shard:
     def confirm(self, seqs: Collection[int]) -> None:
         """Take note that what was done at these records, and has taken effect, is known."""
         self.done = [d for d in self.done if d.seq not in seqs or d.done_at is None]
+
+    def confirm_alarms(self, alarms: Collection[Raised]) -> None:
+        """Take note that alarms are known."""
+        self.alarms = [alarm for alarm in self.alarms if alarm not in alarms]
 
     def _known(self, command: Command, order: Order, header: Mapping[str, Any]) -> Command:
         """Refuse a version of another state, unless that is named; tell of which it is then."""
@@ -1039,7 +1071,8 @@ class Shard:
 
     def _snapshot(self, parts: dict[str, bytes]) -> Snapshot:
         header = self._header(parts) | {
-            "applied": self.applied,
+            "applied": self.stepped,
+            "alarms": msgspec.to_builtins(self.alarms),
             "paused": self.paused,
             "last_command": self.last_command,
             "refused": self._refused,
@@ -1065,6 +1098,10 @@ def _lines(cursor: Cursor | None, span: Range, batch: EventBatch) -> tuple[int, 
         return None
     begun = cursor.line if cursor is not None else 1 if span.start < span.stop else span.line
     return begun, span.line
+
+
+def _events_in(entries: Iterable[Entry]) -> int:
+    return sum(events_of(entry) for entry in entries if isinstance(entry, Range))
 
 
 def _commands(records: list[Record]) -> Iterator[Command]:

@@ -39,7 +39,7 @@ from midstream.flows.settings import Settings
 from midstream.flows.versions import open_registry, take_over
 
 if TYPE_CHECKING:
-    from midstream.engine.shard import Shard
+    from midstream.engine.shard import Raised, Shard
 
 __all__ = ["BEAT", "Ready", "Registrar"]
 
@@ -75,10 +75,12 @@ class _Desk:
         self.to_tell: list[Done] = []
         self.told: dict[int, float | None] = {}  # by record, when it took effect as far as told
         self.confirmed: set[int] = set()
-        self.seen = shard.applied
+        self.seen, self.stepped = shard.applied, shard.stepped
         self.paused = shard.paused
         self.busy = False  # whether it applies again what it had applied: commands wait
         self.sources: set[str] = set()  # that were heard of
+        self.alarms: list[Raised] = []  # to be told, and
+        self.alarms_told: set[Raised] = set()
         self.keep_from = 0.0
         self.unsent: list[int] = []  # records that parts in the outbox are of
         self.highest = max(shard.parent, shard.version)
@@ -129,7 +131,6 @@ class Registrar:
         self._run = f"{session}-{os.urandom(8).hex()}"
         self._registry: Registry | None = None
         self._newest = 0  # of the versions that were asked for, as far as we know
-        self._alarms: deque[Drifted] = deque()
         self._begun = time.monotonic()
         self._clock = WallClock()
         self._ages: Ages | None = None  # once it is known what versions there are
@@ -140,8 +141,8 @@ class Registrar:
         self._cleared_at = 0.0
         self._wanted: dict[str, None] = {}  # why input waits for the thread, in order
         self._held_until = 0.0  # by the monotonic clock
-        self._applied = 0  # events, by our shards in all
-        self._told_applied = 0  # the same as the registry was last told
+        self._stepped = 0  # events, by our shards in all
+        self._told_applied = 0  # events that the registry was last told of, likewise
         self._due_at = float("inf")  # so many events, a version is due
         self._deliver_at = 0.0
         self._deliver_pause = _SHORTEST_PAUSE
@@ -164,7 +165,7 @@ class Registrar:
         self._asked = False  # for the last version
         self._may_end.clear()
         self._desks = {shard.name: _Desk(shard, self._all_settings) for shard in shards}
-        self._applied = sum(desk.seen for desk in self._desks.values())
+        self._stepped = sum(desk.stepped for desk in self._desks.values())
         for shard in shards:
             self.visit(shard)
 
@@ -185,6 +186,10 @@ class Registrar:
         self._count(desk, shard)
         desk.paused = shard.paused
         desk.version, desk.known = shard.version, shard.trainer.seen
+        self._look_for_alarms(desk, shard)
+        if self.left <= 0:
+            self._due_at = float("inf")
+            self._want("schedule")
         if len(shard.data.sources) != len(desk.sources):
             desk.sources = desk.sources.union(shard.data.sources)
         was, desk.busy = desk.busy, shard.replaying
@@ -202,19 +207,37 @@ class Registrar:
             desk.to_tell = [msgspec.structs.replace(done) for done in news]
             self._wake.set()
 
-    def learned(self, shard: "Shard", *, drift: bool) -> None:
-        """Tell that a shard has applied new input, and whether it raised an alarm of drift."""
-        self._count(self._desks[shard.name], shard)
-        if drift and self._settings.on_drift:
+    def _look_for_alarms(self, desk: _Desk, shard: "Shard") -> None:
+        """Take note of alarms; of drift, input waits for the version that is made of that."""
+        if desk.alarms_told:
+            shard.confirm_alarms(desk.alarms_told)
+            desk.alarms_told = set()
+        if shard.alarms == desk.alarms:
+            return
+        news = [alarm for alarm in shard.alarms if alarm not in desk.alarms]
+        desk.alarms = list(shard.alarms)
+        if self._settings.on_drift and any(alarm.kind == "drift" for alarm in news):
             self._want("drift")
-        if self.left <= 0:
-            self._due_at = float("inf")
-            self._want("schedule")
+        elif news:
+            self._wake.set()
+
+    def learned(self, shard: "Shard") -> None:
+        """Tell that a shard has applied new input."""
+        self._count(self._desks[shard.name], shard)
+
+    def is_due(self, alarms: Sequence[Alarm]) -> bool:
+        """Whether a version is due of the input that a shard has just applied, with its alarms.
+
+        The input is then to be committed, before `visit` has it asked for: a crash would else leave
+        a version that was asked for of what was never applied.
+        """
+        drift = self._settings.on_drift and any(alarm.kind == "drift" for alarm in alarms)
+        return drift or self.left <= 0
 
     @property
     def left(self) -> float:
         """Events until a version is due for their number, or whether one is has to be looked at."""
-        return self._due_at - self._applied
+        return self._due_at - self._stepped
 
     def waits(self) -> bool:
         """Whether new input is to wait: a version is to be made of the state as it is.
@@ -224,12 +247,13 @@ class Registrar:
         return bool(self._wanted) and time.monotonic() < self._held_until
 
     def _count(self, desk: _Desk, shard: "Shard") -> None:
-        self._applied += shard.applied - desk.seen
-        desk.seen = shard.applied
+        self._stepped += shard.stepped - desk.stepped
+        desk.stepped, desk.seen = shard.stepped, shard.applied
 
     def _want(self, reason: str) -> None:
         if not self._wanted:
-            can = self._thread.is_alive() and not self._failing and not self._closing
+            can = self._thread.is_alive() or self._thread.ident is None  # it is to be started yet
+            can = can and not self._failing and not self._closing
             self._held_until = time.monotonic() + (_HOLD if can else 0.0)
         self._wanted[reason] = None
         self._wake.set()
@@ -244,24 +268,6 @@ class Registrar:
     def put_back(self, shard: str, ready: Ready) -> None:
         """Have a command taken again: it could not be carried out or refused yet."""
         self._desks[shard].ready.appendleft(ready)
-
-    def drifted(self, shard: "Shard", alarms: Sequence[Alarm]) -> None:
-        """Tell of alarms of a shard."""
-        now = time.time()
-        self._alarms.extend(
-            Drifted(
-                shard.name,
-                shard.epoch,
-                shard.last_command,
-                a.position,
-                a.detector,
-                now,
-                a.feature or "",
-                a.kind,
-            )
-            for a in alarms
-        )
-        self._wake.set()
 
     def made(self, shard: str, seq: int) -> None:
         """Tell that a part of a version, of a record, is in the outbox of a shard."""
@@ -364,11 +370,11 @@ class Registrar:
         wanted = list(self._wanted)
         self._bring(registry)
         self._looked.set()
-        self._tell(registry)
         self._beat(registry, now="schedule" in wanted or "drift" in wanted)
-        if "drift" in wanted:
-            self._ask_for_drift(registry)
+        self._tell(registry)
         self._schedule(registry)
+        if any(desk.behind for desk in self._desks.values()):
+            wanted = []  # other commands go before what is waited for
         for reason in wanted:  # whose commands are ready now
             self._wanted.pop(reason, None)
         if self._closing or time.monotonic() >= self._deliver_at:
@@ -497,31 +503,29 @@ class Registrar:
         """Tell what the shards did, and where they saw drift."""
         for desk in self._desks.values():
             if desk.to_tell:
-                told = desk.to_tell
-                registry.tell(desk.name, desk.epoch, told)
-                desk.confirmed |= {done.seq for done in told if done.done_at is not None}
+                news = desk.to_tell
+                registry.tell(desk.name, desk.epoch, news)
+                desk.confirmed |= {done.seq for done in news if done.done_at is not None}
                 desk.to_tell = []
-        while self._alarms:
-            alarms = list(self._alarms)
-            registry.alarm(alarms)
-            for _ in alarms:
-                self._alarms.popleft()
-            if self._settings.on_drift and any(alarm.kind == "drift" for alarm in alarms):
-                self._ask_for_drift(registry)
+            if desk.alarms and not desk.alarms_told:
+                alarms = desk.alarms
+                told = [
+                    Drifted(desk.name, desk.epoch, *alarm[:3], alarm.at, *alarm[3:5])
+                    for alarm in alarms
+                ]
+                if registry.alarm(told, self._due_for_drift):
+                    self._bring(registry)
+                desk.alarms_told = set(alarms)
 
-    def _ask_for_drift(self, registry: Registry) -> None:
-        """Ask for a version for drift, unless one was made a moment ago."""
-        margin = max(self._settings.drift_margin, 1)
-
-        def due(at: float, then: int, seen: int, _: str, version: int) -> bool:
-            waited = self._age(version, at)
-            if not version or waited >= _DRIFTED or seen < then:
-                return True
-            margins = 1 if waited >= _DRIFTED_SOON else _DRIFTED_MARGINS
-            return seen - then >= margins * margin
-
-        if registry.request_version("drift", due, since="drift"):
-            self._bring(registry)
+    def _due_for_drift(self, at: float, then: int, seen: int, _: str, version: int) -> bool:
+        """Whether a version is due for drift, of when the last one for that was asked for."""
+        if not self._settings.on_drift:
+            return False
+        waited = self._age(version, at)
+        if not version or waited >= _DRIFTED or seen < then:
+            return True
+        margins = 1 if waited >= _DRIFTED_SOON else _DRIFTED_MARGINS
+        return seen - then >= margins * max(self._settings.drift_margin, 1)
 
     def _deliver(self, registry: Registry) -> None:
         """Take the parts of versions from the outboxes; make whole what has all its parts."""

@@ -641,9 +641,7 @@ class Room:
                 self.run.fragile = None
         registrar = self.run.registrar
         if outcome.live and registrar is not None:
-            registrar.learned(
-                self.shard, drift=any(alarm.kind == "drift" for alarm in outcome.alarms)
-            )
+            registrar.learned(self.shard)
             left, n = registrar.left, len(decoded.batch)
             if 0 < left < math.inf and n:  # up to where a version is due
                 self._most_bytes = int(size / n * left) + 1
@@ -657,11 +655,9 @@ class Room:
         FailingError
             If the learner failed on too much of what it got lately; that is committed then.
         """
-        if self.run.registrar is not None:
-            if outcome.alarms and not self.shard.relearning:
-                self.run.registrar.drifted(self.shard, outcome.alarms)
-            if not outcome.live:
-                self.run.registrar.visit(self.shard)
+        registrar = self.run.registrar
+        if registrar is not None and not outcome.live:
+            registrar.visit(self.shard)
         if not outcome.live:
             self._counts.rejected += len(outcome.raised)
             return
@@ -684,6 +680,9 @@ class Room:
         if settings.output.alarms:
             data["alarms"] = encode_alarms(outcome.alarms, settings.name, self.name)
         self.shard.publish(outcome, self._by_file(data))
+        if registrar is not None and registrar.is_due(outcome.alarms):
+            self.shard.commit()
+            registrar.visit(self.shard)
         count.events += len(outcome.batch)
         count.learned += outcome.batch.labelled
         count.rejected += len(outcome.rejected)

@@ -74,6 +74,7 @@ class Fold:
         self.generation = 0
         self.data = DataSet()
         self.parent_data = DataSet()
+        self.applied = 0  # events, but for those that are applied again
         self.at: dict[str, int] = {}  # by partition, how far it was applied
         self.versions: dict[int, Version] = {}
         self.commands: dict[int, Command] = {}  # by record
@@ -123,6 +124,7 @@ class Fold:
                     odd: set[int] = set()
                     for batch, step in self._range(entry, self._excluded, (), ()):
                         self._learned(batch, step, self.version)
+                        self.applied += len(batch)
                         odd.update(batch.numbers[step.odd].tolist())
                     self._count(entry, odd)
             right = record.generation == self.generation

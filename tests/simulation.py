@@ -709,6 +709,7 @@ class Office:
         got = (shard.version, shard.parent, shard.paused, shard.last_command)
         assert got == (fold.version, fold.parent, fold.paused, fold.last_command)
         assert shard.data == fold.data, (shard.data, fold.data)
+        assert shard.applied == shard.stepped == fold.applied
         assert shard.changed == (fold.data != fold.parent_data)
         assert {p: cursor.offset for p, cursor in shard.cursors.items()} == fold.at
         assert shard._journal.generation == fold.generation

@@ -527,6 +527,25 @@ def test_alarms_are_told_once(registry):
     assert registry.alarms() == two[::-1]
 
 
+def test_an_alarm_of_drift_asks_for_a_version_once(registry):
+    """In one piece with being told; told again, or of another kind, it does not."""
+    drift = Drifted("000", "e", 0, 10, "adwin", 1.0)
+    asked = []
+
+    def due(*last):
+        asked.append(last)
+        return True
+
+    order = registry.alarm([drift, drift._replace(detector="page_hinkley")], due)
+    assert (order.kind, order.reason) == ("snapshot", "drift")
+    assert registry.alarm([drift], due) is None
+    assert registry.alarm([drift._replace(kind="non_finite")], due) is None
+    assert len(registry.commands()) == len(asked) == 1
+    registry.order({"kind": "snapshot", "reason": "manual"})
+    assert registry.alarm([drift._replace(position=20)], due).version == 3
+    assert asked[1][3:] == ("drift", 1), "the last that was for drift"
+
+
 def test_alarms_of_one_position_are_told_apart(registry):
     """By detector, feature and kind."""
     loss = Drifted("000", "e", 0, 10, "adwin", 1.0)
