@@ -82,7 +82,7 @@ class _ShareOf(click.ParamType["tuple[int, int]"]):
 @click.option(
     "--adopt",
     is_flag=True,
-    help="Take over the registry's model of this name, if it is another state's: that was moved.",
+    help="Take over the model of another state of this name.",
 )
 @click.option(
     "--processes",

@@ -375,14 +375,14 @@ def tag(version: int, name: str, config: Path, *, delete: bool, as_json: bool) -
     "ranges",
     multiple=True,
     metavar="RANGE",
-    help="... but these offsets (T:P:FROM-TO), or lines (FILE:FROM-TO).",
+    help="... but these offsets or lines: see above.",
 )
 @click.option(
     "--from",
     "origin",
     metavar="NAME",
     default="",
-    help="VERSION is of another model, NAME, or of another state, whose identity this is.",
+    help="VERSION is of the model or state NAME.",
 )
 @YES
 @CONFIG_OPTION
@@ -672,7 +672,10 @@ def commands() -> None:
 @CONFIG_OPTION
 @JSON
 def list_commands(config: Path, *, as_json: bool) -> None:
-    """List the commands that not all shards have carried out or refused, oldest first."""
+    """List the commands that wait, oldest first.
+
+    A command waits until each shard has carried it out or refused it.
+    """
     from midstream.flows import version_views as views
     from midstream.flows.operations import opened
 

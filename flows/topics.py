@@ -17,6 +17,7 @@ from midstream.connectors.kafka import (
     Identity,
     NoAnswerError,
     TopicInput,
+    no_topic,
     partition_name,
     said,
     topics_of,
@@ -108,6 +109,9 @@ def journal_id(settings: Settings) -> bytes:
     """
     topic = settings.journal_topic
     assert topic is not None
+    _, there = _admin(settings)
+    if topic not in there:
+        raise InputError(no_topic(topic))
     return Identity(_options(settings), topic).whole(_seconds(settings))
 
 

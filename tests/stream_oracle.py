@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 import naive_metrics
 import numpy as np
+from odd_streams import MODULES, Case, Stream, raw
 from river import base
-from streams import MODULES, Case, Stream, raw
 from zoo import HASH_SEEDED
 
 from midstream.engine.events import Event, EventBatch

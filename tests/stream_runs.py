@@ -13,8 +13,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import stream_models
+from odd_streams import Stream
 from stream_oracle import WrongError, engine_run, not_finite
-from streams import Stream
 
 from midstream.engine.events import Event
 from midstream.engine.rejecting import MIN_EVENTS

@@ -1297,9 +1297,11 @@ def test_what_was_signed_with_another_key_is_not_loaded(loaded, tmp_path, opened
         keyed.load(1)
     said(error, "version 1: manifest.json is not signed")
     keyed.order({"kind": "snapshot"})
-    keyed.put("000", 2, part_of(learned(), "000"))
+    other = part_of(learned(30), "000")
+    other.header["digest"] = learned(30).digest()  # or it would be equal to the newest
+    keyed.put("000", 2, other)
     keyed.complete()
-    assert keyed.load(2).digest() == learned().digest()
+    assert keyed.load(2).digest() == learned(30).digest()
     assert loaded.load(2), "who has no key takes any"
     with pytest.raises(ArtifactError) as error:
         opened(tmp_path / "registry.db", tmp_path / "artifacts", key=b"other").load(2)

@@ -33,6 +33,7 @@ CONFIG = """
 learner = "simulation:ChainLearner"
 task = "regression"
 on_error = "reject"
+error_limit = 1.0
 [input]
 shards = %s
 topic = "in"

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 import pytest
+from odd_streams import make_stream
 from stream_oracle import WrongError, check
-from streams import make_stream
 
 from midstream.engine.compiled import LinearLearner
 from midstream.engine.events import EventBatch, Predictions, Table

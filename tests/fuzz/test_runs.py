@@ -5,9 +5,9 @@ import sys
 import warnings
 
 import pytest
+from odd_streams import make_stream
 from stream_oracle import BY_SETS, WrongError
 from stream_runs import check_limit, check_run, formats, typed
-from streams import make_stream
 
 QUICK = 4
 SLOW = 100

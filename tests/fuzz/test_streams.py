@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from odd_streams import make_stream
 from stream_oracle import BY_SETS, check, digest_of, told
-from streams import make_stream
 
 QUICK = 200
 SLOW = 1_300
@@ -50,7 +50,7 @@ CODE = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from stream_oracle import digest_of
-from streams import make_stream
+from odd_streams import make_stream
 print(json.dumps({seed: digest_of(make_stream(seed)) for seed in json.loads(sys.argv[2])}))
 """
 
