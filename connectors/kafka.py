@@ -161,7 +161,8 @@ class Identity:
     """
 
     def __init__(self, settings: Mapping[str, Any], topic: str) -> None:
-        self._settings = dict(settings)
+        self._heard = Heard()
+        self._settings: dict[str, Any] = {**settings, "error_cb": self._heard}
         self._topic = topic
         self._admin = AdminClient(self._settings)
         self._given = False  # whether they ever gave one
@@ -199,6 +200,9 @@ class Identity:
         NoAnswerError, InputError
             As of a call.
         """
+        there = topics_of(self._admin, seconds, self._topic, heard=self._heard)
+        if self._topic not in there or there[self._topic].error is not None:
+            raise InputError(no_topic(self._topic))
         bits = self._ask(min(seconds, _LONGEST))
         if any(bits):
             return bits

@@ -17,7 +17,6 @@ from midstream.connectors.kafka import (
     Identity,
     NoAnswerError,
     TopicInput,
-    no_topic,
     partition_name,
     said,
     topics_of,
@@ -109,9 +108,6 @@ def journal_id(settings: Settings) -> bytes:
     """
     topic = settings.journal_topic
     assert topic is not None
-    _, there = _admin(settings)
-    if topic not in there:
-        raise InputError(no_topic(topic))
     return Identity(_options(settings), topic).whole(_seconds(settings))
 
 

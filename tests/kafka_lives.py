@@ -351,9 +351,13 @@ class Life:
         How many are given.
     """
 
+    parts = (5, 20_000)
+    """Of how many records a journal is read at once, in some life."""
+
     def __init__(
         self, seed: int, *, partitions: int = 1, single: bool = True, commands: int = 0
     ) -> None:
+        self.seed = seed
         self.rng = random.Random(seed)
         self.office = Office(self.rng, [f"in-{i}" for i in range(partitions)], commands)
         names = ["000"] if single else [f"{i:03d}" for i in range(partitions)]
@@ -447,7 +451,7 @@ class Life:
 
     def run(self) -> None:
         """Live through what the seed has in store, then to the end of the input."""
-        with self.cluster.installed(), soon(self.rng.choice([5, 20_000])):
+        with self.cluster.installed(), soon(random.Random(self.seed).choice(self.parts)):
             try:
                 self._run()
             finally:
@@ -672,7 +676,7 @@ def lived(seed: int, *, outage_at_first: float = 0.0) -> Life:
     commands = [0, 0, 4][seed // 4 % 3]
     life = Life(seed, partitions=partitions, single=single, commands=commands)
     life.cluster.outage_at_first = outage_at_first
-    life.cluster.markers = [0.5, 0.1, 0.5][seed % 3]
+    life.cluster.markers = [0.5, 0.03, 0.5][seed % 3]
     life.run()
     life.check()
     return life

@@ -634,6 +634,10 @@ class Consumer(_Base):
 class AdminClient(_Base):
     """An admin client of librdkafka, which asks in the background and answers by a future."""
 
+    def poll(self, _: float) -> int:
+        """Say nothing of connections, which are the cluster's own."""
+        return 0
+
     def describe_topics(self, wanted: Any, request_timeout: float) -> dict[str, Future[Any]]:
         self._call()
         if not 0 <= request_timeout <= 3_600:

@@ -83,6 +83,9 @@ class Worker(Process):
 class FlowLife(Life):
     """A life whose processes are runs of the dataflow."""
 
+    fuses = (15, 60)  # calls at most until a process meets its fate
+    parts = (20_000,)  # in small ones, opening takes more calls than come between two troubles
+
     def __init__(self, seed, folder, **options):
         super().__init__(seed, **options)
         self.cluster.eager = True  # where nothing comes, Bytewax rests
@@ -139,7 +142,7 @@ class FlowLife(Life):
         state = msgspec.structs.replace(self._settings.state, path=folder)
         settings = msgspec.structs.replace(self._settings, state=state)
         worker = self.cluster.process = Worker(
-            self, fate, self.rng.randint(1, self.rng.choice([15, 60]))
+            self, fate, self.rng.randint(1, self.rng.choice(self.fuses))
         )
         try:
             self.digests = online.run(settings, until_eof=True).digest
@@ -173,6 +176,8 @@ class LifeOfATopic(FlowLife):
     said
         What runs that ended by an error said.
     """
+
+    fuses = (30, 90)  # the topic is to change while it is read, too, not only while a run opens
 
     def __init__(self, seed, folder):
         super().__init__(seed, folder, partitions=2, single=bool(seed % 2))
