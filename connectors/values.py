@@ -22,6 +22,7 @@ from midstream.engine.rules import (
     NOT_FINITE,
     TOO_LONG,
     BadValueError,
+    converted,
     fits,
     label_of,
     shown,
@@ -61,20 +62,6 @@ _PLAIN = Notation()
 _numbers = msgspec.json.Decoder(list[Int64 | float | None])
 
 
-def _converted(
-    values: Sequence[Any], rule: Callable[[Any], Any], path: str, faults: Faults
-) -> list[Any]:
-    """Apply a rule to each value; a value that breaks it is noted and becomes None."""
-    out = []
-    for i, value in enumerate(values):
-        try:
-            out.append(rule(value))
-        except BadValueError as error:
-            faults.setdefault(i, (str(error), path))
-            out.append(None)
-    return out
-
-
 def all_or_none(values: list[Any]) -> list[Any] | None:
     """Return the column, or None if it is empty: all its values are None."""
     return None if values and values.count(None) == len(values) else values
@@ -99,7 +86,7 @@ def label_column(
             return values
     elif task == "regression" and kinds <= {int, float}:
         return values
-    return _converted(values, partial(_label, task, own), path, faults)
+    return converted(values, partial(_label, task, own), path, faults)
 
 
 def _label(task: Task, own: bool, value: Any) -> Label | None:
@@ -129,7 +116,7 @@ def time_column(
                     for number, value in zip(numbers, given, strict=True)
                 ]
             return all_or_none(given)
-    return all_or_none(_converted(values, partial(_seconds, notation), path, faults))
+    return all_or_none(converted(values, partial(_seconds, notation), path, faults))
 
 
 def _numbers_of(cells: Sequence[str | None]) -> list[int | float | None] | None:
@@ -157,7 +144,7 @@ def _seconds(notation: Notation, value: Any) -> float | None:
 
 def _weight_column(values: list[Any], path: str, faults: Faults) -> list[float]:
     """Return sample weights, 1 where there is none."""
-    return _converted(values, _weight, path, faults)
+    return converted(values, _weight, path, faults)
 
 
 def _weight(value: Any) -> float:
@@ -168,7 +155,7 @@ def _id_column(values: list[Any], path: str, faults: Faults) -> list[str | None]
     """Return ids as strings; None where there is none, and None for no ids at all."""
     if set(map(type, values)) <= {str} and "" not in values:
         return values
-    return all_or_none(_converted(values, _id, path, faults))
+    return all_or_none(converted(values, _id, path, faults))
 
 
 def _id(value: Any) -> str | None:
@@ -183,7 +170,7 @@ def text_column(values: list[Any], path: str, faults: Faults) -> list[str | None
     """Return strings, spelled as in JSON; None where there is none, and None for none at all."""
     if set(map(type, values)) <= {str} and "" not in values:
         return values
-    return all_or_none(_converted(values, _text, path, faults))
+    return all_or_none(converted(values, _text, path, faults))
 
 
 def _text(value: Any) -> str | None:
@@ -392,7 +379,7 @@ def forced_column(
         kinds = set(map(type, values))
         if kinds <= _NUMBERS:
             return values
-    return _converted(values, partial(forced, kind=kind, notation=notation), path, faults)
+    return converted(values, partial(forced, kind=kind, notation=notation), path, faults)
 
 
 _NUMBERS = {int, float, type(None), type(UNSET)}

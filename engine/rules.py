@@ -7,7 +7,7 @@ None, NaN and what pandas has in their place mean that a value is missing.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, Literal, TypeAlias
 
@@ -25,6 +25,7 @@ __all__ = [
     "BadValueError",
     "LabelKind",
     "TimeUnit",
+    "converted",
     "feature_of",
     "fits",
     "kind_of",
@@ -372,9 +373,9 @@ def sound(batch: EventBatch, task: Task | None) -> tuple[EventBatch, dict[int, t
         for row in np.flatnonzero(np.isinf(batch.targets.values)).tolist():
             faults.setdefault(row, (NOT_FINITE, batch.field("label")))
     if batch.weights is not None:
-        columns["weights"] = _column(batch.weights, weight_of, batch.field("weight"), 1.0, faults)
+        columns["weights"] = converted(batch.weights, weight_of, batch.field("weight"), faults, 1.0)
     if batch.times is not None:
-        columns["times"] = _column(batch.times, _own_seconds, batch.field("time"), None, faults)
+        columns["times"] = converted(batch.times, _own_seconds, batch.field("time"), faults)
     return batch.made_sound(**columns), faults
 
 
@@ -400,13 +401,14 @@ def _own_seconds(value: Any) -> float | None:
     return seconds_of(value, dates=False)
 
 
-def _column(
+def converted(
     values: Sequence[Any] | FloatArray,
-    rule: Any,
+    rule: Callable[[Any], Any],
     path: str,
-    missing: Any,
     faults: dict[int, tuple[str, str]],
+    missing: Any = None,
 ) -> list[Any]:
+    """Apply a rule to each value; one that breaks it is noted in `faults`, and becomes `missing`."""
     out = []
     for row, value in enumerate(values):
         try:

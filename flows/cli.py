@@ -32,12 +32,7 @@ from midstream.flows.terminal import (
 if TYPE_CHECKING:
     from midstream.flows.rooms import Share
 
-__all__ = ["main"]
-
-
-def main() -> None:
-    """Run the command line."""
-    entry.main()
+__all__ = ["cli"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

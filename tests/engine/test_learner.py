@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 import river
+from deciders import NEEDS_TIME, Threshold
 from river import (
     base,
     evaluate,
@@ -33,34 +34,9 @@ from midstream.engine.learner import (
 from midstream.engine.rejecting import Careful
 from midstream.engine.snapshot import unpack
 
-MODULES = [__name__]
+MODULES = [__name__, Threshold.__module__]
 SLOW = ("SRP", "ARF", "Leveraging", "ADWINBoost", "AMF")
 NAN_FIRST = ("SelectKBest",)  # its first prediction is no number, and has no label here
-
-NEEDS_TIME = pytest.mark.skipif(
-    river.__version__ < "0.26", reason="River hands the time on since 0.26"
-)
-
-
-class Threshold(base.Wrapper, base.Classifier):
-    """Says True from a probability of `least` on."""
-
-    def __init__(self, model, least=0.1):
-        self.model = model
-        self.least = least
-
-    @property
-    def _wrapped_model(self):
-        return self.model
-
-    def learn_one(self, x, y):
-        self.model.learn_one(x, y)
-
-    def predict_proba_one(self, x):
-        return self.model.predict_proba_one(x)
-
-    def predict_one(self, x):
-        return self.predict_proba_one(x).get(True, 0.0) >= self.least
 
 
 class Abstains(Threshold):

@@ -3,7 +3,7 @@
 import datetime as dt
 
 import pytest
-import river
+from deciders import NEEDS_TIME, Threshold
 from river import (
     base,
     cluster,
@@ -24,31 +24,6 @@ from river import (
 
 from midstream.engine.learner import RiverLearner
 from midstream.engine.proofs import decides_by_probability, keeps_time
-
-NEEDS_TIME = pytest.mark.skipif(
-    river.__version__ < "0.26", reason="River hands the time on since 0.26"
-)
-
-
-class Threshold(base.Wrapper, base.Classifier):
-    """Says True from a low probability on."""
-
-    def __init__(self, model, least=0.1):
-        self.model = model
-        self.least = least
-
-    @property
-    def _wrapped_model(self):
-        return self.model
-
-    def learn_one(self, x, y):
-        self.model.learn_one(x, y)
-
-    def predict_proba_one(self, x):
-        return self.model.predict_proba_one(x)
-
-    def predict_one(self, x):
-        return self.predict_proba_one(x)[True] >= self.least
 
 
 class OtherPipeline(compose.Pipeline):

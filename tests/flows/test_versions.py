@@ -218,7 +218,7 @@ def test_a_model_begun_anew_obeys_no_command_of_before(tmp_path):
     one.run()
     shutil.rmtree(tmp_path / "state")
     shutil.rmtree(tmp_path / "out")
-    assert one.run()["digest"] == fresh["digest"]
+    assert one.run("--adopt")["digest"] == fresh["digest"]
     kinds = [d["command"]["kind"] for d in one.operate("history")]
     assert kinds.count("restore") == 2
     assert kinds.count("pause") == 1
@@ -616,6 +616,7 @@ def test_tagged_versions_outlive_a_prune(tmp_path):
     assert sorted(p.name for p in (tmp_path / "state/artifacts/config").iterdir()) == [
         "00000001",
         "00000004",
+        "identity",
     ]
 
 
