@@ -382,7 +382,9 @@ class Life:
 
     def live(self, engine: Engine) -> str:
         """Run as `midstream run` does, which waits where brokers do not answer."""
-        for _ in range(100):
+        for attempt in range(100):
+            # A start takes many calls, with a long journal: one day it comes through.
+            self.cluster.trouble_every = 60 + 10 * attempt
             try:
                 if self._session(engine):
                     return "ended"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from odd_streams import make_stream
 from stream_oracle import BY_SETS, check, digest_of, told
+from zoo import ZOO
 
 QUICK = 200
 SLOW = 1_300
@@ -69,14 +70,24 @@ def in_a_fresh_process(seeds):
     return {int(seed): digest for seed, digest in json.loads(done.stdout).items()}
 
 
+def by_hash_seed(stream):
+    """Tell whether the hash seed, which the command fixes, may show.
+
+    River's trees keep sets of features' values and of classes; those of texts differ in order.
+    """
+    texts = any(isinstance(v, str) for e in stream.events for v in (e.y, *e.x.values()))
+    return stream.case.name in BY_SETS or (texts and stream.case.name in ZOO)
+
+
 def compare_processes(seeds):
-    """Compare digests over this process, and two fresh ones that take the seeds in other orders."""
+    """Compare digests over two fresh processes that take the seeds in other orders, and this one.
+
+    This one has another hash seed, and has done other things before.
+    """
     one, two = in_a_fresh_process(seeds), in_a_fresh_process(seeds[::-1])
     assert {s: d for s, d in one.items() if two[s] != d} == {}
     here = {
-        seed: digest_of(stream)
-        for seed in seeds
-        if (stream := make_stream(seed)).case.name not in BY_SETS
+        seed: digest_of(stream) for seed in seeds if not by_hash_seed(stream := make_stream(seed))
     }
     assert {seed: digest for seed, digest in here.items() if one[seed] != digest} == {}
 
