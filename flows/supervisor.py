@@ -37,7 +37,6 @@ _TURN = 0.05  # seconds between looks at the processes
 _START = 60.0  # ... within which a process has to tell something for the first time
 _BEAT = 0.5  # ... between two reports of a process
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # ... before a process is started again
-_TOGETHER = secrets.token_hex(8)
 _MARK = 4_096  # bytes that say where a process is
 _LENGTH = struct.Struct("=I")
 _DEATHS = 3  # at one place of the input, after which no other process is started
@@ -188,12 +187,20 @@ class _Worker:
         Starts it; where to report is added.
     stall_seconds
         After so long without a report it is killed.
+    session
+        What the processes of one supervisor have in common.
     ends
         Whether it is to end by itself, at the end of the input.
     """
 
     def __init__(
-        self, number: int, command: Sequence[str], stall_seconds: float, *, ends: bool
+        self,
+        number: int,
+        command: Sequence[str],
+        stall_seconds: float,
+        session: str,
+        *,
+        ends: bool,
     ) -> None:
         self.number = number
         self.summary = Summary()
@@ -201,6 +208,7 @@ class _Worker:
         self.ended = False
         self._command = command
         self._stall_seconds = stall_seconds
+        self._session = session
         self._ends = ends
         self._pause = _SHORTEST_PAUSE
         self._restart_at = 0.0
@@ -276,7 +284,7 @@ class _Worker:
                 stdout=sys.__stderr__,  # what a learner prints is no result of ours
                 pass_fds=[theirs.fileno(), self._file.fileno()],
                 process_group=0,  # Ctrl-C is for the supervisor
-                env={**os.environ, SESSION: _TOGETHER},
+                env={**os.environ, SESSION: self._session},
             )
         log.info("process_started", process=self.number, pid=self._process.pid)
 
@@ -384,9 +392,10 @@ def supervise(
     """
     shares = [Share(host.first + host.of * i, host.of * processes) for i in range(processes)]
     begin = [sys.executable, "-m", "midstream.flows.cli", *arguments]
+    session = secrets.token_hex(8)
+    commands = [[*begin, "--process", f"{share.first + 1}/{share.of}"] for share in shares]
     workers = [
-        _Worker(i, [*begin, "--process", f"{share.first + 1}/{share.of}"], stall_seconds, ends=ends)
-        for i, share in enumerate(shares)
+        _Worker(i, command, stall_seconds, session, ends=ends) for i, command in enumerate(commands)
     ]
     asked: list[float] = []  # when it was asked to stop
     failures: list[RunError] = []

@@ -116,6 +116,13 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
+def _processes_of_their_own(request, monkeypatch):
+    """Start processes as users do, in tests that are marked `unforked`."""
+    if request.node.get_closest_marker("unforked"):
+        monkeypatch.setenv("MIDSTREAM_TEST_FORK", "0")
+
+
+@pytest.fixture(autouse=True)
 def _nothing_left_running():
     yield
     Project.end_all()

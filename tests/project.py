@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
+from fork_server import ForkedPopen, forks
+
 MODEL = """
 from river import linear_model, preprocessing
 
@@ -72,10 +74,13 @@ class Project:
         return path
 
     def start(self, *arguments: str, **popen) -> subprocess.Popen:
-        command = [sys.executable, "-m", "midstream.flows.cli", *arguments]
         env = dict(os.environ, PYTHONHASHSEED="0")
         popen = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **popen}
-        process = subprocess.Popen(command, cwd=self.folder, env=env, **popen)
+        if popen.keys() <= {"stdin", "stdout", "stderr", "text"} and forks(env):
+            process = ForkedPopen(arguments, cwd=self.folder, env=env, **popen)
+        else:
+            command = [sys.executable, "-m", "midstream.flows.cli", *arguments]
+            process = subprocess.Popen(command, cwd=self.folder, env=env, **popen)
         self._running.append(process)
         return process
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from project import Project, events, stop, wait_for
 
+pytestmark = pytest.mark.unforked
+
 NOISY = """
 import os
 from river import linear_model

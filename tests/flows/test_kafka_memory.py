@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from project import events, stop, wait_for
 
+pytestmark = pytest.mark.unforked
+
 MIB = 2**20
 SLOW = """
 import time
