@@ -5,13 +5,15 @@ with zstd. The manifest names every file with its length and SHA-256 and is writ
 signed. Nothing is decoded before its sums are right.
 """
 
+import errno
 import hashlib
 import hmac
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ _DRAFT = re.compile(r"\..*\.draft\Z")
 _FOLDER = re.compile(r"\d{8,}\Z")
 _PART_OF_PATH = re.compile(r"(?!\.)[^/\\\0]+\Z")
 _MOST_PACKED = 32_768  # bytes that a byte can stand for: zstd's densest block has 128 KiB in four
+_TRIES = 10  # at writing into a folder that others remove meanwhile
 _SEND_SECONDS, _SLOWEST = 20.0, 100_000  # to a store: with so many bytes a second besides
 _S3: dict[str, Any] = {
     # What another process has written is to be seen: no listings from memory.
@@ -276,6 +279,9 @@ class Artifacts:
     ) -> ShardPart:
         """Write a shard's part of a version. The same again changes nothing.
 
+        If the version is removed meanwhile, there may be some of its files afterwards: who writes
+        them has to see whether it is still wanted.
+
         Raises
         ------
         StoreError
@@ -329,20 +335,7 @@ class Artifacts:
                 limit = {"timeout": _SEND_SECONDS + len(data) / _SLOWEST}
                 self._files.pipe_file(path, data, **limit if self._files.async_impl else {})
                 return
-            name = Path(path).name
-            draft = f".{name}.{os.urandom(8).hex()}.draft"  # others may be writing the same file
-            storage = LocalStorage(Path(path).parent)
-            try:
-                storage.append(draft, data)
-                storage.sync(draft)
-                storage.rename(draft, name)
-                storage.sync_folder()
-            except OSError:
-                with suppress(OSError):
-                    storage.remove(draft)
-                raise
-            finally:
-                storage.close()
+            _in_a_folder_that_may_go(partial(_write_locally, Path(path), data))
 
     def _sync_folders(self, version: int) -> None:
         """Make the names of the folders durable that those of files are in."""
@@ -350,10 +343,12 @@ class Artifacts:
             return
         with self._naming(self.folder(version)):
             for folder in (self.folder(version), self._root, posixpath.dirname(self._root)):
-                LocalStorage(Path(folder)).sync_folder()
+                _in_a_folder_that_may_go(partial(_sync_folder, Path(folder)))
 
     def remove(self, version: int) -> None:
         """Remove all files of a version, the manifest first; nothing happens if there are none.
+
+        What others write meanwhile may stay: they find out that it is not wanted, and remove it.
 
         Raises
         ------
@@ -366,9 +361,8 @@ class Artifacts:
                 with suppress(FileNotFoundError):  # another may be removing it, too
                     self._files.rm_file(f"{self.folder(version)}/{name}")
             if self._local:
-                for folder, _, _ in os.walk(self.folder(version), topdown=False):
-                    with suppress(FileNotFoundError):
-                        Path(folder).rmdir()
+                for folder, _, _ in os.walk(self.folder(version), topdown=False, onerror=_unseen):
+                    _remove_empty(Path(folder))
 
     # --- reading
 
@@ -570,6 +564,48 @@ class Artifacts:
 
     def _shown(self, path: str) -> str:
         return path if self._local else masked(str(self._files.unstrip_protocol(path)))
+
+
+def _write_locally(path: Path, data: bytes) -> None:
+    """Write a file so that it has its whole content or is not there."""
+    name = path.name
+    draft = f".{name}.{os.urandom(8).hex()}.draft"  # others may be writing the same file
+    storage = LocalStorage(path.parent)
+    try:
+        storage.append(draft, data)
+        storage.sync(draft)
+        storage.rename(draft, name)
+        storage.sync_folder()
+    except OSError:
+        with suppress(OSError):
+            storage.remove(draft)
+        raise
+    finally:
+        storage.close()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable; it is made if it is not there."""
+    LocalStorage(folder).sync_folder()
+
+
+def _in_a_folder_that_may_go(work: Callable[[], None]) -> None:
+    """Do what makes a folder and writes into it, again if another has removed that meanwhile."""
+    for _ in range(_TRIES - 1):
+        # That it exists is told of one that goes while it is looked at.
+        with suppress(FileNotFoundError, FileExistsError):
+            work()
+            return
+    work()
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder, unless another has, or has written something into it."""
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+            raise
 
 
 def _unseen(error: OSError) -> None:

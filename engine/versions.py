@@ -387,6 +387,7 @@ class Versions:
             self.artifacts.remove(version)
         elif row["manifest"].encode() != data:  # that one has other libraries
             self.artifacts.write_manifest_again(version, row["manifest"].encode())
+            self._outrun(version, row["manifest"].encode())  # it may be pruned meanwhile
 
     def _manifest(self, row: Mapping[str, Any], parts: list[ShardPart]) -> Manifest:
         """Return the manifest of a version: it follows from its parts, whoever makes it."""

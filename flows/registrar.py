@@ -547,7 +547,10 @@ class Registrar:
             return
         self._cleared_at = time.monotonic()
         for version in registry.complete():
-            row = registry.version(version)
+            try:
+                row = registry.version(version)
+            except UnknownVersionError:  # another has pruned it already
+                continue
             log.info(
                 "version",
                 version=version,

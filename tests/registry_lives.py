@@ -5,6 +5,7 @@ import os
 import random
 import time
 import traceback
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -136,6 +137,33 @@ def write(place, parts) -> None:
     """Write the same part over and over."""
     while True:
         Artifacts(place, "fraud").write_part(7, "000", {}, parts)
+
+
+_FILES = ("mkdir", "stat", "open", "write", "fsync", "replace", "unlink", "remove", "rmdir",
+          "scandir")  # fmt: skip
+
+
+@contextmanager
+def disturbed(at, other):
+    """Have `other` be done before the `at`-th operation on files; give the names of all there were.
+
+    So two processes meet at every point that there is, one after the other, by counting up `at`.
+    """
+    done = []
+
+    def counting(name, real):
+        def operate(*arguments, **options):
+            done.append(name)
+            if len(done) == at:
+                other()
+            return real(*arguments, **options)
+
+        return operate
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _FILES:
+            patch.setattr(os, name, counting(name, getattr(os, name)))
+        yield done
 
 
 def live(database, artifacts, seed, log) -> None:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from itertools import count
 from pathlib import Path
 
 import fsspec
@@ -469,6 +470,31 @@ def test_several_remove_and_write_the_same(place):
     assert len(made.names()) == 9, made.names()
     at_once(lambda: made.artifacts.remove(7))
     assert made.names() == []
+
+
+@pytest.mark.parametrize("work", ["part", "manifest", "remove"])
+def test_who_writes_while_another_removes_gets_on(tmp_path, work):
+    """At whatever point of one the other comes: neither fails, no draft stays, files are whole."""
+    store = Artifacts(tmp_path, "fraud")
+    works = {
+        "part": lambda: store.write_part(7, "000", HEADER, PARTS),
+        "manifest": lambda: store.write_manifest_again(7, b"manifest"),
+        "remove": lambda: store.remove(7),
+    }
+    works["part"](), works["manifest"]()
+    whole = {p.name: p.read_bytes() for p in (tmp_path / "fraud").rglob("*.*")}
+    for at in count(1):
+        works["part"](), works["manifest"]()
+        other = works["part" if work == "remove" else "remove"]
+        with lives.disturbed(at, other) as done:
+            works[work]()
+        files = {p.name: p.read_bytes() for p in (tmp_path / "fraud").rglob("*.*")}
+        assert files.items() <= whole.items(), f"step {at}"  # and no draft
+        store.remove(7)
+        assert store.versions() == [], f"step {at}"
+        if len(done) < at:
+            break
+    assert at > 10, "they did not meet"
 
 
 def test_a_killed_writer_leaves_whole_files(tmp_path):

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -234,6 +236,34 @@ def test_a_part_that_comes_while_it_is_pruned_leaves_nothing(local, monkeypatch)
     monkeypatch.setattr(local.artifacts, "write_part", slow)
     local.put("000", 1, snapshot(1))
     assert local.artifacts.versions() == []
+    lives.check(local)
+
+
+@pytest.mark.parametrize("work", ["put", "complete"])
+def test_who_makes_a_version_that_is_taken_back_and_pruned_gets_on(local, work):
+    """At whatever point that comes: it does not fail, and no file of the version stays."""
+    make(local)
+    local.retention.prune(0, 0.0)  # all that is loaded late is loaded
+    for at in count(1):
+        (given,) = local.order({"kind": "snapshot", "reason": "manual"})
+        first, *rest = [
+            partial(local.put, shard, given.version, snapshot(given.version, shard))
+            for shard in SHARDS
+        ]
+        for put in rest if work == "put" else (first, *rest):
+            put()
+
+        def other(command=given.id):
+            with suppress(CommandError):  # it is whole already
+                local.cancel(command, "changed my mind")
+            local.retention.prune(0, 0.0)
+
+        with lives.disturbed(at, other) as done:
+            first() if work == "put" else local.complete()
+        if len(done) < at:
+            break
+        assert local.artifacts.versions() == [], f"step {at}"
+    assert at > 10, "they did not meet"
     lives.check(local)
 
 

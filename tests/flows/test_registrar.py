@@ -326,6 +326,24 @@ def test_whenever_it_dies_commands_versions_and_their_places_are_right(tmp_path,
     assert all(found.values()), found
 
 
+def test_versions_that_others_prune_as_soon_as_they_are_whole_are_no_trouble(tmp_path, monkeypatch):
+    """The registrar, which made them whole, goes on."""
+    life, whole = Life(0, tmp_path, monkeypatch), []
+    complete = Registry.complete
+
+    def outrun(registry):
+        made = complete(registry)
+        whole.extend(made)
+        life.operator.retention.prune(0, 0.0)
+        return made
+
+    monkeypatch.setattr(Registry, "complete", outrun)
+    life.run(0)
+    assert whole
+    life.operator.close()
+    life.registrar._registry.close()
+
+
 def _bug_taken_back_and_carried_out(patch):
     """A command that was taken back while a shard prepared it is carried out all the same."""
     patch.setattr(Registry, "take", lambda *_: True)
