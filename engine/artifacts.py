@@ -408,6 +408,16 @@ class Artifacts:
             raise ArtifactError(f"{what} is damaged: it is not what was registered")
         return self.decoded(data, version)
 
+    def has_manifest(self, version: int) -> bool:
+        """Return whether there is a manifest of a version: it is whole.
+
+        Raises
+        ------
+        StoreError
+            If the store does not answer.
+        """
+        return _MANIFEST in self._names(version)
+
     def found(self, version: int) -> tuple[Manifest, bytes] | None:
         """Return the manifest of a version that nobody has told us of, with its bytes.
 
@@ -418,7 +428,7 @@ class Artifacts:
         ArtifactError, StoreError
             If it is damaged, of a newer schema, or not signed as it has to be, or cannot be read.
         """
-        if _MANIFEST not in self._names(version):
+        if not self.has_manifest(version):
             return None
         data = self._read(version, _MANIFEST)
         return self.decoded(data, version), data

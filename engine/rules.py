@@ -408,7 +408,7 @@ def converted(
     faults: dict[int, tuple[str, str]],
     missing: Any = None,
 ) -> list[Any]:
-    """Apply a rule to each value; one that breaks it is noted in `faults`, and becomes `missing`."""
+    """Apply a rule to each value; what breaks it is noted in `faults`, and becomes `missing`."""
     out = []
     for row, value in enumerate(values):
         try:

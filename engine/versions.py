@@ -289,13 +289,10 @@ class Versions:
         RegistryError, StoreError
             If that could not be done; the next call goes on with it.
         """
-        rows = self.database.rows(
-            sa.select(VERSIONS.c.version, VERSIONS.c.state).where(self._ours(VERSIONS))
-        )
-        known = {row["version"] for row in rows if row["state"] != "open"}
+        states = self._states()
         adopted, left = [], {}
         for version in self.artifacts.versions():
-            if version in known:
+            if states.get(version, "open") != "open":
                 continue
             try:
                 found = self.artifacts.found(version)
@@ -304,11 +301,41 @@ class Versions:
                 found, problems = None, [str(error)]
             if problems:
                 left[version] = problems[0]
+            elif found is None and version not in states:
+                left[version] = "it has no manifest: it never was whole, or its removal was begun"
             elif found and not ours(found[0]):
                 left[version] = "it is of another model, or of before this one was begun anew"
             elif found and self._adopt(*found):
                 adopted.append(version)
         return adopted, left
+
+    def sweep(self) -> list[int]:
+        """Remove the files that no version is made of: without a manifest, and in no registry.
+
+        Returns
+        -------
+        list[int]
+            The numbers under which they were.
+
+        Raises
+        ------
+        RegistryError, StoreError
+            If something cannot be removed; the next call goes on with it.
+        """
+        swept = []
+        with self.database.writing() as connection:  # a row is there before the first file
+            for version in self.artifacts.versions():
+                unknown = self._state(connection, version) is None
+                if unknown and not self.artifacts.has_manifest(version):
+                    self.artifacts.remove(version)
+                    swept.append(version)
+        return swept
+
+    def _states(self) -> dict[int, str]:
+        rows = self.database.rows(
+            sa.select(VERSIONS.c.version, VERSIONS.c.state).where(self._ours(VERSIONS))
+        )
+        return {row["version"]: row["state"] for row in rows}
 
     def _adopt(self, manifest: Manifest, data: bytes) -> bool:
         version, tag = manifest.version, f"adopted-{manifest.version}"

@@ -234,9 +234,13 @@ def create(reason: str, config: Path, *, timeout: float | None, as_json: bool) -
 
 
 @snapshots.command()
+@click.option(
+    "--sweep", is_flag=True, help="Remove files of versions that never were whole (no manifest)."
+)
 @CONFIG_OPTION
+@YES
 @JSON
-def adopt(config: Path, *, as_json: bool) -> None:
+def adopt(config: Path, *, sweep: bool, yes: bool, as_json: bool) -> None:
     """Take up versions whose files are there, where the registry was lost.
 
     It is made anew if it is not there. `midstream run` does that by itself with what is its own;
@@ -244,19 +248,28 @@ def adopt(config: Path, *, as_json: bool) -> None:
     """
     from midstream.flows.versions import open_registry
 
+    swept: list[int] = []
     with one_line_errors(running=True, as_json=as_json):
         registry = open_registry(_load(config, as_json), create=True)
         try:
             adopted, left = registry.adopt()
+            if sweep:
+                _confirm("remove the files of versions that have no manifest?", yes=yes)
+                swept = registry.sweep()
         finally:
             registry.close()
+    left = {version: why for version, why in left.items() if version not in swept}
     if as_json:
-        print_json({"adopted": adopted, "left": {str(v): why for v, why in left.items()}})
+        told = {str(v): why for v, why in left.items()}
+        print_json({"adopted": adopted, "left": told, "swept": swept})
         return
     click.echo(f"{len(adopted)} versions adopted" + ": " * bool(adopted)
                + ", ".join(map(str, adopted)))  # fmt: skip
     for version, why in left.items():
         click.echo(f"version {version} is left alone: {why}")
+    if sweep:
+        click.echo(f"{len(swept)} versions swept" + ": " * bool(swept)
+                   + ", ".join(map(str, swept)))  # fmt: skip
 
 
 @snapshots.command()

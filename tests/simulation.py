@@ -176,7 +176,7 @@ class Folder:
         kept = rng.randint(0, len(self.steps))
         self.now = dict(self.steps[kept - 1] if kept else self.durable)
         self.durable, self.steps = dict(self.now), []
-        for inode in set(self.now.values()):
+        for inode in dict.fromkeys(self.now.values()):  # each once, in an order that is the same
             inode.lose_power(rng)
 
     def _changed(self) -> None:

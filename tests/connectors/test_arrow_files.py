@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pyarrow as pa
@@ -224,10 +225,10 @@ def delivered(path, root):
     """Read a damaged file: what it gives before its error, and the error's text."""
     events, message = [], ""
     try:
-        files = open_input(path.name, root, until_eof=True)
-        while (work := files.read(10**6)) is not None:
-            batch, _ = work.block.form.decode(work.block)
-            events += [(event.x, event.y) for event in batch]
+        with closing(open_input(path.name, root, until_eof=True)) as files:
+            while (work := files.read(10**6)) is not None:
+                batch, _ = work.block.form.decode(work.block)
+                events += [(event.x, event.y) for event in batch]
     except InputError as error:
         message = str(error)
         assert message.startswith(f"{path.name}: "), message

@@ -420,6 +420,7 @@ def test_a_damaged_archive_gives_the_same_however_it_is_read(tmp_path, final):
                 seen.add((read, str(error)))
             with pytest.raises(InputError, match=r"damaged gzip archive: .* bytes could be read$"):
                 part.read(final=final)
+            part.close()
         assert len(seen) == 1
         ((read, message),) = seen
         assert len(read) <= int(message.split("; ")[1].split()[0].replace(",", ""))
@@ -690,6 +691,7 @@ def test_records_are_those_of_the_csv_module(tmp_path_factory, content, delimite
     path.write_text(f"a{delimiter}b\n{content}", newline="")
     part = FilePartition(path, "e", format="csv")
     blocks = drain(part, 1)
+    part.close()
     starts = csv_starts(content, delimiter)
     assert [b.first - 1 for b in blocks] == starts
     part = FilePartition(path, "e", format="csv")
@@ -897,6 +899,7 @@ def test_records_never_depend_on_the_cuts(tmp_path_factory, *, content, limit, c
         (a - len(head), b - len(head), True) for a, b, long in wanted if long
     ]
 
+    part.close()
     # Any range between two blocks is read again with other cuts: the same bytes and lines.
     if blocks:
         i = data.draw(st.integers(0, len(blocks) - 1))

@@ -74,6 +74,7 @@ WRITES = [
     lambda r: r.newest(),
     lambda r: r.complete(),
     lambda r: r.adopt(),
+    lambda r: r.sweep(),
     lambda r: r.retention.kept(1, 0.0),
     lambda r: r.retention.prune(1, 0.0),
     lambda r: r.retention.keep_from("000", "e", 0.0),

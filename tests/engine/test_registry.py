@@ -731,6 +731,7 @@ def test_only_what_is_sound_and_ours_is_taken_up(local, tmp_path, opened):
     new = opened(tmp_path / "new.db", tmp_path / "artifacts")
     adopted, left = new.adopt(lambda manifest: manifest.version != 3)
     assert adopted == [4]
+    assert "has no manifest" in left[1]
     assert "learner.zst is damaged" in left[2]
     assert "is of another model" in left[3]
     assert new.artifacts.versions() == [1, 2, 3, 4]
@@ -738,6 +739,22 @@ def test_only_what_is_sound_and_ours_is_taken_up(local, tmp_path, opened):
     adopted, left = signed.adopt()
     assert adopted == []
     assert "not signed" in left[4]
+
+
+def test_what_never_was_whole_is_swept(registry):
+    """Files without a manifest, of which no registry knows; what is put just now is not."""
+    make(registry, 2)
+    registry.put("000", 3, snapshot(3))
+    for version in (7, 8):
+        registry.artifacts.write_part(version, "000", {}, snapshot(version).parts)
+    adopted, left = registry.adopt()
+    assert (adopted, sorted(left)) == ([], [7, 8])
+    assert registry.sweep() == [7, 8]
+    assert registry.artifacts.versions() == [1, 2, 3]
+    assert (registry.adopt(), registry.sweep()) == (([], {}), [])
+    for shard in SHARDS[1:]:
+        registry.put(shard, 3, snapshot(3, shard))
+    assert registry.complete() == [3]
 
 
 # --- retention
