@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -154,7 +155,9 @@ class _Server:
                     self._reap(descriptor)
                     continue
                 request, descriptors, _, _ = socket.recv_fds(self._control, _MOST, 4)
-                if not request:
+                if not request:  # the tests are over, or were killed
+                    for pid, _ in self._children.values():
+                        os.kill(pid, signal.SIGKILL)
                     return None
                 if self._fork(descriptors):
                     return self._become(json.loads(request), descriptors)
