@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Mapping
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -88,24 +89,17 @@ def _size(x: dict[str, Any]) -> int:
 
 
 class _Entry:
-    """An event that came in: its place in the order of the highest priority first, and its size.
+    """An event that came in, with its number and its size.
 
     `event` is None where it had to go for the bytes: it is still counted as if it were there.
     """
 
-    __slots__ = ("counted", "event", "number", "priority", "size")
+    __slots__ = ("event", "number", "size")
 
-    def __init__(
-        self, priority: int, number: int, size: int, event: Event | None, counted: bool
-    ) -> None:
-        self.priority = priority
+    def __init__(self, number: int, size: int, event: Event | None) -> None:
         self.number = number
         self.size = size
         self.event = event
-        self.counted = counted
-
-    def __lt__(self, other: "_Entry") -> bool:
-        return self.priority > other.priority
 
 
 class Reservoir:
@@ -168,7 +162,7 @@ class Reservoir:
         self.bytes = 0
         self._limit = _MOST  # highest priority that comes in: falls
         self._kept = _MOST  # ... and that is then kept
-        self._entries: list[_Entry] = []  # a heap, the highest priority first
+        self._entries: list[tuple[int, _Entry]] = []  # a heap, by what is below the priority
         self._total = 0  # bytes of the entries, those that had to go included
         self._events: list[Event] | None = None  # what is kept, in order: a cache, no state
         self._sampled = 0
@@ -183,7 +177,7 @@ class Reservoir:
 
     def _listed(self) -> list[Event]:
         if self._events is None:
-            entries = sorted(self._entries, key=lambda entry: entry.number)
+            entries = sorted((entry for _, entry in self._entries), key=attrgetter("number"))
             self._events = [entry.event for entry in entries if entry.event is not None]
         return self._events
 
@@ -213,25 +207,28 @@ class Reservoir:
         size = _size(event.x)
         if size > self.max_bytes:
             return
-        second = int(_mixed(_seeded(self.seed ^ _SECOND), np.uint64(number)))
-        entry = _Entry(priority, number, size, event, second < priority)
+        entry = _Entry(number, size, event)
         if priority > self._kept:
             entry.event = None
         else:
             self.bytes += size
             self._events = None
-        heapq.heappush(self._entries, entry)
         self._total += size
-        while self._is_too_much():
-            last = heapq.heappop(self._entries)
-            self._limit = last.priority - 1
-            self._total -= last.size
-            self._let_go(last)
+        if len(self._entries) < self.capacity:
+            heapq.heappush(self._entries, (-priority, entry))
+        else:
+            self._gone(*heapq.heappushpop(self._entries, (-priority, entry)))
+        while self._total > self._bound and self._is_too_much():
+            self._gone(*heapq.heappop(self._entries))
         if self.bytes > self.max_bytes:
             self._make_room()
 
+    @property
+    def _bound(self) -> int:
+        return self.max_bytes - self.max_bytes // _RESERVE
+
     def _is_too_much(self) -> bool:
-        """Whether the entry with the highest priority has to go.
+        """Whether the entry with the highest priority has to go for the bytes.
 
         Its own size does not count, as a large one would go more often than a small one. But all
         the others are counted with it where it comes before them; to be as often in its own way, it
@@ -239,20 +236,24 @@ class Reservoir:
         """
         if not self._entries:
             return False
-        last = self._entries[0]
-        before = self._total - (0 if last.counted else last.size)
-        return len(self._entries) > self.capacity or (
-            before > self.max_bytes - self.max_bytes // _RESERVE
-        )
+        below, last = self._entries[0]
+        counted = int(_mixed(_seeded(self.seed ^ _SECOND), np.uint64(last.number))) < -below
+        return self._total - (0 if counted else last.size) > self._bound
 
     def _make_room(self) -> None:
         """Let go of events by priority until the bytes fit; the highest one, for which, stays."""
-        held = [entry for entry in sorted(self._entries) if entry.event is not None]
-        for entry in held[1:]:
-            self._kept = entry.priority - 1
+        held = [(below, entry) for below, entry in sorted(self._entries) if entry.event is not None]
+        for below, entry in held[1:]:
+            self._kept = -below - 1
             self._let_go(entry)
             if self.bytes <= self.max_bytes:
                 return
+
+    def _gone(self, below: int, entry: _Entry) -> None:
+        """Note that the entry with the highest priority has gone."""
+        self._limit = -below - 1
+        self._total -= entry.size
+        self._let_go(entry)
 
     def _let_go(self, entry: _Entry) -> None:
         if entry.event is not None:
@@ -275,7 +276,8 @@ class Reservoir:
         return {"capacity": self.capacity, "max_bytes": self.max_bytes, "seed": self.seed}
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next result depends on, copied out."""
+        """Everything that the next result depends on, copied out: in falling order of priority."""
+        entries = sorted(self._entries)
         return {
             "schema": self.SCHEMA,
             "capacity": self.capacity,
@@ -285,10 +287,10 @@ class Reservoir:
             "limit": self._limit,
             "kept": self._kept,
             "sampled": self._sampled,
-            "entries": [
-                (entry.priority, entry.number, entry.size, _plain(entry.event))
-                for entry in sorted(self._entries)
-            ],
+            "priorities": np.array([-below for below, _ in entries], np.uint64),
+            "numbers": np.array([entry.number for _, entry in entries], np.int64),
+            "sizes": np.array([entry.size for _, entry in entries], np.int64),
+            "events": [_plain(entry.event) for _, entry in entries],
         }
 
     @classmethod
@@ -322,12 +324,15 @@ class Reservoir:
         new = cls(state["capacity"], max_bytes=state["max_bytes"], seed=state["seed"])
         new.seen, new._sampled = state["seen"], state["sampled"]
         new._limit, new._kept = state["limit"], state["kept"]
-        for priority, number, size, fields in state["entries"]:
+        events, columns = state["events"], []
+        for name, kind in (("priorities", "u"), ("numbers", "i"), ("sizes", "i")):
+            column = state[name]
+            if column.dtype.kind != kind or column.shape != (len(events),):
+                raise ValueError(f"damaged reservoir state: {name} are not those of its events")
+            columns.append(column.tolist())
+        for priority, number, size, fields in zip(*columns, events, strict=True):
             event = None if fields is None else _event(fields)
-            if not (type(priority) is type(number) is type(size) is int):
-                raise ValueError("damaged reservoir state: an entry is of no whole numbers")
-            second = int(_mixed(_seeded(new.seed ^ _SECOND), np.uint64(number)))
-            new._entries.append(_Entry(priority, number, size, event, second < priority))
+            new._entries.append((-priority, _Entry(number, size, event)))
             new._total += size
             new.bytes += 0 if event is None else size
         entries = new._entries
@@ -337,18 +342,19 @@ class Reservoir:
             and -1 <= new._limit <= _MOST
             and -1 <= new._kept <= _MOST
             and new.bytes <= new.max_bytes
-            and not new._is_too_much()
+            and len(entries) <= new.capacity
+            and not (new._total > new._bound and new._is_too_much())
             and all(
-                0 <= entry.priority <= new._limit
+                -below <= new._limit
                 and 0 <= entry.number < new.seen
                 and 0 < entry.size <= new.max_bytes
                 and (entry.event is None or entry.size == _size(entry.event.x))
-                for entry in entries
+                for below, entry in entries
             )
-            and all(a.priority > b.priority for a, b in pairwise(entries))
+            and all(a < b for (a, _), (b, _) in pairwise(entries))
         ):
             raise ValueError("damaged reservoir state: its parts do not fit together")
-        return new  # in falling order they are a heap
+        return new  # in this order they are a heap
 
 
 def _plain(event: Event | None) -> tuple[Any, ...] | None:
@@ -395,7 +401,13 @@ def _of_schema_1(state: Mapping[str, Any]) -> dict[str, Any]:
     sizes = [_size(fields[0]) for fields in events]
     draws = [int(_mixed(seed, np.uint64(i))) * limit // _MOST for i in range(len(events))]
     order = sorted(range(len(events)), key=draws.__getitem__, reverse=True)
-    entries = [(draws[i], i, sizes[i], events[i]) for i in order]
     names = ("capacity", "max_bytes", "seed", "seen", "sampled")
     new = {name: state[name] for name in names}
-    return new | {"limit": limit, "kept": limit, "entries": entries}
+    return new | {
+        "limit": limit,
+        "kept": limit,
+        "priorities": np.array([draws[i] for i in order], np.uint64),
+        "numbers": np.array(order, np.int64),
+        "sizes": np.array([sizes[i] for i in order], np.int64),
+        "events": [events[i] for i in order],
+    }
