@@ -16,7 +16,7 @@ import pyarrow as pa
 from midstream.connectors.bytestream import InputError
 from midstream.connectors.column_codec import FeatureKind, Schema
 from midstream.connectors.fields import Decoded, Faults, FieldMap, Kind, reject
-from midstream.connectors.fingerprint import Fingerprints, is_same
+from midstream.connectors.fingerprint import HEAD_ROWS, Fingerprints, is_same
 from midstream.connectors.notation import Notation
 from midstream.connectors.records import TableBlock
 from midstream.connectors.values import (
@@ -220,7 +220,7 @@ class TableForm:
         self._numbers = [(n, self._features.get(n)) for n, k in kinds.items() if k == "number"]
         self._texts = [(n, self._features.get(n)) for n, k in kinds.items() if k == "category"]
         self.reads = list(dict.fromkeys(column.name for column in self._columns))
-        self.fingerprints = Fingerprints()
+        self.fingerprints = Fingerprints(HEAD_ROWS)
         self.row_bytes = sum(map(_bytes_of, map(self._type, self._columns)))
 
     def select(self, batch: Any) -> Any:

@@ -18,12 +18,10 @@ import pyarrow.parquet as pq
 from midstream.connectors.arrow_codec import TableDecoder, TableForm, join, one_line
 from midstream.connectors.bytestream import InputError
 from midstream.connectors.files import open_regular
+from midstream.connectors.fingerprint import HEAD_ROWS
 from midstream.connectors.records import Position, TableBlock
 
-__all__ = ["HEAD_ROWS", "TablePartition"]
-
-HEAD_ROWS = 64
-"""By how many rows at its beginning, and before a position, a file is known again."""
+__all__ = ["TablePartition"]
 
 _MOST_ROWS = 16_384
 _TEXT_PER_TABLE = 8  # rows are decoded so much faster than text that a block may have more bytes
@@ -108,6 +106,7 @@ class TablePartition:
         self._at = 0
         self._head: dict[int, int] = {}
         self._recent: deque[tuple[int, Any]] = deque()  # the last rows that were read, and which
+        self._tail = -1, 0  # a position, and the fingerprint of the rows before it
         self._failure: InputError | None = None
         self._mapped = 0  # bytes that were read since memory was given back
 
@@ -169,6 +168,8 @@ class TablePartition:
             self._at += part.num_rows
             n += part.num_rows
             parts.append(part)
+            whole = part.num_rows >= HEAD_ROWS
+            self._tail = (start + n, form.fingerprints.of_last) if whole else (-1, 0)
         if not parts:
             if until is not None and start < until:
                 raise InputError(
@@ -221,6 +222,8 @@ class TablePartition:
     def tail(self) -> int:
         """Return the fingerprint of the last rows before the position, of `HEAD_ROWS` at most."""
         stop = self.position.byte
+        if self._tail[0] == stop:
+            return self._tail[1] or 1
         first = max(stop - HEAD_ROWS, 0)
         if stop and not self._recent and self._opened(final=False):
             assert self._table is not None

@@ -15,7 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 from numba import njit, types
 
-__all__ = ["Fingerprints", "is_same"]
+__all__ = ["HEAD_ROWS", "Fingerprints", "is_same"]
+
+HEAD_ROWS = 64
+"""By how many rows at its beginning, and before a position, a table is known again."""
 
 _Words: TypeAlias = npt.NDArray[np.uint64]
 
@@ -67,9 +70,16 @@ class Fingerprints:
     """Fingerprints of the rows of one table. Add them up, modulo 2**32, in whatever order.
 
     A dictionary of strings is looked at once, as long as the columns share it.
+
+    Parameters
+    ----------
+    last
+        Of how many rows at the end of what is given to `of` the fingerprint is left in `of_last`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, last: int = 0) -> None:
+        self.of_last = 0
+        self._last = last
         self._dictionaries: dict[int, tuple[Any, _Words]] = {}
 
     def of(self, columns: Sequence[Any], row: int) -> int:
@@ -87,11 +97,17 @@ class Fingerprints:
         pa.ArrowInvalid
             If strings are not UTF-8, or not where they should be.
         """
-        total = 0
+        total = of_last = 0
         for i, column in enumerate(columns):
-            if not len(column):
+            n = len(column)
+            if not n:
                 continue
-            total += int(_total(self._words(column, i), row, i))
+            words = self._words(column, i)
+            total += int(_total(words, row, i))
+            if self._last:
+                skipped = max(n - self._last, 0)
+                of_last += int(_total(words[skipped:], row + skipped, i))
+        self.of_last = of_last % _MODULUS
         return total % _MODULUS
 
     def _words(self, column: Any, i: int) -> _Words:

@@ -110,18 +110,20 @@ def _read_codes(column: FloatArray, codes: IntArray) -> tuple[int, int]:
     """
     if codes.size != column.size:
         raise ValueError("a code for each number")
+    others = 0
+    for i in range(column.size):  # without a branch, that no processor could foretell
+        x = column[i]
+        codes[i] = x == 1.0
+        others += (x != 0.0) & (x != 1.0)
+    if not others:
+        return -1, 0
     odd = 0
     for i in range(column.size):
-        x = column[i]
-        if x == 0.0:
-            codes[i] = 0
-        elif x == 1.0:
-            codes[i] = 1
-        elif math.isfinite(x):
-            return i, odd
-        else:
+        if not math.isfinite(column[i]):
             codes[i] = -1
             odd += 1
+        elif column[i] != 0.0 and column[i] != 1.0:
+            return i, odd
     return -1, odd
 
 

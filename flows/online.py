@@ -57,7 +57,7 @@ from midstream.flows.versions import has_registry, open_registry, take_over
 
 __all__ = ["RunError", "Summary", "archive", "preflight", "prepare", "run", "signals"]
 
-_BRIEF = 0.002  # seconds from one look for input to the next where some came just now
+_BRIEF = 0.001  # seconds from one look for input to the next where some came just now
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, before the brokers are asked again
 _NO_HURRY = 60.0  # seconds to bring a large version to the registry, where nobody asked to stop
 _UNAVAILABLE = (UnavailableError, NoAnswerError)

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 
 __all__ = ["ALWAYS", "Pace"]
 
+_GROWTH = 1.25  # of a rest: what a run waits for at its end comes within milliseconds
+
 ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 """A time that every clock says is past."""
 
@@ -65,4 +67,4 @@ class Pace:
             self._due[part], self._pause[part] = 0.0, self._shortest
             return
         self._due[part] = self._clock() + self._pause[part]
-        self._pause[part] = min(2 * self._pause[part], self._longest)
+        self._pause[part] = min(_GROWTH * self._pause[part], self._longest)

@@ -27,7 +27,7 @@ IDLE = timedelta(milliseconds=50)
 """How long nothing is asked for after there was nothing."""
 _ENOUGH = 1_000  # events without a label, after which that is told
 _BLOCK_BYTES = 128 * 1024  # what is made of a block still fits into a core's cache
-_COLUMN_BLOCK_BYTES = 384 * 1024  # ... of columns, which take less room than objects
+_COLUMN_BLOCK_BYTES = 768 * 1024  # ... of columns, which take less room than objects
 
 
 class Reader:

@@ -40,7 +40,7 @@ class Part:
 
 def pace(*parts):
     time_ = Part()
-    made = Pace(0.002, 0.05, lambda: time_.time, time_.sleep)
+    made = Pace(0.002, 0.005, lambda: time_.time, time_.sleep)
     for part in parts:
         made.join(part)
     return made, time_
@@ -52,7 +52,7 @@ def test_a_part_with_nothing_to_do_rests_longer_and_longer():
     for _ in range(8):
         assert not one.rests("a")
         one.asked("a", idle=True)
-    assert passed.slept == [0.002, 0.004, 0.008, 0.016, 0.032, 0.05, 0.05]
+    assert passed.slept == [0.002, 0.0025, 0.003125, 0.003906, 0.004883, 0.005, 0.005]
     one.rests("a")
     one.asked("a", idle=False)
     assert not one.rests("a")
