@@ -35,7 +35,17 @@ if TYPE_CHECKING:
 __all__ = ["cli"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call a command; click would end one whose reader has gone without a word."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            entry.say_unwritable(error)
+            raise
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(midstream.__version__, prog_name="midstream")
 @click.option("--log-json", is_flag=True, help="Log JSON in place of key=value.")
 def cli(*, log_json: bool) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "interruptible",
     "main",
     "open_standard_descriptors",
+    "say_unwritable",
     "start",
     "stop_signals",
 ]
@@ -129,18 +130,20 @@ def _ended(command: Callable[[], Any]) -> int | str:
         code = ending.code
     except OSError as error:
         code = 1
-        _say(f"standard output cannot be written to: {error.strerror}")
+        say_unwritable(error)
     for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
         try:
             stream.flush()
         except OSError as error:
             code = code or 1
             if number == 1:
-                _say(f"standard output cannot be written to: {error.strerror}")
+                say_unwritable(error)
             os.dup2(os.open(os.devnull, os.O_RDWR), number)  # what is left would be tried again
     return 0 if code is None else code
 
 
-def _say(text: str) -> None:
+def say_unwritable(error: OSError) -> None:
+    """Say in a line that standard output takes nothing."""
     with suppress(OSError):  # then there is nowhere to say it
-        os.write(2, f"midstream: {text}\n".encode())
+        text = f"midstream: standard output cannot be written to: {error.strerror}\n"
+        os.write(2, text.encode())

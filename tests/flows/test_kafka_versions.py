@@ -131,7 +131,8 @@ def test_a_restore_while_events_come_loses_none(topics):
     lines = events(30_000)
     one.produce(lines[:3_000])
     process = one.project.running("--processes", "2")
-    one.project.operate("snapshots", "create")
+    one.project.operate("snapshots", "create")  # which does not wait for who is not there yet
+    wait_for(lambda: one.project.operate("snapshots", "list"), what="version 1")
 
     def feed():
         for at in range(3_000, 30_000, 500):
