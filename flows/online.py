@@ -5,6 +5,8 @@ Bytewax schedules, distributes and connects; durability is ours (`midstream.engi
 
 import ctypes
 import gc
+import math
+import os
 import secrets
 import shutil
 import signal
@@ -38,6 +40,7 @@ from midstream.flows.reading import IDLE
 from midstream.flows.registrar import Registrar
 from midstream.flows.rooms import (
     KINDS,
+    REPLACES,
     WHOLE,
     AbandonedError,
     Item,
@@ -388,6 +391,8 @@ class _Attempts:
         self._caught_up = until_eof
         self._stopping = False
         self._outage = _Outage(lambda: beat("waiting", self._summary))
+        self._begun_at = time.monotonic()
+        self._waits = os.environ.get(REPLACES) == "1"  # however long the brokers do not answer
 
     def go(self) -> Summary:
         """Run to the end, or until a signal; return what was done."""
@@ -456,10 +461,12 @@ class _Attempts:
         try:
             current.open()
         except _UNAVAILABLE as error:
-            if not self._outage.begun and self._settings.input.wait_seconds:
+            limit = self._settings.input.wait_seconds or math.inf
+            if not self._waits and time.monotonic() - self._begun_at >= limit:
                 raise
             self._wait(error)
             return False
+        self._waits = True
         self._outage.over()
         seen = sum(room.shard.trainer.seen for room in current.rooms.values())
         log.info("running", name=self._settings.name, shards=len(current.rooms), snapshot_at=seen)

@@ -61,6 +61,7 @@ from midstream.flows.versions import open_registry
 
 __all__ = [
     "KINDS",
+    "REPLACES",
     "SESSION",
     "WHOLE",
     "AbandonedError",
@@ -158,6 +159,8 @@ class Share(NamedTuple):
 
 SESSION = "MIDSTREAM_SESSION"
 """In the environment of processes under a supervisor: what those of one have in common."""
+REPLACES = "MIDSTREAM_REPLACES"
+"""Likewise: 1 in one that takes the place of another."""
 WHOLE = Share()
 """All of them."""
 

@@ -26,7 +26,7 @@ import msgspec
 
 from midstream.flows.entry import stop_signals
 from midstream.flows.logs import log
-from midstream.flows.rooms import SESSION, Place, RunError, Share, Summary
+from midstream.flows.rooms import REPLACES, SESSION, Place, RunError, Share, Summary
 
 __all__ = ["HANDOVER", "Deaths", "Marks", "Reporter", "supervise"]
 
@@ -209,6 +209,7 @@ class _Worker:
         self._command = command
         self._stall_seconds = stall_seconds
         self._session = session
+        self._replaces = False  # a process of this number that was there before
         self._ends = ends
         self._pause = _SHORTEST_PAUSE
         self._restart_at = 0.0
@@ -284,8 +285,9 @@ class _Worker:
                 stdout=sys.__stderr__,  # what a learner prints is no result of ours
                 pass_fds=[theirs.fileno(), self._file.fileno()],
                 process_group=0,  # Ctrl-C is for the supervisor
-                env={**os.environ, SESSION: self._session},
+                env={**os.environ, SESSION: self._session, REPLACES: str(int(self._replaces))},
             )
+        self._replaces = True
         log.info("process_started", process=self.number, pid=self._process.pid)
 
     def _hear(self) -> None:

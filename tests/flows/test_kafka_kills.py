@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import time
+from datetime import UTC, datetime
 
 import pytest
 from kafka_fold import fold, published
@@ -39,15 +40,23 @@ class Victim:
         """Return how often an event was logged since the start of this run."""
         return self._log.read_text()[self._begun :].count(f"event={event} ")
 
+    def started(self):
+        """Return the newest process of each number, and when it was started."""
+        pattern = r"time=(\S+) level=info event=process_started process=(\d+) pid=(\d+)"
+        found = re.findall(pattern, self._log.read_text())
+        return {number: (int(pid), datetime.fromisoformat(at)) for at, number, pid in found}
+
     def pids(self):
         """Return the newest process of each number."""
-        found = re.findall(r"event=process_started process=(\d+) pid=(\d+)", self._log.read_text())
-        return dict(found)
+        return {number: str(pid) for number, (pid, _) in self.started().items()}
 
-    def kill(self, rng):
-        """Kill a process, if there is one to kill at the moment; return whether there was."""
+    def kill(self, rng, age=0.0):
+        """Kill a process that was started so many seconds ago; return whether there was one."""
         try:
-            os.kill(int(rng.choice(list(self.pids().values()))), signal.SIGKILL)
+            pid, started = rng.choice(list(self.started().values()))
+            if (datetime.now(UTC) - started).total_seconds() < age:
+                return False
+            os.kill(pid, signal.SIGKILL)
         except (ProcessLookupError, IndexError):
             return False
         return True
@@ -68,7 +77,8 @@ def killed(topics, kafka_own, *, processes, shards, kills, n, brokers):
             time.sleep(rng.uniform(0.0, 2.0))
             kafka_own.restart()
         else:
-            wait_for(lambda: victim.kill(rng), what="a process to kill")
+            age = rng.uniform(0.0, 6.0)  # some before they have opened all, some while they learn
+            wait_for(lambda age=age: victim.kill(rng, age), what="a process to kill")
         assert victim.supervisor.poll() is None, "the supervisor gave up"
     one.produce(lines[kills * portion :])
     code, _, _ = stop(victim.supervisor)
