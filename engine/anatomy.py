@@ -3,19 +3,32 @@
 import functools
 import inspect
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, MethodType
 from typing import Any
 
 import numpy as np
-from river import base, compose
+from river import base, compose, preprocessing
 
-__all__ = ["addressed", "arguments", "last_step", "path_of", "raised_by", "steps", "within"]
+__all__ = [
+    "addressed",
+    "arguments",
+    "imputed",
+    "imputers",
+    "last_step",
+    "path_of",
+    "raised_by",
+    "steps",
+    "within",
+]
 
 _STATELESS = (
     *(bool, int, float, str, bytes, type, np.ufunc),
     *(FunctionType, BuiltinFunctionType, MethodDescriptorType),
 )
+_IMPUTERS = (preprocessing.StatImputer, preprocessing.PreviousImputer)
+_KEEP_NAMES = (*_IMPUTERS, compose.Select, compose.Discard)
+_KEEP_MODEL = (compose.TargetTransformRegressor, preprocessing.PredClipper)
 
 
 def raised_by(error: BaseException) -> Exception:
@@ -93,6 +106,34 @@ def last_step(model: Any) -> Any:
     while isinstance(model, compose.Pipeline):
         model = model._last_step
     return model
+
+
+def imputers(model: Any) -> Iterator[Any]:
+    """Yield the imputers of a model that are given the features by their own names.
+
+    Before them in a pipeline there is nothing, but steps that choose among the features, imputers
+    and unions.
+    """
+    if type(model) is compose.Pipeline:
+        for step in model.steps.values():
+            yield from imputers(step)
+            if type(step) not in _KEEP_NAMES:
+                return
+    elif type(model) is compose.TransformerUnion:
+        for part in model.transformers.values():
+            yield from imputers(part)
+    elif type(model) in _IMPUTERS:
+        yield model
+    elif isinstance(model, base.Wrapper):  # others than these make models anew, by that one
+        for step in imputers(model._wrapped_model):
+            if isinstance(model, _KEEP_MODEL) or type(step) is preprocessing.StatImputer:
+                yield step
+
+
+def imputed(step: Any) -> Iterable[str]:
+    """Return the features that an imputer can fill in."""
+    names: Iterable[str] = step.stats if type(step) is preprocessing.StatImputer else step._latest
+    return names
 
 
 def path_of(cls: type) -> str:

@@ -8,7 +8,7 @@ import inspect
 import math
 import platform
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import CodeType
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -17,7 +17,7 @@ import river
 from river import base
 
 from midstream.engine import encoding
-from midstream.engine.anatomy import last_step, raised_by, within
+from midstream.engine.anatomy import imputed, imputers, last_step, raised_by, within
 from midstream.engine.events import TASKS, EventBatch, Features, Label, Predictions, Table, Task
 from midstream.engine.fused import Loop, fused_loop, fused_step
 from midstream.engine.misfits import Tried, misfit
@@ -210,6 +210,7 @@ class RiverLearner:
             and type(last).predict_proba_one is not base.Classifier.predict_proba_one
         )
         self._decides = self._has_probas and not decides_by_probability(self.model)
+        self._imputers = [*imputers(self.model)]
         self._untouched = Untouched(self.model, self.modules)
         self._tried: Tried = {}
         self._fused_loop = fused_loop(self.model)
@@ -236,12 +237,23 @@ class RiverLearner:
         row = 0
         try:
             with measured_by_state():
-                for row, x in enumerate(batch.dicts()):
+                for row, x in enumerate(self._dicts(batch)):
                     y = batch.labels[row]
                     if y is not None:
                         self._learn_one(batch, row, x.copy(), y)
         except BaseException as cause:
             raise self._failure(batch, row, cause) from cause
+
+    def _dicts(self, batch: EventBatch) -> Iterable[Features]:
+        """Return the features of each event, as the model is to be given them."""
+        dicts = batch.dicts()
+        return map(self._with_gaps, dicts) if self._imputers else dicts
+
+    def _with_gaps(self, x: Features) -> Features:
+        """Return features with None for each missing one that an imputer knows, as River has it."""
+        known = (name for step in self._imputers for name in imputed(step))
+        gaps: dict[str, Any] = {name: None for name in known if name not in x}
+        return {**x, **gaps} if gaps else x
 
     def _learn_one(self, batch: EventBatch, row: int, x: Features, y: Label) -> None:
         if batch.weight(row) > 0.0:
@@ -260,6 +272,7 @@ class RiverLearner:
 
         def again(x: Features) -> Exception | None:
             """Predict and learn `x` in the event's place, with a copy."""
+            x = self._with_gaps(x)
             try:
                 model = copy.deepcopy(self.model)
                 model.predict_one(x)
@@ -313,7 +326,7 @@ class RiverLearner:
         found = _Probabilities(binary=self.task == "binary")
         add, row = found.add, 0
         try:
-            for row, (given, y) in enumerate(zip(batch.dicts(), labels, strict=True)):
+            for row, (given, y) in enumerate(zip(self._dicts(batch), labels, strict=True)):
                 x = given.copy() if keeps else given
                 if y is None:
                     add(only_ask(_probabilities, x) if changes else predict_proba_one(x))
@@ -339,7 +352,7 @@ class RiverLearner:
         values: list[Label | None] = []
         without = row = 0
         try:
-            for row, (given, y) in enumerate(zip(batch.dicts(), labels, strict=True)):
+            for row, (given, y) in enumerate(zip(self._dicts(batch), labels, strict=True)):
                 x = given.copy() if keeps else given
                 if y is None:
                     value, proba = only_ask(_decision, x)
@@ -385,7 +398,7 @@ class RiverLearner:
         values: list[Label | None] = []
         row = 0
         try:
-            for row, (given, y) in enumerate(zip(batch.dicts(), labels, strict=True)):
+            for row, (given, y) in enumerate(zip(self._dicts(batch), labels, strict=True)):
                 x = given.copy() if keeps else given
                 if y is None and changes:
                     values.append(only_ask(_value, x))

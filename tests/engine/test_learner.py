@@ -11,6 +11,7 @@ import river
 from deciders import NEEDS_TIME, Threshold
 from river import (
     base,
+    compose,
     evaluate,
     feature_extraction,
     linear_model,
@@ -309,3 +310,41 @@ def test_a_panic_of_compiled_code_is_an_error_of_its_event():
 def interrupt(x, y):
     """Do what Ctrl-C does."""
     raise KeyboardInterrupt
+
+
+def _imputed(imputer):
+    """Return a function that makes a regression of numbers, some of which are filled in."""
+    return lambda: imputer() | preprocessing.StandardScaler() | linear_model.LinearRegression()
+
+
+IMPUTING = {
+    "mean": _imputed(lambda: preprocessing.StatImputer(("b", stats.Mean()))),
+    "constant": _imputed(lambda: preprocessing.StatImputer(("b", -1.0))),
+    "previous": _imputed(preprocessing.PreviousImputer),
+    "in a union": _imputed(
+        lambda: (
+            compose.Select("a")
+            + (compose.Select("b") | preprocessing.StatImputer(("b", stats.Mean())))
+        )
+    ),
+    "of a target that is scaled": lambda: preprocessing.TargetStandardScaler(
+        _imputed(preprocessing.PreviousImputer)()
+    ),
+}
+
+
+@pytest.mark.parametrize("gap", [None, math.nan])
+@pytest.mark.parametrize("make", IMPUTING.values(), ids=IMPUTING)
+def test_imputers_fill_in_what_is_missing(make, gap):
+    rng = random.Random(1)
+    stream = []
+    for i in range(200):
+        x = {"a": rng.gauss(0, 1), "b": rng.gauss(3, 1) if i == 0 or rng.random() < 0.7 else None}
+        stream.append((x, x["a"] + (x["b"] or 0.0)))
+    expected = evaluate.progressive_val_score(stream, make(), metrics.MAE()).get()
+    trainer = Trainer(make())
+    for i, (x, y) in enumerate(stream):
+        if i in (1, 100):
+            trainer = Trainer.from_state(trainer.state())
+        trainer.step_one({name: gap if v is None else v for name, v in x.items()}, y)
+    assert trainer.metrics["mae"] == pytest.approx(expected, abs=1e-12)
