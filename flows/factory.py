@@ -4,7 +4,8 @@ import importlib
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from midstream.flows.tables import ConfigError, nearest
 if TYPE_CHECKING:
     from midstream.flows.settings import Settings
 
-__all__ = ["import_module", "make_model", "model_modules"]
+__all__ = ["AfterRestart", "import_module", "make_model", "model_modules"]
 
 _entered: list[str] = []  # the config's folder that is first on sys.path because of us
 
@@ -86,6 +87,40 @@ def import_module(settings: "Settings") -> ModuleType | None:
     return _import(name, settings.root, _errors(settings))
 
 
+class AfterRestart:
+    """The modules beside a config as the next process has them: imported anew.
+
+    What a learner keeps in a module, or on a class, is not there then. Where they cannot be
+    imported twice, they are those that are there.
+    """
+
+    def __init__(self, settings: "Settings") -> None:
+        self._folder = settings.root
+        before = self._taken_out()
+        try:
+            make_model(settings)
+            self._anew = self._taken_out()
+        except ConfigError:
+            self._taken_out()
+            self._anew = before
+        sys.modules.update(before)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Have these modules in the place of those that are there."""
+        before = self._taken_out()
+        sys.modules.update(self._anew)
+        try:
+            yield
+        finally:
+            self._anew |= self._taken_out()
+            sys.modules.update(before)
+
+    def _taken_out(self) -> dict[str, ModuleType]:
+        ours = _modules_in(self._folder)
+        return {name: sys.modules.pop(name) for name in ours}
+
+
 def _errors(settings: "Settings") -> Callable[[str], ConfigError]:
     """Return what makes errors about `model.learner`."""
     module, _, name = settings.model.learner.partition(":")
@@ -127,13 +162,16 @@ def _enter(folder: Path) -> None:
         if old in sys.path:
             sys.path.remove(old)
         if old != str(folder):
-            ours = {
-                n for n, m in list(sys.modules.items()) if "." not in n and _is_in(m, Path(old))
-            }
-            for name in [n for n in sys.modules if n.partition(".")[0] in ours]:
+            for name in _modules_in(Path(old)):
                 del sys.modules[name]
     _entered[:] = [str(folder)]
     sys.path.insert(0, str(folder))
+
+
+def _modules_in(folder: Path) -> list[str]:
+    """Return the names of the modules right in a folder, and of what is in them."""
+    ours = {n for n, m in list(sys.modules.items()) if "." not in n and _is_in(m, folder)}
+    return [n for n in sys.modules if n.partition(".")[0] in ours]
 
 
 def _is_in(module: ModuleType, folder: Path) -> bool:

@@ -54,6 +54,21 @@ class Counts(base.Transformer):
     def transform_one(self, x):
         return {**x, "n": _COUNTS.get(id(self), 0) / 1000}
 """
+NUMBERED = """
+_NUMBERS = {}
+
+class Numbers(base.Transformer):
+    def transform_one(self, x):
+        return {**x, "n": _NUMBERS.setdefault(round(x["f0"], 1), len(_NUMBERS)) / 100}
+"""
+ON_A_CLASS = """
+class Numbers(base.Transformer):
+    numbers = {}
+
+    def transform_one(self, x):
+        number = self.numbers.setdefault(round(x["f0"], 1), len(self.numbers))
+        return {**x, "n": number / 100}
+"""
 KEYED = """
 class Counts(base.Transformer):
     def __init__(self):
@@ -71,6 +86,7 @@ MAKE = """
 def make():
     return Counts() | preprocessing.StandardScaler() | linear_model.LogisticRegression()
 """
+MAKE_NUMBERS = MAKE.replace("Counts", "Numbers")
 _NAMES = itertools.count()
 
 
@@ -96,8 +112,13 @@ def findings(folder, model, *, task="binary", lines=None, config=""):
         (RAISES + MAKE, "; Counts.held holds the id() of objects, which are others after"),
         (KEYED + MAKE, "Counts could not go on; give the objects numbers or names"),
         (OUTSIDE + MAKE, "; the learner keeps something outside its attributes"),
+        (NUMBERED + MAKE_NUMBERS, "; the learner keeps something outside its attributes"),
+        (ON_A_CLASS + MAKE_NUMBERS, "; the learner keeps something outside its attributes"),
     ],
-    ids=["otherwise", "otherwise: who", "raises", "raises: who", "keyed", "outside"],
+    ids=[
+        *("otherwise", "otherwise: who", "raises", "raises: who", "keyed", "outside"),
+        *("in the module", "on the class"),
+    ],
 )
 def test_a_state_that_does_not_go_on_as_the_original_fails_the_check(tmp_path, model, words):
     """Read back it is equal, and yet a resumed run would go on otherwise, or not at all."""
@@ -117,6 +138,30 @@ def make():
     found = findings(tmp_path, model)["state"]
     assert found.ok
     assert found.detail.endswith("read back equal, and equal 300 events later")
+
+
+def test_numbers_of_two_categories_are_told_too(tmp_path):
+    """The category that came last in the sample comes first in what follows."""
+    lines = events(300)
+    for i, line in enumerate(lines):
+        line["x"] = {"f0": "old" if i % 300 in (0, 299) or i % 3 else "new"}
+    model = NUMBERED.replace('round(x["f0"], 1)', 'x["f0"]').replace("{**x, ", "{") + MAKE_NUMBERS
+    assert not findings(tmp_path, model, lines=lines)["state"].ok
+
+
+def test_what_the_factory_sets_in_its_module_is_there(tmp_path):
+    """A restart calls the factory, too, before it goes on."""
+    model = """
+class Times(base.Transformer):
+    def transform_one(self, x):
+        return {**x, "n": x["f0"] * _FACTOR}
+
+def make():
+    global _FACTOR
+    _FACTOR = 3
+    return Times() | preprocessing.StandardScaler() | linear_model.LogisticRegression()
+"""
+    assert findings(tmp_path, model)["state"].ok
 
 
 def test_what_the_learner_raises_on_is_named(tmp_path):
