@@ -126,7 +126,7 @@ def run(
     With --processes, shards (partitions) are shared among so many processes, under a supervisor.
     Several hosts share them with --host.
     """
-    from midstream.flows import online, supervisor
+    from midstream.flows import online, rooms, supervisor
     from midstream.flows.operations import operator
     from midstream.flows.rooms import Share
     from midstream.flows.settings import ConfigError, load
@@ -182,6 +182,8 @@ def run(
                 share=Share(*host),
                 adopted_by=by,
             )
+        if until_eof:
+            rooms.judge_input(summary, settings)
     _print_summary(summary, settings.name, as_json=as_json)
 
 
@@ -231,7 +233,7 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
     Every event is predicted, scored, then learned, in one pass: metrics and digest are those that
     a new `run` would give.
     """
-    from midstream.flows import evaluation, online
+    from midstream.flows import evaluation, online, rooms
     from midstream.flows.settings import load
 
     with one_line_errors(running=False, as_json=as_json), model_prints():
@@ -244,6 +246,7 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
         online.preflight(settings)
     with one_line_errors(running=True, as_json=as_json), model_prints():
         summary, _ = evaluation.evaluate(settings)
+        rooms.judge_input(summary, settings)
     _print_summary(summary, settings.name, as_json=as_json)
 
 

@@ -77,6 +77,7 @@ __all__ = [
     "Tally",
     "failures",
     "file_name",
+    "judge_input",
     "make_trainer",
     "said_of_state",
 ]
@@ -236,6 +237,23 @@ def make_trainer(settings: Settings) -> Trainer:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{settings.file}: model.learner: {error}") from error
+
+
+def judge_input(summary: Summary, settings: Settings) -> None:
+    """Raise if more of the input was rejected than `model.error_limit` allows.
+
+    Raises
+    ------
+    FailingError
+        At the end of the input; all of it that is sound was learned.
+    """
+    given, limit = summary.events + summary.rejected, settings.model.error_limit
+    if summary.rejected > limit * given:
+        raise FailingError(
+            f"{summary.rejected:,} of {given:,} events of this run were rejected "
+            f"(model.error_limit = {limit:g}); `midstream check` says why, and so does the "
+            "output `rejected` of a run"
+        )
 
 
 def said_of_state(settings: Settings) -> dict[str, str]:

@@ -98,6 +98,23 @@ def test_a_learner_that_raises_on_all_it_gets_stops_the_run(tmp_path):
     assert run(made).events == 0
 
 
+@pytest.mark.parametrize("processes", [(), ("--processes", "1")])
+def test_input_that_is_mostly_rejected_is_no_good_run(tmp_path, processes):
+    """What is sound in it is learned; the exit code is 1 all the same, also of `evaluate`."""
+    made = Project(tmp_path)
+    sound = "".join(json.dumps(event) + "\n" for event in events(40))
+    (tmp_path / "events.jsonl").write_text(sound + "{\n" * 41)
+    said = r"41 of 81 events of this run were rejected \(model.error_limit = 0.5\); "
+    for command in (("run", "--until-eof", *processes), ("evaluate",)):
+        failed = made.call(*command, "config.toml", "--json")
+        assert failed.returncode == 1
+        assert re.match(said, json.loads(failed.stdout)["error"])
+        assert re.search(said, failed.stderr.splitlines()[-1])
+    assert len(made.output("predictions")) == 40
+    (tmp_path / "events.jsonl").write_text(sound + "{\n" * 40)
+    assert made.call("evaluate", "config.toml").returncode == 0
+
+
 def test_a_run_goes_on_once_the_input_is_well(tmp_path):
     """What was failed on before is not held against what comes."""
     made, lines = project(tmp_path, 1.0, n=20)
