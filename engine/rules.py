@@ -9,6 +9,7 @@ None, NaN and what pandas has in their place mean that a value is missing.
 import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -103,6 +104,8 @@ def _plain(value: Any) -> Any:
     """Return a scalar as Python's own; None where it is missing."""
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, Decimal):  # as databases have it; it could be neither learned nor saved
+        value = math.nan if value.is_nan() else float(value)
     if type(value).__name__ in _PANDAS or (isinstance(value, float) and math.isnan(value)):
         return None
     return value

@@ -1,10 +1,11 @@
 """The labels of a stream of many classes are of one kind: text, integers or truth values."""
 
 import json
+from decimal import Decimal
 
 import numpy as np
 import pytest
-from river import naive_bayes
+from river import linear_model, naive_bayes
 
 from midstream import EventBatch, Trainer
 from midstream.connectors.codec import encode_predictions
@@ -158,6 +159,19 @@ def test_labels_of_numpy_are_those_of_python(given, plain):
     theirs.step_one(X, plain)
     assert ours.digest() == theirs.digest()
     assert type(next(iter(ours.predict_one(X).y_proba))) is type(plain)
+
+
+@pytest.mark.parametrize("number", [1.5, 2.0, 0.1, None])
+def test_decimals_are_numbers(number):
+    """As a database has them: features, labels and weights; what was learned can be saved."""
+    given = Decimal("NaN") if number is None else Decimal(str(number))
+    ours, theirs = (Trainer(linear_model.LinearRegression()) for _ in range(2))
+    for _ in range(3):
+        ours.step_one({**X, "b": given}, given, weight=given)
+        theirs.step_one({**X, "b": number}, number, weight=1.0 if number is None else number)
+    assert ours.state() == theirs.state()
+    with pytest.raises(ValueError, match=r"\$\.x\.b: number is too large or not finite"):
+        ours.step_one({"b": Decimal("-Infinity")}, 1.0)
 
 
 @pytest.mark.parametrize("label", [1.5, [1], {"a": 1}, "", 2**70, float("inf")])
