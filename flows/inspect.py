@@ -32,6 +32,7 @@ __all__ = ["Finding", "Report", "inspect", "may_be_mistaken"]
 
 _OF_STATE = ("lock", "alone.lock", "shards", "shards/*", "shards/*/*")
 _NEXT = 1_000  # events over which a state that was read back is compared
+_WARM = 100  # events, of which a learner should have predicted one
 _DIVERGED = 1e6  # times the error of predicting the last label
 _LARGE = 1e3  # a feature that goes further is named where predictions are not finite
 
@@ -230,6 +231,9 @@ def _try_sample(
     report.add("learning", f"{trainer.learned} events, {name} {value:.4g}")
     if odd.count:
         report.add("predictions", odd.told(trainer.seen), ok=False)
+    elif trainer.learned >= _WARM and not odd.any:
+        none = f"there are none: the learner said nothing (None) of all {trainer.seen:,} events"
+        report.add("predictions", none, ok=False)
     elif trainer.metrics.get("mae", 0.0) > _DIVERGED * trainer.prequential.no_change > 0.0:
         report.add("predictions", odd.diverged(trainer.prequential.no_change), ok=False)
     _try_state(trainer, [*learned], settings, report)
@@ -319,12 +323,14 @@ class _Odd:
 
     def __init__(self) -> None:
         self.count = 0
+        self.any = False  # whether anything was predicted at all
         self._first = ""
         self._largest: dict[str, float] = {}
 
     def add(self, step: Step, batch: EventBatch, before: int) -> None:
         """Count those of a batch, before which there were so many events."""
         self.count += step.non_finite
+        self.any = self.any or any(value is not None for value in step.predictions.values)
         for alarm in step.alarms:
             if alarm.kind == NON_FINITE and not self._first:
                 partition, _, line = batch.origins[alarm.position - before - 1]

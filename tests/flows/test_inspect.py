@@ -164,6 +164,25 @@ def make():
     assert findings(tmp_path, model)["state"].ok
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["predict_one(self, x): return None", "predict_proba_one(self, x): return {}"],
+)
+def test_a_learner_that_predicts_nothing_fails_the_check(tmp_path, said):
+    model = f"""
+class Mute(base.Classifier):
+    def learn_one(self, x, y):
+        pass
+
+    def {said}
+
+make = Mute
+"""
+    found = findings(tmp_path, model)["predictions"]
+    assert not found.ok
+    assert found.detail == "there are none: the learner said nothing (None) of all 300 events"
+
+
 def test_what_the_learner_raises_on_is_named(tmp_path):
     """The feature, its value, the step, and what to write in the config."""
     lines = events(50)
