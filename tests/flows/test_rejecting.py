@@ -111,8 +111,13 @@ def test_input_that_is_mostly_rejected_is_no_good_run(tmp_path, processes):
         assert re.match(said, json.loads(failed.stdout)["error"])
         assert re.search(said, failed.stderr.splitlines()[-1])
     assert len(made.output("predictions")) == 40
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write("{\n" * 3)  # few, beside what was learned
+    assert made.run()["rejected"] == 3
     (tmp_path / "events.jsonl").write_text(sound + "{\n" * 40)
     assert made.call("evaluate", "config.toml").returncode == 0
+    (tmp_path / "events.jsonl").write_text("{\n")
+    assert made.call("evaluate", "config.toml").returncode == 1
 
 
 def test_a_run_goes_on_once_the_input_is_well(tmp_path):
