@@ -286,9 +286,13 @@ class Versions:
 
         Raises
         ------
+        OtherStateError
+            If the place of the files is that of another state.
         RegistryError, StoreError
             If that could not be done; the next call goes on with it.
         """
+        if self.identity:
+            self.artifacts.claim(self.identity)
         states = self._states()
         adopted, left = [], {}
         for version in self.artifacts.versions():
@@ -319,9 +323,13 @@ class Versions:
 
         Raises
         ------
+        OtherStateError
+            If the place of the files is that of another state.
         RegistryError, StoreError
             If something cannot be removed; the next call goes on with it.
         """
+        if self.identity:
+            self.artifacts.claim(self.identity)
         swept = []
         with self.database.writing() as connection:  # a row is there before the first file
             for version in self.artifacts.versions():

@@ -364,6 +364,25 @@ def test_artifacts_are_those_of_one_state(tmp_path):
         one.go()
 
 
+def test_another_states_versions_are_not_adopted_or_swept(tmp_path):
+    """`snapshots adopt`, where each project has a registry of its own, refuses as `run` does."""
+    apart = '[versions]\nregistry = "own.db"\nartifacts = "../artifacts"\n'
+    one = Model(tmp_path / "one", versions=apart, name="same")
+    two = Model(tmp_path / "two", versions=apart, name="same", seed=2)
+    one.go()
+    with pytest.raises(RunError, match="of another state"):
+        two.go()
+    begun = tmp_path / "artifacts" / "same" / "00000002" / "000"
+    begun.mkdir(parents=True)  # of a version that is being made
+    with closing(open_registry(two.settings, create=True)) as registry:
+        with pytest.raises(OtherStateError, match="of another state"):
+            registry.adopt()
+        with pytest.raises(OtherStateError, match="of another state"):
+            registry.sweep()
+        assert registry.versions() == []
+    assert begun.exists()
+
+
 @pytest.mark.parametrize(("versions", "name", "noted"), [
     (SHARED, "", True), (SHARED, "fraud", False), ("", "", False),
     ('[versions]\nartifacts = "s3://bucket/prefix"\n', "", True),
