@@ -47,6 +47,7 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds, before a registry that f
 _UNTOLD = -1.0
 _LAST = 2.5  # seconds that the end of a run waits for its last version to be asked for
 _FIRST = 5.0  # seconds that a run waits at its beginning for commands that were given before
+_TWIN = 2  # beats after ours by which one who was there before us is known to be alive
 _STARTING = 15.0  # seconds for which other processes may be starting
 _DRIFTED = 60.0  # seconds from one version for drift to the next; or less, once there came
 _DRIFTED_MARGINS = 10  # so many times the events of `versions.drift_margin`, or
@@ -138,6 +139,7 @@ class Registrar:
         self._ahead = 0  # the last version that was said to be of the future
         self._session = session
         self._beaten_at = 0.0
+        self._found: dict[str, list[ShardRow]] = {}  # beats of who was at a shard before us
         self._cleared_at = 0.0
         self._wanted: dict[str, None] = {}  # why input waits for the thread, in order
         self._held_until = 0.0  # by the monotonic clock
@@ -582,6 +584,8 @@ class Registrar:
         host, at = socket.gethostname(), registry.clock()
         desks = list(self._desks.values())
         seen = [desk.seen for desk in desks]  # they go on meanwhile
+        files, ours = self._all_settings.input.topic is None, {desk.name for desk in desks}
+        before = [row for row in registry.shards() if row.shard in ours] if files else []
         registry.beat(
             [
                 ShardRow(
@@ -599,6 +603,28 @@ class Registrar:
             ]
         )
         self._told_applied = sum(seen)
+        self._look_for_twins(registry, before)
+
+    def _look_for_twins(self, registry: Registry, before: Sequence[ShardRow]) -> None:
+        """Raise OtherStateError if who was at work on a shard before us goes on with it.
+
+        Nobody else can have our state folder (with topics, the newer run shuts the older out): so
+        there is a copy of it, under the same name.
+        """
+        for row in before:
+            found = self._found.setdefault(row.shard, [row])
+            first, last = found[0], found[-1]
+            if row.run in ("", self._run) or row.beat_at in (0.0, last.beat_at):
+                continue
+            if row.run == first.run:
+                found.append(row)
+            if len(found) > _TWIN:
+                raise OtherStateError(
+                    f"{registry.database.place}: process {row.pid} on {row.host} is at work on "
+                    f"shard {row.shard} of model {self._all_settings.name!r}, with the identity of "
+                    "the state here: one is a copy of the other; give the config of the copy a "
+                    "`name` of its own"
+                )
 
     def _schedule(self, registry: Registry) -> None:
         """Ask for a version if it is time for one."""

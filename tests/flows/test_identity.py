@@ -5,7 +5,7 @@ import shutil
 from contextlib import closing
 
 import pytest
-from project import Project, events
+from project import Project, events, stop
 
 from midstream.engine.journal import identities
 from midstream.engine.registry import CommandError, OtherStateError, UnknownVersionError
@@ -381,6 +381,23 @@ def test_another_states_versions_are_not_adopted_or_swept(tmp_path):
             registry.sweep()
         assert registry.versions() == []
     assert begun.exists()
+
+
+def test_of_a_state_and_its_copy_the_first_goes_on(tmp_path):
+    """A copied folder has the identity of its original: of two that run, the later is refused."""
+    one = Model(tmp_path / "one", name="same")
+    one.go()
+    copy = Model(tmp_path / "copy", name="same")
+    shutil.copytree(one.folder / "state", copy.folder / "state")
+    first, second = one.running(), copy.running()
+    assert second.wait(timeout=30) == 1
+    copy.logged("with the identity of the state here: one is a copy of the other")
+    assert stop(first)[0] == 0
+    copy.config.write_text(copy.config.read_text().replace('"same"', '"other"'))
+    copy.grow(10)
+    assert copy.go().events == 10
+    with closing(open_registry(one.settings)) as registry:
+        assert [row.version for row in registry.versions()] == [1]
 
 
 @pytest.mark.parametrize(("versions", "name", "noted"), [
