@@ -2,6 +2,7 @@
 
 import datetime as dt
 import getpass
+import math
 import os
 import re
 import socket
@@ -120,14 +121,18 @@ def utc(at: float) -> str:
 def moment(text: str) -> float:
     """Return a time, ISO 8601 (UTC where it has no zone) or seconds since 1970, as seconds.
 
+    Eight digits are a date, 20261125: no version is of the year 1970.
+
     Raises
     ------
     ValueError
         If it is neither, or not from 1970 to 9999.
     """
     try:
-        at = float(text)
+        at = math.nan if len(text) == len("YYYYMMDD") and text.isdecimal() else float(text)
     except ValueError:
+        at = math.nan
+    if math.isnan(at):
         when = dt.datetime.fromisoformat(text)
         at = when.replace(tzinfo=when.tzinfo or dt.UTC).timestamp()
     if not 0.0 <= at < _TOO_LATE:  # nor is it a number

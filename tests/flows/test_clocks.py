@@ -146,8 +146,16 @@ def test_a_time_is_the_same_in_every_zone(zone, monkeypatch):
         assert moment(second) - moment(first) == 3_600.0
         assert moment("2026-10-25") == moment("2026-10-25T00:00:00") == 1792886400.0
         assert moment("1792886400.5") == 1792886400.5
+        assert moment("20261025") == moment("20261025T0000") == moment("2026-10-25")
         assert moment("2026-10-25T02:30:00-05:30") == moment("2026-10-25T08:00:00Z")
-        for wrong in ("2026-10-25T02:30:00 Europe/Berlin", "2026-13-01", "now", "-1", "nan"):
+        for wrong in (
+            "2026-10-25T02:30:00 Europe/Berlin",
+            "2026-13-01",
+            "20261301",
+            "now",
+            "-1",
+            "nan",
+        ):
             with pytest.raises(ValueError):  # noqa: PT011 the words are those of datetime
                 moment(wrong)
     finally:
