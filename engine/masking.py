@@ -23,6 +23,8 @@ __all__ = [
 ]
 
 _CREDENTIALS = re.compile(r"(?<=://)[^\s'\"<>/:@]*:[^\s'\"<>]*@")
+# The same of a text that is a URL from its beginning to its end, whatever is in its password.
+_OF_ALL = re.compile(r"[A-Za-z][\w+.-]*://([^/:@]*:.*)@", re.DOTALL)
 _SHORTEST = 3  # characters: three stars for each "1" or "on" would make every line unreadable
 _SHORTEST_VALUE = 6  # ... of what is no secret by itself
 _SHORT = 8  # a shorter one is hidden as a word, not within others
@@ -38,6 +40,8 @@ def credentials(text: str) -> str:
 
     It ends at the last `@`: one in a password that is not written as `%40` is a part of it.
     """
+    if whole := _OF_ALL.match(text):
+        return whole[1]
     found = _CREDENTIALS.search(text)
     return found[0][:-1] if found else ""
 
@@ -101,8 +105,9 @@ def _expression(form: str) -> str:
 
 def masked(text: str) -> str:
     """Return a text with three stars for each secret, and for the credentials of each URL."""
-    text = _CREDENTIALS.sub("***@", text) if "@" in text else text
-    return text if _pattern is None else _pattern.sub("***", text)
+    if _pattern is not None:  # before a URL in the text is taken to end within a password
+        text = _pattern.sub("***", text)
+    return _CREDENTIALS.sub("***@", text) if "@" in text else text
 
 
 def masked_values(value: Any) -> Any:

@@ -44,6 +44,16 @@ def test_credentials_of_a_url(url, found, shown):
     assert masked(f"no answer from {url} yet") == f"no answer from {shown} yet"
 
 
+@pytest.mark.parametrize("password", ['it\'s "so" @ home', "a <b>@c d", "p@ss/w' ord"])
+def test_a_password_holds_whatever_a_keyboard_has(password):
+    """Quotes, blanks and angle brackets, which end a URL within other text."""
+    url = f"postgresql://me:{password}@host/db"
+    assert credentials(url) == f"me:{password}"
+    hide_credentials(url)
+    shown = "cannot reach postgresql://***@host/db with ***"
+    assert masked(f"cannot reach {url} with {password}") == shown
+
+
 def test_a_password_of_a_url_is_hidden_by_itself():
     """A client may say it apart from its URL, percent-encoded or not."""
     hide_credentials("sftp://u:p%40w@host/x")
