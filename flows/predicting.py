@@ -74,8 +74,15 @@ def predict_file(
                     version=version,
                     role="champion",
                 )
-                out.write(lines)
-                out.flush()
+                try:
+                    out.write(lines)
+                    out.flush()
+                except OSError as error:
+                    name = getattr(out, "name", None)
+                    where = name if isinstance(name, str) else "standard output"
+                    raise OperationError(
+                        f"{where} cannot be written to: {error.strerror}"
+                    ) from None
     finally:
         reader.input.close()
     if odd:

@@ -15,6 +15,8 @@ from project import Project, events, stop, wait_for
 
 pytestmark = pytest.mark.unforked
 
+CONFIG = ("--config", "config.toml")
+
 NOISY = """
 import os
 from river import linear_model
@@ -275,6 +277,9 @@ def test_an_output_that_takes_nothing(tmp_path, redirection, said):
     if said:
         assert done.returncode == 1
         assert [line for line in done.stderr.splitlines() if said in line] != []
+        predicted = shell(project, redirection, "predict", "events.jsonl", *CONFIG)
+        assert predicted.returncode == 1
+        assert "midstream: standard output cannot be written to: " in predicted.stderr
     else:
         assert done.returncode in (0, 1)
     assert project.run()["seen"] == 100
