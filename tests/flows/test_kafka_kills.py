@@ -13,7 +13,7 @@ import pytest
 from kafka_fold import fold, published
 from project import Project, events, stop, wait_for
 
-KILLS = int(os.environ.get("MIDSTREAM_KILLS", "25"))
+KILLS = int(os.environ.get("MIDSTREAM_KILLS", "15"))
 SEED = os.environ.get("MIDSTREAM_KILL_SEED", "1")
 
 
