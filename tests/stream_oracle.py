@@ -49,6 +49,9 @@ _NUMBER_LIMIT = 1e9  # beyond it, built-in learners and River part: one stops, o
 BY_SETS = HASH_SEEDED | {"LazyKNN", "NoChange", "OneHot"}
 """Models that walk through sets, in an order that the hash seed determines (the command fixes it),
 and copies of which, or what is loaded where there is none, may add up in another order."""
+_BY_ASKING = {"KNN": 50, "KNNRegressor": 50}
+"""Models that draw random numbers when they are asked: from this event on, what River's loop gives
+depends on how often it asks (`SWINN`, after its warm-up)."""
 
 
 class WrongError(AssertionError):
@@ -292,6 +295,8 @@ def _against_river(stream: Stream, run: Run, river: Run) -> None:
             f"refused {run.refused}, expected {river.refused}"
         )
     for i, (ours, theirs) in enumerate(zip(run.rows, river.rows, strict=False)):
+        if i >= _BY_ASKING.get(stream.case.name, i + 1):
+            break
         if (ours is None) != (theirs is None):
             raise WrongError(f"event {i}: {ours}, River's loop {theirs}")
         if ours is None or theirs is None:
