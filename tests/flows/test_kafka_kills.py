@@ -113,6 +113,7 @@ def test_a_few_kills(topics, kafka_own, processes, shards):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize(("processes", "shards"), MODES)
 def test_many_kills_of_processes_and_broker(topics, kafka_own, processes, shards):
     """The same of 300,000 events, with the broker killed too."""
