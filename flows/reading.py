@@ -26,7 +26,7 @@ __all__ = ["IDLE", "Reader", "open_reader", "without_labels"]
 IDLE = timedelta(milliseconds=50)
 """How long nothing is asked for after there was nothing."""
 _ENOUGH = 1_000  # events without a label, after which that is told
-_BLOCK_BYTES = 128 * 1024  # what is made of a block still fits into a core's cache
+_BLOCK_BYTES = 256 * 1024  # what is made of a block still fits into a core's cache
 _COLUMN_BLOCK_BYTES = 768 * 1024  # ... of columns, which take less room than objects
 
 

@@ -395,20 +395,20 @@ def test_a_version_for_drift_is_made_at_the_alarm(tmp_path):
     made = [v for v in one.operate("snapshots", "list") if v["reason"] == "drift"]
     assert len(made) >= 2
     positions = [alarm["position"] for alarm in alarms]
-    for version in made:  # a batch is 128 KiB of such lines, at most
-        assert any(p <= version["seen"] <= p + 1_300 for p in positions), version["seen"]
+    for version in made:  # a batch is 256 KiB of such lines, at most
+        assert any(p <= version["seen"] <= p + 2_600 for p in positions), version["seen"]
     shown = one.call("history", "--config", "config.toml").stdout
     assert len([line for line in shown.splitlines() if " alarm " in line]) == len(alarms)
 
 
 def test_versions_are_made_every_so_many_events_of_a_backlog(tmp_path):
-    """Of what comes from files as fast as it is learned, each within a few events."""
+    """Of what comes from files as fast as it is learned, each within what was read ahead."""
     one = backlog(tmp_path, "every_events = 1_000\non_drift = false\non_shutdown = false")
     one.run()
     seen = [version["seen"] for version in one.operate("snapshots", "list")]
     gaps = [b - a for a, b in zip([0, *seen], seen, strict=False)]
-    assert len(seen) in (8, 9), seen
-    assert all(1_000 <= gap <= 1_050 for gap in gaps), gaps
+    assert 7 <= len(seen) <= 9, seen
+    assert all(1_000 <= gap <= 1_400 for gap in gaps), gaps
 
 
 def test_no_version_is_equal_to_the_one_before_it(tmp_path):
