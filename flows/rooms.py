@@ -91,6 +91,8 @@ _PARTS, _AT_FIRST = "partitions.json", "partitions-at-first.json"
 _MOST_SHARDS = 1_000
 _DESCRIPTORS = 64  # that a process has open besides its input
 _JUDGED = 20  # events of a run that are enough to tell of its input
+_NEAR = 20  # events before a version is due, which are read at once
+_NEARER = 0.75  # of those that are left until then, where they are more
 _FEW = 4  # shards that are opened one after the other
 _OPENERS = 16
 _RESCAN_SECONDS = 5.0
@@ -668,7 +670,9 @@ class Room:
             registrar.learned(self.shard)
             left, n = registrar.left, len(decoded.batch)
             if 0 < left < math.inf and n:  # up to where a version is due
-                self._most_bytes = int(size / n * left) + 1
+                # By the size of the last events: the next may be smaller, so come near it first.
+                near = left if left <= _NEAR else _NEARER * left
+                self._most_bytes = int(size / n * near) + 1
         return outcome
 
     def publish(self, outcome: Outcome) -> None:
