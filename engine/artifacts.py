@@ -227,6 +227,8 @@ class Artifacts:
         StoreError
             If the store does not answer.
         """
+        if not identity:  # of who has no state
+            return
         path = f"{self._root}/{_OWNER}"
         with self._naming(path):
             owner = self._owner(path)

@@ -146,8 +146,7 @@ class Retention:
             .order_by(VERSIONS.c.version)
         ):
             version = row["version"]
-            if self.database.identity:
-                self.artifacts.claim(self.database.identity)
+            self.artifacts.claim(self.database.identity or "")
             self.artifacts.remove(version)
             with self.database.writing() as connection:
                 mine = (self._ours(VERSIONS), VERSIONS.c.version == version)

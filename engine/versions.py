@@ -147,8 +147,7 @@ class Versions:
             )
             if shard not in self._wanted(connection, version):  # it is newer than the version
                 return
-        if self.identity:
-            self.artifacts.claim(self.identity)
+        self.artifacts.claim(self.identity)
         part = self.artifacts.write_part(version, shard, snapshot.header, snapshot.parts)
         with self.database.writing() as connection:
             row = {
@@ -291,8 +290,7 @@ class Versions:
         RegistryError, StoreError
             If that could not be done; the next call goes on with it.
         """
-        if self.identity:
-            self.artifacts.claim(self.identity)
+        self.artifacts.claim(self.identity)
         states = self._states()
         adopted, left = [], {}
         for version in self.artifacts.versions():
@@ -328,8 +326,7 @@ class Versions:
         RegistryError, StoreError
             If something cannot be removed; the next call goes on with it.
         """
-        if self.identity:
-            self.artifacts.claim(self.identity)
+        self.artifacts.claim(self.identity)
         swept = []
         with self.database.writing() as connection:  # a row is there before the first file
             for version in self.artifacts.versions():
