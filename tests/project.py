@@ -134,6 +134,29 @@ class Project:
         log = self.folder / "log"
         wait_for(lambda: what.encode() in log.read_bytes()[since:], what=what)
 
+    def kill_along(self, kills: int, whole: int, rng: random.Random, kind: str = "predictions"):
+        """Kill a run again and again, at moments spread over an output of `whole` bytes.
+
+        The runs follow their input, so that none ends by itself, however fast the machine. Every
+        fourth is killed while it starts, replays, or has hardly begun; the first is not.
+        """
+        output = self.folder / "out" / f"{kind}.jsonl"
+        for i in range(kills):
+            until = whole * (i + rng.random()) / (kills + 1)
+            with (self.folder / "log").open("w") as log:
+                process = self.start("run", "config.toml", stdout=log, stderr=log)
+            if i % 4 == 3:
+                time.sleep(rng.uniform(0.0, 0.4))
+            else:
+                wait_for(
+                    lambda until=until: output.exists() and output.stat().st_size > until,
+                    what=f"kill {i}",
+                    pause=0.001,
+                )
+            assert process.poll() is None, (self.folder / "log").read_text()
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
     def output(self, kind: str) -> list[dict]:
         path = self.folder / "out" / f"{kind}.jsonl"
         if not path.exists():
@@ -142,14 +165,14 @@ class Project:
         return [json.loads(line) for line in whole.splitlines()]
 
 
-def wait_for(condition, seconds: float = 60.0, what: str = "it"):
+def wait_for(condition, seconds: float = 60.0, what: str = "it", pause: float = 0.02):
     """Wait until a condition holds; fail after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = condition()
         if value:
             return value
-        time.sleep(0.02)
+        time.sleep(pause)
     raise AssertionError(f"{what} did not happen within {seconds} s")
 
 

@@ -1,13 +1,12 @@
 """Built-in learners by name: run, killed, resumed, read back by another process."""
 
 import json
-import signal
+import random
 import subprocess
 import sys
-import time
 
 import pytest
-from project import Project, events, wait_for
+from project import Project, events
 
 CONFIG = """
 [model]
@@ -43,19 +42,8 @@ def test_a_killed_run_resumes_to_the_same_state(tmp_path):
     whole = project(tmp_path / "whole")
     expected = whole.run()
     killed = project(tmp_path / "killed")
-    for kill in range(5):
-        process = killed.start(
-            "run", "config.toml", "--until-eof",
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        journal = killed.folder / "out" / "predictions.jsonl"
-        size = journal.stat().st_size if journal.exists() else 0
-        wait_for(lambda: process.poll() is not None or (  # noqa: B023
-            journal.exists() and journal.stat().st_size > size + 200_000  # noqa: B023
-        ))  # fmt: skip
-        time.sleep(0.01 * kill)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    output = whole.folder / "out" / "predictions.jsonl"
+    killed.kill_along(5, output.stat().st_size, random.Random(3))
     resumed = killed.run()
     assert resumed["digest"] == expected["digest"]
     assert resumed["metrics"] == expected["metrics"]

@@ -3,11 +3,9 @@
 import json
 import random
 import re
-import signal
-import time
 
 import pytest
-from project import Project, events, wait_for
+from project import Project, events
 
 from midstream.engine.shard import EventError
 from midstream.flows import evaluation, online
@@ -223,19 +221,8 @@ def test_killed_while_events_are_rejected_nothing_is_lost_and_nothing_rejected_t
     calm, lines = project(tmp_path / "calm", 0.01, n=60_000, config=config)
     killed, _ = project(tmp_path / "killed", 0.01, n=60_000, config=config)
     expected = run(calm)
-    rng, out = random.Random(5), killed.folder / "out" / "rejected.jsonl"
-    for _ in range(15):
-        before = out.stat().st_size if out.exists() else 0
-        process = killed.start("run", "config.toml", "--until-eof", "--json")
-        wait_for(
-            lambda process=process, before=before: (
-                process.poll() is not None or (out.exists() and out.stat().st_size != before)
-            ),
-            what="another rejected event",
-        )
-        time.sleep(rng.uniform(0.0, 0.2))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    whole = (calm.folder / "out" / "rejected.jsonl").stat().st_size
+    killed.kill_along(15, whole, random.Random(5), "rejected")
     got = run(killed)
     assert got.digest == expected.digest
     assert got.metrics == expected.metrics
