@@ -7,9 +7,12 @@ PEERS ?= .venv-peers
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 JOBS ?= 2
-BOUNDS := kernels compiled softmax detectors drift prequential replay states dataset
-BOUNDS := $(BOUNDS:%=tests/engine/test_%.py) tests/fuzz/test_streams.py \
-	$(patsubst %,tests/connectors/test_%.py,scanner weaving columns arrow)
+BOUNDS := $(patsubst %,tests/engine/learners/test_%.py,kernels linear softmax) \
+	$(patsubst %,tests/engine/%.py,drift/test_detectors drift/test_monitor metrics/test_prequential) \
+	tests/engine/training/test_replay.py tests/engine/state/test_states.py \
+	tests/engine/shard/test_dataset.py tests/fuzz/test_streams.py \
+	$(patsubst %,tests/connectors/%.py,decode/test_scanner encode/test_weaving) \
+	$(patsubst %,tests/connectors/decode/test_%_decoder.py,column arrow)
 MYPYPATH := src
 
 .PHONY: demo test test-slow test-bounds kafka check bench bench-full peers clean
@@ -30,7 +33,7 @@ test-bounds: $(VENV)/.dev
 
 # An Apache Kafka to play with, on 9092 if that is free (PORT=19092 for another), until Ctrl-C.
 kafka: $(VENV)/.dev
-	@$(BIN)/python tests/kafka_broker.py $(if $(PORT),--port $(PORT))
+	@$(BIN)/python tests/support/kafka_broker.py $(if $(PORT),--port $(PORT))
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -54,7 +54,7 @@ def make():
 TIMED = """
 import atexit, json, sys, time
 sys.path.insert(0, %r)
-from midstream.engine.compiled import LinearLearner
+from midstream.engine.learners.linear import LinearLearner
 from streams import percentiles
 from kafka_latency import WARM
 

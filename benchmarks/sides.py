@@ -48,7 +48,7 @@ class Sample(NamedTuple):
 
 def command(*arguments: str, python: Sequence[str] = ()) -> list[str]:
     """Return the command line of `midstream`."""
-    return [sys.executable, *python, "-m", "midstream.flows.cli", *arguments]
+    return [sys.executable, *python, "-m", "midstream", *arguments]
 
 
 def environment(**more: str) -> dict[str, str]:

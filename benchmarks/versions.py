@@ -43,8 +43,8 @@ LOGISTIC = {"optimizer": "ftrl", "rate": 0.1}
 TIMED = """
 import atexit, json, time
 from pathlib import Path
-from midstream.engine.compiled import LinearLearner
-from midstream.engine.shard import Shard
+from midstream.engine.learners.linear import LinearLearner
+from midstream.engine.shard.shard import Shard
 from river import forest
 
 waits = {"cut": [], "snapshot": [], "restore": []}
@@ -174,8 +174,8 @@ def _learn(folder: Path, name: str, files: int) -> Sample:
 
 def _made(folder: Path) -> dict[str, int]:
     """Return how many versions there are, and the size of the last one's parts."""
-    from midstream.flows.settings import load
-    from midstream.flows.versions import open_registry
+    from midstream.flows.claims.registry import open_registry
+    from midstream.flows.config.settings import load
 
     settings = load(folder / "midstream.toml")
     if not settings.versions.enabled:

@@ -15,9 +15,10 @@ from typing import TypeVar
 
 from sides import command, environment
 
-from midstream.engine.registry import Registry, RegistryError
-from midstream.flows.settings import load
-from midstream.flows.versions import open_registry
+from midstream.engine.registry.database import RegistryError
+from midstream.engine.registry.registry import Registry
+from midstream.flows.claims.registry import open_registry
+from midstream.flows.config.settings import load
 
 T = TypeVar("T")
 

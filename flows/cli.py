@@ -1,10 +1,5 @@
 """The command line: each command parses, calls the library, and turns its errors into one line."""
 
-if __name__ == "__main__":  # signals are heard before all the imports
-    from midstream.flows import entry
-
-    entry.main()
-
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 import midstream
-from midstream.engine import caching
-from midstream.flows import entry, logs
-from midstream.flows.cli_versions import COMMANDS
-from midstream.flows.terminal import (
+from midstream.engine.basics import caching
+from midstream.flows import logs, process
+from midstream.flows.commands.cli_versions import COMMANDS
+from midstream.flows.commands.terminal import (
     CONFIG,
     CONFIG_OPTION,
     FAILED,
@@ -30,7 +25,7 @@ from midstream.flows.terminal import (
 )
 
 if TYPE_CHECKING:
-    from midstream.flows.rooms import Share
+    from midstream.flows.running.rooms import Share
 
 __all__ = ["cli"]
 
@@ -41,7 +36,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
-            entry.say_unwritable(error)
+            process.say_unwritable(error)
             raise
 
 
@@ -55,7 +50,7 @@ def cli(*, log_json: bool) -> None:
     """
     context = click.get_current_context()
     if context.invoked_subcommand != "run":
-        entry.interruptible()
+        process.interruptible()
     context.with_resource(masked_output())
     logs.configure(as_json=log_json)
     if not caching.kept:
@@ -126,10 +121,11 @@ def run(
     With --processes, shards (partitions) are shared among so many processes, under a supervisor.
     Several hosts share them with --host.
     """
-    from midstream.flows import online, rooms, supervisor
-    from midstream.flows.operations import operator
-    from midstream.flows.rooms import Share
-    from midstream.flows.settings import ConfigError, load
+    from midstream.flows.config.settings import load
+    from midstream.flows.config.tables import ConfigError
+    from midstream.flows.operating.operations import operator
+    from midstream.flows.running import online, rooms, supervisor
+    from midstream.flows.running.rooms import Share
 
     if report_to is not None:
         _run_share(
@@ -198,9 +194,9 @@ def _run_share(
     adopt: bool,
 ) -> None:
     """Be one of the processes of a supervisor."""
-    from midstream.flows import online, supervisor
-    from midstream.flows.operations import operator
-    from midstream.flows.settings import load
+    from midstream.flows.config.settings import load
+    from midstream.flows.operating.operations import operator
+    from midstream.flows.running import online, supervisor
 
     logs.log.always(process=share.first)
     reporter, marks = supervisor.Reporter(report_to), supervisor.Marks(marks_in)
@@ -233,8 +229,9 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
     Every event is predicted, scored, then learned, in one pass: metrics and digest are those that
     a new `run` would give.
     """
-    from midstream.flows import evaluation, online, rooms
-    from midstream.flows.settings import load
+    from midstream.flows.config.settings import load
+    from midstream.flows.offline import evaluation
+    from midstream.flows.running import online, rooms
 
     with one_line_errors(running=False, as_json=as_json), model_prints():
         settings = load(config)
@@ -274,8 +271,8 @@ def init_topics(config: Path, *, partitions: int, replicas: int, as_json: bool) 
     Outputs and journal get as many partitions as the input; a journal that is there gets more if
     the input has. The journal's topic keeps everything.
     """
-    from midstream.flows.settings import load
-    from midstream.flows.topics import create_topics
+    from midstream.flows.config.settings import load
+    from midstream.flows.inputs.topics import create_topics
 
     with one_line_errors(running=True, as_json=as_json):
         made = create_topics(load(config), partitions, replicas)
@@ -313,8 +310,8 @@ def send(
     FILE is plain or gzip; - is standard input. Messages with the same key go to the same
     partition. How many the brokers acknowledged is told, also after Ctrl-C.
     """
-    from midstream.flows import send as sending
-    from midstream.flows.settings import load
+    from midstream.flows.config.settings import load
+    from midstream.flows.offline import send as sending
 
     with one_line_errors(running=False, as_json=as_json):
         settings = load(config)
@@ -352,8 +349,8 @@ def check(config: Path, sample: int, *, as_json: bool) -> None:
     They are tried on the first events; nothing is written. The exit code is 1 if something is
     wrong.
     """
-    from midstream.flows.inspect import inspect
-    from midstream.flows.settings import load
+    from midstream.flows.config.settings import load
+    from midstream.flows.offline.inspect import inspect
 
     with one_line_errors(running=False, as_json=as_json), model_prints():
         settings = load(config)
@@ -385,7 +382,7 @@ def init(folder: Path, data: Path | None, *, force: bool) -> None:
     They go into FOLDER, by default this one, and are commented; with --from, task, fields and
     model are chosen to fit what the file holds.
     """
-    from midstream.flows.starter import write_starter
+    from midstream.flows.offline.starter import write_starter
 
     with one_line_errors(running=False):
         starter = write_starter(folder, data, force=force)
@@ -409,7 +406,7 @@ def demo(report: Path, *, quick: bool, as_json: bool) -> None:
     Needs no config and no network. Draws the race of some learners, kills a run halfway to show
     that nothing is lost, and writes a report, one HTML file that opens offline.
     """
-    from midstream.flows.demo import run_demo
+    from midstream.flows.demo.demo import run_demo
 
     with one_line_errors(running=True, as_json=as_json):
         result = run_demo(report, quick=quick, live=not as_json)
@@ -426,7 +423,7 @@ def learners(*, as_json: bool) -> None:
     the stream is cut, no learning in a prediction, state saved and loaded bit for bit, bounded
     memory, sample weights.
     """
-    from midstream.engine.builtin import BUILTIN, options_of
+    from midstream.engine.learners.catalogue import BUILTIN, options_of
 
     if as_json:
         print_json(

@@ -1,33 +1,8 @@
-"""What a process does before anything else: descriptors, signals, the hash seed; and its end.
+"""Where a process of the command line begins."""
 
-Only the standard library's smallest modules are imported here: until a signal has a handler, a
-process that is number 1 of a container does not hear it at all.
-"""
+from midstream.flows.process import start
 
-import os
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import Any
-
-__all__ = [
-    "STOPPING",
-    "apart_from_stdout",
-    "closed_descriptors",
-    "interruptible",
-    "main",
-    "open_standard_descriptors",
-    "say_unwritable",
-    "start",
-    "stop_signals",
-]
-
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that ask for an orderly end."""
-_CLOSED = "MIDSTREAM_CLOSED"  # in the environment over the start of ourselves: "0,2"
-_RUNS = {"run"}  # commands that a signal ends in order, with exit code 0
+__all__ = ["main"]
 
 
 def main() -> None:
@@ -36,114 +11,6 @@ def main() -> None:
 
 
 def _command_line() -> None:
-    from midstream.flows.cli import cli
+    from midstream.flows.cli import cli  # after signals are heard: it imports much
 
     cli()
-
-
-def start(command: Callable[[], Any]) -> None:
-    """Prepare this process, call `command`, and end the process with its exit code.
-
-    The process is started again where the hash seed is not fixed: some learners depend on it.
-    """
-    open_standard_descriptors()
-    _hear_signals()
-    if "PYTHONHASHSEED" not in os.environ:
-        os.environ["PYTHONHASHSEED"] = "0"
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # they wait until they are heard again
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 ourselves again
-    sys.exit(_ended(command))
-
-
-def closed_descriptors() -> frozenset[int]:
-    """Return which of the descriptors 0, 1 and 2 were closed when the process began."""
-    return frozenset(int(text) for text in os.environ.get(_CLOSED, "").split(",") if text)
-
-
-def open_standard_descriptors() -> None:
-    """Open on /dev/null what of 0, 1 and 2 is closed.
-
-    Else the next files that are opened would get these numbers, a journal among them, and with it
-    all that is printed.
-    """
-    closed = []
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(number)
-        except OSError:
-            closed.append(str(number))
-            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
-            if descriptor != number:
-                os.dup2(descriptor, number)
-                os.close(descriptor)
-            os.set_inheritable(number, True)
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 a number
-    if closed:
-        os.environ[_CLOSED] = ",".join(closed)
-
-
-def stop_signals() -> list[signal.Signals]:
-    """Return the signals that are to end a run in order: not what is ignored, as by nohup."""
-    return [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
-
-
-def interruptible() -> None:
-    """Have Ctrl-C interrupt what is done from now on, as Python does by itself."""
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@contextmanager
-def apart_from_stdout() -> Iterator[None]:
-    """Have what native code and child processes print go to standard error."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-def _hear_signals() -> None:
-    """End the process at a signal, until a command has a handler of its own."""
-    words = [word for word in sys.argv[1:] if not word.startswith("-")]
-    orderly = bool(words) and words[0] in _RUNS  # nothing has begun: that is in order
-
-    def end(number: int, _: FrameType | None) -> None:
-        os._exit(0 if orderly else 128 + number)
-
-    for number in stop_signals():
-        signal.signal(number, end)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-
-
-def _ended(command: Callable[[], Any]) -> int | str:
-    """Call a command and return its exit code; an output that takes nothing costs one line."""
-    code: int | str | None = 0
-    try:
-        command()
-    except SystemExit as ending:
-        code = ending.code
-    except OSError as error:
-        code = 1
-        say_unwritable(error)
-    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
-        try:
-            stream.flush()
-        except OSError as error:
-            code = code or 1
-            if number == 1:
-                say_unwritable(error)
-            os.dup2(os.open(os.devnull, os.O_RDWR), number)  # what is left would be tried again
-    return 0 if code is None else code
-
-
-def say_unwritable(error: OSError) -> None:
-    """Say in a line that standard output takes nothing."""
-    with suppress(OSError):  # then there is nowhere to say it
-        text = f"midstream: standard output cannot be written to: {error.strerror}\n"
-        os.write(2, text.encode())

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from midstream.engine.masking import masked, masked_values
+from midstream.engine.basics.masking import masked, masked_values
 
 __all__ = ["Log", "configure", "log"]
 

@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import secrets
+import signal
 import sys
 import tempfile
 
@@ -21,9 +22,14 @@ from postgres_server import Postgres
 from project import Project
 from s3_server import S3
 
-from midstream.engine import masking
+from midstream.engine.basics import masking
 
 NEEDS = "needs an Apache Kafka of its own"
+
+# Who starts pytest in the background (nohup, &) has signals ignored, and so would have all that
+# tests start, and send these signals to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @functools.cache
@@ -134,7 +140,7 @@ def _no_modules_of_projects():
     before, path = set(sys.modules), sys.path[:]
     yield
     sys.path[:] = path
-    if (factory := sys.modules.get("midstream.flows.factory")) is not None:
+    if (factory := sys.modules.get("midstream.flows.config.factory")) is not None:
         factory._entered.clear()
     for name in set(sys.modules) - before:
         place = str(getattr(sys.modules[name], "__file__", None) or "")

@@ -36,7 +36,7 @@ def test_the_five_lines_that_load_a_version_run_as_they_stand(tmp_path):
     ]
     lines = "".join(json.dumps(event) + "\n" for event in events)
     (tmp_path / "events.jsonl").write_text(lines)
-    run = [sys.executable, "-m", "midstream.flows.cli", "run", "midstream.toml", "--until-eof"]
+    run = [sys.executable, "-m", "midstream", "run", "midstream.toml", "--until-eof"]
     for command in (run, [sys.executable, "-W", "error::UserWarning", "-c", example]):
         done = subprocess.run(
             command, cwd=tmp_path, capture_output=True, text=True, check=False,
@@ -48,7 +48,8 @@ def test_the_five_lines_that_load_a_version_run_as_they_stand(tmp_path):
 
 def test_the_configs_shown_load(tmp_path):
     """The README's TOML is a config that loads."""
-    from midstream.flows.settings import load, make_model
+    from midstream.flows.config.factory import make_model
+    from midstream.flows.config.settings import load
 
     blocks = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     config = tmp_path / "config.toml"

@@ -4,15 +4,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from midstream.engine.caching import choose_cache
+from midstream.engine.basics.caching import choose_cache
 
 if TYPE_CHECKING:
-    from midstream.engine.checks import check_learner
-    from midstream.engine.events import Alarm, Event, EventBatch, Prediction, Rejected
-    from midstream.engine.learner import Learner, RiverLearner
-    from midstream.engine.replay import Reservoir
-    from midstream.engine.trainer import Trainer
-    from midstream.flows.versions import open_registry
+    from midstream.engine.events.batch import EventBatch
+    from midstream.engine.events.event import Alarm, Event, Prediction, Rejected
+    from midstream.engine.learners.checks import check_learner
+    from midstream.engine.learners.learner import Learner, RiverLearner
+    from midstream.engine.training.replay import Reservoir
+    from midstream.engine.training.trainer import Trainer
+    from midstream.flows.claims.registry import open_registry
 
 __all__ = [
     "Alarm",
@@ -30,17 +31,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "open_registry": "flows.versions",
-    "check_learner": "engine.checks",
-    "Alarm": "engine.events",
-    "Event": "engine.events",
-    "EventBatch": "engine.events",
-    "Prediction": "engine.events",
-    "Rejected": "engine.events",
-    "Learner": "engine.learner",
-    "RiverLearner": "engine.learner",
-    "Reservoir": "engine.replay",
-    "Trainer": "engine.trainer",
+    "open_registry": "flows.claims.registry",
+    "check_learner": "engine.learners.checks",
+    "Alarm": "engine.events.event",
+    "Event": "engine.events.event",
+    "EventBatch": "engine.events.batch",
+    "Prediction": "engine.events.event",
+    "Rejected": "engine.events.event",
+    "Learner": "engine.learners.learner",
+    "RiverLearner": "engine.learners.learner",
+    "Reservoir": "engine.training.replay",
+    "Trainer": "engine.training.trainer",
 }
 
 choose_cache(Path(__file__).parent)

@@ -8,11 +8,12 @@ import pytest
 from odd_streams import make_stream
 from stream_oracle import WrongError, check
 
-from midstream.engine.compiled import LinearLearner
-from midstream.engine.events import EventBatch, Predictions, Table
-from midstream.engine.learner import RiverLearner
-from midstream.engine.prequential import Prequential
-from midstream.engine.softmax import SoftmaxLearner
+from midstream.engine.events.batch import EventBatch
+from midstream.engine.events.predictions import Predictions, Table
+from midstream.engine.learners.learner import RiverLearner
+from midstream.engine.learners.linear import LinearLearner
+from midstream.engine.learners.softmax import SoftmaxLearner
+from midstream.engine.metrics.prequential import Prequential
 
 LEARNERS = (RiverLearner, LinearLearner, SoftmaxLearner)
 

@@ -58,7 +58,7 @@ print(json.dumps({seed: digest_of(make_stream(seed)) for seed in json.loads(sys.
 
 def in_a_fresh_process(seeds):
     """Return the digests of the streams of seeds, by a process of its own with hash seed 0."""
-    tests = str(Path(__file__).parents[1])
+    tests = str(Path(__file__).parents[1] / "support")
     done = subprocess.run(
         [sys.executable, "-c", CODE, tests, json.dumps(seeds)],
         env=dict(os.environ, PYTHONHASHSEED="0"),

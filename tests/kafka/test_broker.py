@@ -16,7 +16,7 @@ from kafka_client import Kafka
 from kafka_jars import BrokerError
 from project import wait_for
 
-TESTS = Path(__file__).parents[1]
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 def numbered(start: int, stop: int, partitions: int = 1):
@@ -159,7 +159,7 @@ with Cluster() as cluster:
 """
     starter = subprocess.Popen(
         [sys.executable, "-c", code],
-        stdout=subprocess.PIPE, text=True, env=dict(os.environ, PYTHONPATH=str(TESTS)),
+        stdout=subprocess.PIPE, text=True, env=dict(os.environ, PYTHONPATH=str(SUPPORT)),
     )  # fmt: skip
     with starter:
         pid, folder = starter.stdout.readline().split()
@@ -186,7 +186,7 @@ def test_the_jars_are_fetched_once(tmp_path, monkeypatch):
         'for last; do :; done\nmkdir "${last#-DoutputDirectory=}"\n'
     )
     fetch = [sys.executable, "-c", "import kafka_jars; print(kafka_jars.jars())"]
-    env = dict(os.environ, PYTHONPATH=str(TESTS))
+    env = dict(os.environ, PYTHONPATH=str(SUPPORT))
     both = [subprocess.Popen(fetch, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     told = {process.communicate(timeout=60)[0].strip() for process in both}
     assert told == {str(tmp_path / "cache" / kafka_jars.VERSION)}
@@ -210,7 +210,7 @@ def test_the_last_lines_say_what_could_not_run(setting, passed, skipped):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
          *(f"tests/kafka/test_broker.py::test_{name}" for name in chosen)],
-        cwd=TESTS.parent, env={**env, **setting}, capture_output=True, text=True, check=False,
+        cwd=SUPPORT.parents[1], env={**env, **setting}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{skipped} tests could not run" in done.stdout

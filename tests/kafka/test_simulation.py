@@ -9,7 +9,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from kafka_simulation import Cluster
 from project import wait_for
 
-from midstream.connectors import kafka as connector
+from midstream.connectors.kafka import consumer as connector
 
 
 class Real:

@@ -21,7 +21,7 @@ from postgres_server import Postgres
 from project import wait_for
 from s3_server import S3
 
-TESTS = Path(__file__).parents[1]
+SUPPORT = Path(__file__).parents[1] / "support"
 COUNTS = sa.Table("counts", sa.MetaData(), sa.Column("n", sa.Integer, primary_key=True))
 
 
@@ -238,7 +238,7 @@ with Postgres() as server:
     starter = subprocess.Popen(
         [sys.executable, "-c", code, end],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env=dict(os.environ, PYTHONPATH=str(TESTS)),
+        env=dict(os.environ, PYTHONPATH=str(SUPPORT)),
     )  # fmt: skip
     with starter:
         folder, *pids = starter.stdout.readline().split()
@@ -277,8 +277,8 @@ def test_only_who_wishes_it_tests_without_postgres(setting, said, code):
     done = subprocess.run(
         [sys.executable, "-c", f"{program} sys.exit(pytest.main(sys.argv[1:]))",
          "-p", "no:cacheprovider", test],
-        cwd=TESTS.parent, capture_output=True, text=True, check=False,
-        env={**env, "PYTHONPATH": str(TESTS), "MIDSTREAM_TEST_POSTGRES": setting},
+        cwd=SUPPORT.parents[1], capture_output=True, text=True, check=False,
+        env={**env, "PYTHONPATH": str(SUPPORT), "MIDSTREAM_TEST_POSTGRES": setting},
     )  # fmt: skip
     assert (done.returncode, said in done.stdout) == (code, True), done.stdout + done.stderr
 

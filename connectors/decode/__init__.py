@@ -1,0 +1,1 @@
+"""Decoders: blocks of bytes to batches of events."""

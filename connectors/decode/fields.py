@@ -1,0 +1,203 @@
+"""Which fields of a record mean what, and how columns of them become a batch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+
+from midstream.connectors.input import Block, Decoded
+from midstream.engine.events.batch import EventBatch
+from midstream.engine.events.event import (
+    Features,
+    IntArray,
+    Label,
+    Rejected,
+)
+from midstream.engine.events.rules import TimeUnit
+
+__all__ = [
+    "Columns",
+    "Fault",
+    "Faults",
+    "FeatureKind",
+    "FieldMap",
+    "Kind",
+    "Schema",
+    "assemble",
+    "oversize",
+    "reject",
+    "set_aside",
+]
+
+Fault: TypeAlias = tuple[str, str]
+"""(reason, path) of an event that is rejected."""
+Faults: TypeAlias = dict[int, Fault]
+"""The first fault of each event that has one, by its place in the columns."""
+FeatureKind: TypeAlias = Literal["number", "category"]
+"""What a feature is, where a schema says so."""
+Kind: TypeAlias = Literal["number", "string", "bool"]
+_RAW = 1024
+
+
+class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which fields of flat JSON, or columns of CSV, mean what: ``[input.fields]`` of a config.
+
+    Attributes
+    ----------
+    id
+        Identifies the event: a string or an integer. Without one the origin is the id.
+    label
+        What is to be predicted. None: no event has a label. An event in which the field is not
+        there, null, NaN or empty has none: it is predicted only.
+    time
+        Seconds, or ISO 8601 (UTC where it names no zone).
+    key, source
+        The event's entity, and who sent it.
+    weight
+        Its sample weight, at least 0; 1 where it is missing.
+    group
+        Fields that become its groups.
+    features
+        The fields that are features. None: all others, but for `exclude`.
+    exclude
+        Fields that are not read.
+    types
+        Fields read as "number", "string" (which keeps leading zeros) or "bool", however they look.
+    missing
+        What means that there is no value, besides null, NaN and an empty cell: strings, and
+        numbers. A string that looks like a number stands for that number, too. For all fields.
+    decimal
+        The decimal sign of CSV, and of strings that are numbers.
+    time_unit
+        What a time is that is a number: "s", "ms", "us" or "ns"; "date": digits of a date, as
+        20261129 or 20261129030000; "auto": told by its size, see `engine.rules.unit_of`, and
+        rejected where it may be a date as well.
+    """
+
+    id: str | None = None
+    label: str | None = None
+    time: str | None = None
+    key: str | None = None
+    weight: str | None = None
+    source: str | None = None
+    group: list[str] = []
+    features: list[str] | None = None
+    exclude: list[str] = []
+    types: dict[str, Kind] = {}
+    missing: list[str | int | float] = []
+    decimal: Literal[".", ","] = "."
+    time_unit: TimeUnit = "auto"
+
+    def __post_init__(self) -> None:
+        if self.features is not None and not self.features:
+            raise ValueError("features is empty; leave it out to take every field")
+        if self.features is not None and self.exclude:
+            raise ValueError("give either features or exclude, not both")
+        if self.label is not None and self.label in (self.features or ()):
+            raise ValueError(f"the label {self.label!r} cannot be a feature")
+        if clash := sorted(set(self.exclude) & set(self.roles)):
+            raise ValueError(f"excluded and used at once: {', '.join(map(repr, clash))}")
+
+    @property
+    def roles(self) -> list[str]:
+        """The fields with a meaning of their own, each once."""
+        named = (self.label, self.id, self.time, self.weight, self.key, self.source)
+        return list(dict.fromkeys([name for name in named if name is not None] + self.group))
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """Where in an event what has a role is: the field's name, by role."""
+        named = {"label": self.label, "weight": self.weight, "time": self.time}
+        return {role: name for role, name in named.items() if name is not None}
+
+
+@dataclass(slots=True)
+class Columns:
+    """Columns of final values, as `EventBatch` takes them."""
+
+    x: list[Features]
+    labels: list[Label | None]
+    ids: list[Any] | None = None
+    times: list[Any] | None = None
+    weights: list[Any] | None = None
+    keys: list[Any] | None = None
+    sources: list[Any] | None = None
+    groups: list[Any] | None = None
+
+
+def assemble(
+    block: Block,
+    columns: Columns,
+    numbers: IntArray,
+    *,
+    faults: Faults,
+    rejected: list[Rejected],
+    records: Callable[[], Mapping[int, bytes]],
+    paths: Mapping[str, str] | None,
+) -> Decoded:
+    """Build the batch of the events without a fault.
+
+    Parameters
+    ----------
+    numbers
+        Each event's line.
+    rejected
+        What was rejected before it had columns.
+    records
+        Gives the bytes of the record that begins in each line; called if there is a fault.
+    paths
+        As of `EventBatch`.
+    """
+    for i in [i for i, x in enumerate(columns.x) if not x] if not all(columns.x) else ():
+        faults.setdefault(i, ("no features", ""))
+    fields = {name: getattr(columns, name) for name in Columns.__slots__}
+    if faults:
+        keep = set_aside(block, numbers, faults, rejected, records())
+        numbers = numbers[keep]
+        fields = {k: None if v is None else [v[i] for i in keep] for k, v in fields.items()}
+    batch = EventBatch(
+        **fields,
+        offsets=numbers,
+        partition=block.partition,
+        index=-1,
+        sound=True,
+        paths=paths,
+    )
+    return Decoded(batch, rejected)
+
+
+def set_aside(
+    block: Block,
+    numbers: IntArray,
+    faults: Faults,
+    rejected: list[Rejected],
+    records: Mapping[int, bytes],
+) -> list[int]:
+    """Add the events with a fault to those rejected, in order; return the places of the others."""
+    for i, (reason, path) in faults.items():
+        line = int(numbers[i])
+        rejected.append(reject(block.partition, line, reason, path, records[line]))
+    rejected.sort(key=lambda r: r.origin[2])
+    return [i for i in range(len(numbers)) if i not in faults]
+
+
+def reject(partition: str, line: int, reason: str, path: str, record: bytes) -> Rejected:
+    """Return the rejection of one record, with at most 1,024 characters of it."""
+    raw = record[: 4 * _RAW].decode("utf-8", "backslashreplace").rstrip("\r\n")[:_RAW]
+    return Rejected((partition, 0, line), reason, path, raw)
+
+
+def oversize(block: Block) -> Decoded:
+    """Return the rejection of a record that was too long to be read."""
+    reason = f"record of {block.oversize:,} bytes; the limit is {block.limit:,}"
+    batch = EventBatch(
+        [], [], offsets=np.zeros(0, dtype=np.int64), partition=block.partition, index=-1
+    )
+    return Decoded(batch, [reject(block.partition, block.first, reason, "", block.data)])
+
+
+Schema: TypeAlias = Mapping[str, FeatureKind]
+"""What each feature is. A number may be written as true or false; a category is a string, or an
+integer or bool that stands for one. Null is a missing value of either."""

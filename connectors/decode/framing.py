@@ -1,0 +1,126 @@
+"""Where CSV records end."""
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = [
+    "DELIMITERS",
+    "NEWLINE",
+    "QUOTED",
+    "SEPARATOR",
+    "CsvOptions",
+    "Framing",
+    "framing",
+    "plain_end",
+    "record_end",
+]
+
+_QUOTE, NEWLINE, _RETURN = b'"\n\r'
+DELIMITERS = ",;\t"
+SEPARATOR = re.compile(r'"?sep=(.)"?')  # a first line that Excel writes and reads
+QUOTED = re.compile(rf'(?<![^{DELIMITERS}])"[^"]*+(?:""[^"]*+)*+"')
+
+
+class CsvOptions(NamedTuple):
+    """What a decoder has to know of a CSV file: its columns, and what separates them."""
+
+    header: list[str]
+    delimiter: str = ","
+
+
+class Framing(NamedTuple):
+    """Where CSV records end, as patterns to match at the start of a record.
+
+    A quote opens a quoted field only where a field starts (RFC 4180, section 2); elsewhere it is
+    a character like any other, in a line also between a closing quote and the next delimiter. A
+    record goes on over the end of a line where a quoted field does, and only if that field, and
+    each other that is quoted, ends where the field has to end, and the record has as many fields
+    as there are columns. Else the quote was a stray one, and its line is a (bad) record alone.
+    """
+
+    whole: re.Pattern[bytes]
+    """As many sound records as there are, each with its newline."""
+    record: re.Pattern[bytes]
+    """One sound record without its newline; it may be cut short, but not inside of quotes."""
+    open: re.Pattern[bytes]
+    """The beginning of one that goes on over the end of a line, and of which the rest may come."""
+    split: re.Pattern[bytes]
+    """One sound record with its newline, or all that is left."""
+
+
+@cache
+def framing(delimiters: str, width: int = 0) -> Framing:
+    """Return where records end.
+
+    Parameters
+    ----------
+    delimiters
+        Any one of them ends a field.
+    width
+        How many fields a record of several lines has; 0: any number.
+    """
+    # Possessive throughout: there is one way to read a record, and no going back to try another.
+    inner = re.escape(delimiters.encode())
+    separator = b"[" + inner + b"]"
+    plain = b"[^\\n" + inner + b"]*+"
+    field = rb'(?:"[^"\n]*+(?:""[^"\n]*+)*+"|(?!"))' + plain
+    line = field + b"(?:" + separator + field + b")*+"
+    begun = rb'"[^"]*+(?:""[^"]*+)*+'
+    ended = begun + rb'"(?:\r(?=\n|\Z))?(?=[\n' + inner + rb"]|\Z)"
+    strict = b"(?:" + ended + rb'|(?!")' + plain + b")"
+    more = b"*+" if width < 1 else b"{%d}" % (width - 1)
+    lines = strict + b"(?:" + separator + strict + b")" + more
+    before = b"*+" if width < 1 else b"{0,%d}+" % (width - 1)
+    last = b"(?:" + begun + rb'(?:"\r?)?|(?!")' + plain + rb")\Z"
+    record = b"(?:" + line + rb"(?=\n|\Z)|" + lines + rb"(?=\n|\Z))"
+    return Framing(
+        re.compile(b"(?:" + record + rb"\n)*+"),
+        re.compile(record),
+        re.compile(b"(?:" + strict + separator + b")" + before + last),
+        re.compile(rb"(?!\Z)(?:" + record + rb"(?:\n|\Z)|.+\Z)", re.DOTALL),
+    )
+
+
+def record_end(pattern: re.Pattern[bytes], data: bytes) -> int:
+    """Return where the match at the start of `data` ends, 0 if there is none."""
+    match = pattern.match(data)
+    return match.end() if match else 0
+
+
+def plain_end(data: bytes, delimiter: str, width: int) -> int:
+    """Return where the last sound record in `data` ends, if a look at all quotes at once tells.
+
+    So it does where every other quote opens a field, or doubles the one before, and each of the
+    others ends the field, or is doubled, and records of several lines have `width` fields. Else -1.
+    """
+    array = np.frombuffer(data, np.uint8)
+    quotes, newlines = np.flatnonzero(array == _QUOTE), np.flatnonzero(array == NEWLINE)
+    outside = np.flatnonzero(np.searchsorted(quotes, newlines) % 2 == 0)
+    if not len(outside):
+        return -1
+    ends = newlines[outside]
+    end = int(ends[-1]) + 1
+    quotes = quotes[: np.searchsorted(quotes, end)]
+    opening, closing = quotes[::2], quotes[1::2]
+    before, after = array[opening - 1], array[closing + 1]
+    if len(opening) and opening[0] == 0:
+        before[0] = NEWLINE
+    ends_field = np.zeros(256, np.bool_)
+    ends_field[[ord(delimiter), NEWLINE, _QUOTE]] = True
+    returns = after == _RETURN
+    if returns.any():
+        after = np.where(returns & (array[np.minimum(closing + 2, end - 1)] == NEWLINE), 10, after)
+    if not (ends_field[before].all() and ends_field[after].all()):
+        return -1
+    several = np.flatnonzero(np.diff(outside, prepend=-1) > 1)
+    if len(several):
+        separators = np.flatnonzero(array[:end] == ord(delimiter))
+        separators = separators[np.searchsorted(quotes, separators) % 2 == 0]
+        begins = np.where(several > 0, ends[several - 1], -1)
+        counts = np.searchsorted(separators, ends[several]) - np.searchsorted(separators, begins)
+        if (counts != width - 1).any():
+            return -1
+    return end

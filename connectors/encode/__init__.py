@@ -1,0 +1,1 @@
+"""Encoders: predictions, alarms and records to bytes."""

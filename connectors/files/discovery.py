@@ -1,0 +1,292 @@
+"""Files, folders and standard input as a source: whole records in blocks, not yet decoded.
+
+Here are those of text, and how all are found; `arrow_files` has those of Arrow and Parquet.
+"""
+
+import glob
+import os
+import re
+import stat
+from pathlib import Path, PurePath
+
+from midstream.connectors.decode.framing import CsvOptions
+from midstream.connectors.files.bytestream import ByteStream
+from midstream.connectors.files.partition import Partition
+from midstream.connectors.input import Block, Format, InputError, Position, TextFormat
+
+__all__ = [
+    "Block",
+    "CsvOptions",
+    "FilePartition",
+    "Format",
+    "InputError",
+    "NoFilesError",
+    "Position",
+    "StdinPartition",
+    "UnreadableError",
+    "discover",
+    "is_one_file",
+    "natural",
+    "open_regular",
+    "place",
+]
+
+_FORMATS: dict[str, Format] = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "csv",
+    ".arrow": "arrow", ".arrows": "arrow", ".feather": "arrow", ".ipc": "arrow",
+    ".parquet": "parquet",
+}  # fmt: skip
+_MAGIC: dict[bytes, Format] = {
+    b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow", b"FEA1": "arrow",
+    b"PAR1": "parquet", b"PARE": "parquet",
+}  # fmt: skip
+
+
+class NoFilesError(InputError):
+    """A folder or a pattern in one, of which there is no file yet."""
+
+
+class UnreadableError(InputError):
+    """A file or folder that there is no right to read."""
+
+
+class FilePartition(Partition):
+    """One file, plain or gzip, JSON Lines or CSV, read while it grows or to its end.
+
+    Parallel by partition. After a resume nothing is repeated: positions are bytes of the
+    uncompressed file, and the same range is always cut into the same records.
+
+    Parameters
+    ----------
+    path
+        The file. Whether it is compressed is told by its content.
+    name
+        What blocks and errors call it.
+    format
+        "jsonl", "csv", or "auto". The first record of a CSV file is its header, read also where
+        `position` is later: see `header` and `delimiter`. A header that has not been written yet
+        is waited for; until then `header` is empty.
+    position
+        Where to go on. An archive is decompressed from its start up to here.
+    max_record_bytes
+        A longer record becomes a block marked `oversize`, at bounded memory.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, no right to read it, if it is shorter than `position`, or its
+        CSV header can not be used.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        name: str,
+        *,
+        format: TextFormat,  # noqa: A002 the word in the config
+        position: Position = Position(),  # noqa: B008 immutable
+        max_record_bytes: int = 1024 * 1024,
+    ) -> None:
+        path = Path(path)
+        stream = ByteStream(open_regular(path, name), name, path=path)
+        super().__init__(
+            stream,
+            name,
+            format=format,
+            position=position,
+            max_record_bytes=max_record_bytes,
+        )
+        try:
+            self._begin()
+        except InputError:
+            self.close()
+            raise
+
+
+class StdinPartition(Partition):
+    """Standard input, or another file descriptor that can be read only once, forward.
+
+    One partition. What was read can't be read again (`replayable` is False), so after a crash
+    what was read but not committed is lost; nothing is repeated.
+
+    Parameters
+    ----------
+    fd
+        The file descriptor. A pipe, a terminal, a socket; a regular file is fine too.
+    name
+        What blocks and errors call it.
+    format
+        "jsonl", "csv", or "auto".
+    position
+        Where counting bytes and lines starts, so that origins stay unique over several runs.
+    max_record_bytes
+        A longer record becomes a block marked `oversize`, at bounded memory.
+    """
+
+    replayable = False
+
+    def __init__(
+        self,
+        fd: int = 0,
+        name: str = "-",
+        *,
+        format: TextFormat = "auto",  # noqa: A002 the word in the config
+        position: Position = Position(),  # noqa: B008 immutable
+        max_record_bytes: int = 1024 * 1024,
+    ) -> None:
+        try:
+            stream = ByteStream(fd, name, path=None, offset=position.byte)
+        except OSError as error:
+            raise InputError(f"{name}: standard input cannot be read: {error.strerror}") from None
+        super().__init__(
+            stream,
+            name,
+            format=format,
+            position=position,
+            max_record_bytes=max_record_bytes,
+        )
+
+
+def open_regular(path: Path, name: str) -> int:
+    """Open a regular file for reading, without ever waiting for it."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file: {path}") from None
+    except PermissionError as error:
+        raise UnreadableError(f"{name}: cannot be read: {error.strerror} ({path})") from None
+    except OSError as error:
+        raise InputError(f"{name}: cannot be opened: {error.strerror}: {path}") from None
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise InputError(f"{name}: {path} is {what}; pipes are read from standard input, '-'")
+    return fd
+
+
+def discover(path: str, root: Path) -> list[tuple[str, Path, Format]]:
+    """Return the files that an input's `path` means, in natural order (day2 before day10).
+
+    Parameters
+    ----------
+    path
+        A file; a folder, of which every .jsonl, .ndjson, .json, .csv and .tsv file counts, also
+        with .gz, and every .arrow, .arrows, .feather, .ipc and .parquet file, but no hidden one
+        and no subfolder; a pattern with ``*``, ``?``, ``[...]`` or
+        ``**``; or "-", standard input.
+    root
+        What a relative path is relative to.
+
+    Returns
+    -------
+    list of (name, path, format)
+        `name` is relative to the folder or to the fixed part of the pattern; one file is named
+        as given. The format goes by the file's ending, else by its content; it is "auto" for
+        standard input and for an empty file.
+
+    Raises
+    ------
+    NoFilesError
+        If the folder is there, and nothing in it matches.
+    InputError
+        If it is not there, or something may not be read.
+    """
+    if path == "-":
+        return [("-", Path("-"), "auto")]
+    full = root / path
+    try:
+        exists = full.exists()
+        if exists and not full.is_dir():
+            return [(_printable(path), full, _format_of(full, path))]
+        if exists:
+            folder, wanted = full, f"file ending in {', '.join(_FORMATS)}"
+            found = [PurePath(f.name) for f in full.iterdir() if _by_name(f) and f.is_file()]
+            found = [f for f in found if not f.name.startswith(".")]
+        elif glob.has_magic(path):
+            folder, pattern = _split_pattern(full)
+            wanted = "file matching it"
+            # Path.glob would also give hidden files.
+            names = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207
+            found = [PurePath(name) for name in names if (folder / name).is_file()]
+            _look_into(folder, pattern)  # glob is silent where it may not read
+        else:
+            raise InputError(f"{path}: no such file or folder (looked for {full})")
+    except PermissionError as error:
+        where = error.filename or full
+        raise UnreadableError(f"{path}: cannot be read: {error.strerror} ({where})") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}: {full}") from None
+    if not found:
+        kind = NoFilesError if folder.is_dir() else InputError
+        raise kind(f"{path}: no {wanted} (looked in {folder})")
+    found = sorted(set(found), key=natural)
+    return [(_printable(str(f)), folder / f, _format_of(folder / f, str(f))) for f in found]
+
+
+def place(path: str, root: Path, name: str) -> Path:
+    """Return where the file is that an input's `path` would give this name."""
+    full = root / path
+    if full.is_dir():
+        return full / name
+    if full.exists() or not glob.has_magic(path):
+        return full
+    return _split_pattern(full)[0] / name
+
+
+def is_one_file(path: str, root: Path) -> bool:
+    """Whether an input's `path` means one file, also if that is not there now."""
+    full = root / path
+    return not full.is_dir() and (full.exists() or not glob.has_magic(path))
+
+
+def _split_pattern(full: Path) -> tuple[Path, str]:
+    """Split a pattern into its fixed part and the rest."""
+    parts = full.parts
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    return Path(*parts[:fixed]), str(PurePath(*parts[fixed:]))
+
+
+def _look_into(folder: Path, pattern: str) -> None:
+    """Raise PermissionError if a folder in which a pattern is looked for may not be read."""
+    parts = PurePath(pattern).parts
+    for i, part in enumerate(parts):
+        begin = "/".join(parts[:i])
+        names = glob.glob(begin, root_dir=folder, recursive=True) if begin else [""]  # noqa: PTH207
+        for inner in (folder / name for name in names):
+            if inner.is_dir():
+                os.stat(f"{inner}/.")  # noqa: PTH116 a Path has no such end
+                if glob.has_magic(part):
+                    next(inner.iterdir(), None)
+
+
+def natural(path: PurePath) -> list[list[tuple[int, int, str]]]:
+    """Return a sort key by which numbers in names count as numbers."""
+    return [
+        [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in pieces if part]
+        for pieces in (re.split(r"([0-9]+)", name) for name in path.parts)
+    ]
+
+
+def _printable(name: str) -> str:
+    """Return a file's name as text that can be written as UTF-8, whatever its bytes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _by_name(path: PurePath) -> Format | None:
+    plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return _FORMATS.get(plain.suffix.lower())
+
+
+def _format_of(path: Path, name: str) -> Format:
+    """Return the format by the file's ending, else by its first characters."""
+    if known := _by_name(path):
+        return known
+    with os.fdopen(open_regular(path, name), "rb") as file:
+        first = file.read(8)
+    for magic, known in _MAGIC.items():
+        if first.startswith(magic):
+            return known
+    partition = FilePartition(path, name, format="auto")
+    partition.close()
+    return partition.format

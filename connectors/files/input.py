@@ -1,0 +1,439 @@
+"""The input of one shard: its files, in one order, with a cursor in each.
+
+Guarantee: what `read` gives, `replay` of the same ranges gives again, byte for byte, or an error
+says which file was changed in between. Positions are bytes, and rows in Arrow and Parquet files.
+"""
+
+import os
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from midstream.connectors.decode.framing import CsvOptions
+from midstream.connectors.files.bytestream import ByteStream
+from midstream.connectors.files.discovery import FilePartition, StdinPartition, open_regular
+from midstream.connectors.files.whereabouts import (
+    GONE,
+    File,
+    Files,
+    MovedError,
+    Prints,
+    difference,
+    is_deleted,
+)
+from midstream.connectors.input import (
+    Block,
+    Format,
+    InputError,
+    Position,
+    TableBlock,
+    TextFormat,
+    Work,
+)
+from midstream.engine.shard.journal import Cursor, Range
+
+if TYPE_CHECKING:
+    from midstream.connectors.decode.arrow_decoder import TableDecoder
+    from midstream.connectors.files.arrow_files import TablePartition
+
+__all__ = ["FileInput", "normal_path"]
+
+_MAX_OPEN = 32
+_NOTHING = 2**62  # the oldest position of what is not there
+_TRIES = 3  # to open what is being rotated just now
+
+
+def normal_path(path: str, root: Path) -> str:
+    """Return a path or pattern in one spelling, relative to `root` where it is inside."""
+    if path == "-":
+        return path
+    normal = os.path.normpath(root / path)
+    inside = os.path.relpath(normal, root)
+    return normal if inside.startswith("..") else inside
+
+
+class FileInput:
+    """The files that one shard reads.
+
+    A file is known by its number in the file system, and by the bytes at its beginning and before
+    the position, not by its name alone. So a log that is rotated by rename is read to its end, then
+    what has taken its place, under a name of its own (events.log, events.log+1, ...); and what was
+    learned is not learned again under another name. One that was truncated in place, or is an older
+    copy that has grown, is an error.
+
+    Parameters
+    ----------
+    path, root
+        A file, folder, glob or "-", relative to `root`.
+    part
+        Only the file of this name (where every file is a shard of its own).
+    format_
+        "jsonl", "csv", "arrow", "parquet", or "auto": told by each file's name or content.
+    order
+        "name": one file after another, in natural order; "fair": a block of each in turn.
+    until_eof
+        The end of the files is the end of the input; otherwise they are followed as they grow,
+        and a folder may be empty at first.
+    tables
+        Gives what decodes Arrow and Parquet; called where there is such a file.
+
+    Raises
+    ------
+    InputError
+        If there is no input, or it needs a library that is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        root: Path,
+        *,
+        part: str | None = None,
+        format_: Format = "auto",
+        order: Literal["name", "fair"] = "name",
+        until_eof: bool = False,
+        max_record_bytes: int = 2**20,
+        tables: "Callable[[], TableDecoder] | None" = None,
+    ) -> None:
+        self._path = normal_path(path, root)
+        self._root = root
+        self._part = part
+        self._format = format_
+        self._fair = order == "fair"
+        self._until_eof = until_eof
+        self._max_record_bytes = max_record_bytes
+        self._tables = tables
+        self.waiting: set[str] = set()
+        """Names of files that are not whole yet, and are tried again."""
+        self._files = Files(
+            self._path, root, part, format_, until_eof=until_eof, prints=self._at, shut=self._shut
+        )
+        self._turn = 0
+        self._files.look()
+        self._files.new = []
+        for file in self._files.files.values():
+            if tables is not None and file.unit == "row":
+                self._table_decoder(file)  # libraries are loaded before the first read is awaited
+                break
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the files, in natural order."""
+        return list(self._files.files)
+
+    def rescan(self) -> list[str]:
+        """Look for files that are new; return the names of those that were not told yet."""
+        self._files.look()
+        new, self._files.new = self._files.new, []
+        return new
+
+    def seek(
+        self, cursors: Mapping[str, Cursor], known: Mapping[str, Cursor] | None = None
+    ) -> None:
+        """Go to the cursors of a resumed shard, also in files that are not there now.
+
+        Parameters
+        ----------
+        known
+            Where each file was read to, if some of that is to be read again: by that they are
+            known again.
+        """
+        known = {**cursors, **(known or {})}
+        if not known or "-" in self._files.files:
+            for name, cursor in cursors.items():
+                if name in self._files.files:
+                    self._files.files[name].cursor = cursor
+            return
+        self.close()
+        self._files.restore(cursors, known)
+
+    def rewind(self, cursors: Mapping[str, Cursor]) -> None:
+        """Go back to cursors, to read again what came after them."""
+        for name, cursor in cursors.items():
+            if name in self._files.files:
+                self._shut(self._files.files[name])
+                self._files.files[name].go_to(cursor)
+
+    def lows(self) -> dict[str, int]:
+        """Return, by file, the oldest position that can be read again: 0 where it is there.
+
+        Of a file that is not, also one that was never seen, a very high one.
+        """
+        there = (f.name for f in self._files.files.values() if self._files.is_there(f))
+        return defaultdict(lambda: _NOTHING, dict.fromkeys(there, 0))
+
+    def begin(self) -> list[Work]:
+        """Go to the end of every file that is there now (start = "latest").
+
+        Returns an empty range for each, by which the journal knows where the partition begins.
+        """
+        begun = []
+        for file in self._files.files.values():
+            if file.is_stdin:
+                continue
+            partition = self._opened(file)
+            if not isinstance(partition, FilePartition | StdinPartition):
+                at = partition.rows(final=False)
+                line = at + 1
+                self._shut(file)
+                file.cursor = Cursor(at, line)
+                prints = self._prints(self._open(file, check=False))
+                self._shut(file)
+            else:
+                at, line = 0, 1
+                while (block := partition.read(final=False)) is not None:
+                    at, line = block.stop, block.first + block.lines
+                prints = self._prints(partition)
+            if at:
+                span = _span(file.name, at, at, line, 0, prints)
+                file.cursor = Cursor(*span.at_stop())
+                begun.append(Work(_nothing(span), span))
+        return begun
+
+    def read(self, max_bytes: int) -> Work | None:
+        """Return the next block, or None if there is nothing (more) now; never blocks."""
+        for _ in range(_TRIES):
+            try:
+                return self._next(max_bytes)
+            except MovedError:
+                self._files.look()
+        return None
+
+    def _next(self, max_bytes: int) -> Work | None:
+        """Return the next block. Raises MovedError where another file is where one was."""
+        files = list(self._files.files.values())
+        turn = self._turn if self._fair else 0
+        for i in range(len(files)):
+            file = files[(turn + i) % len(files)]
+            state = file.state()
+            moved = state is not None and file.inode not in (0, state[0])
+            if not file.is_stdin:
+                if file.exhausted is not None and (self._until_eof or state == file.exhausted):
+                    continue
+                older = file.older
+                if older is not None and older.path is not None and older.exhausted is None:
+                    continue  # first what was there before
+                if file.partition is None and (moved or state is None):
+                    if moved:
+                        raise MovedError(f"{file.name}: was moved")
+                    if file.path is None or not self._until_eof:
+                        continue
+            elif file.exhausted is not None and state == file.exhausted:
+                continue
+            work = self._read(file, max_bytes, until=None)
+            if work is not None:
+                self._turn = (turn + i + 1) % len(files)
+                return work
+            if moved:  # what it was is read: see where that is now, and what this is
+                raise MovedError(f"{file.name}: was moved")
+        return None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more can come, after `read` gave None: never so while files are followed.
+
+        Standard input ends where it is closed.
+        """
+        if not self._files.files:
+            return self._until_eof
+        return all(
+            _at_end(file.partition)
+            if file.is_stdin
+            else self._until_eof and (file.exhausted is not None or file.path is None)
+            for file in self._files.files.values()
+        )
+
+    def replay(self, span: Range, max_bytes: int) -> Work:
+        """Read a range of the journal again, a block a call, until one is `final`.
+
+        Raises
+        ------
+        InputError
+            If the input is gone or was changed since it was learned.
+        """
+        file = self._files.files.get(span.partition)
+        if file is None or not (file.is_stdin or self._files.is_there(file)):
+            raise InputError(f"{span.partition}: is gone, and has to be read again after a crash")
+        if file.is_stdin:
+            raise InputError(
+                "standard input cannot be read again after a crash; begin anew with --fresh, or "
+                "give the input as a file"
+            )
+        if span.start == span.stop:
+            file.cursor = Cursor(*span.at_stop())
+            return Work(_nothing(span), span)
+        work = self._read(file, max_bytes, until=span.stop)
+        if work is None:
+            raise InputError(
+                f"{span.partition}: ends at {file.unit} {file.cursor.offset}, but {file.unit}s up "
+                f"to {span.stop} were learned from it; it was cut or replaced"
+            )
+        if work.span.stop < span.stop:
+            return work._replace(final=False)
+        if (work.span.line, work.span.crc) != (span.line, span.crc):
+            raise InputError(
+                f"{span.partition}: {file.unit}s {span.start} to {span.stop} are not what was "
+                "learned from it; the file was changed"
+            )
+        return work
+
+    def csv_options(self, name: str) -> CsvOptions | None:
+        """Header and delimiter of a CSV file; None for others."""
+        partition = self._opened(self._files.files[name])
+        if isinstance(partition, FilePartition | StdinPartition):
+            return partition.csv_options
+        return None
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._files.files.values():
+            self._shut(file)
+
+    def _read(self, file: File, max_bytes: int, until: int | None) -> Work | None:
+        partition = self._opened(file)
+        state = file.state()
+        final = self._until_eof or until is not None or file.ended
+        block = partition.read(max_bytes, final=final, until=until)
+        text = isinstance(partition, FilePartition | StdinPartition)
+        (self.waiting.add if partition.waits else self.waiting.discard)(file.name)
+        if block is None:
+            if until is None and not file.is_stdin:
+                file.exhausted = state or GONE
+                # Followed on where it is open, so that it is read to its end wherever it is moved.
+                if self._until_eof or not text or is_deleted(partition):
+                    self._shut(file)
+            return None
+        line = block.first + block.lines
+        if isinstance(block, TableBlock):
+            crc = (file.cursor.crc + block.crc) % 2**32
+            whole = True
+        else:
+            crc = zlib.crc32(block.data, file.cursor.crc)
+            if block.oversize:
+                crc = zlib.crc32(b"%d" % block.oversize, crc)
+            whole = bool(block.oversize) or block.data.endswith(b"\n")
+        prints = self._prints(partition)
+        span = _span(file.name, block.start, block.stop, line, crc, prints, whole=whole)
+        file.cursor = Cursor(*span.at_stop())
+        if not whole and until is None and not file.is_stdin:
+            # Ended by its end: what is added now is for the next run.
+            file.exhausted = state or GONE
+            self._shut(file)
+        return Work(block, span)
+
+    def _opened(self, file: File) -> "FilePartition | StdinPartition | TablePartition":
+        for attempt in range(_TRIES):
+            if file.partition is not None:
+                return file.partition
+            if file.path is None:
+                break
+            if sum(f.partition is not None for f in self._files.files.values()) >= _MAX_OPEN:
+                for other in self._files.files.values():
+                    self._shut(other)
+            try:
+                partition = self._open(file)
+                if file.is_stdin or file.inode in (0, partition.inode):
+                    return partition
+                self._shut(file)
+            except InputError:
+                if attempt or file.is_stdin:
+                    raise
+            self._files.look()  # it was rotated just now, or its number is another's
+        raise MovedError(f"{file.name}: is gone")
+
+    def _open(
+        self, file: File, *, check: bool = True
+    ) -> "FilePartition | StdinPartition | TablePartition":
+        """Open a file where we are in it. Raises InputError if what is before it has changed."""
+        cursor = file.cursor
+        assert file.path is not None
+        partition = self._partition(file, file.path, Position(cursor.offset, cursor.line))
+        file.partition = partition
+        if check and cursor.offset and not file.is_stdin:
+            try:
+                reason = difference(self._prints(partition), cursor, file)
+            except InputError:
+                self._shut(file)
+                raise
+            moved = partition.inode != file.inode
+            if reason and not (moved and file.inode):
+                self._shut(file)
+                raise InputError(reason)
+        return partition
+
+    def _partition(
+        self, file: File, path: Path, position: Position
+    ) -> "FilePartition | StdinPartition | TablePartition":
+        if file.format == "arrow" or file.format == "parquet":  # noqa: PLR1714 tells the types
+            return self._table_partition(file, path, file.format, position)
+        return self._text_partition(file, path, file.format, position)
+
+    def _at(self, file: File, path: Path, cursor: Cursor) -> Prints:
+        """Return by what a file at a path is known, as if it had been read up to a cursor."""
+        if file.unit == "row":
+            there = self._partition(file, path, Position(cursor.offset, cursor.line))
+            try:
+                return self._prints(there)
+            finally:
+                there.close()
+        stream = ByteStream(open_regular(path, file.name), file.name, path=path)
+        try:
+            stream.peek(1)
+            stream.seek(cursor.offset)
+            return Prints(stream.head, stream.tail, stream.inode)
+        finally:
+            stream.close()
+
+    def _prints(self, partition: "FilePartition | StdinPartition | TablePartition") -> "Prints":
+        """Return by what a file is known again that was read up to here."""
+        if isinstance(partition, FilePartition | StdinPartition):
+            return Prints(partition.head, partition.tail, partition.inode)
+        return Prints(partition.head(partition.position.byte), partition.tail(), partition.inode)
+
+    def _text_partition(
+        self, file: File, path: Path, kind: TextFormat, position: Position
+    ) -> FilePartition | StdinPartition:
+        size = self._max_record_bytes
+        if file.is_stdin:
+            return StdinPartition(format=kind, position=position, max_record_bytes=size)
+        return FilePartition(path, file.name, format=kind, position=position, max_record_bytes=size)
+
+    def _table_partition(
+        self, file: File, path: Path, kind: Literal["arrow", "parquet"], position: Position
+    ) -> "TablePartition":
+        if file.is_stdin:
+            raise InputError("standard input is read as JSON Lines or CSV; give Arrow as a file")
+        decoder = self._table_decoder(file)
+        from midstream.connectors.files.arrow_files import TablePartition
+
+        return TablePartition(path, file.name, format=kind, decoder=decoder, position=position)
+
+    def _table_decoder(self, file: File) -> "TableDecoder":
+        if self._tables is None:
+            raise ValueError(f"{file.name}: nothing is given that decodes tables")
+        try:
+            return self._tables()
+        except InputError as error:
+            raise InputError(f"{file.name}: {error}") from None
+
+    def _shut(self, file: File) -> None:
+        if file.partition is not None and not file.is_stdin:
+            file.partition.close()
+            file.partition = None
+
+
+def _span(
+    name: str, start: int, stop: int, line: int, crc: int, prints: Prints, *, whole: bool = True
+) -> Range:
+    head, tail, inode = prints
+    return Range(name, start, stop, line, crc, head, whole, tail=tail, inode=inode)
+
+
+def _nothing(span: Range) -> Block:
+    return Block(span.partition, b"", first=span.line, lines=0, start=span.start, stop=span.stop)
+
+
+def _at_end(partition: object) -> bool:
+    return isinstance(partition, StdinPartition) and partition.at_end

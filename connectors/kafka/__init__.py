@@ -1,0 +1,1 @@
+"""Kafka as an input, a journal and an output."""

@@ -1,0 +1,308 @@
+"""Kafka topics as a source, on confluent-kafka: blocks of messages, not yet decoded.
+
+One consumer serves all shards of a process (`Consumer`); each shard reads its partitions through it
+(`TopicInput`). Nothing here commits anything on its own: the journal decides where reading goes on.
+"""
+
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from midstream.connectors.input import InputError, Work
+from midstream.connectors.kafka.consumer import ASIDE, Consumer, NoAnswerError, partition_name
+from midstream.connectors.kafka.messages import MessageBlock, Messages
+from midstream.engine.shard.journal import Cursor, Range
+
+__all__ = ["TopicInput"]
+
+
+class TopicInput:
+    """The partitions of a topic that one shard reads, with a cursor in each.
+
+    As `FileInput`: what `read` gives, `replay` of the same ranges gives again, or an error says
+    what is not there any more.
+
+    Parameters
+    ----------
+    consumer
+        Shared with the other shards.
+    parts
+        Numbers of the partitions.
+    start
+        Where to begin where nothing was read before: "earliest", "latest", or seconds since 1970.
+    until_eof
+        What is there when reading begins is all that is read.
+    on_lost
+        "stop": messages that were deleted before they were read are an error; "skip": go on with
+        the oldest that is there.
+    seconds
+        How long to wait for an answer of the brokers.
+    added
+        Partitions that were not there when the topic was first read: they begin at their beginning.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        parts: Sequence[int],
+        *,
+        start: Literal["earliest", "latest"] | float = "earliest",
+        until_eof: bool = False,
+        on_lost: Literal["stop", "skip"] = "stop",
+        seconds: float = 30.0,
+        added: Collection[int] = (),
+    ) -> None:
+        self._consumer = consumer
+        self._added = added
+        self._parts = {partition_name(consumer.topic, index): index for index in parts}
+        self._start = start
+        self._until_eof = until_eof
+        self._on_lost = on_lost
+        self._seconds = seconds
+        self._cursors: dict[str, Cursor] = {}
+        self._stops: dict[str, int] = {}
+        self._lows: dict[str, int] = {}  # what is before was deleted
+        self._gone: dict[str, int] = {}  # from where on, if that is to be replayed
+        self._turn = 0
+        self._begun: list[Work] = []
+        self.waiting: set[str] = set()
+        """Of a topic, none: partitions are there whole."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the partitions, in their order."""
+        return list(self._parts)
+
+    def seek(self, cursors: Mapping[str, Cursor]) -> None:
+        """Begin to read: at the cursors of a resumed shard, else at the start.
+
+        Raises
+        ------
+        InputError
+            If what is to be read next was never there. If it is not there any more, `read` says so.
+        """
+        known = any(cursor.head for cursor in cursors.values())
+        self._consumer.identify(self._seconds, known=known)
+        mark = self._consumer.mark
+        for name in cursors:
+            if name not in self._parts:
+                raise InputError(f"{name}: was learned from, and is no partition of the input now")
+        for name, index in self._parts.items():
+            cursor = cursors.get(name)
+            if cursor is not None and cursor.head and mark and cursor.head != mark:
+                raise InputError(
+                    f"{name}: the topic was made anew since it was read up to offset "
+                    f"{cursor.offset}; begin anew with --fresh"
+                )
+            low, high = self._consumer.bounds(index, self._seconds)
+            if cursor is not None:
+                offset = cursor.offset
+            elif cursors or index in self._added:
+                offset = low  # it is new since reading began, and so is all that is in it
+            else:
+                offset = self._first(index, low, high)
+            if offset > high:
+                raise InputError(
+                    f"{name}: ends at offset {high}, but was read up to {offset}: another topic of "
+                    "the same name? Begin anew with --fresh"
+                )
+            if cursor is None:
+                self._begun.append(self._nothing(name, offset, 0))
+            else:
+                self._cursors[name] = cursor
+            self._lows[name] = low
+            self._stops[name] = high
+            self._consumer.assign(index, max(offset, low))
+
+    def rewind(self, cursors: Mapping[str, Cursor]) -> None:
+        """Go back to cursors, to read again what came after them."""
+        for name, cursor in cursors.items():
+            index = self._parts[name]
+            self._cursors[name] = cursor
+            self._lows[name], _ = self._consumer.bounds(index, self._seconds)
+            self._consumer.assign(index, max(cursor.offset, self._lows[name]))
+
+    def lows(self) -> dict[str, int]:
+        """Return, by partition, the oldest offset that is there.
+
+        Raises
+        ------
+        NoAnswerError
+            If the brokers do not say so.
+        """
+        bounds = self._consumer.bounds
+        return {name: bounds(index, self._seconds)[0] for name, index in self._parts.items()}
+
+    def begin(self) -> list[Work]:
+        """Return empty ranges: where partitions begin, and of what topic they are, for the journal.
+
+        They are to be journaled once nothing is to be replayed.
+        """
+        begun, self._begun = self._begun, []
+        for name, cursor in self._cursors.items():
+            if cursor.head == 0 and self._consumer.mark:
+                begun.append(self._nothing(name, cursor.offset, cursor.crc))
+        return begun
+
+    def rescan(self) -> list[str]:
+        """Of a topic, nothing: another partition is taken up by a restart."""
+        return []
+
+    def csv_options(self, name: str) -> None:
+        """Of a topic, none."""
+
+    def close(self) -> None:
+        """Leave the consumer to the other shards."""
+
+    def _first(self, index: int, low: int, high: int) -> int:
+        if self._start == "earliest":
+            return low
+        if self._start == "latest":
+            return high
+        return self._consumer.at_time(index, self._start, self._seconds)
+
+    def read(self, max_bytes: int) -> Work | None:
+        """Return the next block, or None if there is nothing (more) now; never blocks.
+
+        Raises
+        ------
+        InputError
+            If messages were deleted before they were read, and are not to be skipped.
+        """
+        names = list(self._parts)
+        for i in range(len(names)):
+            name = names[(self._turn + i) % len(names)]
+            work = self._read(name, max_bytes, None)
+            if work is None and self._cursors[name].offset < self._lows[name]:
+                work = self._skip(name)
+            if work is not None:
+                self._turn = (self._turn + i + 1) % len(names)
+                return work
+        return None
+
+    def _read(self, name: str, max_bytes: int, until: int | None) -> Work | None:
+        if self._cursors[name].offset < self._lows[name]:
+            return None
+        index = self._parts[name]
+        messages = self._consumer.take(index, max_bytes, until)
+        if messages is not None:
+            return self._work(name, index, messages)
+        if (why := self._consumer.out_of_range(index)) is not None:
+            self._look_again(name, index, why)
+        return None
+
+    def _look_again(self, name: str, index: int, why: str) -> None:
+        """Find out what there is, now that the brokers do not have what comes next."""
+        try:
+            low, high = self._consumer.bounds(index, min(self._seconds, ASIDE))
+        except NoAnswerError:
+            return  # it is asked again
+        offset = self._cursors[name].offset
+        if low <= offset:
+            raise InputError(
+                f"{name}: begins at offset {low} and ends at {high} now, but was read up to "
+                f"{offset}: another topic of the same name, or its end was lost? ({why})"
+            )
+        self._lows[name] = low
+        self._consumer.assign(index, low)
+
+    def _skip(self, name: str) -> Work:
+        """Go on after what was deleted before it was read, if that is wanted."""
+        start, stop = self._cursors[name].offset, self._lows[name]
+        if self._on_lost == "stop":
+            raise InputError(
+                f"{name}: offsets {start} to {stop - 1} were deleted before they were "
+                'read; input.on_lost = "skip" goes on without them'
+            )
+        self._consumer.tell(
+            "input_lost", partition=name, start=start, stop=stop, action="it is skipped"
+        )
+        return self._nothing(name, stop, self._cursors[name].crc)
+
+    def _work(self, name: str, index: int, messages: Messages) -> Work:
+        cursor = self._cursors[name]
+        stop = int(messages.offsets[-1]) + 1
+        # With the newline after each message, so that it matters where one ends.
+        crc = zlib.crc32(messages.data, cursor.crc)
+        block = MessageBlock(self._consumer.topic, index, messages, cursor.offset, stop)
+        return self._to(block, crc)
+
+    def _nothing(self, name: str, stop: int, crc: int) -> Work:
+        """Return an empty block from the cursor (if there is one) to `stop`, and go on there."""
+        start = self._cursors[name].offset if name in self._cursors else stop
+        nothing = Messages([], np.zeros(0, np.int64), [])
+        topic, index = self._consumer.topic, self._parts[name]
+        return self._to(MessageBlock(topic, index, nothing, start, stop), crc)
+
+    def _to(self, block: MessageBlock, crc: int) -> Work:
+        """Return a block as work, and go on after it."""
+        name, stop, mark = block.partition, block.stop, self._consumer.mark
+        self._cursors[name] = Cursor(stop, stop, crc, mark)
+        return Work(block, Range(name, block.start, stop, stop, crc, mark))
+
+    @property
+    def ended(self) -> bool:
+        """Whether all that was there when reading began was read, if that is the end."""
+        return self._until_eof and all(
+            self._cursors[name].offset >= self._stops[name] or self._consumer.ended(index)
+            for name, index in self._parts.items()
+        )
+
+    def told(self, learned: Mapping[str, int]) -> dict[int, int]:
+        """Return, by partition, what to tell of how far it was learned: up to `learned`.
+
+        Where all is learned, that is the end of the partition, past what is no message.
+        """
+        positions = {}
+        for name, offset in learned.items():
+            end = self._consumer.end(self._parts[name])
+            taken = self._cursors[name].offset
+            positions[self._parts[name]] = max(end, offset) if offset == taken else offset
+        return positions
+
+    def replay(self, span: Range, max_bytes: int) -> Work | None:
+        """Read a range of the journal again, a block a call, until one is `final`.
+
+        None where the brokers have not delivered it yet.
+
+        Raises
+        ------
+        InputError
+            If what was learned is not there any more, or is something else now.
+        """
+        name = span.partition
+        index = self._parts[name]
+        cursor = self._cursors[name]
+        if span.start == span.stop:
+            return self._nothing(name, span.stop, span.crc)
+        if cursor.offset < self._lows[name]:  # it may have been gone then, too: the sum tells
+            self._gone[name] = cursor.offset
+            work = self._nothing(name, min(self._lows[name], span.stop), cursor.crc)
+        else:
+            found = self._read(name, max_bytes, span.stop)
+            if found is None:
+                if self._consumer.waits_from(index, span.stop) or self._consumer.ended(index):
+                    raise _cannot_replay(name, cursor.offset, span.stop)
+                return None
+            work = found
+        if work.span.stop < span.stop:
+            return work._replace(final=False)
+        gone = self._gone.pop(name, None)
+        if work.span.crc != span.crc and gone is not None:
+            raise _cannot_replay(name, gone, self._lows[name])
+        if work.span.crc != span.crc:
+            raise InputError(
+                f"{name}: offsets {span.start} to {span.stop - 1} are not what was learned from "
+                "them: some were deleted, compacted, or are of another topic of the same name"
+            )
+        return work
+
+
+def _cannot_replay(name: str, start: int, stop: int) -> InputError:
+    return InputError(
+        f"{name}: offsets {start} to {stop - 1} are not there any more (deleted, or compacted), "
+        "and the journal says that they were learned; without them or a newer snapshot the state "
+        "cannot be rebuilt: put the state folder back, or begin anew with --fresh"
+    )

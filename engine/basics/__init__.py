@@ -1,0 +1,1 @@
+"""Durable files, clocks, names, rights, and secrets kept out of messages."""

@@ -1,0 +1,1 @@
+"""Drift detectors, and the monitor that feeds them."""

@@ -1,0 +1,222 @@
+"""Drift: detectors over the losses, and what they say.
+
+To add a detector, write a class with the methods of `Detector` (`engine.drift.detectors`), and
+give it a line in `DETECTORS`. One of River's, which takes values one by one, fits into such a
+class: its loop in `update`, the detector itself in the state.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from midstream.engine.drift.detectors import ADWIN, Detector, PageHinkley
+from midstream.engine.events.event import LARGEST, Alarm, FloatArray
+from midstream.engine.state import encoding
+
+__all__ = ["DETECTORS", "DriftMonitor", "drift_options"]
+
+
+class _Kind(NamedTuple):
+    make: type[Detector]
+    threshold: str  # the option that an alarm quotes
+    up: Mapping[str, Any] = {}  # options with which it looks for a rise only, where it has such
+
+
+DETECTORS: Mapping[str, _Kind] = {
+    "adwin": _Kind(ADWIN, "delta"),
+    "page_hinkley": _Kind(PageHinkley, "threshold", up={"mode": "up"}),
+}
+
+
+_FADING = 0.99  # the usual loss is that of about the last 100
+_BOUND = 10.0  # the root of 100: one loss at most doubles the mean of their squares
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba publishes no types
+def _bounded(losses: FloatArray, usual: FloatArray, bounded: FloatArray) -> None:
+    """Bound losses; `usual` is the faded sum of the squares of those that are not 0, and of 1s."""
+    if usual.size != 2 or bounded.size != losses.size:
+        raise ValueError("a bound for each loss, by two sums")
+    squares, count = usual[0], usual[1]
+    for i in range(losses.size):
+        x = losses[i]
+        if math.isnan(x):
+            bounded[i] = x
+            continue
+        sized = abs(x) <= LARGEST
+        if not sized:
+            # A power of two: a model that is dead gives it again and again, and sums of it
+            # are exact, so that no detector takes their rounding for a change.
+            x = 1.0
+            if squares > 0.0:
+                x = max(x, math.ldexp(0.5, math.frexp(_BOUND * math.sqrt(squares / count))[1]))
+        elif x > 1.0 and squares > 0.0 and x * x * count > _BOUND**2 * squares:
+            x = max(1.0, _BOUND * math.sqrt(squares / count))
+        bounded[i] = x
+        if sized and x != 0.0:
+            squares = squares * _FADING + x * x
+            count = count * _FADING + 1.0
+    usual[0], usual[1] = squares, count
+
+
+def drift_options(name: str) -> dict[str, Any]:
+    """Return the options of a detector with their defaults.
+
+    Raises
+    ------
+    ValueError
+        If there is no detector of that name; the message lists those there are.
+    """
+    if name not in DETECTORS:
+        raise ValueError(f"unknown detector {name!r}; there are: {', '.join(DETECTORS)}")
+    return DETECTORS[name].make().definition()
+
+
+class DriftMonitor:
+    """Watches the loss of each event and raises alarms where it has changed.
+
+    Parameters
+    ----------
+    detectors
+        Names out of `DETECTORS`, or a mapping from name to options.
+    direction
+        "up": alarm only where the loss has risen; a model that gets better is no reason to wake
+        anyone. "both": any change.
+
+    Raises
+    ------
+    ValueError
+        If there is no such detector or option, an option is out of range, or it contradicts the
+        direction.
+
+    Notes
+    -----
+    One wild loss would blind a detector, whose variance or mean it is in, for as long as it
+    remembers. So none is seen as more than 10 times the usual loss, the root of the mean square of
+    about the last 100 that were not 0; the first is, as nothing is usual before. Losses up to 1, as
+    all of classification are, are seen as they are. One that is infinite, or beyond 1e140, is seen
+    as the worst: the power of two up to that bound, at least 1.
+    """
+
+    SCHEMA = 1
+
+    def __init__(
+        self,
+        detectors: Sequence[str] | Mapping[str, Mapping[str, Any]] = ("adwin",),
+        *,
+        direction: Literal["up", "both"] = "up",
+    ) -> None:
+        if direction not in ("up", "both"):
+            raise ValueError(f"direction must be 'up' or 'both', found {direction!r}")
+        chosen = detectors if isinstance(detectors, Mapping) else {name: {} for name in detectors}
+        self.direction = direction
+        self._detectors: dict[str, Detector] = {}
+        for name, options in chosen.items():
+            known = drift_options(name)
+            kind = DETECTORS[name]
+            implied = kind.up if direction == "up" else {}
+            for key, value in options.items():
+                if key not in known:
+                    raise ValueError(f"{name} has no option {key!r}; it has: {', '.join(known)}")
+                if value != implied.get(key, value):
+                    raise ValueError(f"{name}: {key} {value!r} contradicts direction 'up'")
+            self._detectors[name] = kind.make(**{**implied, **options})
+        self._usual = np.zeros(2)
+
+    def update(
+        self,
+        losses: FloatArray,
+        position: int,
+        time: Callable[[int], float | None] | None = None,
+    ) -> list[Alarm]:
+        """Feed the losses of a batch, in order, and return the alarms that they cause.
+
+        Parameters
+        ----------
+        losses
+            (n,) one loss per event; nan where the event was not scored, which is skipped; inf
+            where its prediction was none.
+        position
+            How many events came before this batch.
+        time
+            Gives the time of event i, in seconds, for the alarms.
+
+        Returns
+        -------
+        list of Alarm
+            In the order of the events, and for one event in the order of the detectors. `value` is
+            the mean loss as the detector sees it after the event, `position` counts the event.
+        """
+        alarms = []
+        seen = np.empty(len(losses))
+        _bounded(np.ascontiguousarray(losses, np.float64), self._usual, seen)
+        for name, detector in self._detectors.items():
+            for row, before, after in detector.update(seen):
+                if self.direction == "up" and after <= before:
+                    continue
+                alarms.append(
+                    Alarm(
+                        kind="drift",
+                        detector=name,
+                        feature=None,
+                        value=after,
+                        threshold=detector.definition()[DETECTORS[name].threshold],
+                        position=position + row + 1,
+                        ts=None if time is None else time(row),
+                    )
+                )
+        alarms.sort(key=lambda alarm: alarm.position)  # stable: detectors keep their order
+        return alarms
+
+    def definition(self) -> dict[str, Any]:
+        """Return what it is, without what it has seen: plain JSON values."""
+        options = {name: detector.definition() for name, detector in self._detectors.items()}
+        return {"direction": self.direction, **options}
+
+    def state(self) -> bytes:
+        """Return everything that the next alarm depends on."""
+        detectors = {name: detector.state() for name, detector in self._detectors.items()}
+        return encoding.encode(
+            {
+                "schema": self.SCHEMA,
+                "direction": self.direction,
+                "usual": self._usual.tolist(),
+                "detectors": detectors,
+            }
+        )
+
+    @classmethod
+    def from_state(cls, data: bytes) -> "DriftMonitor":
+        """Build the monitor that `data` was taken from.
+
+        Raises
+        ------
+        ValueError
+            If the state has another schema than this version's, or a detector that it has not, or
+            is damaged.
+        """
+        state = encoding.decode(data)
+        try:
+            if state["schema"] != cls.SCHEMA:
+                raise ValueError(
+                    f"drift state has schema {state['schema']}, this version reads {cls.SCHEMA}"
+                )
+            new = cls(tuple(state["detectors"]), direction=state["direction"])
+            for name, detector in state["detectors"].items():
+                new._detectors[name] = DETECTORS[name].make.from_state(detector)
+            usual = state.get("usual", [0.0, 0.0])  # states of before it was kept have none
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ValueError(f"damaged drift state: {type(error).__name__}: {error}") from error
+        if not (
+            type(usual) is list
+            and list(map(type, usual)) == [float, float]
+            and 0.0 <= usual[0] <= 1.001 * LARGEST**2 / (1 - _FADING)
+            and 0.0 <= usual[1] <= 1.001 / (1 - _FADING)
+            and (usual[0] == 0.0) >= (usual[1] == 0.0)
+        ):
+            raise ValueError("drift state is damaged: its usual loss cannot be")
+        new._usual[:] = usual
+        return new

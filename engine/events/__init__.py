@@ -1,0 +1,1 @@
+"""Events in batches, predictions, and what a value may be."""

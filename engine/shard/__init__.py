@@ -1,0 +1,1 @@
+"""A shard: its journal, its commands, and what it publishes."""

@@ -1,0 +1,355 @@
+"""Commands that change a running model, and the journal applied again from an earlier state.
+
+A shard carries a command out between two batches and journals it; the journal decides, so that no
+crash has it carried out twice, or not at all.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from midstream.engine.shard.journal import (
+    MOST_RECORDS,
+    Command,
+    Entry,
+    Journal,
+    Range,
+    Record,
+    Skip,
+    is_whole,
+)
+
+__all__ = [
+    "REPLACING",
+    "Coming",
+    "Done",
+    "Kind",
+    "Order",
+    "Piece",
+    "RefusedError",
+    "bounded",
+    "epoch_of",
+    "events_of",
+    "pieces",
+]
+
+Kind: TypeAlias = Literal[
+    "snapshot", "restore", "rewind", "promote", "rollback", "pause", "resume", "tag", "adopt"
+]
+
+REPLACING = ("restore", "rewind", "promote", "rollback")
+"""Kinds that put the state of a version in the place of the model's."""
+
+_EVERYWHERE: Mapping[str, Sequence[int]] = {}
+_NONE: Mapping[int, str] = {}
+_PARTS = 50  # of what is relearned within a bound: how finely it can be cut
+
+
+class RefusedError(RuntimeError):
+    """A command that cannot be carried out; nothing was changed. The message says why."""
+
+
+class Order(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A command as it was given, before a shard has carried it out.
+
+    Attributes
+    ----------
+    id, kind, version, reason
+        As of `midstream.engine.shard.journal.Command`.
+    sources, ranges
+        What "rewind" leaves out: events of these sources, and [partition, first, last] positions.
+    catch_up
+        Most events that "promote" and "rollback" apply again.
+    before
+        The version that is made of the state before this command, to which "rollback" goes back.
+    cut
+        The kind of version that "snapshot" makes: "online", or "restored".
+    problem
+        Why it is to be refused; nothing: a shard decides.
+    by
+        Who gave it; nothing: Midstream itself.
+    origin
+        The identity of the state that the version may be of, besides the model's own.
+    """
+
+    id: int
+    kind: Kind
+    version: int = 0
+    reason: str = ""
+    sources: tuple[str, ...] = ()
+    ranges: tuple[tuple[str, int, int], ...] = ()
+    catch_up: int = 1_000_000
+    before: int = 0
+    cut: str = "online"
+    problem: str = ""
+    by: str = ""
+    origin: str = ""
+
+
+class Done(msgspec.Struct, omit_defaults=True):
+    """What a shard did of a command, or how it began: what the history of deployments is made of.
+
+    Attributes
+    ----------
+    command
+        The journal's entry; of kind "start" with `id` 0 where the shard began.
+    seq, generation
+        The journal's record that holds it.
+    position
+        By partition, the position before which all input had been applied.
+    lines
+        The same as people count it, of files: the line, or the row, that comes next.
+    seen
+        Events that the model had seen, after the command.
+    done_at
+        When it had taken effect, in seconds since 1970; None while input is applied again.
+    """
+
+    command: Command
+    seq: int
+    generation: int = 0
+    position: dict[str, int] = {}
+    lines: dict[str, int] = {}
+    seen: int = 0
+    done_at: float | None = None
+
+
+class Piece(NamedTuple):
+    """An entry of the journal that is to be applied again, and what of it is left out.
+
+    That are events of `sources`, and [partition, first, last] positions.
+    """
+
+    seq: int
+    entry: Entry
+    sources: frozenset[str] = frozenset()
+    ranges: frozenset[tuple[str, int, int]] = frozenset()
+
+
+class Coming:
+    """What of a journal is still to be applied, in order; a part of it at a time is in memory.
+
+    Parameters
+    ----------
+    seq
+        The record that it begins with; -1: there is nothing.
+    abandoned
+        By the id of a command that was abandoned later, why: it is as if it had been refused.
+    records
+        What `recover` of the journal returned.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        seq: int = -1,
+        abandoned: Mapping[int, str] = _NONE,
+        records: Sequence[Record] = (),
+    ) -> None:
+        self._journal = journal
+        self._abandoned = abandoned
+        self._end = journal.end  # what is committed from now on was applied
+        self._next = seq if seq >= 0 else self._end  # the record after those in memory
+        self._pieces: deque[Piece] = deque()
+        if seq >= 0 and records and records[0].seq <= seq and is_whole(records):
+            self._pieces.extend(self._of(record for record in records if record.seq >= seq))
+            self._next = self._end
+        self._fill()
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces)
+
+    def first(self) -> Piece:
+        """Return what comes first."""
+        return self._pieces[0]
+
+    def pop(self) -> Piece:
+        """Return what comes first, and take it away."""
+        piece = self._pieces.popleft()
+        self._fill()
+        return piece
+
+    def push(self, found: Sequence[Piece]) -> None:
+        """Put pieces before all that is there."""
+        self._pieces.extendleft(reversed(found))
+
+    def all(self) -> Iterator[Piece]:
+        """Return all of it."""
+        yield from self._pieces
+        yield from self._read(self._next)
+
+    def after(self, seq: int) -> Iterator[Piece]:
+        """Return what of it is in records after one."""
+        yield from (piece for piece in self._pieces if piece.seq > seq)
+        yield from self._read(max(self._next, seq + 1))
+
+    def _fill(self) -> None:
+        while not self._pieces and self._next < self._end:
+            stop = min(self._next + MOST_RECORDS, self._end)
+            self._pieces.extend(self._read(self._next, stop))
+            self._next = stop
+
+    def _read(self, seq: int, stop: int | None = None) -> Iterator[Piece]:
+        stop = self._end if stop is None else stop
+        if seq < stop:
+            yield from self._of(takewhile(lambda r: r.seq < stop, self._journal.records(seq)))
+
+    def _of(self, records: Iterable[Record]) -> Iterator[Piece]:
+        for record in records:
+            for entry in record.entries:
+                if not isinstance(entry, Command):
+                    yield Piece(record.seq, entry)
+                elif entry.kind != "abandon":
+                    refused = self._abandoned.get(entry.id, entry.refused)
+                    yield Piece(record.seq, msgspec.structs.replace(entry, refused=refused))
+
+
+def pieces(
+    records: Iterable[Record],
+    skips: Sequence[Skip] = (),
+    *,
+    start: Mapping[str, Sequence[int]] = _EVERYWHERE,
+    most_events: float = float("inf"),
+) -> list[Piece]:
+    """Return what of the journal is input, to be applied to an earlier state.
+
+    Commands are not obeyed again.
+
+    Parameters
+    ----------
+    records
+        From the earlier state on.
+    skips
+        What is left out.
+    start
+        By partition, the position that begins what is applied again; else all of it is.
+    most_events
+        Ranges that touch are one, as long as it does not hold more.
+    """
+    found: list[Piece] = []
+    for record in records:
+        these = [skip for skip in skips if skip.since <= record.seq < skip.until]
+        sources = frozenset(name for skip in these for name in skip.sources)
+        ranges = frozenset(stretch for skip in these for stretch in skip.ranges)
+        for entry in record.entries:
+            if isinstance(entry, Range) and entry.start >= start.get(entry.partition, (0,))[0]:
+                _append(found, Piece(record.seq, entry, sources, ranges), most_events)
+    return found
+
+
+def epoch_of(header: Mapping[str, Any]) -> str:
+    """Return which beginning a state has come from, of the header of its snapshot.
+
+    What came before another beginning is in another journal, or is not to be applied any more.
+    """
+    fresh, begun = str(header.get("fresh", "")), header.get("begun")
+    return f"{fresh}@{begun[0]:.6f}" if begun else fresh
+
+
+def events_of(span: Range) -> int:
+    """Return how many events a range holds; of an old journal, how long it is at most."""
+    return span.events if span.events >= 0 else span.stop - span.start
+
+
+def _append(found: list[Piece], piece: Piece, most_events: float) -> None:
+    last, entry = found[-1].entry if found else None, piece.entry
+    if (
+        isinstance(last, Range)
+        and isinstance(entry, Range)
+        and last.partition == entry.partition
+        and last.stop == entry.start
+        and last.start < last.stop
+        and last.whole
+        and entry.start < entry.stop
+        and events_of(last) + events_of(entry) <= most_events
+        and found[-1][2:] == piece[2:]
+    ):
+        both = events_of(last) + events_of(entry)
+        joined = msgspec.structs.replace(entry, start=last.start, events=both)
+        found[-1] = piece._replace(entry=joined)
+    else:
+        found.append(piece)
+
+
+def bounded(
+    records: Iterable[Record],
+    most: int,
+    lows: Mapping[str, int],
+    cursors: Mapping[str, Sequence[int]],
+    now: Mapping[str, Sequence[int]],
+) -> tuple[dict[str, list[int]], list[tuple[str, int, int, int]], list[tuple[int, int] | None]]:
+    """Choose what a version relearns of what came after it: the newest `most` events.
+
+    Parameters
+    ----------
+    records
+        From the version on.
+    lows
+        By partition, of each, the oldest position that can still be read.
+    cursors
+        Where the version was in each partition: the fields of a `Cursor`.
+    now
+        Where the input is, likewise.
+
+    Returns
+    -------
+    start
+        By partition, where it begins.
+    left
+        What is not relearned, as [partition, start, stop, events], joined where pieces touch.
+    lines
+        Of each of these the first line and the last; None where the journal does not tell them.
+    """
+    found = pieces(records, most_events=max(most // _PARTS, 1))
+    spans = [piece.entry for piece in found if isinstance(piece.entry, Range)]
+    last_left: dict[str, int] = {}
+    total = 0
+    at = {partition: cursor[0] for partition, cursor in cursors.items()}
+    gaps: list[tuple[str, int, int, int]] = []  # of which the journal does not know any more
+    for span in spans:
+        before = at.get(span.partition, span.start)
+        if before < span.start:
+            gaps.append((span.partition, before, span.start, span.start - before))
+        at[span.partition] = span.stop
+    for i in range(len(spans) - 1, -1, -1):
+        span = spans[i]
+        total += events_of(span)
+        unreadable = span.start < span.stop and span.start < lows[span.partition]
+        after_gap = any(gap[0] == span.partition and gap[2] == span.start for gap in gaps)
+        if total > most or unreadable or after_gap:
+            last_left.setdefault(span.partition, i)
+    start = {partition: list(cursor) for partition, cursor in cursors.items()}
+    for partition, cursor in now.items():
+        before = at.get(partition, cursor[0])
+        if before < cursor[0]:
+            gaps.append((partition, before, cursor[0], cursor[0] - before))
+        if before < cursor[0] or partition not in at:
+            start[partition] = list(cursor)
+    left = gaps
+    for i, span in enumerate(spans):
+        if i > last_left.get(span.partition, -1):
+            continue
+        start[span.partition] = span.at_stop()
+        if span.start == span.stop:
+            continue
+        same = next((j for j, one in enumerate(left) if _touches(one, span)), None)
+        if same is None:
+            left.append((span.partition, span.start, span.stop, events_of(span)))
+        else:
+            partition, first, _, events = left[same]
+            left[same] = (partition, first, span.stop, events + events_of(span))
+    line_at = {(p, cursor[0]): cursor[1] for known in (cursors, now) for p, cursor in known.items()}
+    line_at |= {(span.partition, span.stop): span.line for span in spans}
+    lines: list[tuple[int, int] | None] = []
+    for partition, first, stop, _ in left:
+        begun = line_at.get((partition, first), 1 if first == 0 else None)
+        end = line_at.get((partition, stop))
+        lines.append(None if begun is None or end is None else (begun, end - 1))
+    return start, left, lines
+
+
+def _touches(left: tuple[str, int, int, int], span: Range) -> bool:
+    return left[0] == span.partition and left[2] == span.start

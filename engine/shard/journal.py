@@ -1,0 +1,547 @@
+"""The journal: what a shard applied, in one order, committed in one piece with its outputs.
+
+State is the fold of the journal over the initial state. A record is one commit: the entries
+applied since the last one, and the lengths that the output files have with what they caused.
+Outputs are written and made durable first, then the record; at recovery the outputs are cut to
+the lengths of the last whole record. So a record and its outputs are there together or not at all.
+"""
+
+import os
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+
+from midstream.engine.basics.errors import ExpectedError
+from midstream.engine.basics.storage import Storage
+
+__all__ = [
+    "MOST_RECORDS",
+    "Command",
+    "Cursor",
+    "Entry",
+    "Exclude",
+    "FileJournal",
+    "Journal",
+    "JournalError",
+    "Range",
+    "Record",
+    "Skip",
+    "UnavailableError",
+    "gather",
+    "identities",
+    "is_whole",
+]
+
+
+MOST_RECORDS = 20_000
+"""That are in memory at once."""
+SEGMENT = re.compile(r"journal-(\d{16})\.log\Z")
+"""What the files of a journal are called."""
+
+
+class JournalError(ExpectedError, RuntimeError):
+    """A journal that cannot be used as it is; the message says where and why."""
+
+
+class UnavailableError(JournalError):
+    """A journal that cannot be written to at the moment; what was not committed is not there."""
+
+
+class Cursor(msgspec.Struct, frozen=True, array_like=True):
+    """Where reading of a partition goes on: as `Range.at_stop` gives it."""
+
+    offset: int = 0
+    line: int = 1
+    crc: int = 0
+    head: int = 0
+    tail: int = 0
+    inode: int = 0
+
+
+class Range(msgspec.Struct, frozen=True, omit_defaults=True, tag="range", tag_field="entry"):
+    """Input that was applied: all of a partition from `start` up to `stop`.
+
+    For files, `start` and `stop` are byte positions, `line` is the number of the line at `stop`.
+    `crc` is the CRC-32 of the partition from its beginning to `stop`, by which a change of the
+    input under us is noticed when it is read again; 0 where there is none. `head` is that of its
+    first bytes alone, by which another file under the same name is told; of a topic it is made of
+    the id that brokers give it. For Arrow and Parquet, positions are rows, and a fingerprint of
+    their values stands in the place of CRC-32. `whole` is
+    False where the range ends in a record that only the end of the file ended: what follows is
+    another one. `events` is how many events it gave; -1: that was not counted. `tail` is that of
+    the last bytes before `stop`, by which a file is told from an older copy that has grown again;
+    0 where there is none. `inode` is the number that the file system has for the file.
+    """
+
+    partition: str
+    start: int
+    stop: int
+    line: int = 0
+    crc: int = 0
+    head: int = 0
+    whole: bool = True
+    events: int = -1
+    tail: int = 0
+    inode: int = 0
+
+    def at_stop(self) -> list[int]:
+        """Return where reading goes on after it: the fields of a `Cursor`."""
+        return [self.stop, self.line, self.crc, self.head, self.tail, self.inode]
+
+
+class Exclude(msgspec.Struct, frozen=True, omit_defaults=True, tag="exclude", tag_field="entry"):
+    """From here on, the event at `line` of a partition is skipped: the learner raised on it.
+
+    `row` is its place there, where a message holds many events; else -1.
+    """
+
+    partition: str
+    line: int
+    reason: str
+    row: int = -1
+
+
+class Skip(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
+    """What is left out of the input in the records from `since` on, and before `until`.
+
+    Events of `sources`, and [partition, first, last] positions.
+    """
+
+    since: int
+    until: int
+    sources: list[str] = []
+    ranges: list[tuple[str, int, int]] = []
+
+
+class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", tag_field="entry"):
+    """A command that was carried out here, or refused.
+
+    All that its effect depends on stands in it, but for the state of the version it names, whose
+    `digest` does.
+
+    Attributes
+    ----------
+    id
+        In the registry; commands are carried out in the order of their ids.
+    kind
+        "snapshot", "restore", "rewind", "promote", "rollback", "pause", "resume"; "adopt": the
+        model in the registry, which was another state's, became this one's; "abandon": the
+        input of the command of this `id` could not be applied again, and it is as if it had been
+        refused.
+    version
+        The version that is made of the state, or that takes its place.
+    at
+        When, in seconds since 1970.
+    refused
+        Why it was not carried out; nothing if it was.
+    reason
+        Why it was given.
+    digest
+        Of the version's state.
+    since
+        The record from which on the input is applied again; -1: none is.
+    start
+        By partition, where that begins: the fields of a `Cursor`.
+    sources, ranges
+        What is left out then: events of these sources, and [partition, first, last] of these.
+    skips
+        All that is left out of what is applied again: that, and what earlier commands left out.
+    cut
+        Of what kind the version is that "snapshot" makes.
+    left
+        [partition, start, stop, events] that were not applied again, for want of time or input.
+    lines
+        Of each of `left`, the first and the last line (or row) of the file; none of a topic.
+    by
+        Who gave it; nothing: Midstream itself.
+    origin
+        The identity of the state that the version is of, where that is another one.
+    """
+
+    id: int
+    kind: str
+    version: int = 0
+    at: float = 0.0
+    refused: str = ""
+    reason: str = ""
+    digest: str = ""
+    since: int = -1
+    start: dict[str, list[int]] = {}
+    sources: list[str] = []
+    ranges: list[tuple[str, int, int]] = []
+    skips: list[Skip] = []
+    cut: str = "online"
+    left: list[tuple[str, int, int, int]] = []
+    lines: list[tuple[int, int] | None] = []
+    by: str = ""
+    origin: str = ""
+
+
+Entry: TypeAlias = Range | Exclude | Command
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One commit. `lengths` are those of the output files in the folder `place`.
+
+    `about` says what the state is of. `writer` is set in the first record of whoever takes a
+    journal over that several may write to, and tells it from others. `generation` is how often the
+    input was applied again from an earlier state, with something left out, before this record.
+    """
+
+    seq: int
+    entries: list[Entry]
+    lengths: dict[str, int] = {}
+    place: str = ""
+    generation: int = 0
+    about: dict[str, Any] | None = None
+    writer: str = ""
+
+
+def gather(known: list[Record], found: Sequence[Record]) -> None:
+    """Add the records that follow those `known`.
+
+    Once they are more than `MOST_RECORDS`, only the first is kept, and those that say more than how
+    far the input was applied.
+    """
+    if not known or (found and is_whole(known) and known[-1].seq + 1 == found[0].seq):
+        if len(known) + len(found) <= MOST_RECORDS:
+            known += found
+            return
+        all_of_it = [*known, *found]
+        known[:] = all_of_it[:1]
+        found = all_of_it[1:]
+    known += [
+        record
+        for record in found
+        if record.about is not None
+        or record.writer
+        or any(isinstance(entry, Command) for entry in record.entries)
+    ]
+
+
+def is_whole(records: Sequence[Record]) -> bool:
+    """Whether none of the records between the first and the last is left out."""
+    return not records or records[-1].seq - records[0].seq + 1 == len(records)
+
+
+class Journal(Protocol):
+    """What a shard asks of a journal: one on files is here, one on Kafka commits a transaction."""
+
+    first: int
+    """`seq` of the oldest record that is still there."""
+    end: int
+    """`seq` of the next record."""
+    generation: int
+    """What the records that are committed from now on are marked with."""
+
+    def recover(self, since: int = 0) -> list[Record]:
+        """Shut out earlier writers, drop what was not committed, return what was, in order.
+
+        Records before the last one before number `since` may be left out. Of very many, only the
+        last, and what `gather` keeps, are returned.
+        """
+
+    def write(self, output: str, data: bytes) -> None:
+        """Add to an output; part of the next commit."""
+
+    def commit(self, entries: Sequence[Entry], about: Mapping[str, Any] | None = None) -> int:
+        """Commit entries and what was written since the last commit, in one piece; return `end`."""
+
+    def records(self, since: int) -> Iterator[Record]:
+        """Return what is committed from record `since` on, in order.
+
+        Raises
+        ------
+        JournalError
+            If that is not there any more, or damaged.
+        """
+
+    def trim(self, seq: int) -> None:
+        """Forget records before `seq`, as far as that is cheap."""
+
+
+class FileJournal:
+    """A journal in a folder of its own, with outputs that are files in another.
+
+    Guarantee: after a crash at any moment, a record and the outputs that it caused are there
+    together or not at all, provided that `sync` of the storage keeps its word.
+
+    Parameters
+    ----------
+    storage
+        Where the journal's segments are; other files in it are left alone.
+    outputs
+        Where the outputs are; None: there are none.
+    names
+        Names of the outputs, to find what they hold already where nothing was committed to them.
+    place
+        What the outputs' folder is called; under another name nothing in it is ours to cut.
+    segment_bytes
+        Size at which a new segment is begun. Trimming removes whole segments.
+    """
+
+    _NAME = SEGMENT
+
+    def __init__(
+        self,
+        storage: Storage,
+        outputs: Storage | None = None,
+        *,
+        names: Sequence[str] = (),
+        place: str = "",
+        segment_bytes: int = 4 * 2**20,
+    ) -> None:
+        self._storage = storage
+        self._outputs = outputs
+        self._names = names
+        self._place = place
+        self._segment_bytes = segment_bytes
+        self._segment: str | None = None
+        self._segment_length = 0
+        self._unnamed = False  # whether the segment's name may not be durable yet
+        self._dirty: set[str] = set()  # outputs written to since the last commit
+        self._named: set[str] = set()  # outputs whose names are durable
+        self._failed: str | None = "it was not recovered"
+        self.first = 0
+        self.end = 0
+        self.generation = 0
+        self.lengths: dict[str, int] = {}
+        self.lost_outputs: dict[str, int] = {}
+        """Outputs whose committed content is gone, and how many bytes are in them now, behind which
+        is written. Whoever tells of it clears this.
+        """
+
+    def recover(self, since: int = 0) -> list[Record]:
+        """Read the journal, cut what a crash left half written, return the records in order.
+
+        Of a long journal, segments that end before the record before `since` are not read, and of
+        very many records only the last, and what `gather` keeps, are returned.
+
+        Raises
+        ------
+        JournalError
+            If the journal is damaged before its end, an output is shorter than what was committed
+            to it, or there are outputs but no journal.
+        """
+        segments = self._segments()
+        self.first = self._start(segments[0]) if segments else 0
+        records: list[Record] = []
+        last: list[Record] = []
+        for name in segments[self._place_of(since - 1, segments) :]:
+            data = self._storage.read(name)
+            found = last[-1:]
+            whole = self._parse(name, data, found)
+            gather(records, found[len(last[-1:]) :])
+            last = found
+            if whole < len(data):
+                if name != segments[-1]:
+                    raise JournalError(f"{name} is damaged at byte {whole}; later segments exist")
+                self._storage.truncate(name, whole)
+            self._segment, self._segment_length = name, whole
+        if last and last[-1] is not records[-1]:
+            records.append(last[-1])
+        if self._segment is not None:
+            # The crash may have come between writing the last record and making it, or its
+            # segment's name, durable: what is built on it from now on must not outlive it.
+            self._storage.sync(self._segment)
+            self._storage.sync_folder()
+        self.first = self.first if records else 0
+        self.end = records[-1].seq + 1 if records else 0
+        self.generation = records[-1].generation if records else 0
+        self.lengths = {}
+        if records and (records[-1].place == self._place or not records[-1].lengths):
+            self.lengths = dict(records[-1].lengths)
+        if not records and self._outputs is not None:
+            for name in self._names:
+                if self._outputs.length(name):
+                    raise JournalError(
+                        f"{self._shown(name)} exists, but there is no saved state that it belongs "
+                        "to; move it away, or use --fresh, which archives it"
+                    )
+        self._named = set()  # an output may have been made just before the crash
+        self._cut_outputs()
+        self._failed = None
+        return records
+
+    def _parse(self, name: str, data: bytes, records: list[Record]) -> int:
+        """Append the whole records of a segment; return how many bytes they take."""
+        whole = 0
+        damaged: int | None = None
+        for line in data.splitlines(keepends=True):
+            record = _decode(line)
+            if record is None:
+                if damaged is None:
+                    damaged = whole
+                continue
+            if damaged is not None:
+                raise JournalError(
+                    f"{name} is damaged at byte {damaged}: a whole record ({record.seq}) follows"
+                )
+            if records and record.seq != records[-1].seq + 1:
+                raise JournalError(
+                    f"{name}: record {record.seq} follows record {records[-1].seq}; some are gone"
+                )
+            records.append(record)
+            whole += len(line)
+        return whole
+
+    def _cut_outputs(self) -> None:
+        self.lost_outputs = {}
+        if self._outputs is None:
+            return
+        for name, committed in self.lengths.items():
+            length = self._outputs.length(name)
+            if length is None:
+                if committed:
+                    self.lost_outputs[name] = 0
+                self.lengths[name] = 0
+            elif length < committed:
+                raise JournalError(
+                    f"{self._shown(name)} has {length} bytes, but {committed} were committed to "
+                    "it: it was cut by somebody else; put it back, or move it away to begin a new "
+                    "one"
+                )
+            elif length > committed:
+                self._outputs.truncate(name, committed)
+                self._outputs.sync(name)
+        for name in self._names:  # what was never committed to is not ours to cut
+            self.lengths.setdefault(name, self._outputs.length(name) or 0)
+
+    def _shown(self, output: str) -> str:
+        return os.path.join(self._place, output)  # noqa: PTH118 as the config has it
+
+    def write(self, output: str, data: bytes) -> None:
+        """Add to an output; part of the next commit."""
+        if not data:
+            return
+        assert self._outputs is not None, "a journal without outputs"
+        self._guard()
+        self._dirty.add(output)
+        self._outputs.append(output, data)
+        self.lengths[output] = self.lengths.get(output, 0) + len(data)
+        self._failed = None
+
+    def commit(self, entries: Sequence[Entry], about: Mapping[str, Any] | None = None) -> int:
+        """Commit entries and what was written since the last commit, in one piece; return `end`."""
+        self._guard()
+        if self._outputs is not None and self._dirty:
+            for name in sorted(self._dirty):
+                self._outputs.sync(name)
+                self._look_after(name)
+            if not self._dirty <= self._named:
+                self._outputs.sync_folder()
+                self._named |= self._dirty
+            self._dirty = set()
+        if self._segment is None or self._segment_length >= self._segment_bytes:
+            self._segment, self._segment_length = f"journal-{self.end:016d}.log", 0
+            self._unnamed = True
+        record = Record(
+            self.end,
+            list(entries),
+            dict(self.lengths),
+            self._place,
+            self.generation,
+            dict(about) if about else None,
+        )
+        line = _encode(record)
+        self._storage.append(self._segment, line)
+        self._storage.sync(self._segment)
+        if self._unnamed:
+            self._storage.sync_folder()
+            self._unnamed = False
+        self._segment_length += len(line)
+        self.end += 1
+        self._failed = None
+        return self.end
+
+    def _look_after(self, name: str) -> None:
+        """See whether somebody has moved, removed or cut an output that is being written to.
+
+        What was written since the last commit went where the rest of it went.
+        """
+        assert self._outputs is not None
+        length = self._outputs.length(name)
+        if length is None or length < self.lengths[name]:
+            self.lost_outputs[name] = self.lengths[name] = length or 0
+            self._named.discard(name)
+            self._outputs.reopen(name)
+
+    def records(self, since: int) -> Iterator[Record]:
+        """Return what is committed from record `since` on, in order.
+
+        Raises
+        ------
+        JournalError
+            If that is not there any more, or damaged.
+        """
+        if since < self.first:
+            raise JournalError(f"the journal begins at record {self.first}; {since} is gone")
+        segments = self._segments()
+        last: list[Record] = []
+        for name in segments[self._place_of(since, segments) :]:
+            found = last[-1:]
+            data = self._storage.read(name)
+            whole = self._parse(name, data, found)
+            if whole < len(data):
+                raise JournalError(f"{name} is damaged at byte {whole}")
+            yield from (record for record in found[len(last[-1:]) :] if record.seq >= since)
+            last = found
+
+    def trim(self, seq: int) -> None:
+        """Remove the segments that hold only records before `seq`."""
+        segments = self._segments()
+        for name, following in pairwise(segments):
+            if self._start(following) > seq:
+                break
+            self._storage.remove(name)
+            self.first = self._start(following)
+
+    def _guard(self) -> None:
+        """After a failed write nobody knows what is on the disk; only recovery finds out."""
+        if self._failed:
+            raise JournalError(f"the journal cannot be written to: {self._failed}")
+        self._failed = "an earlier write failed"
+
+    def _segments(self) -> list[str]:
+        return [name for name in self._storage.names() if self._NAME.match(name)]
+
+    def _place_of(self, seq: int, segments: list[str]) -> int:
+        """Return which of the segments record `seq` is in; the first, if none is."""
+        return max((i for i, name in enumerate(segments) if self._start(name) <= seq), default=0)
+
+    def _start(self, name: str) -> int:
+        match = self._NAME.match(name)
+        assert match is not None
+        return int(match.group(1))
+
+
+def _encode(record: Record) -> bytes:
+    body = msgspec.json.encode(record)
+    return b"%08x %b\n" % (zlib.crc32(body), body)
+
+
+def identities(storage: Storage) -> Iterator[str]:
+    """Yield the identities of states that the journal in a folder has; nothing is changed."""
+    for name in storage.names():
+        if SEGMENT.match(name):
+            for line in storage.read(name).splitlines(keepends=True):
+                record = _decode(line)
+                if record is not None and record.about and record.about.get("identity"):
+                    yield str(record.about["identity"])
+
+
+def _decode(line: bytes) -> Record | None:
+    """Return the record on a line; None if the line is not whole."""
+    body = line[9:-1]
+    if line[-1:] != b"\n" or line[:9] != b"%08x " % zlib.crc32(body):
+        return None
+    try:
+        return msgspec.json.decode(body, type=Record)
+    except msgspec.MsgspecError as error:
+        raise JournalError(
+            f"a record has a form that this version does not know: {error}"
+        ) from None

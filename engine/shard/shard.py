@@ -1,0 +1,1186 @@
+"""A shard: the unit of order, ownership and recovery. Trainer, journal and snapshots together.
+
+State is the fold of the journal. To resume: take the newest snapshot at or below the journal's
+end, apply the rest of the journal with outputs suppressed, go live.
+"""
+
+import math
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from midstream.engine.basics.errors import ExpectedError
+from midstream.engine.events.batch import EventBatch
+from midstream.engine.events.event import Alarm, Origin, Rejected, row_path
+from midstream.engine.events.predictions import Predictions
+from midstream.engine.learners.learner import LearnerError, definition_changes
+from midstream.engine.shard.commands import (
+    REPLACING,
+    Coming,
+    Done,
+    Order,
+    Piece,
+    RefusedError,
+    bounded,
+    epoch_of,
+    events_of,
+    pieces,
+)
+from midstream.engine.shard.dataset import DataSet, from_plain, plain
+from midstream.engine.shard.journal import (
+    Command,
+    Cursor,
+    Entry,
+    Exclude,
+    Journal,
+    Range,
+    Record,
+    Skip,
+)
+from midstream.engine.shard.outbox import Outbox
+from midstream.engine.state.snapshot import Snapshot, SnapshotFolder
+from midstream.engine.training.rejecting import Careful, Recent, Tried, Verdict, others, rows_of
+from midstream.engine.training.trainer import Trainer, digest
+
+__all__ = ["EventError", "Outcome", "Raised", "ResumeError", "Shard", "defined", "unfit"]
+
+_MOST_ALARMS = 1_000  # that wait to be told
+_NOTHING = 2**62  # the oldest position of what is not there at all
+_MOST = 0.5  # a learner that raises on more than that is not helped by leaving events out
+_EXCLUDED = 1_000  # events that the learner raised on, in one commit
+_SHORT = 200  # characters of what a learner says that are in the journal
+_REASON = 1_000  # characters of what a learner says, which may be all of the event and more
+
+
+class ResumeError(ExpectedError, RuntimeError):
+    """The saved state cannot be gone on from; the message says why and what can be done."""
+
+
+class EventError(ExpectedError, RuntimeError):
+    """The learner raised on one event, whose origin this names.
+
+    `place` is what the journal calls the partition that it is from; `row` is its place in a message
+    that holds many, else -1; `where` says all of that. `reason` says what it raised:
+    one line that can be written as UTF-8, cut where it is very long, whatever the cause says.
+    `others` says on how many events around it the learner raised, of those that were tried.
+    """
+
+    def __init__(
+        self,
+        origin: Origin,
+        place: str,
+        features: str,
+        cause: Exception,
+        row: int = -1,
+        hint: str = "",
+        others: Verdict | None = None,
+    ) -> None:
+        self.where = f"{place}:{origin[2]}" + (f":{row}" if row >= 0 else "")
+        what = f"{type(cause).__name__}: {cause}" + (f"; {hint}" if hint else "")
+        what = " ".join(what.splitlines())
+        self.reason = what[:_REASON].encode(errors="backslashreplace").decode()
+        super().__init__(f"the learner raised on {self.where}: {self.reason}{_advice(others)}")
+        self.origin = origin
+        self.row = row
+        self.place = place
+        self.features = features
+        self.cause = cause
+
+    @classmethod
+    def of(
+        cls, batch: EventBatch, row: int, error: LearnerError, others: Verdict | None = None
+    ) -> "EventError":
+        """Return the error of the event at a row of a batch."""
+        features = msgspec.json.encode(batch.event(row).x).decode()[:1024]
+        return cls(
+            batch.origins[row],
+            batch.place,
+            features,
+            error.cause,
+            batch.row(row),
+            error.hint,
+            others,
+        )
+
+    @property
+    def rejected(self) -> Rejected:
+        """What `rejected` says of the event."""
+        path = row_path(self.row) if self.row >= 0 else ""
+        return Rejected(self.origin, f"the learner raised {self.reason}", path, self.features)
+
+
+def _advice(others: Verdict | None) -> str:
+    """Return what to say of an error beside its reason: advice, if the event is an odd one."""
+    if others is None or not others.events:
+        return ""
+    if others.share > _MOST:
+        return f"; so it did on {others.raised:,} of {others.events:,} events tried after it"
+    return '; model.on_error = "reject" goes on without such events'
+
+
+class Raised(NamedTuple):
+    """An alarm that nobody has confirmed (`Shard.confirm_alarms`) to be known elsewhere.
+
+    `command` is the last one that was carried out before it, `at` in seconds since 1970.
+    """
+
+    command: int
+    position: int
+    detector: str
+    feature: str
+    kind: str
+    at: float
+
+
+class Outcome(msgspec.Struct):
+    """What applying one batch gave, on its way to the outputs.
+
+    `live` is False while the journal is replayed: nothing is to be written then, and what is in
+    `rejected` was already. `snapshot` holds the state after this batch where one is due.
+    `non_finite` and `too_large` are those of `Step`.
+    """
+
+    span: Range
+    batch: EventBatch
+    predictions: Predictions
+    rejected: list[Rejected]
+    alarms: list[Alarm]
+    live: bool
+    snapshot: Snapshot | None = None
+    non_finite: int = 0
+    too_large: int = 0
+    raised: list[EventError] = []
+    """Of events that are in `rejected` since the learner raised on them."""
+    odd: list[int] = []
+    """The rows of `batch` for which the learner predicted what is not finite."""
+    found: Verdict = Verdict(0, 0, 0)
+    """On how many events the learner failed, of those that it got; those left out are counted."""
+    verdict: Verdict | None = None
+    """Of the recent events, if it failed on more of them than `error_limit` allows."""
+
+
+def _no_versions(version: int) -> Snapshot:
+    raise RefusedError(f"version {version} cannot be read: there is no registry")
+
+
+class Shard:
+    """Trainer, journal and snapshots of one shard. Use `Shard.open`.
+
+    `step` applies a batch and returns an `Outcome`; `publish` takes the outcomes in the same
+    order, with what they put out, and commits from time to time. They may be called from two
+    places of a dataflow, but from one thread. `carry_out` takes a command, once all that was
+    stepped is published.
+
+    Attributes
+    ----------
+    version
+        That was last put in the place of the model's state; 0: none ever was.
+    parent
+        The newest version that the state has come from, or was kept as.
+    paused
+        Whether a command has stopped the input.
+    generation
+        How often the input was applied again with something left out ("rewind").
+    last_command
+        The id of the last command that was carried out or refused.
+    data
+        What the model was learned from.
+    applied, stepped
+        Events of the input that the journal says were ever applied, and those with what is not
+        committed yet; what is applied again does not count.
+    done
+        The commands carried out that nobody has confirmed (`confirm`) to be known elsewhere.
+    alarms
+        Those that nobody has confirmed (`confirm_alarms`) to be known elsewhere, the last 1,000.
+    keep_from
+        Records from this one on are kept, for a later "rewind".
+    recent
+        On which of the recent events the learner failed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        trainer: Trainer,
+        journal: Journal,
+        snapshots: SnapshotFolder,
+        about: dict[str, Any],
+        *,
+        modules: Collection[str] = (),
+        snapshot_events: int = 1_000_000,
+        snapshot_seconds: float = 30.0,
+        commit_seconds: float = 0.5,
+        fetch: Callable[[int], Snapshot] = _no_versions,
+        outbox: Outbox | None = None,
+        keep_from: float = math.inf,
+        check_input: Callable[[], None] = lambda: None,
+        reject: Callable[[list[Rejected]], Mapping[str, bytes]] | None = None,
+        careful: bool = False,
+        error_limit: float = 1.0,
+        timer: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self.trainer = trainer
+        self.cursors: dict[str, Cursor] = {}
+        self.version = 0
+        self.parent = 0
+        self.paused = False
+        self.generation = 0
+        self.last_command = 0
+        self._refused = 0  # the last command, if it was refused
+        self.data = DataSet()
+        self.done: list[Done] = []
+        self.applied = self.stepped = trainer.seen
+        self.alarms: list[Raised] = []
+        self.keep_from = keep_from
+        self.notes: list[str] = []
+        """What `open` found and an operator should know, a sentence each."""
+        self._journal = journal
+        self._snapshots = snapshots
+        self._about = about
+        self._modules = modules
+        self._snapshot_events = snapshot_events
+        self._snapshot_seconds = snapshot_seconds
+        self._commit_seconds = commit_seconds
+        self._fetch = fetch
+        self._outbox = outbox
+        self._check_input = check_input
+        self._reject = reject
+        self._careful = Careful(modules, timer=timer)
+        self._is_careful = careful  # an event on which the learner raises is left out at once
+        self._error_limit = error_limit
+        self.recent = Recent()
+        self._clock = clock
+        self._wall = wall
+        self._parent_data = DataSet()
+        self._skips: list[Skip] = []  # what was left out of what the state has come from
+        self._excluded: set[tuple[str, int, int]] = set()  # partition, line, row
+        self._replay = Coming(journal)
+        self._handed: deque[Piece] = deque()  # out by next_step and not yet applied whole
+        self._relearning: list[Done] = []  # what takes effect once all is applied again
+        self._pending: list[Entry] = []
+        self._leaving_out: list[Exclude] = []  # in the next commit, before what is pending
+        self._committed_at = clock()
+        self._snapshot_at = clock()
+        self._snapshot_seen = trainer.seen
+        self._snapshot_end = -1
+        self._opened_at = trainer.seen
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        make: Callable[[], Trainer],
+        journal: Journal,
+        snapshots: SnapshotFolder,
+        *,
+        decoding: Mapping[str, Any] | None = None,
+        source: str = "",
+        shards: str = "",
+        modules: Collection[str] = (),
+        fresh: str = "",
+        identity: str = "",
+        **policy: Any,
+    ) -> "Shard":
+        """Resume from what is saved, or begin anew where nothing is.
+
+        Parameters
+        ----------
+        make
+            Makes a new trainer.
+        decoding
+            What determines how bytes become events; it must not change while input is to be
+            read again.
+        source
+            What the input is called: partitions of another one are not those that were learned.
+        shards
+            What is a shard of it: with others, this one would be of something else.
+        modules
+            Modules besides River whose classes and functions a snapshot may hold.
+        fresh
+            Begin anew, whatever the journal holds, unless it was begun anew under this very token.
+        identity
+            Of the state; "": it has none. It stands in the journal and in snapshots, and what is of
+            another is not gone on from, or restored.
+        policy
+            snapshot_events, snapshot_seconds, commit_seconds; clock and wall, which tell seconds;
+            fetch, which gives this shard's part of a version; outbox, which takes it; keep_from;
+            check_input, which is called before input is committed and raises if it is not sound;
+            reject, where events that the learner raises on are to be left out, which encodes what
+            is put out for them; careful, whether it is known that there are some; error_limit, as
+            of `Recent.count`; timer, as of `Careful`.
+
+        Raises
+        ------
+        ResumeError
+            If the definition has changed since the state was saved, or state is missing.
+        JournalError
+            If the journal is damaged.
+        """
+        positions = snapshots.positions()
+        records = journal.recover(positions[0] if positions else 0)
+        new = make()
+        definition = defined(new, source, shards)
+        about: dict[str, Any] = {"definition": definition, "decoding": dict(decoding or {})}
+        if positions and positions[-1] > journal.end:
+            raise ResumeError(
+                f"shard {name}: there is a snapshot of record {positions[-1]}, but the journal "
+                f"ends before record {journal.end}: its end was lost; put the journal back, or "
+                "begin anew with --fresh"
+            )
+        records = _newest(records)
+        if records and fresh:
+            _same_input(records[0].about, source)
+            _same_identity(name, records[0].about or {}, identity)
+        if identity:
+            about["identity"] = identity
+        if not records or (fresh and _token(records[0], snapshots) != fresh):
+            about |= {"fresh": fresh, "begun": [policy.get("wall", time.time)(), journal.end]}
+            journal.generation = 0
+            journal.commit([], about=about)
+            shard = cls(name, new, journal, snapshots, about, modules=modules, **policy)
+            shard.done = [shard.begun]
+            return shard
+
+        notes = []
+        saved, trainer, seq = records[0].about, new, records[0].seq
+        header: dict[str, Any] = {}
+        for position in reversed(positions):
+            if (position <= seq and saved is not None) or position < seq:
+                continue
+            try:
+                snapshot = snapshots.read(position)
+                _same_definition(snapshot.header["definition"], about["definition"])
+                trainer = Trainer.from_state(snapshot.parts, modules)
+            except ValueError as error:  # damaged, or of another schema
+                notes.append(f"{error}; an older one is used")
+                continue
+            header, seq, saved = snapshot.header, position, snapshot.header
+            break
+        else:
+            if saved is None and seq > 0:  # none can be read: from the beginning, if that is there
+                records = _newest(journal.recover())
+                saved, seq = records[0].about, records[0].seq
+            if saved is None:
+                raise ResumeError(
+                    f"shard {name}: no snapshot can be used, and the journal begins at record "
+                    f"{journal.first}, not at 0" + "".join(f"; {note}" for note in notes)
+                )
+            _same_definition(saved["definition"], about["definition"])
+        # A command that was abandoned later is one that was refused.
+        reasons = {e.id: e.refused for e in _commands(records) if e.kind == "abandon"}
+        replay = Coming(journal, seq, reasons, records)
+        assert saved is not None
+        if known := _same_identity(name, saved, identity):
+            about["identity"] = known
+        changed = definition_changes(saved["decoding"], about["decoding"])
+        if changed and replay:
+            raise ResumeError(
+                "the config reads the input otherwise than when it was learned, and a part of it "
+                f"has to be read again after a crash ({'; '.join(changed)}); run once with the old "
+                "config until it stops by itself, or begin anew with --fresh"
+            )
+        about |= {"fresh": saved.get("fresh", ""), "begun": saved.get("begun", [0.0, 0])}
+        shard = cls(name, trainer, journal, snapshots, about, modules=modules, **policy)
+        shard.notes = notes
+        shard._stand_at(header)
+        shard._replay = replay
+        shard.applied += _events_in(piece.entry for piece in replay.all())
+        shard.stepped = shard.applied
+        taken_up = bool(identity) and not saved.get("identity")  # it is to stand in a snapshot
+        shard._snapshot_end = seq if not (changed or taken_up) else -1
+        if changed:  # so that the next resume compares with what is now in force
+            shard._write_snapshot(shard._snapshot(trainer.state()))
+        return shard
+
+    def _stand_at(self, header: Mapping[str, Any]) -> None:
+        """Take over what the header of a snapshot of our own says besides the trainer's state."""
+        self.cursors = _cursors(header)
+        self._excluded = _excluded(header)
+        self.version = header.get("version", 0)
+        self.parent = header.get("parent", 0)
+        self.paused = header.get("paused", False)
+        self.generation = header.get("generation", 0)
+        self._skips = _skips(header)
+        self.last_command = header.get("last_command", 0)
+        self._refused = header.get("refused", 0)
+        self.data = _data(header, "data")
+        self.applied = header.get("applied", header.get("seen", 0))
+        self._parent_data = _data(header, "parent_data")
+        self.alarms = msgspec.convert(header.get("alarms", []), list[Raised])
+        self.done = msgspec.convert(header.get("done", []), list[Done]) or [self.begun]
+        self.recent = msgspec.convert(header.get("recent", {}), Recent)
+        self._is_careful |= bool(self.recent.raised)
+
+    @property
+    def begun(self) -> Done:
+        """When the state was begun, as if that had been a command."""
+        at, seq = self._about["begun"]
+        return Done(Command(0, "start", at=at), seq, done_at=at)
+
+    @property
+    def epoch(self) -> str:
+        """Which beginning the state has come from; versions of another have another journal."""
+        return epoch_of(self._about)
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """What the state is of."""
+        definition: dict[str, Any] = self._about["definition"]
+        return definition
+
+    @property
+    def identity(self) -> str:
+        """Of the state; "": it has none."""
+        return str(self._about.get("identity", ""))
+
+    @property
+    def untouched(self) -> bool:
+        """Whether no input was ever applied."""
+        return not self.cursors and not self._replay
+
+    @property
+    def positions(self) -> dict[str, Cursor]:
+        """Where each partition is to be read from: before what is still to be replayed."""
+        positions = dict(self.cursors)
+        for entry in (piece.entry for piece in self._replay.all()):
+            if isinstance(entry, Range):
+                known = positions.get(entry.partition, Cursor(entry.start))
+                if not known.head:
+                    known = msgspec.structs.replace(known, head=entry.head)
+                positions[entry.partition] = known
+        return positions
+
+    @property
+    def known(self) -> dict[str, Cursor]:
+        """Where each partition was read to: after what is still to be replayed."""
+        known = dict(self.cursors)
+        for entry in (piece.entry for piece in self._replay.all()):
+            if isinstance(entry, Range):
+                known[entry.partition] = Cursor(*entry.at_stop())
+        return known
+
+    @property
+    def replaying(self) -> bool:
+        """Whether some of the journal is still to be applied."""
+        return bool(self._replay) or bool(self._handed)
+
+    @property
+    def relearning(self) -> bool:
+        """Whether input is applied again to the state of a version."""
+        return bool(self._relearning)
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was applied since the last version that the state is, or came from."""
+        return self.data != self._parent_data
+
+    def next_step(self) -> Range | Command | None:
+        """Return what is to be applied next: input to be read again, or a command.
+
+        None when the journal is at its end. After a command nothing is to be asked for before
+        `carry_out_again` was called with it.
+        """
+        while self._replay:
+            piece = self._replay.pop()
+            entry = piece.entry
+            if not isinstance(entry, Exclude):
+                self._handed.append(piece)
+                return entry
+            self._excluded.add((entry.partition, entry.line, entry.row))
+            self._is_careful = True
+            if not self.replaying:
+                self._replayed()
+        return None
+
+    def step(
+        self, span: Range, batch: EventBatch, rejected: list[Rejected], *, final: bool = True
+    ) -> Outcome:
+        """Apply one batch: the events of `span`, and what of it was rejected.
+
+        Parameters
+        ----------
+        final
+            While replaying: whether `span` ends a range that `next_step` gave.
+
+        Raises
+        ------
+        EventError
+            If the learner raises. The shard is then to be opened anew, `careful` if such events are
+            to be left out.
+        ValueError
+            If `span` does not begin where the partition was left.
+        """
+        cursor = self.cursors.get(span.partition)
+        if cursor is not None and span.start != cursor.offset:
+            raise ValueError(
+                f"{span.partition}: got input from {span.start} on, expected {cursor.offset}"
+            )
+        live, given = not self.replaying, batch
+        batch, known = self._without_excluded(batch)
+        if not live:
+            batch = self._without_skipped(batch, self._handed[0])
+        if len(batch) < len(given) and self.trainer.label_kind is None:
+            # What the learner raised on had been admitted, and had settled the kind of labels.
+            self.trainer.admit(given if live else self._not_skipped(given, self._handed[0]))
+        tried, raised = self._learned(batch, live=live)
+        result, batch = tried.step, tried.batch
+        if result.alarms and not self._relearning:
+            now, command = self._wall(), self.last_command
+            self.alarms += [
+                Raised(command, a.position, a.detector, a.feature or "", a.kind, now)
+                for a in result.alarms
+            ]
+            del self.alarms[:-_MOST_ALARMS]
+        outcome = Outcome(
+            span,
+            batch,
+            result.predictions,
+            rejected,
+            result.alarms,
+            live,
+            non_finite=result.non_finite,
+            too_large=result.too_large,
+        )
+        outcome.raised, outcome.odd = raised, result.odd
+        if raised or tried.refused:  # in the order of the input, however it was cut
+            outcome.rejected = sorted(
+                [*rejected, *tried.refused, *(error.rejected for error in raised)],
+                key=lambda each: each.origin[2],
+            )
+        if not self._relearning:  # else they were counted when they were new
+            self._count(outcome, given, known, tried)
+        self.cursors[span.partition] = Cursor(*span.at_stop())
+        self.data.add(span.partition, span.start, span.stop, batch, _lines(cursor, span, batch))
+        self.stepped += len(batch) if live else 0
+        if raised and not live:
+            self._leave_out(raised)
+        if not live and final:
+            self._handed.popleft()
+            self._replayed()
+        if live and self._snapshot_due():
+            outcome.snapshot = self._snapshot(self._state())
+        return outcome
+
+    def _learned(self, batch: EventBatch, *, live: bool) -> tuple[Tried, list[EventError]]:
+        """Learn a batch; return what that gave, and the errors of events that were raised on."""
+        if not (self._is_careful and self._reject is not None and (live or self._relearning)):
+            self._careful.forget()
+            admitted, refused = self.trainer.admit(batch)
+            try:
+                step = self.trainer.step(admitted)
+            except LearnerError as error:
+                around = None
+                if self._reject is None:
+                    learned = self.trainer.seen - self._opened_at
+                    around = others(self.trainer.learner, admitted, error.row, learned)
+                raise EventError.of(admitted, error.row, error, around) from error
+            return Tried(step, admitted, rows_of(admitted, batch), {}, refused), []
+        tried = self._careful.step(self.trainer, batch)
+        errors = [EventError.of(batch, row, error) for row, error in tried.raised.items()]
+        if errors and not live and not self.may_abandon:
+            raise errors[0]  # it was learned before
+        return tried, errors
+
+    def _count(
+        self, outcome: Outcome, given: EventBatch, left_out: list[int], tried: Tried
+    ) -> None:
+        """Count on which of the events that were given the learner failed.
+
+        `left_out` are rows of those on which it was known to raise; `tried` is of the others.
+        """
+        raised, odd = left_out, list[int]()
+        if tried.raised or (left_out and tried.step.odd):
+            rest = np.delete(np.arange(len(given)), left_out)
+            raised = sorted([*left_out, *rest[list(tried.raised)].tolist()])
+            odd = rest[tried.rows[tried.step.odd]].tolist()
+        elif tried.step.odd:
+            odd = tried.rows[tried.step.odd].tolist()
+        outcome.found = Verdict(len(raised), len(odd), len(outcome.batch) + len(raised))
+        outcome.verdict = self.recent.count(len(given), raised, odd, self._error_limit)
+
+    def _leave_out(self, raised: list[EventError]) -> None:
+        """Journal at once what the learner raised on while it learns again for a command."""
+        assert not self._pending, "input is learned again before what is new was committed"
+        self._check_input()
+        assert self._reject is not None
+        for name, data in self._reject([error.rejected for error in raised]).items():
+            self._journal.write(name, data)
+        self._journal.commit(_exclusions(raised))
+
+    def _replayed(self) -> None:
+        """Tell which commands have taken effect; have the state kept if that was the last of it."""
+        pieces_left = bool(self._handed or self._replay)
+        following = math.inf
+        if pieces_left:
+            following = (self._handed[0] if self._handed else self._replay.first()).seq
+        relearned = [done for done in self._relearning if done.seq < following]
+        for done in relearned:
+            done.seen, done.done_at = self.trainer.seen, self._wall()
+            self._relearning.remove(done)
+        if relearned and not pieces_left:  # durable before it is told
+            self._write_snapshot(self._snapshot(self._state()))
+        elif not pieces_left:
+            self.snapshot_soon()  # lest the same be replayed again and again
+
+    def snapshot_soon(self) -> None:
+        """Have the next batch followed by a snapshot: what was before may not be there any more."""
+        self._snapshot_seen = -self._snapshot_events
+
+    def publish(self, outcome: Outcome, outputs: Mapping[str, bytes]) -> None:
+        """Take what a batch put out; commit if it is time to, or a snapshot is due."""
+        if not outcome.live:
+            return
+        for name, data in outputs.items():
+            self._journal.write(name, data)
+        self._leaving_out += _exclusions(outcome.raised)
+        self._append(msgspec.structs.replace(outcome.span, events=len(outcome.batch)))
+        if outcome.snapshot is not None:
+            self.commit()
+            self._write_snapshot(outcome.snapshot)
+        elif len(self._leaving_out) >= _EXCLUDED:
+            self.commit()
+        else:
+            self.tick()
+
+    def tick(self) -> None:
+        """Commit if it is time to."""
+        if self._clock() - self._committed_at >= self._commit_seconds:
+            self.commit()
+
+    def commit(self) -> None:
+        """Commit what was published, if anything was."""
+        if self._pending:
+            self._check_input()
+            self._journal.commit([*self._leaving_out, *self._pending])
+            self.applied += _events_in(self._pending)
+            self._pending, self._leaving_out = [], []
+        self._committed_at = self._clock()
+
+    # --- commands
+
+    def carry_out(
+        self,
+        order: Order,
+        *,
+        lows: Callable[[], Mapping[str, int]] = lambda: defaultdict(int),
+        prepared: Snapshot | None = None,
+    ) -> Done | None:
+        """Carry a command out, or refuse it, and journal that: once, whatever happens.
+
+        All that was stepped has to be published before. Afterwards the shard may be `replaying`:
+        the input is then to be read again from `positions` on.
+
+        Parameters
+        ----------
+        lows
+            Gives, by partition, the oldest position of the input that can still be read; of any
+            partition that was ever read, a very high one where nothing of it is there.
+        prepared
+            This shard's part of the version, if it was fetched already.
+
+        Returns
+        -------
+        Done
+            What was done; None if it had been done before.
+        """
+        if order.id <= self.last_command:
+            return None
+        self.commit()
+        command = Command(
+            order.id,
+            order.kind,
+            version=order.version,
+            at=self._wall(),
+            reason=order.reason,
+            cut=order.cut,
+            by=order.by,
+        )
+        snapshot, trainer = prepared, None
+        try:
+            if order.problem:
+                raise RefusedError(order.problem)
+            if order.cut == "restored" and self._refused == order.id - 1:
+                raise RefusedError("it was to be made after a command that was refused")
+            if order.kind in REPLACING:
+                snapshot = snapshot or self._fetch(order.version)
+                command = self._known(command, order, snapshot.header)
+                trainer = self._loaded(order.version, snapshot)
+                command = self._planned(command, order, snapshot.header, lows)
+        except RefusedError as error:
+            command = msgspec.structs.replace(command, refused=str(error))
+        if command.kind == "rewind" and not command.refused:
+            self._journal.generation = self.generation + 1
+        if command.since >= 0 and self._snapshot_end != self._journal.end:
+            # From here one goes on, should the input turn out to be another one (`abandon`).
+            self._write_snapshot(self._snapshot(self._state()), trim=False)
+        self._journal.commit([command])
+        done = self._perform(command, self._journal.end - 1, snapshot, trainer)
+        if snapshot is not None and not (command.refused or self.replaying):
+            self._write_snapshot(self._snapshot(snapshot.parts))  # nothing has changed it since
+        if done.done_at is not None:
+            done.done_at = self._wall()
+        return done
+
+    def carry_out_again(self, command: Command) -> None:
+        """Do again what a command in the journal did, as `next_step` gave it."""
+        piece = self._handed.popleft()
+        assert piece.entry is command
+        snapshot, trainer = None, None
+        if command.kind in REPLACING and not command.refused:
+            try:
+                snapshot = self._fetch(command.version)
+                trainer = self._loaded(command.version, snapshot)
+            except RefusedError as error:
+                raise ResumeError(
+                    f"shard {self.name}: record {piece.seq} of the journal put version "
+                    f"{command.version} in the place of the model: {error}"
+                ) from None
+            if snapshot.header["digest"] != command.digest:
+                raise ResumeError(
+                    f"shard {self.name}: record {piece.seq} of the journal put version "
+                    f"{command.version} in the place of the model, which is another one now"
+                )
+        self._perform(command, piece.seq, snapshot, trainer)
+        self._replayed()
+
+    @property
+    def may_abandon(self) -> bool:
+        """Whether a command has input applied again, and nothing new was applied since it came."""
+        if not self._relearning:
+            return False
+        seq = self._relearning[-1].seq
+        later = self._replay.after(seq)
+        return not any(
+            isinstance(piece.entry, Range) for piece in (*self._handed, *later) if piece.seq > seq
+        )
+
+    def abandon(self, reason: str) -> None:
+        """Journal that input cannot be applied again as a command would have it.
+
+        Open the shard anew afterwards: it is then as if the command had been refused.
+        """
+        command = self._relearning[-1].command
+        self._journal.generation = self.generation - (command.kind == "rewind")
+        self._journal.commit([Command(command.id, "abandon", at=self._wall(), refused=reason)])
+
+    def confirm(self, seqs: Collection[int]) -> None:
+        """Take note that what was done at these records, and has taken effect, is known."""
+        self.done = [d for d in self.done if d.seq not in seqs or d.done_at is None]
+
+    def confirm_alarms(self, alarms: Collection[Raised]) -> None:
+        """Take note that alarms are known."""
+        self.alarms = [alarm for alarm in self.alarms if alarm not in alarms]
+
+    def _known(self, command: Command, order: Order, header: Mapping[str, Any]) -> Command:
+        """Refuse a version of another state, unless that is named; tell of which it is then."""
+        other = header.get("identity", "")
+        if not other or not self.identity or other == self.identity:
+            return command
+        if other != order.origin:
+            raise RefusedError(
+                f"version {order.version} is of another state (identity {other[:12]}; the one "
+                f"here: {self.identity[:12]}); `midstream restore {order.version} --from "
+                f"{other[:12]}` puts it in the place of the model all the same"
+            )
+        return msgspec.structs.replace(command, origin=other)
+
+    def _loaded(self, version: int, snapshot: Snapshot) -> Trainer:
+        changed = unfit(snapshot.header["definition"], self.definition)
+        if changed:
+            raise RefusedError(f"version {version} is of another model: {changed}")
+        if digest(snapshot.parts) != snapshot.header["digest"]:
+            raise RefusedError(f"version {version} cannot be loaded: its digest differs")
+        try:
+            return Trainer.from_state(snapshot.parts, self._modules)
+        except ValueError as error:
+            raise RefusedError(f"version {version} cannot be loaded: {error}") from None
+
+    def _planned(
+        self,
+        command: Command,
+        order: Order,
+        header: Mapping[str, Any],
+        lows: Callable[[], Mapping[str, int]],
+    ) -> Command:
+        """Add to a command what its effect depends on; raise RefusedError if it can have none."""
+        version, seq = order.version, header["seq"]
+        command = msgspec.structs.replace(command, digest=header["digest"])
+        if order.kind == "restore":
+            return command
+        ours = epoch_of(header) == self.epoch and seq <= self._journal.end
+        changed = definition_changes(header["decoding"], self._about["decoding"])
+        if changed and (ours or order.kind == "rewind"):
+            raise RefusedError(
+                f"the config reads the input otherwise than it did when version {version} was made "
+                f"({'; '.join(changed)}), so that it would not learn the same again; it can be "
+                "restored without --rewind"
+            )
+        skips = _skips(header)
+        if order.kind != "rewind":
+            if not ours:
+                return command
+            if order.kind == "promote":  # what was unlearned stays so; a rollback undoes that too
+                skips += [skip for skip in self._skips if skip not in skips]
+            since = max(seq, self._journal.first)
+            records, now = self._journal.records(since), self._plain_cursors()
+            cursors = header["cursors"]
+            if seq < since:  # partitions that came later may be gone from the journal in part, too
+                cursors = {p: list(msgspec.structs.astuple(Cursor())) for p in now} | cursors
+            start, left, lines = bounded(records, order.catch_up, lows(), cursors, now)
+            files = self.data.lines
+            return msgspec.structs.replace(
+                command,
+                since=since,
+                start=start,
+                left=left,
+                skips=skips,
+                lines=[
+                    span if files.get(p) else None
+                    for (p, *_), span in zip(left, lines, strict=True)
+                ],
+            )
+        if not ours:
+            raise RefusedError(
+                f"version {version} was made before the model was begun anew, and the journal from "
+                "then on is not there; without --rewind it can be restored"
+            )
+        if seq < self._journal.first:
+            raise RefusedError(
+                f"version {version} is of record {seq}, and the journal begins at record "
+                f"{self._journal.first}: what came between cannot be learned again; "
+                "without --rewind it can be restored"
+            )
+        found = pieces(self._journal.records(seq))
+        oldest = lows()
+        for entry in (piece.entry for piece in found):
+            if not isinstance(entry, Range) or entry.start == entry.stop:
+                continue
+            low = oldest[entry.partition]
+            if entry.start < low:
+                gone = f"{entry.start} to {min(entry.stop, low) - 1}" if low < _NOTHING else "all"
+                raise RefusedError(
+                    f"{entry.partition}: what came after version {version} cannot be read again: "
+                    f"{gone} of it is not there any more; without --rewind it can be restored"
+                )
+        sources, ranges = list(order.sources), list(order.ranges)
+        skips += [skip for skip in self._skips if skip not in skips]
+        if sources or ranges:
+            skips.append(Skip(seq, self._journal.end, sources, ranges))
+        return msgspec.structs.replace(
+            command,
+            since=seq,
+            start={p: list(c) for p, c in header["cursors"].items()},
+            sources=sources,
+            ranges=ranges,
+            skips=skips,
+        )
+
+    def _perform(
+        self,
+        command: Command,
+        seq: int,
+        snapshot: Snapshot | None,
+        trainer: Trainer | None,
+    ) -> Done:
+        self.generation += command.kind == "rewind" and not command.refused
+        position = {partition: cursor.offset for partition, cursor in self.cursors.items()}
+        done = Done(command, seq, self.generation, position, self._lines(), done_at=command.at)
+        self.last_command = command.id
+        self._refused = command.id if command.refused else 0
+        self.done.append(done)
+        if not command.refused:
+            if command.kind == "snapshot":
+                self._cut(command, seq + 1)
+            elif command.kind in ("pause", "resume"):
+                self.paused = command.kind == "pause"
+            elif snapshot is not None and trainer is not None:
+                self._replace(command, seq, snapshot.header, trainer)
+                if self.replaying and command.since >= 0:
+                    done.done_at = None
+                    self._relearning.append(done)
+        done.seen = self.trainer.seen
+        return done
+
+    def _cut(self, command: Command, seq: int) -> None:
+        """Put the state into the outbox, as this shard's part of a version."""
+        parts = self._state()
+        header = self._header(parts) | {
+            "seq": seq,
+            "made": command.version,
+            "kind": command.cut,
+            "reason": command.reason,
+            "created": command.at,
+            "metrics": self.trainer.metrics,
+        }
+        if self._outbox is not None:
+            self._outbox.write(command.version, Snapshot(header, parts))
+        self.parent, self._parent_data = command.version, self.data.copy()
+
+    def _replace(
+        self, command: Command, seq: int, header: Mapping[str, Any], trainer: Trainer
+    ) -> None:
+        """Put the state of a version in the place of ours."""
+        self.trainer = trainer
+        self._careful.forget()
+        self.recent.begin_anew()
+        self.version = self.parent = command.version
+        self.data = _data(header, "data")
+        self._parent_data = self.data.copy()
+        if command.since < 0:
+            skips = _skips(header) if epoch_of(header) == self.epoch else []
+            if command.kind != "rollback":  # what was unlearned stays so, should one rewind later
+                skips += [skip for skip in self._skips if skip not in skips]
+            self._skips = skips
+            return
+        self._skips = list(command.skips)
+        self._excluded = self._to_come() | _excluded(header)
+
+        def before() -> Iterator[Record]:
+            for record in self._journal.records(command.since):
+                excluded = [entry for entry in record.entries if isinstance(entry, Exclude)]
+                if record.seq < seq:
+                    yield record
+                elif record.seq > seq and len(excluded) < len(record.entries):
+                    break
+                # Also what comes right after: the learner raised on it while it relearned.
+                self._excluded |= {(e.partition, e.line, e.row) for e in excluded}
+
+        found = pieces(before(), command.skips, start=command.start)
+        self._is_careful |= bool(self._excluded)
+        self.cursors = {p: Cursor(*cursor) for p, cursor in command.start.items()}
+        self._replay.push(found)
+
+    def _without_skipped(self, batch: EventBatch, piece: Piece) -> EventBatch:
+        """Leave out what a "rewind" is to leave out, and count it."""
+        kept = self._not_skipped(batch, piece)
+        self.data.left_out += len(batch) - len(kept)
+        return kept
+
+    def _not_skipped(self, batch: EventBatch, piece: Piece) -> EventBatch:
+        """Return a batch without what a "rewind" is to leave out."""
+        sources = piece.sources
+        stretches = [(first, last) for p, first, last in piece.ranges if p == batch.place]
+        if not (stretches or (sources and batch.sources is not None)) or not len(batch):
+            return batch
+        keep = np.ones(len(batch), np.bool_)
+        for first, last in stretches:
+            keep &= (batch.offsets < first) | (batch.offsets > last)
+        if sources and batch.sources is not None:
+            keep &= [source not in sources for source in batch.sources]
+        if keep.all():
+            return batch
+        return batch.take(np.flatnonzero(keep).tolist())
+
+    def close(self) -> None:
+        """Commit, and write a snapshot if the newest one is not of this state."""
+        self.commit()
+        if not self.replaying and self._snapshot_end != self._journal.end:
+            self._write_snapshot(self._snapshot(self.trainer.state()))
+
+    def _append(self, span: Range) -> None:
+        """Add a range to what is to be committed, joined with the last where they touch."""
+        last = self._pending[-1] if self._pending else None
+        if isinstance(last, Range) and last.partition == span.partition and last.stop == span.start:
+            events = last.events + span.events
+            self._pending[-1] = msgspec.structs.replace(span, start=last.start, events=events)
+        else:
+            self._pending.append(span)
+
+    def _without_excluded(self, batch: EventBatch) -> tuple[EventBatch, list[int]]:
+        """Return a batch without the events that are excluded, and the rows of these."""
+        if not self._excluded:
+            return batch, []
+        place = batch.place
+        places = [(place, line, batch.row(i)) for i, line in enumerate(batch.offsets.tolist())]
+        out = [i for i, each in enumerate(places) if each in self._excluded]
+        if not out:
+            return batch, []
+        self._excluded.difference_update([places[i] for i in out])
+        keep = np.delete(np.arange(len(batch)), out)
+        return batch.take(keep.tolist()), out
+
+    def _snapshot_due(self) -> bool:
+        return (
+            self.trainer.seen - self._snapshot_seen >= self._snapshot_events
+            or self._clock() - self._snapshot_at >= self._snapshot_seconds
+        )
+
+    def _to_come(self) -> set[tuple[str, int, int]]:
+        """Return what is excluded of the input that is still to come."""
+        lines = {partition: cursor.line for partition, cursor in self.cursors.items()}
+        return {e for e in self._excluded if e[1] >= lines.get(e[0], 0)}
+
+    def _lines(self) -> dict[str, int]:
+        """Return, of each file, the line or row that comes next."""
+        return {p: c.line for p, c in self.cursors.items() if self.data.lines.get(p)}
+
+    def _plain_cursors(self) -> dict[str, list[int]]:
+        return {p: list(msgspec.structs.astuple(c)) for p, c in self.cursors.items()}
+
+    def _state(self) -> dict[str, bytes]:
+        """Return the trainer's state, and go on with what it gives back.
+
+        So each is proven readable, a resumed run goes on exactly as this one, and CPython is faster
+        with objects whose `__dict__` nobody took.
+        """
+        parts = self.trainer.state()
+        self.trainer = Trainer.from_state(parts, self._modules)
+        if self._is_careful:
+            self._careful.keep(parts["learner"])
+        return parts
+
+    def _header(self, parts: dict[str, bytes]) -> dict[str, Any]:
+        return {
+            **self._about,
+            "shard": self.name,
+            "cursors": self._plain_cursors(),
+            "excluded": [e if e[2] >= 0 else e[:2] for e in sorted(self._to_come())],
+            "digest": digest(parts),
+            "seen": self.trainer.seen,
+            "learned": self.trainer.learned,
+            "created": self._wall(),
+            "version": self.version,
+            "parent": self.parent,
+            "generation": self.generation,
+            "skips": msgspec.to_builtins(self._skips),
+            "data": plain(self.data),
+            "parent_data": plain(self._parent_data),
+        }
+
+    def _snapshot(self, parts: dict[str, bytes]) -> Snapshot:
+        header = self._header(parts) | {
+            "applied": self.stepped,
+            "alarms": msgspec.to_builtins(self.alarms),
+            "paused": self.paused,
+            "last_command": self.last_command,
+            "refused": self._refused,
+            "done": msgspec.to_builtins(self.done),
+            "recent": msgspec.to_builtins(self.recent),
+        }
+        self._snapshot_at = self._clock()
+        self._snapshot_seen = self.trainer.seen
+        return Snapshot(header, parts)
+
+    def _write_snapshot(self, snapshot: Snapshot, *, trim: bool = True) -> None:
+        """Write a snapshot of the state at the journal's end, which must be committed."""
+        snapshot.header["seq"] = self._journal.end
+        oldest = self._snapshots.write(self._journal.end, snapshot)
+        self._snapshot_end = self._journal.end
+        if trim and self.keep_from > 0:
+            self._journal.trim(int(min(oldest, self.keep_from)))
+
+
+def _lines(cursor: Cursor | None, span: Range, batch: EventBatch) -> tuple[int, int] | None:
+    """Return the lines of a file that a range holds, [first, stop); None: it is of a topic."""
+    if batch.index >= 0:
+        return None
+    begun = cursor.line if cursor is not None else 1 if span.start < span.stop else span.line
+    return begun, span.line
+
+
+def _events_in(entries: Iterable[Entry]) -> int:
+    return sum(events_of(entry) for entry in entries if isinstance(entry, Range))
+
+
+def _commands(records: list[Record]) -> Iterator[Command]:
+    return (e for record in records for e in record.entries if isinstance(e, Command))
+
+
+def _exclusions(raised: list[EventError]) -> list[Exclude]:
+    short = _SHORT if len(raised) < _EXCLUDED else _SHORT // 10  # a record has its bounds
+    return [Exclude(e.place, e.origin[2], e.reason[:short], e.row) for e in raised]
+
+
+def _cursors(header: Mapping[str, Any]) -> dict[str, Cursor]:
+    return {p: Cursor(*c) for p, c in header.get("cursors", {}).items()}
+
+
+def _excluded(header: Mapping[str, Any]) -> set[tuple[str, int, int]]:
+    return {(p, line, *(row or [-1])) for p, line, *row in header.get("excluded", [])}
+
+
+def _skips(header: Mapping[str, Any]) -> list[Skip]:
+    return msgspec.convert(header.get("skips", []), list[Skip])
+
+
+def _data(header: Mapping[str, Any], key: str) -> DataSet:
+    return from_plain(header[key]) if key in header else DataSet()
+
+
+def defined(trainer: Trainer, source: str = "", shards: str = "") -> dict[str, Any]:
+    """Return what the state of a shard is of; `source` and `shards` as of `Shard.open`."""
+    definition = {**trainer.definition(), **({"input": source} if source else {})}
+    return definition | ({"shards": shards} if shards else {})
+
+
+def unfit(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Return why state of the definition `old` is not for a model of `new`; nothing if it is.
+
+    What differs is named, and what can be done where that is the version of River.
+    """
+    changed = definition_changes(old, new)
+    if not changed:
+        return ""
+    was, now = (d.get("learner", {}).get("river") for d in (old, new))
+    if was != now and was and now:
+        return (
+            f"it was written under River {was}, whose state River {now}, which is installed, "
+            f"cannot go on from; install river=={was}.* to use it, or relearn it with River {now}"
+        )
+    return "; ".join(changed)
+
+
+def _newest(records: list[Record]) -> list[Record]:
+    """Return the records of the newest state: it begins with the first, or was begun anew."""
+    return records[max((i for i, record in enumerate(records) if record.about), default=0) :]
+
+
+def _token(begun: Record, snapshots: SnapshotFolder) -> str:
+    """Return under which token the state was begun: as a record says, or else a snapshot."""
+    if begun.about is not None:
+        return str(begun.about.get("fresh", ""))
+    for position in reversed(snapshots.positions()):
+        with suppress(ValueError):  # it is damaged: an older one says the same
+            return str(snapshots.read(position).header.get("fresh", ""))
+    return ""
+
+
+def _same_input(about: Mapping[str, Any] | None, source: str) -> None:
+    """Raise ResumeError if a journal is of another input: somebody else's, by its looks."""
+    other = (about or {}).get("definition", {}).get("input", source)
+    if other != source:
+        raise ResumeError(
+            f"the journal is that of another input, {other!r}, not of {source!r}; give this config "
+            "a `name` (or `output.journal`) of its own"
+        )
+
+
+def _same_identity(shard: str, about: Mapping[str, Any], identity: str) -> str:
+    """Return the identity of a saved state; raise ResumeError if it is to be another."""
+    saved = str(about.get("identity", ""))
+    if saved and identity and saved != identity:
+        raise ResumeError(
+            f"shard {shard}: its journal is that of the state {saved}, and this is the state "
+            f"{identity}, as the file `identity` in the state folder says; put the right journal "
+            f"back, or, if it is the right one, write {saved} to that file"
+        )
+    return saved or identity
+
+
+def _same_definition(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    changed = definition_changes(old, new)
+    if changed:
+        raise ResumeError(
+            "the state was saved by another learner; what differs: "
+            + "; ".join(changed)
+            + "; put the old definition back, begin anew with --fresh, or, where the journal is "
+            "another config's, give this one a `name` of its own"
+        )

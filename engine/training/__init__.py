@@ -1,0 +1,1 @@
+"""The trainer: predict, score, learn; replay; what a learner raises on."""

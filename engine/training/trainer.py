@@ -1,0 +1,484 @@
+"""The Trainer: everything that affects the next result of one model, in one place."""
+
+import hashlib
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from midstream.engine.basics.storage import LocalStorage, replace
+from midstream.engine.drift.monitor import DriftMonitor
+from midstream.engine.events.batch import EventBatch
+from midstream.engine.events.event import (
+    NON_FINITE,
+    Alarm,
+    Event,
+    Features,
+    FloatArray,
+    IntArray,
+    Label,
+    Prediction,
+    Rejected,
+    Task,
+    floats,
+)
+from midstream.engine.events.predictions import Predictions
+from midstream.engine.events.rules import (
+    LABEL_KINDS,
+    LabelKind,
+    kind_of,
+    kinds_of,
+    label_fault,
+    sound,
+    spelled,
+)
+from midstream.engine.learners.learner import Learner, LearnerError, as_learner, load_learner
+from midstream.engine.metrics.prequential import Prequential
+from midstream.engine.state import encoding
+from midstream.engine.state.snapshot import Snapshot, pack, unpack
+from midstream.engine.training.replay import Reservoir
+
+__all__ = ["Step", "Trainer"]
+
+_QUIET = 1_000  # events with finite predictions until the next that is not has an alarm of its own
+
+
+class Step(msgspec.Struct):
+    """What a batch gave: predictions and (n,) losses in its order, and alarms.
+
+    `non_finite` is how many of the predictions are not finite numbers. They have no loss, and a
+    label is not predicted by probabilities that are none. `too_large` is how many labels are
+    beyond what can be scored. `odd` are the rows of those that are not finite.
+    """
+
+    predictions: Predictions
+    losses: FloatArray
+    alarms: list[Alarm]
+    non_finite: int = 0
+    too_large: int = 0
+    odd: list[int] = []
+
+
+class Trainer:
+    """Predicts, scores, then learns, event by event, and watches how that goes.
+
+    The result never depends on how the stream was cut into batches.
+
+    Parameters
+    ----------
+    model
+        A River classifier, regressor or pipeline, or any `Learner`.
+    task
+        "binary", "multiclass" or "regression". Default: what the model is for.
+    metrics
+        Names of prequential metrics; default: all that fit the task.
+    window, fading
+        Events in the sliding window and fading factor of the metrics.
+    drift
+        Names of drift detectors over the loss, or a mapping from name to options.
+    direction
+        "up": alarms only where the loss has risen; "both": where it has changed.
+    replay
+        Capacity of the reservoir of past events, or a `Reservoir`.
+    labels
+        Of which kind the labels of many classes are: "text", "integer" or "bool". None: as the
+        first that is admitted. Those of another kind are rejected: 1 and "1" would be two classes
+        of one name.
+    modules
+        Modules besides River whose classes and functions the model's state may hold.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model does not fit the task, has an unset seed, or an argument is out of range.
+    """
+
+    SCHEMA = 1
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        task: Task | None = None,
+        metrics: Sequence[str] | None = None,
+        window: int = 1_000,
+        fading: float = 0.999,
+        drift: Sequence[str] | Mapping[str, Mapping[str, Any]] = ("adwin",),
+        direction: Literal["up", "both"] = "up",
+        replay: int | Reservoir = 1_000,
+        labels: LabelKind | None = None,
+        modules: Collection[str] = (),
+    ) -> None:
+        self.learner: Learner = as_learner(model, task, modules)
+        self.task: Task = self.learner.task
+        if labels is not None and (self.task != "multiclass" or labels not in LABEL_KINDS):
+            kinds = ", ".join(map(repr, LABEL_KINDS))
+            raise ValueError(
+                f"labels is for task multiclass, one of {kinds}; found {labels!r} for task "
+                f"{self.task}"
+            )
+        self._labels: LabelKind | None = labels
+        self._label_kind: LabelKind | None = labels
+        self._first_label: Label | None = None  # that was learned
+        self.prequential = Prequential(self.task, metrics, window=window, fading=fading)
+        self.drift = DriftMonitor(drift, direction=direction)
+        self.replay = replay if isinstance(replay, Reservoir) else Reservoir(replay)
+        self.seen = 0
+        self.learned = 0
+        self._non_finite_at = -1  # after how many events the last such prediction came
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The prequential metrics so far, by name."""
+        return self.prequential.report()
+
+    @property
+    def label_kind(self) -> LabelKind | None:
+        """Of which kind the labels of many classes are; None where nothing has settled that."""
+        return self._label_kind
+
+    def admit(self, batch: EventBatch) -> tuple[EventBatch, list[Rejected]]:
+        """Take out of a batch what the learner cannot learn as asked.
+
+        The first label that is not taken out settles the kind of all, also where the learner then
+        raises on its event.
+        """
+        faults: dict[int, tuple[str, str]] = {}
+        if not batch.sound:
+            batch, faults = sound(batch, self.task)
+        if batch.weights is not None and not self.learner.takes_weights:
+            reason = "weight is given, but this learner takes no sample weights"
+            for i in np.flatnonzero(floats(batch.weights) != 1.0).tolist():
+                fault = f"{reason} (found {batch.weight(i)})", batch.field("weight")
+                faults.setdefault(i, fault)
+        self._note_odd_labels(batch, faults)  # last: what is rejected settles nothing
+        if not faults:
+            return batch, []
+        origins = batch.origins
+        rejected = [
+            Rejected(origins[i], reason, batch.path(i, path), "")
+            for i, (reason, path) in sorted(faults.items())
+        ]
+        return batch.take([i for i in range(len(batch)) if i not in faults]), rejected
+
+    def _note_odd_labels(self, batch: EventBatch, faults: dict[int, tuple[str, str]]) -> None:
+        """Note labels of another kind than the first, or than is configured."""
+        if self.task != "multiclass":
+            return
+        kind, labels = self._label_kind, batch.labels
+        if kind is not None and kinds_of(labels) <= {kind}:
+            return
+        first = self._first_label
+        for i, label in enumerate(labels):
+            if label is None or i in faults:
+                continue
+            first = label if first is None else first
+            if kind is None:
+                kind = self._label_kind = kind_of(label)
+            elif kind_of(label) != kind:
+                reason = label_fault(label, kind, first if self._labels is None else None)
+                faults[i] = reason, batch.field("label")
+
+    def _sound(self, batch: EventBatch, *, labels: bool = True) -> EventBatch:
+        """Return a batch as `admit` does. `labels`: hold these against the rules, too.
+
+        Raises
+        ------
+        ValueError
+            If an event of it breaks a rule.
+        """
+        faults: dict[int, tuple[str, str]] = {}
+        if not batch.sound:
+            batch, faults = sound(batch, self.task if labels else None)
+        if labels:
+            self._note_odd_labels(batch, faults)
+        if faults:
+            row = min(faults)
+            reason, path = faults[row]
+            raise ValueError(": ".join(filter(None, (batch.path(row, path), reason))))
+        return batch
+
+    def step(self, batch: EventBatch, predictions: Predictions | None = None) -> Step:
+        """Predict, score and learn each event of a batch, in order.
+
+        Parameters
+        ----------
+        predictions
+            Those that the learner made when it learned this batch, if it has done so already.
+
+        Raises
+        ------
+        LearnerError
+            If the learner raises, or a prediction cannot be scored; then nothing but the learner
+            has changed, which is not to be used any more.
+        ValueError
+            If a value breaks a rule, for which `admit` rejects its event; nothing is learned then.
+        """
+        batch = self._sound(batch)
+        if predictions is None:
+            predictions = self.learner.predict_learn(batch)
+        if len(batch) and (flaw := _flaw(predictions, len(batch))):
+            raise LearnerError(0, TypeError(flaw))
+        labels: Any = batch.targets
+        values: Any = predictions.array
+        if labels is None or values is None:
+            labels = batch.labels
+            if values is None or values.dtype.kind == "b" or self.task == "regression":
+                values = predictions.values  # a list that outputs are made of, too
+        before, large = self.prequential.non_finite, self.prequential.too_large
+        try:
+            losses = self.prequential.update(
+                labels, values, predictions.table or predictions.probas
+            )
+        except (AttributeError, OverflowError, TypeError, ValueError) as cause:
+            raise LearnerError(self._odd_row(batch, predictions), cause) from cause
+        count, odd = self.prequential.non_finite - before, list[int]()
+        if count:
+            rows = predictions.not_finite(self.task)
+            alarms = self._non_finite(batch, rows, before)
+            watched = self._watched(batch, rows, losses)
+            alarms += self.drift.update(watched, self.seen, batch.time)
+            alarms.sort(key=lambda alarm: alarm.position)  # stable: those above come first
+            predictions = self._labelled(predictions, rows)
+            odd = rows.tolist()
+        else:
+            alarms = self.drift.update(losses, self.seen, batch.time)
+        self.replay.add(batch)
+        self.seen += len(batch)
+        self.learned += batch.labelled
+        if self.task == "multiclass" and self._first_label is None:
+            self._first_label = next((y for y in batch.labels if y is not None), None)
+        return Step(predictions, losses, alarms, count, self.prequential.too_large - large, odd)
+
+    def _non_finite(self, batch: EventBatch, rows: IntArray, before: int) -> list[Alarm]:
+        """Return an alarm for each first of a stretch of predictions that are not finite."""
+        alarms = []
+        for count, row in enumerate(rows.tolist(), before + 1):
+            position, last = self.seen + row + 1, self._non_finite_at
+            self._non_finite_at = position
+            if last < 0 or position - last > _QUIET:
+                alarms.append(
+                    Alarm(
+                        kind=NON_FINITE,
+                        detector=NON_FINITE,
+                        feature=None,
+                        value=float(count),
+                        threshold=0.0,
+                        position=position,
+                        ts=batch.time(row),
+                    )
+                )
+        return alarms
+
+    def _watched(self, batch: EventBatch, rows: IntArray, losses: FloatArray) -> FloatArray:
+        """Return the losses for the detectors: that of no finite prediction is the worst."""
+        watched = losses.copy()
+        labels = batch.labels
+        labelled = [row for row in rows.tolist() if labels[row] is not None]
+        watched[labelled] = math.inf if self.task == "regression" else 1.0
+        return watched
+
+    def _labelled(self, predictions: Predictions, rows: IntArray) -> Predictions:
+        """Take away the labels that were chosen by probabilities which are not finite."""
+        if self.task == "regression" or not len(rows):
+            return predictions
+        return predictions.without(rows)
+
+    def _odd_row(self, batch: EventBatch, predictions: Predictions) -> int:
+        """Find the prediction that cannot be scored."""
+        for row in range(len(batch)):
+            part = slice(row, row + 1)
+            probas = None if predictions.probas is None else predictions.probas[part]
+            values = predictions.values if predictions.array is None else predictions.array
+            try:
+                Prequential(self.task).update(batch.labels[part], values[part], probas)
+            except (AttributeError, OverflowError, TypeError, ValueError):
+                return row
+        return 0
+
+    def step_one(self, x: Features, y: Label | None = None, **fields: Any) -> Prediction:
+        """Predict, score and learn one event; without `y`, predict only.
+
+        Parameters
+        ----------
+        x
+            Features by name. The dict is copied.
+        y
+            The label.
+        fields
+            Further fields of `Event`: id, ts, weight, source, group, key.
+
+        Raises
+        ------
+        ValueError
+            If a value breaks a rule, for which its event would be rejected: a number is infinite,
+            from which no learner would recover, or a label of another kind than the first.
+        """
+        batch = EventBatch.from_events([Event(x=dict(x), y=y, **fields)])
+        batch.offsets += self.seen
+        batch, rejected = self.admit(batch)
+        if rejected:
+            found = rejected[0]
+            raise ValueError(": ".join(filter(None, (found.path, found.reason))))
+        return self._first(batch, self.step(batch).predictions)
+
+    def predict_one(self, x: Features) -> Prediction:
+        """Predict one event, of these features; learn nothing.
+
+        Raises
+        ------
+        ValueError
+            If a value breaks a rule.
+        """
+        batch = self._sound(EventBatch.from_events([Event(x=dict(x))]), labels=False)
+        return self._first(batch, self.predict(batch))
+
+    def _first(self, batch: EventBatch, predictions: Predictions) -> Prediction:
+        return Prediction(
+            id=batch.ids[0],
+            model=type(self.learner).__name__,
+            version=0,
+            role="champion",
+            y_pred=predictions.values[0],
+            y_proba=None if predictions.probas is None else dict(predictions.probas[0]),
+            ts=batch.time(0),
+            origin=batch.origins[0],
+        )
+
+    def predict(self, batch: EventBatch) -> Predictions:
+        """Predict only.
+
+        Raises
+        ------
+        ValueError
+            If a value breaks a rule; a label is not looked at.
+        """
+        predictions = self.learner.predict(self._sound(batch, labels=False))
+        return self._labelled(predictions, predictions.not_finite(self.task))
+
+    def definition(self) -> dict[str, Any]:
+        """What the trainer is, without what it has learned: plain JSON values."""
+        return {
+            **({"labels": self._labels} if self._labels is not None else {}),
+            "learner": self.learner.definition(),
+            "metrics": self.prequential.definition(),
+            "drift": self.drift.definition(),
+            "replay": self.replay.definition(),
+        }
+
+    def state(self) -> dict[str, bytes]:
+        """Everything that the next result depends on, as named parts, copied out."""
+        about: dict[str, Any] = {
+            "schema": self.SCHEMA,
+            "task": self.task,
+            "kind": self.learner.kind,
+            "seen": self.seen,
+            "learned": self.learned,
+            "non_finite_at": self._non_finite_at,
+        }
+        if self.task == "multiclass":
+            about["labels"] = [self._labels, self._label_kind, self._first_label]
+        return {
+            "trainer": encoding.encode(about),
+            "learner": self.learner.state(),
+            "metrics": encoding.encode(self.prequential.state()),
+            "drift": self.drift.state(),
+            "replay": encoding.encode(self.replay.state()),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, bytes], modules: Collection[str] = ()) -> "Trainer":
+        """Build the trainer that `state` was taken from.
+
+        Parameters
+        ----------
+        modules
+            Modules besides River whose classes and functions may be loaded.
+
+        Raises
+        ------
+        ValueError
+            If the state is of another schema, damaged, or holds what may not be loaded.
+        """
+        about = encoding.decode(state["trainer"])
+        if about["schema"] != cls.SCHEMA:
+            raise ValueError(
+                f"trainer state has schema {about['schema']}, this version reads {cls.SCHEMA}"
+            )
+        new = cls.__new__(cls)
+        new.task = about["task"]
+        new.seen = about["seen"]
+        new.learned = about["learned"]
+        new._non_finite_at = about.get("non_finite_at", -1)  # there was none before it was kept
+        counts = (new.seen, new.learned, new._non_finite_at)
+        if not all(type(count) is int and count >= -1 for count in counts):
+            raise ValueError(f"damaged trainer state: its counts are {counts}")
+        new.learner = load_learner(about["kind"], state["learner"], task=new.task, modules=modules)
+        metrics = encoding.decode(state["metrics"])
+        new._labels, new._label_kind, new._first_label = about.get("labels") or _settled(metrics)
+        new.prequential = Prequential.from_state(metrics)
+        if new.prequential.task != new.task:
+            raise ValueError(f"task {new.task}, with metrics of task {new.prequential.task}")
+        new.drift = DriftMonitor.from_state(state["drift"])
+        new.replay = Reservoir.from_state(encoding.decode(state["replay"]))
+        return new
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the state: equal only if every value is, bit for bit."""
+        return digest(self.state())
+
+    def save(self, path: str | Path) -> None:
+        """Write the state to a file; a crash leaves the old file or the new one, whole."""
+        path = Path(path)
+        storage = LocalStorage(path.parent)
+        header = {"definition": self.definition(), "digest": self.digest()}
+        replace(storage, path.name, pack(Snapshot(header, self.state())))
+        storage.close()
+
+    @classmethod
+    def load(cls, path: str | Path, modules: Collection[str] = ()) -> "Trainer":
+        """Read a trainer that `save` wrote. Nothing in the file is executed.
+
+        Raises
+        ------
+        SnapshotError, EncodingError
+            If the file is damaged, or holds what may not be loaded.
+        """
+        path = Path(path)
+        return cls.from_state(unpack(path.read_bytes(), path.name).parts, modules)
+
+
+def _settled(metrics: Mapping[str, Any]) -> tuple[None, LabelKind | None, Label | None]:
+    """Return what settled the kind of labels in a state that does not say it: its first class."""
+    classes: list[Label] = metrics.get("classes", []) if metrics.get("task") == "multiclass" else []
+    kinds = set(map(kind_of, classes))
+    return (None, kinds.pop(), classes[0]) if len(kinds) == 1 else (None, None, None)
+
+
+def _flaw(found: Any, n: int) -> str | None:
+    """Return what is wrong with the form of a learner's predictions for n events; None: nothing."""
+    if not isinstance(found, Predictions):
+        return f"it returned {type(found).__name__} where Predictions are needed"
+    if found.array is not None and found.array.ndim != 1:
+        return f"it predicted an array of shape {found.array.shape}, needed: ({n},)"
+    if found.table is None:
+        return None
+    classes, values = found.table
+    if values.shape != (n, len(classes)):
+        return f"its probabilities are {values.shape}, needed: {(n, len(classes))}"
+    names = classes if len(set(map(type, classes))) <= 1 else map(spelled, classes)
+    if len(set(names)) < len(classes):
+        return f"its probabilities have a class twice: {classes!r:.200}"
+    return None
+
+
+def digest(state: Mapping[str, bytes]) -> str:
+    """SHA-256 (hex) over the named parts of a state."""
+    total = hashlib.sha256()
+    for name in sorted(state):
+        total.update(f"{name} {len(state[name])}\n".encode())
+        total.update(state[name])
+    return total.hexdigest()

@@ -1,0 +1,112 @@
+"""The registry that a config names."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from midstream.engine.registry.artifacts import ArtifactError
+from midstream.engine.registry.database import Database, NoRegistryError
+from midstream.engine.registry.registry import Registry
+from midstream.flows.claims.identity import identity_of
+from midstream.flows.config.factory import import_module, model_modules
+from midstream.flows.config.settings import Settings, load
+from midstream.flows.config.tables import ConfigError
+from midstream.flows.logs import log
+
+if TYPE_CHECKING:
+    from midstream.engine.training.trainer import Trainer
+
+__all__ = ["has_registry", "open_registry", "take_over"]
+
+
+class _ConfiguredRegistry(Registry):
+    """A registry that finds the classes of models where their config does."""
+
+    def __init__(self, settings: Settings, *, create: bool) -> None:
+        self._settings = settings
+        key = settings.versions.key
+        super().__init__(
+            settings.registry,
+            settings.artifacts,
+            settings.name,
+            key=None if key is None else key.encode(),
+            modules=model_modules(settings),
+            create=create,
+            identity=identity_of(settings),
+        )
+
+    def load(self, version: int, shard: str | None = None) -> "Trainer":
+        missing = None
+        try:
+            import_module(self._settings)
+        except ConfigError as error:  # a model of nothing but River's needs none
+            missing = error
+        try:
+            return super().load(version, shard)
+        except ArtifactError as error:
+            if missing is None:
+                raise
+            raise ArtifactError(f"{error}; {missing}") from None
+
+
+def open_registry(config: str | Path | Settings, *, create: bool = False) -> Registry:
+    """Open the registry of a config: its versions, commands and deployments.
+
+    Models of a class of one's own are loaded with the module beside the config, which is imported
+    then.
+
+    Parameters
+    ----------
+    config
+        A config file, or what was read from one.
+    create
+        Make it if it is not there.
+
+    Raises
+    ------
+    ConfigError
+        If the config cannot be read.
+    IdentityError
+        If it cannot be told which state there is.
+    OtherStateError
+        If the model there is that of another state.
+    RegistryError, StoreError
+        If the registry or the store of its files is not there, or cannot be used.
+    """
+    settings = config if isinstance(config, Settings) else load(config)
+    return _ConfiguredRegistry(settings, create=create)
+
+
+def take_over(settings: Settings, last_command: int, by: str) -> None:
+    """Have the model in the registry become that of this config's state, if it is another's.
+
+    Raises
+    ------
+    RegistryError, StoreError
+        If the registry cannot be used.
+    """
+    identity = identity_of(settings)
+    assert identity, "it was not settled"
+    registry = Registry(settings.registry, settings.artifacts, settings.name, create=True)
+    with closing(registry):
+        registry.artifacts.claim(identity, takes=True)
+        if owner := registry.take_over(identity, last_command, by):
+            log.warning(
+                "model_taken_over", model=settings.name, of=owner, by=identity,
+                note="the state that it was is shut out; what was given for it is dropped",
+            )  # fmt: skip
+
+
+def has_registry(settings: Settings) -> bool:
+    """Whether the registry of a config is there, with its model; nothing is made.
+
+    Raises
+    ------
+    RegistryError
+        If its database cannot be used.
+    """
+    try:
+        Database(settings.registry, settings.name, identity=identity_of(settings)).close()
+    except NoRegistryError:
+        return False
+    return True

@@ -1,0 +1,791 @@
+"""The commands about versions: list, compare and check them, put one live, ask what was."""
+
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from midstream.flows.commands.terminal import (
+    CONFIG_OPTION,
+    FAILED,
+    JSON,
+    binary_output,
+    model_prints,
+    one_line_errors,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from midstream.engine.registry.registry import Registry
+    from midstream.flows.config.settings import Settings
+    from midstream.flows.operating.operations import Answer, Plan
+
+__all__ = ["COMMANDS"]
+
+
+class _Amount(click.ParamType[float]):
+    """A number that is not negative, and not infinite."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Return it."""
+        try:
+            amount = float(value)
+        except ValueError:
+            amount = -1.0
+        if 0.0 <= amount < float("inf"):
+            return amount
+        return self.fail(f"found {value!r}; allowed: a number from 0 on", param, ctx)
+
+
+class _Time(click.ParamType[float]):
+    """A time: ISO 8601, or seconds since 1970."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Return seconds since 1970."""
+        from midstream.flows.operating.operations import moment
+
+        if isinstance(value, float):
+            return value
+        try:
+            return moment(str(value))
+        except (ValueError, OverflowError):
+            return self.fail(
+                f"found {value!r}; allowed: ISO 8601, UTC where it has no zone, or seconds since "
+                "1970, up to the year 9999",
+                param,
+                ctx,
+            )
+
+
+VERSION = click.argument("version", type=click.IntRange(min=1))
+REASON = click.option("--reason", default="manual", show_default=True, help="Why, for the record.")
+YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+TIMEOUT = click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=_Amount(),
+    help="Wait at most so long for it.",
+)
+
+
+# --- versions
+
+
+@click.group()
+def snapshots() -> None:
+    """List, show, compare, check, make and prune versions.
+
+    A version is the state of the model, of all its shards, as it was at one moment, and kept.
+    """
+
+
+@snapshots.command("list")
+@CONFIG_OPTION
+@JSON
+def list_(config: Path, *, as_json: bool) -> None:
+    """List the versions, oldest first.
+
+    Those that are not whole yet are left out. The one that was last put live is marked.
+    """
+    from midstream.flows.commands import version_views as views
+    from midstream.flows.operating.operations import opened
+
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
+        rows = registry.versions()
+        live = _live_versions(registry)
+    if as_json:
+        print_json([views.plain(row) | {"live": row.version in live} for row in rows])
+        return
+    views.print_versions(rows, live)
+
+
+@snapshots.command()
+@VERSION
+@CONFIG_OPTION
+@JSON
+def show(version: int, config: Path, *, as_json: bool) -> None:
+    """Show what a version is.
+
+    With --json this is its manifest: where it came from, what it was learned from, its metrics, and
+    the sum of each of its files.
+    """
+    from midstream.flows.commands import version_views as views
+    from midstream.flows.operating.operations import opened
+
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
+        row = registry.version(version)
+        manifest = registry.manifest(version)
+    if as_json:
+        print_json({**msgspec.to_builtins(manifest), "tags": row.tags})
+        return
+    views.print_manifest(manifest, row)
+
+
+@snapshots.command()
+@click.argument("one", type=click.IntRange(min=1), metavar="VERSION")
+@click.argument("other", type=click.IntRange(min=1), metavar="OTHER")
+@CONFIG_OPTION
+@JSON
+def diff(one: int, other: int, config: Path, *, as_json: bool) -> None:
+    """Show what differs between two versions.
+
+    Definition, libraries, data and metrics are compared.
+    """
+    from midstream.engine.learners.learner import definition_changes
+    from midstream.flows.commands import version_views as views
+    from midstream.flows.operating.operations import opened
+
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
+        old, new = registry.manifest(one), registry.manifest(other)
+    changes = {
+        "learner": definition_changes(old.learner, new.learner),
+        "libraries": definition_changes(old.libraries, new.libraries),
+        "data": definition_changes(_in_lines(old.data["total"]), _in_lines(new.data["total"])),
+    }
+    metrics = {
+        shard: _side_by_side(old.metrics.get(shard, {}), new.metrics.get(shard, {}))
+        for shard in sorted({*old.metrics, *new.metrics})
+    }
+    if as_json:
+        print_json({"versions": [one, other], "changes": changes, "metrics": metrics})
+        return
+    views.print_differences(changes, metrics, (f"version {one}", f"version {other}"))
+
+
+def _in_lines(data: dict[str, Any]) -> dict[str, Any]:
+    """Return what was learned, of files in lines."""
+    from midstream.flows.commands.version_views import stretches_of
+
+    shown = {
+        partition: {what: [list(span) for span in spans]}
+        for partition, (what, spans) in stretches_of(data).items()
+    }
+    return {key: value for key, value in data.items() if key != "lines"} | {"stretches": shown}
+
+
+def _side_by_side(
+    old: dict[str, float | None], new: dict[str, float | None]
+) -> dict[str, list[float | None]]:
+    """Return two sets of metrics by name; None: undefined, or not there."""
+    return {name: [old.get(name), new.get(name)] for name in {**old, **new}}
+
+
+@snapshots.command()
+@click.argument("versions", nargs=-1, type=click.IntRange(min=1), metavar="[VERSION]...")
+@CONFIG_OPTION
+@JSON
+def verify(versions: tuple[int, ...], config: Path, *, as_json: bool) -> None:
+    """Check that the files of versions are what was written.
+
+    Default: of all versions. The exit code is 1 if one is not.
+    """
+    from midstream.engine.registry.versions import UnknownVersionError
+    from midstream.flows.operating.operations import opened
+
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
+        chosen = versions or tuple(row.version for row in registry.versions())
+        found = {}
+        for version in chosen:
+            try:
+                problems = registry.problems(version)
+                if problems:
+                    registry.version(version)  # or it is being pruned
+            except UnknownVersionError:
+                if versions:
+                    raise
+            else:
+                found[version] = problems
+    if as_json:
+        print_json({str(version): problems for version, problems in found.items()})
+    for version, problems in found.items():
+        if not as_json:
+            click.echo(f"version {version}: " + ("; ".join(problems) if problems else "sound"))
+    sys.exit(FAILED if any(found.values()) else 0)
+
+
+@snapshots.command()
+@REASON
+@CONFIG_OPTION
+@TIMEOUT
+@JSON
+def create(reason: str, config: Path, *, timeout: float | None, as_json: bool) -> None:
+    """Have a version made of the model as it is now.
+
+    Where no processor runs, that is as it will be at the next start.
+    """
+    orders = [{"kind": "snapshot", "reason": reason}]
+    _give(
+        _load(config, as_json),
+        lambda _registry, _: _plan("snapshot", orders),
+        True,
+        timeout,
+        as_json,
+    )
+
+
+@snapshots.command()
+@click.option(
+    "--sweep", is_flag=True, help="Remove files of versions that never were whole (no manifest)."
+)
+@CONFIG_OPTION
+@YES
+@JSON
+def adopt(config: Path, *, sweep: bool, yes: bool, as_json: bool) -> None:
+    """Take up versions whose files are there, where the registry was lost.
+
+    It is made anew if it is not there. `midstream run` does that by itself with what is its own;
+    this takes all that has the name of this model. Each is tagged adopted-N, by which it is kept.
+    """
+    from midstream.flows.claims.registry import open_registry
+
+    swept: list[int] = []
+    with one_line_errors(running=True, as_json=as_json):
+        registry = open_registry(_load(config, as_json), create=True)
+        try:
+            adopted, left = registry.adopt()
+            if sweep:
+                _confirm("remove the files of versions that have no manifest?", yes=yes)
+                swept = registry.sweep()
+        finally:
+            registry.close()
+    left = {version: why for version, why in left.items() if version not in swept}
+    if as_json:
+        told = {str(v): why for v, why in left.items()}
+        print_json({"adopted": adopted, "left": told, "swept": swept})
+        return
+    click.echo(f"{len(adopted)} versions adopted" + ": " * bool(adopted)
+               + ", ".join(map(str, adopted)))  # fmt: skip
+    for version, why in left.items():
+        click.echo(f"version {version} is left alone: {why}")
+    if sweep:
+        click.echo(f"{len(swept)} versions swept" + ": " * bool(swept)
+                   + ", ".join(map(str, swept)))  # fmt: skip
+
+
+@snapshots.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option(
+    "--keep", metavar="N", type=click.IntRange(min=1), help="Of the newest. Default: the config's."
+)
+@click.option("--keep-hours", metavar="N", type=_Amount(), help="One of each hour, for N hours.")
+@click.option("--keep-days", metavar="N", type=_Amount(), help="One of each day, for N days.")
+@YES
+@CONFIG_OPTION
+@JSON
+def prune(
+    config: Path,
+    *,
+    dry_run: bool,
+    keep: int | None,
+    keep_hours: float | None,
+    keep_days: float | None,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Remove the versions that nothing keeps.
+
+    Kept are the newest, the last of each hour of a day, the last of each day of a month, those that
+    are tagged, and those that ever were put live. What goes of the last 24 hours is told.
+    """
+    from midstream.flows.operating.operations import opened
+
+    settings = _load(config, as_json)
+    keep = settings.versions.keep if keep is None else keep
+    days = settings.versions.keep_days if keep_days is None else keep_days
+    hours = settings.versions.keep_hours if keep_hours is None else keep_hours
+    removed: list[int] = []
+    with (
+        one_line_errors(running=True, as_json=as_json),
+        opened(settings, to_write=not dry_run) as registry,
+    ):
+        if not dry_run:
+            registry.artifacts.require_writing()
+        kept = registry.retention.kept(keep, days, hours=hours)
+        gone = [version for version, why in kept.items() if not why]
+        recent = registry.retention.recent(gone)
+        if not as_json:
+            for version, why in kept.items():
+                said = "; ".join(why) if why else "goes"
+                if version in recent:
+                    instead = recent[version]
+                    said += ", though it is of the last 24 hours; the next older one that stays is "
+                    said += f"version {instead}" if instead else "none"
+                click.echo(f"version {version}: {said}")
+        if not dry_run:
+            if gone:
+                _confirm(f"remove {len(gone)} of {len(kept)} versions?", yes=yes)
+            removed = registry.retention.prune(keep, days, hours=hours)
+    if as_json:
+        print_json({"kept": {str(v): why for v, why in kept.items() if why}, "goes": gone,
+                    "of_last_24_hours": sorted(recent), "removed": removed})  # fmt: skip
+    elif dry_run:
+        click.echo(f"{len(gone)} of {len(kept)} versions would be removed")
+    else:
+        click.echo(f"{len(removed)} versions removed")
+
+
+@click.command()
+@VERSION
+@click.argument("name")
+@click.option("--delete", is_flag=True, help="Take the name away from it.")
+@CONFIG_OPTION
+@JSON
+def tag(version: int, name: str, config: Path, *, delete: bool, as_json: bool) -> None:
+    """Give VERSION a NAME, for which it is kept.
+
+    A name is that of one version at a time.
+    """
+    from midstream.flows.operating.operations import OperationError, opened
+
+    if not re.fullmatch(r"[\w.+-]{1,100}", name, re.ASCII):
+        raise click.BadParameter(
+            "allowed: letters, digits, '.', '_', '+' and '-'", param_hint="NAME"
+        )
+    settings = _load(config, as_json)
+    with (
+        one_line_errors(running=True, as_json=as_json),
+        opened(settings, to_write=True) as registry,
+    ):
+        if delete and name not in registry.version(version).tags:
+            raise OperationError(f"version {version} is not tagged {name!r}")
+        had = registry.untag(name) if delete else registry.tag(version, name)
+    if as_json:
+        print_json({"version": version, "tag": None if delete else name, "before": had})
+        return
+    moved = f" (before, it was version {had})" if had not in (None, version) and not delete else ""
+    click.echo(f"version {version} is {'no longer ' if delete else ''}tagged {name}{moved}")
+
+
+# --- what changes a running model
+
+
+@click.command()
+@click.argument("version", required=False, type=click.IntRange(min=1))
+@click.option("--before", type=_Time(), metavar="TIME", help="The newest version of before TIME.")
+@click.option("--before-drift", is_flag=True, help="The newest version of before the last drift.")
+@click.option(
+    "--margin",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="... by at least N events.",
+)
+@click.option("--rewind", is_flag=True, help="Learn again all that came since that version.")
+@click.option(
+    "--skip-source", "sources", multiple=True, metavar="S", help="... but events of source S."
+)
+@click.option(
+    "--skip-range",
+    "ranges",
+    multiple=True,
+    metavar="RANGE",
+    help="... but these offsets or lines: see above.",
+)
+@click.option(
+    "--from",
+    "origin",
+    metavar="NAME",
+    default="",
+    help="VERSION is of the model or state NAME.",
+)
+@YES
+@CONFIG_OPTION
+@TIMEOUT
+@JSON
+def restore(
+    version: int | None,
+    before: float | None,
+    config: Path,
+    *,
+    before_drift: bool,
+    margin: int | None,
+    rewind: bool,
+    sources: tuple[str, ...],
+    ranges: tuple[str, ...],
+    origin: str,
+    yes: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Put the state of VERSION in the place of the model.
+
+    The input position stays: the model does not know what came since. With --rewind it learns that
+    again, but for what is skipped: offsets, with both ends, as TOPIC:PARTITION:FROM-TO, or lines of
+    a file as FILE:FROM-TO. Predictions already published are not published again.
+
+    A version of another state is put there only with --from, which its history tells; one of
+    another model of the registry is copied first, to a version of this one.
+    """
+    from midstream.flows.operating import operations
+
+    if (version is not None) + (before is not None) + before_drift != 1:
+        raise click.UsageError("name one of VERSION, --before and --before-drift")
+    if (sources or ranges) and not rewind:
+        raise click.UsageError("--skip-source and --skip-range need --rewind")
+    if origin and (version is None or rewind):
+        raise click.UsageError("--from needs a VERSION, and goes without --rewind")
+
+    def plan(registry: "Registry", settings: "Settings") -> "Plan":
+        words = []
+        chosen = version or 0
+        if before is not None:
+            chosen = operations.before_time(registry, before).version
+        elif before_drift:
+            least = settings.versions.drift_margin if margin is None else margin
+            row, alarms = operations.before_drift(registry, least)
+            chosen = row.version
+            first = alarms[0]
+            words = [
+                f"drift: {len(alarms)} alarms from {operations.utc(first.at)} on, the first by "
+                f"{first.detector} in shard {first.shard} after {first.position:,} events"
+            ]
+        planned = operations.plan_replacing(
+            registry,
+            settings,
+            "restore",
+            chosen,
+            rewind=rewind,
+            sources=sources,
+            ranges=operations.ranges_of(settings, ranges),
+            origin=origin,
+        )
+        planned.words = words + planned.words
+        return planned
+
+    _give(_load(config, as_json), plan, yes, timeout, as_json)
+
+
+@click.command()
+@VERSION
+@YES
+@CONFIG_OPTION
+@TIMEOUT
+@JSON
+def promote(version: int, config: Path, *, yes: bool, timeout: float | None, as_json: bool) -> None:
+    """Put VERSION in the place of the model, caught up.
+
+    What came since is learned by it first, up to versions.catch_up_events; what was not is told.
+    """
+    from midstream.flows.operating import operations
+
+    def plan(registry: "Registry", settings: "Settings") -> "Plan":
+        return operations.plan_replacing(registry, settings, "promote", version)
+
+    _give(_load(config, as_json), plan, yes, timeout, as_json)
+
+
+@click.command()
+@YES
+@CONFIG_OPTION
+@TIMEOUT
+@JSON
+def rollback(config: Path, *, yes: bool, timeout: float | None, as_json: bool) -> None:
+    """Undo the last restore, promote or rollback.
+
+    The model is then, within versions.catch_up_events, as if that had never been.
+    """
+    from midstream.flows.operating import operations
+
+    _give(_load(config, as_json), operations.plan_rollback, yes, timeout, as_json)
+
+
+@click.command()
+@REASON
+@YES
+@CONFIG_OPTION
+@TIMEOUT
+@JSON
+def pause(reason: str, config: Path, *, yes: bool, timeout: float | None, as_json: bool) -> None:
+    """Let the model learn nothing more, until resumed.
+
+    No input is read meanwhile, also after a restart; commands are still carried out.
+    """
+    orders = [{"kind": "pause", "reason": reason}]
+    words = ["no input is read until `midstream resume`"]
+    _give(
+        _load(config, as_json),
+        lambda _registry, _: _plan("pause", orders, words),
+        yes,
+        timeout,
+        as_json,
+    )
+
+
+@click.command()
+@REASON
+@CONFIG_OPTION
+@TIMEOUT
+@JSON
+def resume(reason: str, config: Path, *, timeout: float | None, as_json: bool) -> None:
+    """Let a paused model go on where it was.
+
+    Nothing that came meanwhile is lost, as far as the input still has it.
+    """
+    orders = [{"kind": "resume", "reason": reason}]
+    _give(
+        _load(config, as_json), lambda _registry, _: _plan("resume", orders), True, timeout, as_json
+    )
+
+
+def _plan(kind: str, orders: list[dict[str, Any]], words: Sequence[str] = ()) -> "Plan":
+    from midstream.flows.operating.operations import Plan
+
+    return Plan(kind, 0, orders, list(words))
+
+
+def _give(
+    settings: "Settings",
+    make: Callable[["Registry", "Settings"], "Plan"],
+    yes: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Plan, say what will be done, ask, give the commands, wait, and say what became of them."""
+    from midstream.flows.commands import version_views as views
+    from midstream.flows.operating import operations
+
+    with (
+        one_line_errors(running=True, as_json=as_json),
+        operations.opened(settings, to_command=True) as registry,
+    ):
+        with model_prints():
+            plan = make(registry, settings)
+        if plan.words:
+            for line in plan.words:
+                click.echo(line, err=as_json)
+            for line in plan.warnings:
+                click.echo(f"warning: {line}", err=as_json)
+            _confirm("go on, in spite of that?" if plan.warnings else "go on?", yes=yes)
+        plan = operations.taken_in(registry, settings, plan)
+        by = operations.operator()
+        orders = registry.order(*({**order, "by": by} for order in plan.orders))
+        progress = views.Progress(show=sys.stderr.isatty() and not as_json)
+        try:
+            answers = operations.await_answers(
+                registry, orders, tell=progress.tell, timeout=timeout
+            )
+        except KeyboardInterrupt:
+            progress.end()
+            raise operations.OperationError(
+                f"command {orders[-1].id} was given, and is carried out whether one waits or not; "
+                f"`midstream history` tells when, and `midstream commands cancel {orders[-1].id}` "
+                "takes it back, if no processor has taken it up"
+            ) from None
+        progress.end()
+        made = [order.version for order in orders if order.kind == "snapshot"]
+        whole = _await_version(registry, made, answers)
+        same = registry.same()
+    if as_json:
+        chosen = next((o for o in orders if o.kind != "snapshot"), orders[-1])
+        print_json(
+            {
+                "command": chosen.id,
+                "kind": chosen.kind,
+                "version": same.get(chosen.version, chosen.version) or None,
+                "before": same.get(chosen.before, chosen.before) or None,
+                "made": whole,
+                "warnings": plan.warnings,
+                "shards": msgspec.to_builtins(answers),
+            }
+        )
+    else:
+        views.print_answers(plan.kind, answers)
+        if plan.kind == "snapshot" and made:
+            number = same.get(made[0], made[0])
+            note = "" if whole else " will be whole once all shards ran"
+            note = ": nothing has changed since it was made" if number != made[0] else note
+            click.echo(f"version {number}{note}")
+    refused = [answer for answer in answers if answer.state == "refused"]
+    if refused and any(a.state in ("done", "relearning") for a in answers) and plan.version:
+        click.echo("`midstream rollback` undoes it on the shards that did it", err=as_json)
+    sys.exit(FAILED if refused else 0)
+
+
+def _await_version(
+    registry: "Registry", versions: Sequence[int], answers: Sequence["Answer"]
+) -> list[int]:
+    """Wait a little for versions whose parts are all made; return which are whole.
+
+    What was equal to another is that one.
+    """
+    until = time.monotonic() + (5.0 if all(a.state == "done" for a in answers) else 0.0)
+    while True:
+        same, there = registry.same(), {row.version for row in registry.versions()}
+        whole = [v for v in (same.get(v, v) for v in versions) if v in there]
+        if len(whole) == len(versions) or time.monotonic() > until:
+            return list(dict.fromkeys(whole))
+        time.sleep(0.05)
+
+
+# --- what was
+
+
+@click.command()
+@click.option("--at", type=_Time(), metavar="TIME", help="Only what was live then.")
+@click.option("--shard", metavar="NAME", help="Only of this shard.")
+@click.option("--alarms", is_flag=True, help="With --json: alarms, too, after the commands.")
+@CONFIG_OPTION
+@JSON
+def history(
+    at: float | None, shard: str | None, config: Path, *, alarms: bool, as_json: bool
+) -> None:
+    """Tell what was live when, per shard, and why.
+
+    Each command that a shard carried out or refused is a line, with who gave it and its place in
+    the journal; and so is each alarm. Below stands which shards are paused, and which commands
+    wait.
+    """
+    from midstream.flows.commands import version_views as views
+    from midstream.flows.operating.operations import live_at, opened
+
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
+        waiting = registry.waiting()
+        raised = [alarm for alarm in registry.alarms() if shard in (None, alarm.shard)]
+        rows = [d for d in registry.deployments() if shard in (None, d.shard)]
+        versions = registry.versions(every=True)
+        same = registry.same()
+    if at is not None:
+        found = live_at(rows, at, same=same)
+        if as_json:
+            print_json({"at": at, "shards": msgspec.to_builtins(found)})
+            return
+        views.print_live(found, at)
+        return
+    if as_json:
+        print_json(
+            [views.told(d) for d in rows]
+            + [{"alarm": alarm._asdict()} for alarm in raised if alarms]
+        )
+        return
+    views.print_history(rows, versions, raised)
+    views.print_pauses(live_at(rows, same=same))
+    if waiting:
+        click.echo(f"{len(waiting)} commands wait (`midstream commands list`):")
+        views.print_waiting(waiting)
+
+
+@click.group()
+def commands() -> None:
+    """List the commands that wait, and take them back.
+
+    A command waits until a processor takes it up: where none runs, until the next start.
+    """
+
+
+@commands.command("list")
+@CONFIG_OPTION
+@JSON
+def list_commands(config: Path, *, as_json: bool) -> None:
+    """List the commands that wait, oldest first.
+
+    A command waits until each shard has carried it out or refused it.
+    """
+    from midstream.flows.commands import version_views as views
+    from midstream.flows.operating.operations import opened
+
+    with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
+        waiting = registry.waiting()
+    if as_json:
+        print_json(
+            [
+                {**msgspec.to_builtins(each), "state": "taken" if each.taken_at else "waiting"}
+                for each in waiting
+            ]
+        )
+        return
+    views.print_waiting(waiting)
+    if not waiting:
+        click.echo("no commands wait")
+
+
+@commands.command()
+@click.argument("command", type=click.IntRange(min=1, max=2**31 - 1))
+@CONFIG_OPTION
+@JSON
+def cancel(command: int, config: Path, *, as_json: bool) -> None:
+    """Take COMMAND back, by its number, unless a processor has taken it up.
+
+    It is then never carried out. The versions that were to be made before and after it go with it.
+    """
+    from midstream.flows.operating.operations import opened, operator
+
+    settings = _load(config, as_json)
+    with (
+        one_line_errors(running=True, as_json=as_json),
+        opened(settings, to_write=True) as registry,
+    ):
+        gone = registry.cancel(command, f"taken back by {operator()}")
+    if as_json:
+        print_json({"cancelled": gone})
+        return
+    click.echo("taken back: " + ", ".join(f"command {number}" for number in gone))
+
+
+# --- predict
+
+
+@click.command()
+@click.option("--version", type=click.IntRange(min=1), metavar="N", help="Default: what is live.")
+@click.option("--shard", metavar="NAME", help="Whose model, where the version has several.")
+@click.argument("file", default="-")
+@CONFIG_OPTION
+def predict(version: int | None, shard: str | None, file: str, config: Path) -> None:
+    """Predict the events in FILE with a version.
+
+    FILE is - for standard input. Nothing is learned. Predictions are printed, a line each, as a run
+    would publish them. Events that cannot be read, or that the model raises on, are told on
+    standard error, and the exit code is then 1.
+    """
+    from midstream.flows.offline.predicting import predict_file
+
+    with one_line_errors(running=True), binary_output() as out, model_prints():
+        rejected = predict_file(_load(config), file, version, shard, out)
+    sys.exit(FAILED if rejected else 0)
+
+
+# --- small things
+
+
+def _load(config: Path, as_json: bool = False) -> "Settings":
+    from midstream.flows.config.settings import load
+
+    with one_line_errors(running=False, as_json=as_json):
+        return load(config)
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    """Ask on standard error, which is no result of ours."""
+    from midstream.flows.operating.operations import OperationError
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise OperationError("nobody is there to be asked; --yes goes on without asking")
+    try:
+        with redirect_stdout(sys.stderr):  # a space would go there in spite of err=True
+            go_on = click.confirm(question, err=True)
+    except click.Abort:  # Ctrl-C, or the end of the input
+        click.echo(err=True)
+        go_on = False
+    if not go_on:
+        raise OperationError("nothing was done")
+
+
+def _live_versions(registry: "Registry") -> set[int]:
+    from midstream.flows.operating.operations import live_at
+
+    found = live_at(registry.deployments())
+    return {live.version for live in found.values() if live is not None}
+
+
+COMMANDS = (snapshots, history, commands, restore, promote, rollback, pause, resume, tag, predict)
+"""All of these, to be added to the command line."""

@@ -1,0 +1,1 @@
+"""A config: its settings, and the model that it names."""

@@ -1,0 +1,273 @@
+"""What a config names of Kafka: its consumer, the input of a shard, its journal and outputs."""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import confluent_kafka
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions, NewTopic
+
+from midstream.connectors.input import InputError
+from midstream.connectors.kafka.consumer import (
+    Consumer,
+    Heard,
+    Identity,
+    NoAnswerError,
+    partition_name,
+    said,
+    topics_of,
+)
+from midstream.connectors.kafka.input import TopicInput
+from midstream.connectors.kafka.journal import KafkaJournal, Signature
+from midstream.connectors.kafka.sender import Sender
+from midstream.flows.config.settings import Settings
+from midstream.flows.config.tables import ConfigError
+from midstream.flows.logs import log
+
+__all__ = [
+    "Consumer",
+    "KafkaJournal",
+    "NoAnswerError",
+    "Sender",
+    "Signature",
+    "TopicInput",
+    "check_kafka",
+    "create_topics",
+    "index_of",
+    "journal_id",
+    "missing_topics",
+    "open_consumer",
+    "open_journal",
+    "open_sender",
+    "open_topic",
+    "partition_name",
+    "topic_shards",
+]
+
+
+_FOLDERS = ("ssl.ca.location",)
+_FILES = (
+    *_FOLDERS,
+    "ssl.certificate.location",
+    "ssl.key.location",
+    "ssl.keystore.location",
+    "ssl.crl.location",
+    "https.ca.location",
+)
+_CREATING = re.compile(r"^Failed to create (consumer|producer|admin client): ")
+_PATIENCE = 30.0  # seconds for an answer, where one is waited for as long as it takes
+
+
+def check_kafka(settings: Settings) -> None:
+    """Raise ConfigError if [kafka] says what librdkafka does not take, or names no readable file.
+
+    No broker is asked.
+    """
+    options = _options(settings)
+    for key in _FILES:
+        if options.get(key, "probe") != "probe":
+            _check_file(settings, key, Path(options[key]))
+    try:
+        confluent_kafka.Consumer({"group.id": settings.name, **options}).close()
+        confluent_kafka.Producer({"transactional.id": settings.name, **options})
+    except (KafkaException, TypeError, ValueError) as error:
+        text = _CREATING.sub("", said(error))
+        raise ConfigError(f"{settings.file}: kafka: {text}") from None
+
+
+def _check_file(settings: Settings, key: str, path: Path) -> None:
+    """Raise ConfigError unless a file can be read: librdkafka would name the setting only."""
+    try:
+        if path.is_dir() and key in _FOLDERS:
+            list(path.iterdir())
+        else:
+            path.open("rb").close()
+    except OSError as error:
+        text = f'kafka."{key}": {path}: cannot be read: {error.strerror}'
+        raise ConfigError(f"{settings.file}: {text}") from None
+
+
+def open_consumer(settings: Settings) -> Consumer:
+    """Return the consumer that the shards of a process share."""
+    topic = settings.input.topic
+    assert topic is not None
+    group = str(settings.kafka.get("group.id", settings.name))
+    options = _options(settings)
+    return Consumer(options, topic, group, identity=Identity(options, topic), log=log.warning)
+
+
+def journal_id(settings: Settings) -> bytes:
+    """Return what tells the topic of the journal from any other, also one made anew under its name.
+
+    Raises
+    ------
+    NoAnswerError, InputError
+        If no broker answers, or there is no such topic.
+    """
+    topic = settings.journal_topic
+    assert topic is not None
+    return Identity(_options(settings), topic).whole(_seconds(settings))
+
+
+def _seconds(settings: Settings) -> float:
+    """Return how long to wait for one answer of the brokers."""
+    return settings.input.wait_seconds or _PATIENCE
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    """Return librdkafka's settings for a client that is in no consumer group."""
+    options = {key: value for key, value in settings.kafka.items() if key != "group.id"}
+    for key in options.keys() & set(_FILES):
+        if options[key] != "probe":  # which is no file
+            options[key] = str(settings.root / str(options[key]))
+    return {"log_level": 2, **options}  # what it says of its connections comes into our own log
+
+
+def topic_shards(settings: Settings, consumer: Consumer) -> dict[str, str]:
+    """Return the partition of each shard, where every partition is one."""
+    found = consumer.partitions(_seconds(settings))
+    return {f"{index:03d}": partition_name(consumer.topic, index) for index in found}
+
+
+def open_topic(
+    settings: Settings,
+    consumer: Consumer,
+    part: str | None,
+    *,
+    until_eof: bool,
+    added: Collection[int] = (),
+) -> TopicInput:
+    """Return the input of a shard: one partition of the topic, or all of them."""
+    parts = [index_of(part)] if part else consumer.partitions(_seconds(settings))
+    return TopicInput(
+        consumer,
+        parts,
+        start=settings.input.start,
+        until_eof=until_eof,
+        on_lost=settings.input.on_lost,
+        seconds=_seconds(settings),
+        added=added,
+    )
+
+
+def index_of(name: str) -> int:
+    """Return the number of a partition by the name that the journal gives it."""
+    return int(name.rpartition("-")[2])
+
+
+def open_journal(settings: Settings, shard: str, signatures: dict[str, Signature]) -> KafkaJournal:
+    """Return the journal of a shard whose outputs are topics; `signatures` as of `KafkaJournal`."""
+    assert settings.journal_topic is not None
+    return KafkaJournal(
+        _options(settings),
+        f"{settings.journal_topic}-{shard}",  # whoever writes this journal, from any config
+        settings.journal_topic,
+        int(shard),
+        outputs=settings.output.topics,
+        seconds=_seconds(settings),
+        signatures=signatures,
+    )
+
+
+def open_sender(settings: Settings, topic: str) -> Sender:
+    """Return what sends messages to a topic.
+
+    Raises
+    ------
+    ConfigError
+        If [kafka] says what librdkafka does not take.
+    InputError
+        If no broker answers, or there is no such topic.
+    """
+    check_kafka(settings)
+    return Sender(_options(settings), topic, seconds=_seconds(settings))
+
+
+def _admin(settings: Settings) -> tuple[AdminClient, dict[str, Any]]:
+    """Return a client, and the topics that are there."""
+    heard = Heard()
+    options: dict[str, Any] = {**_options(settings), "error_cb": heard}
+    admin = AdminClient(options)
+    return admin, topics_of(admin, _seconds(settings), heard=heard)
+
+
+def missing_topics(settings: Settings) -> list[str]:
+    """Return the topics that would be written to and are not there, or lack partitions.
+
+    Raises
+    ------
+    InputError
+        If no broker answers.
+    """
+    _, there = _admin(settings)
+    journal = settings.journal_topic
+    missing = [topic for topic in settings.output.topics.values() if topic not in there]
+    if journal is not None and journal not in there:
+        missing.append(journal)
+    elif journal is not None and (more := _lacking(settings, there)):
+        missing.append(f"{journal} with {more} more partition{'s' * (more > 1)}")
+    return missing
+
+
+def _lacking(settings: Settings, there: dict[str, Any]) -> int:
+    """Return how many partitions the journal's topic, which is there, has less than are needed."""
+    source, journal = settings.input.topic or "", settings.journal_topic or ""
+    needed = 1 if settings.one_shard or source not in there else len(there[source].partitions)
+    return max(needed - len(there[journal].partitions), 0)
+
+
+def create_topics(settings: Settings, partitions: int, replicas: int) -> dict[str, str]:
+    """Create the topics of a config that are not there yet; say of each what was done.
+
+    A journal that has less partitions than the input has now gets more.
+
+    Parameters
+    ----------
+    partitions
+        Of the input, where it is not there yet; outputs and journal get as many as it has.
+    replicas
+        Of each partition; -1: as many as the brokers do by default.
+
+    Raises
+    ------
+    ConfigError
+        If [kafka] says what librdkafka does not take.
+    InputError
+        If no broker answers, or one refuses.
+    """
+    check_kafka(settings)
+    admin, there = _admin(settings)
+    source = settings.input.topic
+    if source in there:
+        partitions = len(there[source].partitions)
+    # A journal is cut where it is not needed any more; until then nothing of it may go.
+    forever = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
+    wanted: dict[str | None, dict[str, str]] = {source: {}}
+    wanted |= {topic: {} for topic in settings.output.topics.values()}
+    wanted[settings.journal_topic] = forever
+    done = {topic: "was there" for topic in wanted if topic is not None}
+    new = [
+        NewTopic(topic, partitions, replicas, config=wanted[topic])
+        for topic in done
+        if topic not in there
+    ]
+    for topic, future in (admin.create_topics(new) if new else {}).items():
+        done[topic] = "created"
+        try:
+            future.result(_seconds(settings))
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise InputError(f"{topic}: cannot be created: {said(error)}") from None
+    journal = settings.journal_topic
+    if journal in there and (more := _lacking(settings, there)):
+        total = len(there[journal].partitions) + more
+        done[journal] = f"{more} partition{'s' * (more > 1)} added"
+        try:
+            asked = admin.create_partitions([NewPartitions(journal, total)])
+            asked[journal].result(_seconds(settings))
+        except KafkaException as error:
+            raise InputError(f"{journal}: cannot get more partitions: {said(error)}") from None
+    return done

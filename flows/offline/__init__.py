@@ -1,0 +1,1 @@
+"""What is done without a run: check, evaluate, predict, send, init."""

@@ -1,0 +1,120 @@
+"""One pass of a config's learner over its input, apart from any run: nothing is kept."""
+
+import time
+from collections.abc import Callable
+
+from midstream.engine.events.batch import EventBatch
+from midstream.engine.learners.learner import LearnerError
+from midstream.engine.shard.shard import EventError
+from midstream.engine.training.rejecting import Careful, Recent, Tried, Verdict, others, rows_of
+from midstream.engine.training.trainer import Trainer
+from midstream.flows.config.factory import model_modules
+from midstream.flows.config.settings import Settings
+from midstream.flows.inputs.reading import open_reader
+from midstream.flows.running.rooms import (
+    RejectedLog,
+    Summary,
+    Tally,
+    failures,
+    log_non_finite,
+    make_trainer,
+)
+
+__all__ = ["evaluate"]
+
+
+class _Judge:
+    """Steps a trainer over batches as a shard does; says where the learner fails on too much."""
+
+    def __init__(self, trainer: Trainer, settings: Settings) -> None:
+        self.trainer = trainer
+        self._limit = settings.model.error_limit
+        self._careful: Careful | None = None
+        if settings.model.on_error == "reject":
+            self._careful = Careful(model_modules(settings))
+        self._recent, self._tally, self._log = Recent(), Tally(), RejectedLog()
+
+    def step(self, given: EventBatch) -> tuple[int, int]:
+        """Predict, score and learn; return how many alarms there were, and events rejected.
+
+        Raises
+        ------
+        EventError
+            If the learner raises, and such events are not to be rejected.
+        FailingError
+            If it fails on too many of the recent events.
+        """
+        if self._careful is None:
+            batch, refused = self.trainer.admit(given)
+            try:
+                step = self.trainer.step(batch)
+            except LearnerError as error:
+                around = others(self.trainer.learner, batch, error.row, self.trainer.seen)
+                raise EventError.of(batch, error.row, error, around) from error
+            tried = Tried(step, batch, rows_of(batch, given), {}, refused)
+        else:
+            tried = self._careful.step(self.trainer, given)
+        errors = [EventError.of(given, row, error) for row, error in tried.raised.items()]
+        odd = tried.rows[tried.step.odd].tolist() if tried.step.odd else []
+        self._log.add(errors)
+        self._tally.add(
+            Verdict(len(errors), len(odd), len(tried.batch) + len(errors)),
+            failures(tried.batch, errors, tried.step.odd),
+        )
+        verdict = self._recent.count(len(given), list(tried.raised), odd, self._limit)
+        if verdict is not None:
+            raise self._tally.error(self._recent.now(verdict, self._limit), self._limit)
+        return len(tried.step.alarms), len(errors) + len(tried.refused)
+
+    def close(self) -> None:
+        """Say how it ended.
+
+        Raises
+        ------
+        FailingError
+            If the learner failed on too many of all events.
+        """
+        self._log.close()
+        if self._tally.found.share > self._limit:
+            raise self._tally.error(self._tally.found, self._limit)
+
+
+def evaluate(
+    settings: Settings, *, progress: Callable[[Summary], None] | None = None
+) -> tuple[Summary, Trainer]:
+    """Run the same Trainer over the input once, without journal, snapshots or outputs.
+
+    Raises
+    ------
+    ConfigError, InputError, EventError, FailingError
+        As `run` does: EventError only where `model.on_error` is not "reject".
+    """
+    judge = _Judge(make_trainer(settings), settings)
+    summary = Summary()
+    begun = time.perf_counter()
+    with open_reader(settings) as reader:
+        for _, decoded in reader:
+            seen, learned = judge.trainer.seen, judge.trainer.learned
+            prequential = judge.trainer.prequential
+            non_finite, too_large = prequential.non_finite, prequential.too_large
+            alarms, rejected = judge.step(decoded.batch)
+            summary.events += judge.trainer.seen - seen
+            summary.learned += judge.trainer.learned - learned
+            summary.rejected += len(decoded.rejected) + rejected
+            summary.predictions += judge.trainer.seen - seen
+            summary.alarms += alarms
+            prequential = judge.trainer.prequential
+            summary.non_finite += prequential.non_finite - non_finite
+            summary.too_large += prequential.too_large - too_large
+            if progress is not None:
+                progress(summary)
+    if summary.non_finite:
+        log_non_finite(summary.non_finite, of=summary.predictions)
+    judge.close()
+    trainer = judge.trainer
+    summary.seconds = time.perf_counter() - begun
+    summary.events_per_second = summary.events / max(summary.seconds, 1e-9)
+    summary.metrics = trainer.metrics
+    summary.digest = {"000": trainer.digest()}
+    summary.seen = trainer.seen
+    return summary, trainer

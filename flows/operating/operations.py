@@ -1,0 +1,883 @@
+"""What an operator does to a running model: plans, gives and awaits commands."""
+
+import datetime as dt
+import getpass
+import math
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from types import MappingProxyType
+from typing import Any, Literal
+
+import msgspec
+
+from midstream.connectors.files.rotation import first_name
+from midstream.connectors.input import InputError
+from midstream.engine.basics.clocks import by_then
+from midstream.engine.basics.errors import ExpectedError
+from midstream.engine.registry.artifacts import Manifest
+from midstream.engine.registry.registry import Deployed, Drifted, Registry, ShardRow
+from midstream.engine.registry.versions import VersionRow
+from midstream.engine.shard.commands import REPLACING, Done, Order, epoch_of
+from midstream.engine.shard.dataset import OTHERS
+from midstream.engine.shard.journal import Command
+from midstream.flows.claims.liveness import Pulses
+from midstream.flows.claims.registry import open_registry
+from midstream.flows.config.settings import Settings
+from midstream.flows.logs import log
+
+__all__ = [
+    "SILENT",
+    "Answer",
+    "OperationError",
+    "Plan",
+    "Stretch",
+    "await_answers",
+    "before_drift",
+    "before_time",
+    "epochs",
+    "in_order",
+    "left_of",
+    "live_at",
+    "live_version",
+    "moment",
+    "opened",
+    "operator",
+    "plan_replacing",
+    "plan_rollback",
+    "positions_of",
+    "ranges_of",
+    "utc",
+]
+
+SILENT = "it did not end, and has not been heard of for a while"
+"""The reason of an `Answer` of a shard whose process was killed, or is frozen."""
+_AGAIN = 0.05
+_FEWEST_DIGITS = 8  # by which an identity is named
+_EPISODE = 900.0  # seconds from one alarm to the next of the same drift, at most
+_TOO_LATE = 253_402_300_800.0  # seconds from 1970 to the year 10,000
+_NOTHING = 2**62  # the oldest position of what is not there
+
+
+class OperationError(ExpectedError, RuntimeError):
+    """What cannot be done as asked; one line for the operator. Nothing was changed."""
+
+
+@contextmanager
+def opened(
+    settings: Settings, *, to_command: bool = False, to_write: bool = False
+) -> Iterator[Registry]:
+    """Open the registry of a config, which has to be there.
+
+    Parameters
+    ----------
+    to_command
+        Runs are to be given commands, which none obeys where versions are switched off.
+    to_write
+        It is refused where this user may only read; so it is with `to_command`.
+    """
+    if to_command and not settings.versions.enabled:
+        raise OperationError(
+            f"{settings.file}: versions are switched off (versions.enabled = false): no run obeys "
+            "commands"
+        )
+    registry = open_registry(settings)
+    try:
+        if to_command or to_write:
+            registry.database.require_writing()
+        if to_command and registry.versions() and not registry.shards():
+            raise OperationError(
+                f"{registry.database.place}: was made anew, and no run has told it of its shards; "
+                "commands can be given once `midstream run` was started"
+            )
+        if not registry.identity and registry.database.owner():
+            log.info("no_state_here", model=settings.name, note="the model is found by its name")
+        yield registry
+    finally:
+        registry.close()
+
+
+def operator() -> str:
+    """Return who gives a command: the account, and the host."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # there is no name for it
+        name = str(os.getuid())
+    return f"{name}@{socket.gethostname()}"
+
+
+def utc(at: float) -> str:
+    """Return a time as operators read it."""
+    return dt.datetime.fromtimestamp(at, dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def moment(text: str) -> float:
+    """Return a time, ISO 8601 (UTC where it has no zone) or seconds since 1970, as seconds.
+
+    Eight digits are a date, 20261125: no version is of the year 1970.
+
+    Raises
+    ------
+    ValueError
+        If it is neither, or not from 1970 to 9999.
+    """
+    try:
+        at = math.nan if len(text) == len("YYYYMMDD") and text.isdecimal() else float(text)
+    except ValueError:
+        at = math.nan
+    if math.isnan(at):
+        when = dt.datetime.fromisoformat(text)
+        at = when.replace(tzinfo=when.tzinfo or dt.UTC).timestamp()
+    if not 0.0 <= at < _TOO_LATE:  # nor is it a number
+        raise ValueError(f"{text}: not from 1970 to 9999")
+    return at
+
+
+# --- what is live
+
+
+class Stretch(msgspec.Struct):
+    """What a shard had live for a time.
+
+    Attributes
+    ----------
+    version
+        0: what it has learned from its beginning.
+    since
+        Seconds since 1970.
+    command
+        Which put it there; None for the beginning, whose `kind` is "start".
+    kept
+        The version that it was last kept as, if it was.
+    words
+        All this as operators read it.
+    paused
+        Since when no input was read, as a command had it; None: it was. `pause` tells why, and who
+        gave it.
+    """
+
+    version: int
+    since: float
+    command: int | None
+    kind: str
+    kept: int | None
+    words: str
+    paused: float | None = None
+    pause: str = ""
+
+
+def in_order(rows: Iterable[Deployed]) -> dict[str, list[Deployed]]:
+    """Return what each shard did, in the order in which it did that, whatever its clock said.
+
+    Within an epoch that is the order of its journal.
+    """
+    found: dict[str, dict[str, list[Deployed]]] = {}
+    for row in rows:
+        found.setdefault(row.shard, {}).setdefault(row.epoch, []).append(row)
+    return {
+        shard: [
+            row
+            for epoch in _epochs_in_order(by_epoch)
+            for row in sorted(by_epoch[epoch], key=lambda row: row.done.seq)
+        ]
+        for shard, by_epoch in sorted(found.items())
+    }
+
+
+def _epochs_in_order(rows: Mapping[str, Sequence[Deployed]]) -> list[str]:
+    """Return epochs in the order in which they began.
+
+    The numbers of commands rise from each to the next, and the present one is the last. Only of
+    another in which there was no command does the clock tell.
+    """
+    begun, first = {}, {}
+    for epoch, these in rows.items():
+        begun[epoch] = min((r.done.command.at for r in these if r.kind == "start"), default=0.0)
+        ids = [row.done.command.id for row in these if row.kind != "start"]
+        if ids:
+            first[epoch] = min(ids)
+    ordered = sorted(first, key=lambda epoch: first[epoch])
+    for epoch in sorted(set(rows) - set(first), key=lambda epoch: begun[epoch]):
+        after = (i for i, other in enumerate(ordered) if begun[other] > begun[epoch])
+        ordered.insert(next(after, len(ordered)), epoch)
+    return sorted(ordered, key=lambda epoch: any(row.present for row in rows[epoch]))
+
+
+def epochs(rows: Iterable[Deployed]) -> dict[str, str]:
+    """Return the epoch of each shard: which beginning its model has come from."""
+    return {shard: these[-1].epoch for shard, these in in_order(rows).items()}
+
+
+def live_at(
+    rows: Iterable[Deployed],
+    at: float = float("inf"),
+    *,
+    same: Mapping[int, int] = MappingProxyType({}),
+) -> dict[str, Stretch | None]:
+    """Return, of each shard, what was live at a time; None: it had not begun.
+
+    `same`: as of `Versions.same`.
+    """
+    found: dict[str, Stretch | None] = {}
+    for shard, these in in_order(rows).items():
+        live: Stretch | None = None
+        paused: Command | None = None
+        later = False  # what comes is of something that had not taken effect then
+        for deployed in these:
+            done, command = deployed.done, deployed.done.command
+            if command.refused:
+                continue
+            if deployed.kind == "snapshot":
+                if live is not None and not later and command.at <= at:
+                    live.kept = same.get(command.version, command.version)
+            elif deployed.kind in ("pause", "resume"):
+                if command.at <= at:
+                    paused = command if deployed.kind == "pause" else None
+            elif deployed.kind in ("start", *REPLACING):
+                paused = None if deployed.kind == "start" else paused
+                later = done.done_at is None or done.done_at > at
+                if not later and done.done_at is not None:
+                    words = f"version {command.version} ({deployed.kind}, {command.reason})"
+                    if deployed.kind == "start":
+                        words = "version 0: it has learned from its beginning"
+                    elif command.by:
+                        words = words[:-1] + f", {command.by})"
+                    live = Stretch(
+                        version=command.version,
+                        since=done.done_at,
+                        command=command.id or None,
+                        kind=deployed.kind,
+                        kept=None,
+                        words=words,
+                    )
+        if live is not None and paused is not None:
+            live.paused, live.pause = paused.at, ", ".join(filter(None, (paused.reason, paused.by)))
+        found[shard] = live
+    return found
+
+
+# --- which version
+
+
+def before_time(registry: Registry, at: float) -> VersionRow:
+    """Return the newest version that is not younger than a time, and came after none that is.
+
+    So a clock that was set back has no version taken that was made later.
+    """
+    there = [r for r in registry.versions() if r.manifest and not registry.is_foreign(r.manifest)]
+    rows = there[: by_then([row.created for row in there], at, time.time())]
+    if not rows:
+        oldest = f"; the oldest is {there[0].version}, of {utc(there[0].created)}" if there else ""
+        raise OperationError(f"there is no version of before {utc(at)}{oldest}")
+    return rows[-1]
+
+
+def before_drift(registry: Registry, margin: int) -> tuple[VersionRow, list[Drifted]]:
+    """Return the newest version of before the last drift, and the alarms that told of that.
+
+    Alarms that follow each other closely are one drift. Only what came after a version was last
+    put live counts, and only versions that the model has come from since. Detectors notice late:
+    of a shard that raised an alarm, a version is before it that had seen at least `margin` events
+    less.
+    """
+    rows = registry.deployments()
+    live = {name: done for name, done in _live(registry, rows).items() if done is not None}
+    last = {shard: done.command.id for shard, done in live.items()}
+    now = epochs(rows)
+    alarms = _alarms_in_order(
+        alarm
+        for alarm in registry.alarms()
+        if alarm.kind == "drift"
+        and alarm.epoch == now.get(alarm.shard, alarm.epoch)
+        and alarm.command >= last.get(alarm.shard, 0)
+    )
+    if not alarms:
+        since = max((done.command.at for done in live.values()), default=0.0)
+        told = f" since {utc(since)}, when a version was last put live" if since else ""
+        raise OperationError(f"no drift was seen{told}; name a version, or use --before TIME")
+    episode = [alarms[-1]]
+    for alarm in reversed(alarms[:-1]):
+        if episode[-1].at - alarm.at > _EPISODE:
+            break
+        episode.append(alarm)
+    first = {alarm.shard: alarm.position for alarm in episode}  # the oldest of each shard
+    for row in _lineage(registry, max((d.command.version for d in live.values()), default=0)):
+        assert row.manifest is not None
+        seen = {part.shard: part.header["seen"] for part in row.manifest.shards}
+        if all(seen.get(shard, 0) <= position - margin for shard, position in first.items()):
+            return row, episode[::-1]
+    raise OperationError(
+        f"there is no version of at least {margin:,} events before the drift of "
+        f"{utc(episode[-1].at)} (versions.drift_margin, --margin); name a version"
+    )
+
+
+def _alarms_in_order(alarms: Iterable[Drifted]) -> list[Drifted]:
+    """Return alarms in the order in which they were raised.
+
+    Of one shard, commands and positions tell that. Where its clock jumped back, what came before
+    is set back, too.
+    """
+    found = []
+    at: dict[str, float] = {}
+    for alarm in sorted(alarms, key=lambda each: (each.command, each.position), reverse=True):
+        at[alarm.shard] = min(alarm.at, at.get(alarm.shard, alarm.at))
+        found.append(alarm._replace(at=at[alarm.shard]))
+    found.reverse()
+    return sorted(found, key=lambda alarm: alarm.at)
+
+
+def _live(registry: Registry, rows: Iterable[Deployed]) -> dict[str, Done | None]:
+    """Return, of each shard, what last put a version in the place of its model; None: nothing."""
+    live: dict[str, Done | None] = {row.shard: None for row in registry.shards()}
+    for shard, these in in_order(rows).items():
+        for deployed in these:
+            if deployed.kind == "start":
+                live[shard] = None
+            elif deployed.kind in REPLACING and not deployed.done.command.refused:
+                live[shard] = deployed.done
+    return live
+
+
+def _lineage(registry: Registry, live: int) -> Iterator[VersionRow]:
+    """Yield the versions that the model has come from, newest first."""
+    rows = {row.version: row for row in registry.versions()}
+    heads = [v for v, row in rows.items() if _descends(rows, v, live)]
+    at = max(heads, default=live)
+    while at in rows:
+        yield rows[at]
+        at = rows[at].parent
+
+
+def _descends(rows: Mapping[int, VersionRow], version: int, ancestor: int) -> bool:
+    """Whether a version has come from another; every one has from 0."""
+    while version in rows and version != ancestor:
+        version = rows[version].parent
+    return ancestor in (version, 0)
+
+
+# --- what is to be done
+
+
+class Plan(msgspec.Struct):
+    """Commands that are not given yet, and in words what they will do.
+
+    `warnings`: what the operator may not mean. `imports`: the name of another model, and which
+    version of it is to be copied first (`taken_in`).
+    """
+
+    kind: str
+    version: int
+    orders: list[dict[str, Any]]
+    words: list[str]
+    warnings: list[str] = []
+    imports: tuple[str, int] | None = None
+
+
+def taken_in(registry: Registry, settings: Settings, plan: Plan) -> Plan:
+    """Copy the version of another model that a plan is for; return the plan for the copy."""
+    if plan.imports is None:
+        return plan
+    name, version = plan.imports
+    with _other(settings, name) as other:
+        number = registry.take_in(other, version, f"version {version} of {name}")
+    orders = [o | ({"version": number} if o["kind"] in REPLACING else {}) for o in plan.orders]
+    return msgspec.structs.replace(plan, version=number, orders=orders)
+
+
+@contextmanager
+def _other(settings: Settings, name: str) -> Iterator[Registry]:
+    """Open the registry of another model beside ours."""
+    key = settings.versions.key
+    other = Registry(
+        settings.registry, settings.artifacts, name, key=None if key is None else key.encode()
+    )
+    try:
+        yield other
+    finally:
+        other.close()
+
+
+def _origin(registry: Registry, row: VersionRow, given: str) -> str:
+    """Return the identity of the state that a version is of, if it is another one, and named.
+
+    Raises
+    ------
+    OperationError
+        If it is not named, or another one is.
+    """
+    assert row.manifest is not None
+    theirs = row.manifest.identity
+    if not registry.is_foreign(row.manifest):
+        if given:
+            raise OperationError(
+                f"--from: found {given!r}; version {row.version} is of this model's own state, and "
+                f"there is no other model {given!r}"
+            )
+        return ""
+    if not given:
+        raise OperationError(
+            f"version {row.version} is of another state (identity {theirs[:12]}), from which this "
+            f"model was taken over; `midstream restore {row.version} --from {theirs[:12]}` puts it "
+            "in the place of the model all the same"
+        )
+    if len(given) < _FEWEST_DIGITS or not theirs.startswith(given):
+        raise OperationError(
+            f"--from: found {given!r}; version {row.version} is of the state {theirs[:12]}"
+        )
+    return theirs
+
+
+def plan_replacing(
+    registry: Registry,
+    settings: Settings,
+    kind: Literal["restore", "promote", "rollback"],
+    version: int,
+    *,
+    rewind: bool = False,
+    sources: Sequence[str] = (),
+    ranges: Sequence[tuple[str, int, int]] = (),
+    origin: str = "",
+) -> Plan:
+    """Plan to put a version in the place of the model, once it is known that this can be done.
+
+    `origin`: the version may be of another state, of this identity, or of another model, of this
+    name.
+
+    Raises
+    ------
+    OperationError
+        If it cannot: the version is damaged, of another model, of other shards, or is to be
+        rewound to and the input or the journal since then is not there any more.
+    UnknownVersionError, RegistryError, StoreError
+        If there is no such version, or it cannot be looked at.
+    """
+    from midstream.engine.shard.shard import defined, unfit
+    from midstream.flows.running.rooms import make_trainer, said_of_state
+
+    name = origin if origin != settings.name and origin in registry.database.models() else ""
+    if name:
+        with _other(settings, name) as other:
+            row, problems = other.version(version), other.problems(version)
+    else:
+        row, problems = registry.version(version), registry.problems(version)
+    if problems:
+        raise OperationError(
+            f"version {version} cannot be used: {problems[0]}"
+            + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+        )
+    manifest = row.manifest
+    assert manifest is not None
+    state = manifest.identity if name else _origin(registry, row, origin)
+    wanted = defined(make_trainer(settings), **said_of_state(settings))
+    for part in manifest.shards:
+        if changed := unfit(part.header["definition"], wanted):
+            raise OperationError(f"version {version} is of another model: {changed}")
+    names = [shard.shard for shard in registry.shards()]
+    if names != row.shards:
+        raise OperationError(
+            f"version {version} has {_shards(row.shards)}, and the model has {_shards(names)} now"
+        )
+    if rewind:
+        _check_rewind(registry, settings, manifest)
+        _check_ranges(settings, manifest, registry, ranges)
+    done: Literal["restore", "promote", "rollback", "rewind"] = "rewind" if rewind else kind
+    why = f"before {done} to version {version}"
+    orders: list[dict[str, Any]] = [
+        {"kind": "snapshot", "reason": why},
+        {
+            "kind": done,
+            "version": version,
+            "reason": "manual"
+            + (f", version {version} of {name}" if name else "")
+            + (f", from the state {state}" if state else ""),
+            "origin": state,
+            "sources": list(sources),
+            "ranges": [list(r) for r in ranges],
+            "catch_up": settings.versions.catch_up_events,
+            "before": True,
+        },
+    ]
+    if rewind:
+        orders.append(
+            {"kind": "snapshot", "reason": f"after rewind to version {version}", "cut": "restored"}
+        )
+    warnings = _unseen(registry, manifest, sources)
+    if rewind:
+        warnings += _warnings(manifest, sources)
+    words = _words(settings, row, done, sources, ranges)
+    if name or state:
+        of = f"of the model {name}" if name else "of the model as it was before it was taken over"
+        words.insert(0, f"the version is {of}, of the state {state or '(none is told)'}")
+    return Plan(done, version, orders, words, warnings, (name, version) if name else None)
+
+
+def plan_rollback(registry: Registry, settings: Settings) -> Plan:
+    """Plan to go back to what was live before a version was last put live.
+
+    Commands that all who answered have refused changed nothing, and are passed over.
+
+    Raises
+    ------
+    OperationError
+        If none ever was.
+    """
+    refused = _refused(registry.deployments())
+    replaced = [o for o in registry.commands() if o.kind in REPLACING and o.id not in refused]
+    if not replaced:
+        raise OperationError("there is nothing to go back to: no version was ever put live")
+    last = replaced[-1]
+    if not last.before:
+        raise OperationError(f"what was live before command {last.id} was not kept")
+    return plan_replacing(registry, settings, "rollback", registry.standing(last.before))
+
+
+def live_version(registry: Registry) -> int | None:
+    """Return the version that is live, as it was last kept, or the newest; None: there is none."""
+    found = live_at(registry.deployments(), same=registry.same()).values()
+    numbers = {live.kept or live.version for live in found if live is not None}
+    rows = registry.versions()
+    there = [row.version for row in rows if row.version in numbers]
+    if len(numbers) == len(there) == 1:
+        return there[0]
+    return rows[-1].version if rows else None
+
+
+def _refused(rows: Iterable[Deployed]) -> set[int]:
+    """Return the commands that every shard that answered has refused."""
+    refused: set[int] = set()
+    done: set[int] = set()
+    for row in rows:
+        (refused if row.done.command.refused else done).add(row.done.command.id)
+    return refused - done
+
+
+def _words(
+    settings: Settings,
+    row: VersionRow,
+    kind: str,
+    sources: Sequence[str],
+    ranges: Sequence[tuple[str, int, int]],
+) -> list[str]:
+    assert row.manifest is not None
+    seen = sum(part.header["seen"] for part in row.manifest.shards)
+    words = [
+        f"{kind} {settings.name} to version {row.version} ({row.kind}, {row.reason}, "
+        f"{utc(row.created)}, {seen:,} events), {_shards(row.shards)}"
+    ]
+    if kind == "restore":
+        words.append("the input position stays: the model does not know what came since then")
+    elif kind == "rewind":
+        left = [f"source {source}" for source in sources]
+        what = "lines" if settings.input.topic is None else "offsets"
+        left += [f"{partition}, {what} {first} to {last}" for partition, first, last in ranges]
+        words.append(
+            "all input since then is learned again"
+            + (f", without {', '.join(left)}" if left else "")
+            + "; new input waits meanwhile, and what was published stays as it is; what earlier "
+            "rewinds left out stays out"
+        )
+    else:
+        words.append(
+            f"the newest {settings.versions.catch_up_events:,} events since then are learned again "
+            "first; new input waits meanwhile"
+        )
+    words.append("the state before is kept as a version; `midstream rollback` goes back to it")
+    return words
+
+
+def _unseen(registry: Registry, manifest: Manifest, sources: Sequence[str]) -> list[str]:
+    """Return which sources, by all that is known, no event has come from since a version."""
+    seen: set[str] = set()
+    for row in registry.versions():
+        if row.version > manifest.version and row.manifest is not None:
+            seen |= row.manifest.data["since_parent"]["sources"].keys()
+    for shard in registry.shards():
+        seen |= set(msgspec.json.decode(shard.sources, type=list[str]))
+    if OTHERS in seen:  # there are too many to tell
+        return []
+    there = ", ".join(sorted(seen)[:10]) or "none"
+    return [
+        f"no event of source {source} was seen since version {manifest.version}, so that nothing "
+        f"will be left out for it; sources that were seen: {there}"
+        for source in sources
+        if source not in seen
+    ]
+
+
+def _warnings(manifest: Manifest, sources: Sequence[str]) -> list[str]:
+    """Return what a rewind will not leave out, since the version itself has learned it."""
+    learned = manifest.data["total"]["sources"]
+    return [
+        f"version {manifest.version} itself has learned {learned[source]:,} events of source "
+        f"{source}, and keeps them: an older version may not have"
+        for source in sources
+        if learned.get(source)
+    ]
+
+
+def _shards(names: Sequence[str]) -> str:
+    return f"{len(names)} shard{'s' * (len(names) != 1)} ({', '.join(names)})"
+
+
+def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) -> None:
+    """Raise OperationError if it is known that the input since a version is not there any more.
+
+    What a shard has read since it last told of that is not known here: it looks again itself,
+    before it changes anything.
+    """
+    rows = registry.deployments()
+    begun = epochs(row for row in rows if row.kind == "start")
+    for part in manifest.shards:
+        if epoch_of(part.header) != begun.get(part.shard, ""):
+            raise OperationError(
+                f"version {manifest.version} is of before the model was begun anew (--fresh), and "
+                "can only be restored without --rewind"
+            )
+    known = {p: c for part in manifest.shards for p, c in part.header["cursors"].items()}
+    cursors = {partition: cursor[0] for partition, cursor in known.items()}
+    # Of a file that came later, all was read; of a partition, nobody here knows from where on.
+    least = 0 if settings.input.topic is None else _NOTHING
+    needed = {
+        partition: cursors.get(partition, least)
+        for partition, position in _read_up_to(registry, rows, manifest.version, begun).items()
+        if position > cursors.get(partition, least)
+    }
+    if not needed:
+        return
+    try:
+        lows = _lows(settings)
+        gone = "it is gone"
+    except InputError as error:
+        if settings.input.topic is not None:
+            return  # nobody answers, and the shards will see
+        lows, gone = {}, f"it is gone ({error})"
+    for partition, position in needed.items():
+        if partition == "-":
+            raise OperationError(
+                f"standard input cannot be learned again; without --rewind version "
+                f"{manifest.version} can be restored"
+            )
+        # Of a log that was rotated, the shard knows where it is now.
+        low = lows.get(partition, lows.get(first_name(partition)[0], _NOTHING))
+        if position < low:
+            why = f"{gone}, and what came from {position} on is needed"
+            if settings.input.topic is None:  # of a file, all is there or nothing
+                line = known[partition][1] if partition in known else 1
+                why = f"{gone}, and what came from line {line} on is needed"
+            elif low < _NOTHING:
+                why = f"the input begins at {low} now, and {position} is needed"
+            raise OperationError(
+                f"{partition}: what came after version {manifest.version} cannot be learned again: "
+                f"{why}; without --rewind the version can be restored"
+            )
+
+
+def _read_up_to(
+    registry: Registry, rows: Iterable[Deployed], version: int, begun: Mapping[str, str]
+) -> dict[str, int]:
+    """Return, by partition, up to where it was read, as far as shards have told of that.
+
+    Parameters
+    ----------
+    version
+        What was before it is of no interest.
+    begun
+        The epochs that count, by shard.
+    """
+    found: dict[str, int] = {}
+
+    def add(shard: str, epoch: str, positions: Mapping[str, int]) -> None:
+        if epoch == begun.get(shard, ""):
+            for partition, position in positions.items():
+                found[partition] = max(position, found.get(partition, 0))
+
+    for row in rows:
+        add(row.shard, row.epoch, row.done.position)
+    for newer in registry.versions():
+        if newer.version > version and newer.manifest is not None:
+            for part in newer.manifest.shards:
+                positions = {p: cursor[0] for p, cursor in part.header["cursors"].items()}
+                add(part.shard, epoch_of(part.header), positions)
+    return found
+
+
+def _lows(settings: Settings) -> dict[str, int]:
+    """Return the oldest position of each partition that can be read again.
+
+    Raises
+    ------
+    InputError
+        If there is none, or nobody says.
+    """
+    from midstream.flows.inputs.reading import Reader
+    from midstream.flows.inputs.topics import open_consumer
+
+    consumer = None if settings.input.topic is None else open_consumer(settings)
+    try:
+        reader = Reader(settings, until_eof=True, consumer=consumer)
+        try:
+            return dict(reader.input.lows())
+        finally:
+            reader.input.close()
+    finally:
+        if consumer is not None:
+            consumer.close()
+
+
+def ranges_of(settings: Settings, texts: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Return ranges given as TOPIC:PARTITION:FROM-TO, or FILE:FROM-TO (lines); both ends are in.
+
+    Raises
+    ------
+    OperationError
+        If one is not of this form, or of another topic.
+    """
+    topic = settings.input.topic
+    form = "FILE:FROM-TO" if topic is None else "TOPIC:PARTITION:FROM-TO"
+    found = []
+    for text in texts:
+        pattern = r"(.+):(\d+)-(\d+)" if topic is None else r"(.+:\d+):(\d+)-(\d+)"
+        match = re.fullmatch(pattern, text)
+        if match is None or int(match[2]) > int(match[3]):
+            raise OperationError(f"--skip-range: found {text!r}; allowed: {form}")
+        name = match[1]
+        if topic is not None:
+            given, _, index = name.rpartition(":")
+            if given != topic:
+                raise OperationError(f"--skip-range: found topic {given!r}; the input is {topic!r}")
+            name = f"{topic}-{int(index)}"  # as the journal calls it
+        found.append((name, int(match[2]), int(match[3])))
+    return found
+
+
+def _check_ranges(
+    settings: Settings,
+    manifest: Manifest,
+    registry: Registry,
+    ranges: Sequence[tuple[str, int, int]],
+) -> None:
+    known = {partition for part in manifest.shards for partition in part.header["cursors"]}
+    known |= {partition for d in registry.deployments() for partition in d.done.position}
+    if known and any(partition not in known for partition, _, _ in ranges):
+        with suppress(InputError):  # what is not there now may have been learned from all the same
+            known |= _lows(settings).keys()
+    for partition, _, _ in ranges:
+        if known and partition not in known:
+            raise OperationError(
+                f"--skip-range: {partition} was never learned from; there are: "
+                + ", ".join(sorted(known))
+            )
+
+
+# --- what became of it
+
+
+class Answer(msgspec.Struct):
+    """What became of a command at a shard.
+
+    Attributes
+    ----------
+    state
+        "done"; "refused", for the `reason`; "relearning"; "waiting": it has not been answered yet;
+        "pending": nobody runs the shard, and it will be carried out at the next start.
+    at
+        When it had taken effect, in seconds since 1970 by the shard's clock; `seconds`, how long
+        was waited for that.
+    position
+        By partition, what of the input comes next then: an offset, or the line (row) of a file.
+    left
+        [partition, first, last, events] that were not learned again, likewise.
+    files
+        The partitions of which these are lines.
+    """
+
+    shard: str
+    state: Literal["done", "refused", "relearning", "waiting", "pending"]
+    reason: str = ""
+    at: float | None = None
+    seconds: float | None = None
+    position: dict[str, int] = {}
+    seen: int | None = None
+    left: list[tuple[str, int, int, int]] = []
+    files: list[str] = []
+
+
+def await_answers(
+    registry: Registry,
+    orders: Sequence[Order],
+    *,
+    tell: Callable[[list[Answer]], None] = lambda _: None,
+    timeout: float | None = None,
+) -> list[Answer]:
+    """Wait until every shard that runs has carried out the last command of several, or refused.
+
+    Parameters
+    ----------
+    orders
+        As they were given; the answers are to the one that is no snapshot, or to the last.
+    tell
+        Called now and then with how it stands.
+    timeout
+        Seconds to wait at most.
+    """
+    chosen = next((o for o in orders if o.kind != "snapshot"), orders[-1])
+    begun, pulses = time.monotonic(), Pulses(registry)
+    until = None if timeout is None else begun + timeout
+    took: dict[str, float] = {}
+    while True:
+        found = {d.shard: d for d in registry.deployments([chosen.id])}
+        rows = registry.shards()
+        answers = [_answer(row, found.get(row.shard), running=pulses.running(row)) for row in rows]
+        for answer in answers:  # by our clock: that of the shard may be another
+            if answer.at is not None and answer.state == "done":
+                took.setdefault(answer.shard, round(time.monotonic() - begun, 3))
+                answer.seconds = took[answer.shard]
+        tell(answers)
+        busy = any(answer.state in ("waiting", "relearning") for answer in answers)
+        if not busy or (until is not None and time.monotonic() > until):
+            return answers
+        time.sleep(_AGAIN)
+
+
+def positions_of(done: Done) -> dict[str, int]:
+    """Return, by partition, what comes next: an offset, or the line of a file, where that is known.
+
+    Of a file that an older Midstream read it is the position in bytes.
+    """
+    return {**done.position, **done.lines}
+
+
+def left_of(command: Command) -> list[tuple[str, int, int, int]]:
+    """Return what was not learned again, [partition, first, last, events]: offsets, or lines."""
+    lines = [*command.lines, *[None] * len(command.left)]
+    return [
+        (partition, *(within or (start, stop - 1)), events)
+        for (partition, start, stop, events), within in zip(command.left, lines, strict=False)
+    ]
+
+
+def _answer(row: ShardRow, deployed: Deployed | None, *, running: bool) -> Answer:
+    if deployed is None and running:
+        return Answer(row.shard, "waiting")
+    if deployed is None:
+        return Answer(row.shard, "pending", SILENT if row.beat_at else "")
+    done = deployed.done
+    if done.command.refused:
+        return Answer(row.shard, "refused", done.command.refused, done.command.at)
+    answer = Answer(
+        row.shard,
+        "done",
+        at=done.done_at,
+        position=positions_of(done),
+        seen=done.seen,
+        left=left_of(done.command),
+        files=sorted(done.lines),
+    )
+    if done.done_at is None:
+        answer.state = "relearning" if running else "pending"
+        answer.reason = "it is learning again" if running else "it was learning again when it ended"
+    return answer

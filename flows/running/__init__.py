@@ -1,0 +1,1 @@
+"""A run: the dataflow, its shards, and the processes that work on them."""

@@ -1,0 +1,555 @@
+"""The dataflow: source, decode, learn, output; one row of rooms, a shard never leaves its worker.
+
+Bytewax schedules, distributes and connects; durability is ours (`midstream.engine.shard.shard`).
+"""
+
+import ctypes
+import gc
+import math
+import os
+import secrets
+import shutil
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import get_ident
+from types import FrameType
+
+import bytewax.operators as op
+import numpy as np
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from bytewax.run import cli_main
+
+from midstream.connectors.files.discovery import NoFilesError, discover
+from midstream.connectors.input import InputError
+from midstream.connectors.kafka.consumer import NoAnswerError
+from midstream.connectors.kafka.journal import Signature
+from midstream.engine.basics.storage import raise_limit
+from midstream.engine.registry.database import OtherStateError, RegistryError
+from midstream.engine.shard.journal import UnavailableError
+from midstream.engine.shard.shard import EventError, Outcome
+from midstream.flows.claims.identity import settle
+from midstream.flows.claims.locks import StateLocks
+from midstream.flows.claims.registry import has_registry, open_registry, take_over
+from midstream.flows.config.settings import Settings
+from midstream.flows.inputs.reading import IDLE
+from midstream.flows.inputs.topics import check_kafka
+from midstream.flows.logs import log
+from midstream.flows.process import closed_descriptors, stop_signals
+from midstream.flows.running.pacing import ALWAYS, Pace
+from midstream.flows.running.registrar import Registrar
+from midstream.flows.running.rooms import (
+    KINDS,
+    REPLACES,
+    WHOLE,
+    AbandonedError,
+    Item,
+    Place,
+    Room,
+    Run,
+    RunError,
+    Share,
+    Summary,
+    Tally,
+    file_name,
+    make_trainer,
+)
+
+__all__ = ["RunError", "Summary", "archive", "preflight", "prepare", "run", "signals"]
+
+_BRIEF = 0.001  # seconds from one look for input to the next where some came just now
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, before the brokers are asked again
+_NO_HURRY = 60.0  # seconds to bring a large version to the registry, where nobody asked to stop
+_UNAVAILABLE = (UnavailableError, NoAnswerError)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+def preflight(settings: Settings, *, until_eof: bool = True) -> None:
+    """Raise what can be known to be wrong before anything is opened for writing.
+
+    Parameters
+    ----------
+    until_eof
+        As of `run`: an empty folder that is followed is no error.
+
+    Raises
+    ------
+    ConfigError, InputError
+        If the learner cannot be made or not be saved, or the input is not there.
+    """
+    if settings.kafka and (settings.input.topic or settings.output.topics):
+        check_kafka(settings)
+    if settings.input.topic is None and settings.input_path == "-" and 0 in closed_descriptors():
+        raise InputError("standard input is closed; nothing can be read from it")
+    trainer = make_trainer(settings)
+    begun = time.perf_counter()
+    nothing = [None] if settings.model.task == "multiclass" else [0.0, 1.0]
+    trainer.prequential.update(nothing, nothing, None)
+    trainer.drift.update(np.zeros(2), 0)
+    if (seconds := time.perf_counter() - begun) > 3.0:
+        log.info("compiled", seconds=round(seconds, 1), note="once on a machine")
+    if settings.input.topic is None and settings.input_path != "-":
+        try:
+            discover(settings.input.path or "", settings.root)
+        except NoFilesError:
+            if until_eof or not settings.one_shard:  # shards are of the files at the start
+                raise
+
+
+class _Source(FixedPartitionedSource[tuple[str, Item], None]):
+    """A Bytewax partition for each shard. It is never resumed by Bytewax: the journal is."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._paces: defaultdict[int, Pace] = defaultdict(  # by thread
+            lambda: Pace(_BRIEF, IDLE.total_seconds())
+        )
+
+    def list_parts(self) -> list[str]:
+        return list(self._run.rooms)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_SourcePart":  # noqa: ARG002
+        return _SourcePart(self._run, self._run.rooms[for_part], self._paces[get_ident()])
+
+
+class _SourcePart(StatefulSourcePartition[tuple[str, Item], None]):
+    def __init__(self, run: Run, room: Room, pace: Pace) -> None:
+        self._run = run
+        self._room = room
+        self._pace = pace
+        self._ended = False
+        pace.join(room.name)
+
+    def next_batch(self) -> list[tuple[str, Item]]:
+        run, name = self._run, self._room.name
+        if not (self._ended or run.failure is not None or run.stopping) and self._pace.rests(name):
+            return []
+        if self._ended or run.failure is not None:
+            self._pace.leave(name)
+            raise StopIteration
+        if run.stopping:
+            self._ended = True
+            return run.last_items(self._room)
+        items = run.next_items(self._room)
+        idle = not items or (items[0][1].work is None and items[0][1].command is None)
+        self._ended = bool(items) and items[-1][1].end
+        self._pace.asked(name, idle=idle and not self._ended)
+        return items
+
+    def next_awake(self) -> datetime:
+        return ALWAYS
+
+    def snapshot(self) -> None:
+        return None
+
+
+class _Sink(FixedPartitionedSink[tuple[Item, Outcome | None], None]):
+    """The outputs: the same parts as the source, so that a shard stays on its worker."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def list_parts(self) -> list[str]:
+        return list(self._run.rooms)
+
+    def part_fn(self, item_key: str) -> int:
+        return list(self._run.rooms).index(item_key)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_SinkPart":  # noqa: ARG002
+        return _SinkPart(self._run, self._run.rooms[for_part])
+
+
+class _SinkPart(StatefulSinkPartition[tuple[Item, Outcome | None], None]):
+    def __init__(self, run: Run, room: Room) -> None:
+        self._run = run
+        self._room = room
+
+    def write_batch(self, values: list[tuple[Item, Outcome | None]]) -> None:
+        self._run.output(values, self._room)
+
+    def snapshot(self) -> None:
+        return None
+
+
+def _dataflow(run: Run) -> Dataflow:
+    flow = Dataflow("midstream")
+    items = op.input("source", flow, _Source(run))
+    decoded = op.flat_map_batch("decode", items, run.decode)
+    learned = op.flat_map_batch("learn", decoded, run.learn)
+    op.output("output", learned, _Sink(run))
+    return flow
+
+
+@contextmanager
+def signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Let SIGTERM, SIGINT and SIGHUP ask for a stop: drain, snapshot, exit 0."""
+
+    def handle(number: int, _: FrameType | None) -> None:
+        log.info("stopping", signal=signal.Signals(number).name)
+        stop()
+
+    old = {s: signal.signal(s, handle) for s in stop_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _keep_memory() -> None:
+    """Let the C library keep memory that blocks are made of, where it is glibc.
+
+    It would give each piece back to the kernel, and get it anew with a fault for every page: a
+    third of the time of a fast run.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ((_M_MMAP_THRESHOLD, 4 * 2**20), (_M_TRIM_THRESHOLD, 32 * 2**20)):
+            mallopt(parameter, value)
+
+
+def prepare(settings: Settings, *, joins: bool) -> None:
+    """Settle the identity of a state, where no broker has to be asked for it.
+
+    `joins`: as of `settle`. Errors are those of `settle`.
+    """
+    if settings.journal_topic is None:
+        with closing(StateLocks(settings.state_path)) as locks:
+            settle(settings, locks, joins=joins)
+
+
+def archive(settings: Settings, *, adopted_by: str = "") -> str:
+    """Move old state, and the outputs that belong to it, out of the way; its identity stays.
+
+    `adopted_by`: as of `run`.
+
+    Returns
+    -------
+    str
+        What `run` takes as `fresh`: a journal that is a topic stays where it is.
+
+    Raises
+    ------
+    HeldError
+        If somebody is at work in it.
+    OtherStateError
+        If the model in the registry is that of another state; nothing was moved.
+    """
+    with closing(StateLocks(settings.state_path)) as locks:
+        locks.clear()
+        settle(settings, locks)
+        if adopted_by and settings.versions.enabled:
+            take_over(settings, 0, adopted_by)
+        _look(settings)
+        _archive(settings)
+        _drop_commands(settings)
+    return secrets.token_hex(8)
+
+
+def _look(settings: Settings) -> None:
+    """Raise OtherStateError if the model in the registry is that of another state."""
+    if settings.versions.enabled:
+        try:
+            has_registry(settings)
+        except OtherStateError:
+            raise
+        except RegistryError:  # it will say itself what is wrong with it
+            pass
+
+
+def _drop_commands(settings: Settings) -> None:
+    """Have commands that nobody has carried out yet forgotten: they were for the old state."""
+    if not settings.versions.enabled:
+        return
+    try:
+        with closing(open_registry(settings)) as registry:
+            dropped = registry.begin_anew()
+    except OtherStateError:
+        raise
+    except RegistryError:
+        return  # there is none, or it will say itself what is wrong with it
+    if dropped:
+        log.warning("commands_dropped", commands=dropped, reason="the model is begun anew")
+
+
+def _archive(settings: Settings) -> None:
+    shards = settings.state_path / "shards"
+    outputs = _outputs_present(settings)
+    if not shards.exists() and not outputs:
+        return
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    archive = settings.state_path / f"archived-{stamp}"
+    archive.mkdir(parents=True)
+    for path in outputs:  # they may be on another file system
+        shutil.move(path, archive / path.name)
+    if shards.exists():
+        shards.rename(archive / "shards")
+    log.info("archived", folder=str(archive))
+
+
+def _outputs_present(settings: Settings) -> list[Path]:
+    folder = settings.output_path
+    if not folder.is_dir():
+        return []
+    return sorted(p for kind in KINDS for p in folder.glob(file_name(kind, "*")))
+
+
+def run(
+    settings: Settings,
+    *,
+    until_eof: bool = False,
+    fresh: str = "",
+    share: Share = WHOLE,
+    patience: float = 0.0,
+    adopted_by: str = "",
+    beat: Callable[[str, Summary], None] = lambda *_: None,
+    at: Callable[[Place | None], None] = lambda _: None,
+    fragile: Place | None = None,
+) -> Summary:
+    """Run the dataflow until a signal, or until the end of the input.
+
+    Parameters
+    ----------
+    until_eof
+        The end of the files is the end of the run; otherwise they are followed as they grow.
+    fresh
+        What `archive` returned: begin anew, once.
+    share
+        Which shards are this process's.
+    patience
+        Seconds to wait for another process to let go a shard.
+    adopted_by
+        Who has the registry's model become that of this state, if it is another's; "": nobody.
+    beat
+        Called often, by which one sees from outside that the run gets on, with a word for what it
+        is at ("opening", "running", "waiting") and what it did.
+    at, fragile
+        As of `Run`.
+
+    Raises
+    ------
+    RunError, HeldError, ConfigError, InputError, JournalError, ResumeError, EventError, OSError
+        If the run cannot begin or go on; what was committed stays.
+    """
+    _keep_memory()
+    raise_limit()
+    with closing(StateLocks(settings.state_path, patience=patience)) as locks:
+        locks.enter()
+        attempts = _Attempts(
+            settings,
+            locks,
+            until_eof=until_eof,
+            fresh=fresh,
+            share=share,
+            adopted_by=adopted_by,
+            beat=beat,
+            at=at,
+            fragile=fragile,
+        )
+        try:
+            return attempts.go()
+        finally:
+            attempts.close()
+
+
+class _Attempts:
+    """Runs the dataflow until it ends well.
+
+    Anew after an outage, and once the learner has raised on an event that is to be rejected.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        locks: StateLocks,
+        *,
+        until_eof: bool,
+        fresh: str,
+        share: Share,
+        adopted_by: str,
+        beat: Callable[[str, Summary], None],
+        at: Callable[[Place | None], None],
+        fragile: Place | None,
+    ) -> None:
+        self._settings = settings
+        self._locks = locks
+        self._until_eof = until_eof
+        self._fresh = fresh
+        self._signatures: dict[str, Signature] = {}
+        self._registrars: list[Registrar] = []
+        self._share = share
+        self._adopted_by = adopted_by
+        self._beat = beat
+        self._at = at
+        self._fragile = fragile
+        self._summary = Summary()
+        self._tallies: dict[str, Tally] = {}
+        self._careful = False
+        self._caught_up = until_eof
+        self._stopping = False
+        self._outage = _Outage(lambda: beat("waiting", self._summary))
+        self._begun_at = time.monotonic()
+        self._waits = os.environ.get(REPLACES) == "1"  # however long the brokers do not answer
+
+    def go(self) -> Summary:
+        """Run to the end, or until a signal; return what was done."""
+        while (ended := self._attempt()) is None:
+            pass
+        summary = self._summary
+        summary.events_per_second = summary.events / max(summary.seconds, 1e-9)
+        for name, room in ended.rooms.items():
+            prefix = "" if ended.single else f"{name}."
+            summary.metrics |= {prefix + k: v for k, v in room.shard.trainer.metrics.items()}
+            summary.digest[name] = room.shard.trainer.digest()
+            summary.seen += room.shard.trainer.seen
+        summary.resumed_at = max(summary.seen - summary.events, 0)
+        return summary
+
+    def close(self) -> None:
+        """Tell the registry what there is to tell."""
+        for registrar in self._registrars:
+            if self._stopping:
+                registrar.close()
+            else:
+                registrar.close(_NO_HURRY)
+
+    def _attempt(self) -> Run | None:
+        """Run once; return what ended well, or None where it is to be tried anew."""
+        current = Run(
+            self._settings,
+            self._summary,
+            self._locks,
+            until_eof=self._until_eof,
+            share=self._share,
+            fresh=self._fresh,
+            signatures=self._signatures,
+            registrars=self._registrars,
+            tallies=self._tallies,
+            careful=self._careful,
+            adopted_by=self._adopted_by,
+            beat=lambda: self._beat("running", self._summary),
+            at=self._at,
+            fragile=self._fragile,
+        )
+
+        def stop() -> None:
+            self._stopping = current.stopping = True
+
+        with signals(stop):
+            try:
+                current.stopping = self._stopping
+                current.caught_up = self._caught_up
+                if not self._opened(current):
+                    return None
+                gc.collect()
+                gc.freeze()  # models and modules are long-lived: not worth looking at again
+                begun = time.perf_counter()
+                if current.rooms:
+                    cli_main(_dataflow(current))  # type: ignore[no-untyped-call]
+                self._summary.seconds += time.perf_counter() - begun
+                return current if self._ended_well(current) else None
+            finally:
+                current.close()
+                gc.unfreeze()
+
+    def _opened(self, current: Run) -> bool:
+        """Open all that a run needs; False where the brokers did not answer."""
+        self._beat("opening", self._summary)
+        try:
+            current.open()
+        except _UNAVAILABLE as error:
+            limit = self._settings.input.wait_seconds or math.inf
+            if not self._waits and time.monotonic() - self._begun_at >= limit:
+                raise
+            self._wait(error)
+            return False
+        self._waits = True
+        self._outage.over()
+        seen = sum(room.shard.trainer.seen for room in current.rooms.values())
+        log.info("running", name=self._settings.name, shards=len(current.rooms), snapshot_at=seen)
+        if not current.rooms:
+            log.warning("no_shards", note="there are more processes than shards; this one ends")
+        return True
+
+    def _ended_well(self, current: Run) -> bool:
+        """Raise what the run failed of, unless a new attempt gets over it: then return False."""
+        failure = current.failure
+        self._caught_up = current.caught_up
+        if (
+            isinstance(failure, EventError)
+            and self._settings.model.on_error == "reject"
+            and not self._careful
+        ):
+            # The learner may be half updated: resume, and leave out the next such events at once.
+            self._careful = True
+            try:
+                for room in current.rooms.values():
+                    room.shard.commit()
+                    room.settle()
+            except _UNAVAILABLE as error:
+                self._wait(error)
+            return False
+        if isinstance(failure, AbandonedError):
+            log.warning("command_abandoned", reason=str(failure))
+            return False
+        if isinstance(failure, _UNAVAILABLE):  # resume from what was committed
+            self._wait(failure)
+            return False
+        if isinstance(failure, SystemExit | KeyboardInterrupt):
+            raise RunError(f"the learner ended the run: {failure!r}") from failure
+        if failure is not None:
+            raise failure
+        if current.input_failure is not None:
+            raise current.input_failure
+        if current.failing is not None:
+            raise current.failing
+        return True
+
+    def _wait(self, reason: Exception) -> None:
+        self._outage.wait(reason, lambda: self._stopping)
+
+
+class _Outage:
+    """Waits while the brokers cannot be reached.
+
+    Parameters
+    ----------
+    beat
+        Called now and then while it waits.
+    """
+
+    def __init__(self, beat: Callable[[], None]) -> None:
+        self.begun = False
+        self._beat = beat
+        self._pause = _SHORTEST_PAUSE
+
+    def wait(self, reason: Exception, stopping: Callable[[], bool]) -> None:
+        """Wait a while, the longer the more often in vain.
+
+        Raises
+        ------
+        RunError
+            If the run is asked to stop meanwhile.
+        """
+        self.begun = True
+        log.warning("kafka_unavailable", reason=str(reason), again_in=self._pause)
+        until = time.monotonic() + self._pause
+        while time.monotonic() < until and not stopping():
+            self._beat()
+            time.sleep(IDLE.total_seconds())
+        if stopping():
+            raise RunError(f"stopped while it waited: {reason}")
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def over(self) -> None:
+        """Tell that all is well again."""
+        if self.begun:
+            log.info("kafka_available")
+        self.begun = False
+        self._pause = _SHORTEST_PAUSE

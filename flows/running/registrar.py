@@ -1,0 +1,696 @@
+"""Between the shards of a process and the registry: a thread that no stream waits for.
+
+It brings commands to the shards, takes what they made and did to the registry, and asks for a new
+version when it is time. While the registry cannot be reached, the streams go on; what is to be
+told waits in the journals, snapshots and outboxes of the shards.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from midstream.engine.basics.clocks import SLACK, Ages, WallClock
+from midstream.engine.basics.storage import LocalStorage
+from midstream.engine.events.event import Alarm
+from midstream.engine.registry.artifacts import ArtifactError, Manifest, StoreError
+from midstream.engine.registry.database import OtherStateError, RegistryError
+from midstream.engine.registry.registry import Drifted, Registry, ShardRow
+from midstream.engine.registry.versions import UnknownVersionError
+from midstream.engine.shard.commands import REPLACING, Done, Order, epoch_of
+from midstream.engine.shard.journal import Command
+from midstream.engine.shard.outbox import Outbox
+from midstream.engine.state.snapshot import Snapshot, SnapshotError
+from midstream.flows.claims.liveness import BEAT, Pulses
+from midstream.flows.claims.registry import open_registry, take_over
+from midstream.flows.config.settings import Settings
+from midstream.flows.logs import log
+
+if TYPE_CHECKING:
+    from midstream.engine.shard.shard import Raised, Shard
+
+__all__ = ["BEAT", "Ready", "Registrar"]
+
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds, before a registry that failed is tried again
+_UNTOLD = -1.0
+_LAST = 2.5  # seconds that the end of a run waits for its last version to be asked for
+_FIRST = 5.0  # seconds that a run waits at its beginning for commands that were given before
+_TWIN = 2  # beats after ours by which one who was there before us is known to be alive
+_STARTING = 15.0  # seconds for which other processes may be starting
+_DRIFTED = 60.0  # seconds from one version for drift to the next; or less, once there came
+_DRIFTED_MARGINS = 10  # so many times the events of `versions.drift_margin`, or
+_DRIFTED_SOON = 0.5  # within so many seconds, that number of events itself
+_HOLD = 5.0  # seconds that input waits, at most, for a version that is due to be asked for
+
+
+class Ready(NamedTuple):
+    """A command for a shard, with the state that it puts in place, if it does."""
+
+    order: Order
+    snapshot: Snapshot | None
+
+
+class _Desk:
+    """What the thread and one shard have for each other."""
+
+    def __init__(self, shard: "Shard", settings: Settings) -> None:
+        self.name = shard.name
+        self.epoch = shard.epoch
+        self.begun = shard.begun
+        self.version, self.known = shard.version, shard.trainer.seen
+        self.ready: deque[Ready] = deque()
+        self.behind = False  # whether there is more than is ready
+        self.handed = shard.last_command  # the last command that is, or was, ready
+        self.to_tell: list[Done] = []
+        self.told: dict[int, float | None] = {}  # by record, when it took effect as far as told
+        self.confirmed: set[int] = set()
+        self.seen, self.stepped = shard.applied, shard.stepped
+        self.paused = shard.paused
+        self.busy = False  # whether it applies again what it had applied: commands wait
+        self.sources: set[str] = set()  # that were heard of
+        self.alarms: list[Raised] = []  # to be told, and
+        self.alarms_told: set[Raised] = set()
+        self.keep_from = 0.0
+        self.unsent: list[int] = []  # records that parts in the outbox are of
+        self.highest = max(shard.parent, shard.version)
+        self.outbox = Outbox(LocalStorage(settings.state_path / "shards" / shard.name))
+        for version in self.outbox.versions():
+            with suppress(SnapshotError):  # it is told of when it is to be delivered
+                self.unsent.append(self.outbox.read(version).header["seq"])
+
+
+class Registrar:
+    """Tells the registry of the shards of a process, and the shards of commands.
+
+    Its methods are called from the thread of the shards, and return at once, except `start`,
+    `close` and, if it is to wait, `may_end`.
+
+    Parameters
+    ----------
+    settings
+        What the config says of versions.
+    shards
+        Those of this process.
+    names
+        Of all shards of the model.
+    session
+        What processes that were started together have in common; "": this one is alone.
+    adopted_by
+        Who has the registry's model become that of this state, if it is another's; "": nobody.
+
+    Attributes
+    ----------
+    refusal
+        Why this run may not go on: the model in the registry is that of another state.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        shards: Sequence["Shard"],
+        names: Collection[str],
+        *,
+        session: str = "",
+        adopted_by: str = "",
+    ) -> None:
+        self._settings = settings.versions
+        self._all_settings = settings
+        self._adopted_by = adopted_by
+        self.refusal = ""
+        self._run = f"{session}-{os.urandom(8).hex()}"
+        self._registry: Registry | None = None
+        self._newest = 0  # of the versions that were asked for, as far as we know
+        self._begun = time.monotonic()
+        self._clock = WallClock()
+        self._ages: Ages | None = None  # once it is known what versions there are
+        self._pulses: Pulses | None = None
+        self._ahead = 0  # the last version that was said to be of the future
+        self._session = session
+        self._beaten_at = 0.0
+        self._found: dict[str, list[ShardRow]] = {}  # beats of who was at a shard before us
+        self._cleared_at = 0.0
+        self._wanted: dict[str, None] = {}  # why input waits for the thread, in order
+        self._held_until = 0.0  # by the monotonic clock
+        self._stepped = 0  # events, by our shards in all
+        self._told_applied = 0  # events that the registry was last told of, likewise
+        self._due_at = float("inf")  # so many events, a version is due
+        self._deliver_at = 0.0
+        self._deliver_pause = _SHORTEST_PAUSE
+        self._since: dict[str, int] = {}  # as `Registry.join` told
+        self._told_of = 0  # the last command that waits, and that was told
+        self._failing = False
+        self._pause = _SHORTEST_PAUSE
+        self._wake = threading.Event()
+        self._looked = threading.Event()
+        self._closing = False
+        self._may_end = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="registrar", daemon=True)
+        self.adopt(shards, names)
+
+    def adopt(self, shards: Sequence["Shard"], names: Collection[str]) -> None:
+        """Serve these shards from now on: those of before, opened anew."""
+        self._names = sorted({*names, *(shard.name for shard in shards)})
+        self._highest = max((shard.last_command for shard in shards), default=0)
+        self._ending = 0  # as of `ShardRow`
+        self._asked = False  # for the last version
+        self._may_end.clear()
+        self._desks = {shard.name: _Desk(shard, self._all_settings) for shard in shards}
+        self._stepped = sum(desk.stepped for desk in self._desks.values())
+        for shard in shards:
+            self.visit(shard)
+
+    def start(self, stopping: Callable[[], bool], patience: float = _FIRST) -> None:
+        """Begin; wait some seconds for the commands that were given when nobody was there."""
+        self._thread.start()
+        until = time.monotonic() + patience
+        while not self._looked.wait(0.05) and not stopping():
+            if time.monotonic() > until:
+                log.warning("registry_slow", note="commands are looked for as it goes on")
+                return
+
+    # --- called by the shards
+
+    def visit(self, shard: "Shard") -> None:
+        """Exchange with a shard what has come up."""
+        desk = self._desks[shard.name]
+        self._count(desk, shard)
+        desk.paused = shard.paused
+        desk.version, desk.known = shard.version, shard.trainer.seen
+        self._look_for_alarms(desk, shard)
+        if self.left <= 0:
+            self._due_at = float("inf")
+            self._want("schedule")
+        if len(shard.data.sources) != len(desk.sources):
+            desk.sources = desk.sources.union(shard.data.sources)
+        was, desk.busy = desk.busy, shard.replaying
+        if was and desk.behind and not desk.busy:  # before new input, as it was given
+            self._want("commands")
+        shard.keep_from = min([desk.keep_from, *desk.unsent])
+        if desk.confirmed:
+            known, desk.confirmed = desk.confirmed, set()
+            shard.confirm(known)
+        if not shard.done or desk.to_tell:
+            return
+        news = [d for d in shard.done if desk.told.get(d.seq, _UNTOLD) != d.done_at]
+        if news:
+            desk.told = {done.seq: done.done_at for done in shard.done}
+            desk.to_tell = [msgspec.structs.replace(done) for done in news]
+            self._wake.set()
+
+    def _look_for_alarms(self, desk: _Desk, shard: "Shard") -> None:
+        """Take note of alarms; of drift, input waits for the version that is made of that."""
+        if desk.alarms_told:
+            shard.confirm_alarms(desk.alarms_told)
+            desk.alarms_told = set()
+        if shard.alarms == desk.alarms:
+            return
+        news = [alarm for alarm in shard.alarms if alarm not in desk.alarms]
+        desk.alarms = list(shard.alarms)
+        if self._settings.on_drift and any(alarm.kind == "drift" for alarm in news):
+            self._want("drift")
+        elif news:
+            self._wake.set()
+
+    def learned(self, shard: "Shard") -> None:
+        """Tell that a shard has applied new input."""
+        self._count(self._desks[shard.name], shard)
+
+    def is_due(self, alarms: Sequence[Alarm]) -> bool:
+        """Whether a version is due of the input that a shard has just applied, with its alarms.
+
+        The input is then to be committed, before `visit` has it asked for: a crash would else leave
+        a version that was asked for of what was never applied.
+        """
+        drift = self._settings.on_drift and any(alarm.kind == "drift" for alarm in alarms)
+        return drift or self.left <= 0
+
+    @property
+    def left(self) -> float:
+        """Events until a version is due for their number, or whether one is has to be looked at."""
+        return self._due_at - self._stepped
+
+    def waits(self) -> bool:
+        """Whether new input is to wait: a version is to be made of the state as it is.
+
+        That is asked before `take`. While the registry cannot be reached, nothing waits for it.
+        """
+        return bool(self._wanted) and time.monotonic() < self._held_until
+
+    def _count(self, desk: _Desk, shard: "Shard") -> None:
+        self._stepped += shard.stepped - desk.stepped
+        desk.stepped, desk.seen = shard.stepped, shard.applied
+
+    def _want(self, reason: str) -> None:
+        if not self._wanted:
+            can = self._thread.is_alive() or self._thread.ident is None  # it is to be started yet
+            can = can and not self._failing and not self._closing
+            self._held_until = time.monotonic() + (_HOLD if can else 0.0)
+        self._wanted[reason] = None
+        self._wake.set()
+
+    def take(self, shard: str, *, only: str | None = None) -> Ready | None:
+        """Return the next command for a shard, if there is one (of the kind `only`)."""
+        ready = self._desks[shard].ready
+        if not ready or (only is not None and ready[0].order.kind != only):
+            return None
+        return ready.popleft()
+
+    def put_back(self, shard: str, ready: Ready) -> None:
+        """Have a command taken again: it could not be carried out or refused yet."""
+        self._desks[shard].ready.appendleft(ready)
+
+    def made(self, shard: str, seq: int) -> None:
+        """Tell that a part of a version, of a record, is in the outbox of a shard."""
+        self._desks[shard].unsent.append(seq)
+        self._wake.set()
+
+    def may_end(self, *, changed: bool, wait: bool) -> bool:
+        """Whether the run may end, all of whose shards are at their end.
+
+        If a last version is wanted, that is so once all shards of the model that run are at their
+        end, too, and it was asked for: `take` then gives the command.
+
+        Parameters
+        ----------
+        changed
+            Whether anything was learned that no version has.
+        wait
+            Not for the others, but a moment for the registry: we are asked to end now.
+        """
+        waiting = any(desk.behind or desk.ready for desk in self._desks.values()) or self.waits()
+        if not wait and waiting:
+            self._wake.set()
+            return False
+        if not self._settings.on_shutdown or not self._thread.is_alive():
+            return True
+        if not self._ending:
+            self._ending = 2 if changed else 1
+            self._wake.set()
+        if wait and not self._may_end.wait(_LAST):
+            log.warning("version_not_made", reason="the registry or other shards did not answer")
+            return True
+        return self._may_end.is_set()
+
+    def close(self, patience: float = _LAST) -> None:
+        """Take what is there to the registry, if that can be done in time (seconds), and end."""
+        self._closing = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(patience)
+        if self._thread.is_alive():
+            log.warning("registry_not_told", note="it is told at the next start")
+            # The thread ends with the process.
+
+    # --- the thread
+
+    def _work(self) -> None:
+        while True:
+            closing = self._closing
+            try:
+                self._turn()
+                if closing and self._registry is not None:
+                    self._beat(self._registry, now=True)
+                    self._registry.leave(self._run)
+            except OtherStateError as error:  # which does not pass
+                self.refusal = str(error)
+                self._troubled(self.refusal)
+                break
+            except (RegistryError, StoreError, OSError) as error:
+                self._troubled(str(error))
+            except Exception as error:  # noqa: BLE001 the stream goes on, and this is tried again
+                self._troubled(f"internal error: {type(error).__name__}: {error}")
+            else:
+                self._well()
+            if closing:
+                break
+            self._wake.wait(self._pause if self._failing else self._settings.poll_seconds)
+            self._wake.clear()
+        if self._registry is not None:
+            self._registry.close()
+
+    def _troubled(self, reason: str) -> None:
+        if self.refusal and self._closing:  # else the run ends with it
+            log.error("registry_of_another_state", reason=reason)
+        elif not (self._failing or self.refusal):
+            log.warning(
+                "registry_unavailable", reason=reason, note="learning goes on; it is tried again"
+            )
+        if self._registry is not None:  # it may be another one when it is there again
+            self._registry.close()
+            self._registry = None
+        self._failing = True
+        self._wanted.clear()
+        for desk in self._desks.values():
+            desk.behind = False  # who is at the end does not wait for it
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        if self._ending:
+            self._may_end.set()
+        self._looked.set()
+        time.sleep(0.05)  # a wake-up is no reason to hammer
+
+    def _well(self) -> None:
+        if self._failing:
+            log.info("registry_available")
+        self._failing = False
+        self._pause = _SHORTEST_PAUSE
+
+    def _turn(self) -> None:
+        self._watch_clock()
+        registry = self._registry or self._open()
+        wanted = list(self._wanted)
+        self._bring(registry)
+        self._looked.set()
+        self._beat(registry, now="schedule" in wanted or "drift" in wanted)
+        self._tell(registry)
+        self._schedule(registry)
+        if any(desk.behind for desk in self._desks.values()):
+            wanted = []  # other commands go before what is waited for
+        for reason in wanted:  # whose commands are ready now
+            self._wanted.pop(reason, None)
+        if self._closing or time.monotonic() >= self._deliver_at:
+            try:
+                self._deliver(registry)
+            except StoreError as error:  # commands do not wait for that
+                self._deliver_at = time.monotonic() + self._deliver_pause
+                log.warning(
+                    "artifacts_unavailable", reason=str(error), again_in=self._deliver_pause
+                )
+                self._deliver_pause = min(2 * self._deliver_pause, _LONGEST_PAUSE)
+            else:
+                self._deliver_pause = _SHORTEST_PAUSE
+
+    def _open(self) -> Registry:
+        self._take_over()
+        registry = open_registry(self._all_settings, create=True)
+        desks = self._desks
+        highest = max((desk.highest for desk in desks.values()), default=0)
+        with suppress(StoreError):  # what is there of a registry that was lost is not written over
+            highest = max(highest, *registry.artifacts.versions(), 0)
+        try:
+            registry.artifacts.claim(registry.identity)
+        except StoreError:
+            pass  # it is looked at again before anything is written
+        except OtherStateError:
+            registry.close()
+            raise
+        epochs = {name: desks[name].epoch if name in desks else None for name in self._names}
+        self._adopt(registry)
+        self._since = registry.join(epochs, self._highest, highest)
+        new = not registry.deployments()
+        for desk in desks.values():  # a registry that was lost does not know it any more
+            told = [desk.begun]
+            if new and desk.version:
+                why = "the registry was made anew"
+                live = Command(0, "restore", desk.version, at=time.time(), reason=why)
+                told.append(Done(live, desk.begun.seq + 1, seen=desk.known, done_at=live.at))
+            registry.tell(desk.name, desk.epoch, told)
+        self._newest = registry.newest()[-1]
+        if self._ages is None:
+            self._ages = Ages(self._newest)
+        self._ages.came(self._newest)
+        self._pulses = Pulses(registry, again=-1.0)
+        self._registry = registry
+        return registry
+
+    def _take_over(self) -> None:
+        """Have the registry's model become ours, once, if that is wanted."""
+        if not self._adopted_by:
+            return
+        take_over(self._all_settings, self._highest, self._adopted_by)
+        self._adopted_by = ""
+
+    def _adopt(self, registry: Registry) -> None:
+        """Take up versions whose files are there, where the registry was lost.
+
+        In a store that others may use, those that come from the beginning that our shards have.
+        """
+        place = Path(self._all_settings.artifacts)
+        alone = place.is_relative_to(self._all_settings.state_path)
+        epochs = {(desk.name, desk.epoch) for desk in self._desks.values()}
+
+        def ours(manifest: Manifest) -> bool:
+            return alone or any((p.shard, epoch_of(p.header)) in epochs for p in manifest.shards)
+
+        try:
+            adopted, left = registry.adopt(ours)
+        except StoreError as error:
+            log.warning("artifacts_unavailable", reason=str(error))
+            return
+        if adopted:
+            log.info(
+                "versions_adopted",
+                versions=f"{adopted[0]} to {adopted[-1]}",
+                count=len(adopted),
+                note="the registry did not know them; each is kept while it is tagged adopted-N",
+            )
+        for version, reason in left.items():
+            log.warning("version_not_adopted", version=version, reason=reason)
+
+    def _bring(self, registry: Registry) -> None:
+        """Bring the shards the commands that were given."""
+        desks = list(self._desks.values())
+        for desk in desks:  # others had answered those before, when this one was begun
+            desk.handed = max(desk.handed, self._since.get(desk.name, 0))
+        orders = registry.commands(min((desk.handed for desk in desks), default=0))
+        # One for the end that comes now is of our end, too: others wait for us before they ask.
+        news = [order for order in orders if order.id > max(desk.handed for desk in desks)]
+        self._asked |= bool(self._ending) and any(o.reason == "shutdown" for o in news)
+        made = (order.version for order in orders if order.kind == "snapshot")
+        self._newest = max(self._newest, *made, 0)
+        if self._ages is not None:
+            self._ages.came(self._newest)
+        for desk in desks:
+            behind = False  # told at the end: who is at the end of its input must not miss any
+            for order in orders:
+                if order.id <= desk.handed:
+                    continue
+                # What waits can be taken back; and one state in memory is enough.
+                if desk.busy or any(ready.snapshot is not None for ready in desk.ready):
+                    behind = True
+                    break
+                if order.kind != "tag":  # that is of the registry alone
+                    try:
+                        ready = self._prepared(registry, desk.name, order)
+                        if registry.take(order.id):
+                            desk.ready.append(ready)
+                    except StoreError as error:  # what came later waits for it, in this shard
+                        if self._told_of != order.id:
+                            self._told_of = order.id
+                            log.warning("command_waits", id=order.id, reason=str(error))
+                        break
+                desk.handed = order.id
+            desk.behind = behind
+
+    def _prepared(self, registry: Registry, shard: str, order: Order) -> Ready:
+        if order.kind not in REPLACING:
+            return Ready(order, None)
+        try:
+            return Ready(order, registry.read(order.version, shard))
+        except (UnknownVersionError, ArtifactError) as error:
+            return Ready(msgspec.structs.replace(order, problem=str(error)), None)
+
+    def _tell(self, registry: Registry) -> None:
+        """Tell what the shards did, and where they saw drift."""
+        for desk in self._desks.values():
+            if desk.to_tell:
+                news = desk.to_tell
+                registry.tell(desk.name, desk.epoch, news)
+                desk.confirmed |= {done.seq for done in news if done.done_at is not None}
+                desk.to_tell = []
+            if desk.alarms and not desk.alarms_told:
+                alarms = desk.alarms
+                told = [
+                    Drifted(desk.name, desk.epoch, *alarm[:3], alarm.at, *alarm[3:5])
+                    for alarm in alarms
+                ]
+                if registry.alarm(told, self._due_for_drift):
+                    self._bring(registry)
+                desk.alarms_told = set(alarms)
+
+    def _due_for_drift(self, at: float, then: int, seen: int, _: str, version: int) -> bool:
+        """Whether a version is due for drift, of when the last one for that was asked for."""
+        if not self._settings.on_drift:
+            return False
+        waited = self._age(version, at)
+        if not version or waited >= _DRIFTED or seen < then:
+            return True
+        margins = 1 if waited >= _DRIFTED_SOON else _DRIFTED_MARGINS
+        return seen - then >= margins * max(self._settings.drift_margin, 1)
+
+    def _deliver(self, registry: Registry) -> None:
+        """Take the parts of versions from the outboxes; make whole what has all its parts."""
+        came = False
+        sent: dict[str, list[int]] = {}
+        desks = list(self._desks.values())  # others may take their place meanwhile: see `adopt`
+        for desk in desks:
+            sent[desk.name] = list(desk.unsent)
+            for version in desk.outbox.versions():
+                try:
+                    snapshot = desk.outbox.read(version)
+                except SnapshotError as error:
+                    log.error("version_lost", shard=desk.name, version=version, reason=str(error))
+                else:
+                    registry.put(desk.name, version, snapshot)
+                    came = True
+                desk.outbox.remove(version)
+        if not came and time.monotonic() - self._cleared_at < 10 * BEAT:
+            return
+        self._cleared_at = time.monotonic()
+        for version in registry.complete():
+            try:
+                row = registry.version(version)
+            except UnknownVersionError:  # another has pruned it already
+                continue
+            log.info(
+                "version",
+                version=version,
+                reason=row.reason,
+                bytes=row.bytes,
+                shards=len(row.shards),
+            )
+        if self._settings.prune:
+            kept = self._settings
+            now = self._clock.now()
+            gone = registry.retention.prune(kept.keep, kept.keep_days, now, hours=kept.keep_hours)
+            recent = registry.retention.recent(gone, now)
+            for version in gone:
+                note = {}
+                if version in recent:
+                    note = {"note": "of the last 24 hours", "instead": recent[version] or "none"}
+                log.info("version_pruned", version=version, **note)
+        days, now = self._settings.rewind_days, self._clock.now()
+        for desk in desks:
+            desk.keep_from = registry.retention.keep_from(desk.name, desk.epoch, days, now)
+            for seq in sent.get(desk.name, ()):  # in place: more may come meanwhile
+                desk.unsent.remove(seq)
+
+    def _beat(self, registry: Registry, *, now: bool = False) -> None:
+        soon = now or self._settings.every_events or self._ending
+        if time.monotonic() - self._beaten_at < BEAT and not soon:
+            return
+        self._beaten_at = time.monotonic()
+        host, at = socket.gethostname(), registry.clock()
+        desks = list(self._desks.values())
+        seen = [desk.seen for desk in desks]  # they go on meanwhile
+        files, ours = self._all_settings.input.topic is None, {desk.name for desk in desks}
+        before = [row for row in registry.shards() if row.shard in ours] if files else []
+        registry.beat(
+            [
+                ShardRow(
+                    desk.name,
+                    host,
+                    os.getpid(),
+                    at,
+                    applied,
+                    desk.paused,
+                    self._run,
+                    self._ending,
+                    msgspec.json.encode(sorted(desk.sources)).decode(),
+                )
+                for desk, applied in zip(desks, seen, strict=True)
+            ]
+        )
+        self._told_applied = sum(seen)
+        self._look_for_twins(registry, before)
+
+    def _look_for_twins(self, registry: Registry, before: Sequence[ShardRow]) -> None:
+        """Raise OtherStateError if who was at work on a shard before us goes on with it.
+
+        Nobody else can have our state folder (with topics, the newer run shuts the older out): so
+        there is a copy of it, under the same name.
+        """
+        for row in before:
+            found = self._found.setdefault(row.shard, [row])
+            first, last = found[0], found[-1]
+            if row.run in ("", self._run) or row.beat_at in (0.0, last.beat_at):
+                continue
+            if row.run == first.run:
+                found.append(row)
+            if len(found) > _TWIN:
+                raise OtherStateError(
+                    f"{registry.database.place}: process {row.pid} on {row.host} is at work on "
+                    f"shard {row.shard} of model {self._all_settings.name!r}, with the identity of "
+                    "the state here: one is a copy of the other; give the config of the copy a "
+                    "`name` of its own"
+                )
+
+    def _schedule(self, registry: Registry) -> None:
+        """Ask for a version if it is time for one."""
+        every, often = self._settings.every_seconds, self._settings.every_events
+
+        def due(at: float, then: int, seen: int, _: str, version: int) -> bool:
+            new = _since(then, seen)
+            waited = self._age(version, at)
+            return new > 0 and bool((every and waited >= every) or (often and new >= often))
+
+        if (every or often) and due(*registry.newest()):
+            registry.request_version("schedule", due)
+            self._bring(registry)
+        if often:
+            _, then, seen, *_ = registry.newest()
+            # Others may learn as much meanwhile; then it is looked at again.
+            share = len(self._desks) / len(self._names)
+            self._due_at = self._told_applied + max((often - _since(then, seen)) * share, 1.0)
+        if self._ending and not self._may_end.is_set():
+            self._end(registry)
+
+    def _age(self, version: int, at: float) -> float:
+        """Return how many seconds ago a version was asked for, which says that it was at `at`.
+
+        One of the future, made by a clock that was ahead, is as old as can be, and named.
+        """
+        if self._ages is None:  # nothing is asked for before the registry was opened
+            return 0.0
+        if (ahead := self._ages.ahead(version, at)) and self._ahead < version:
+            self._ahead = version
+            log.warning(
+                "clock",
+                version=version,
+                ahead_seconds=round(ahead),
+                note="it was made by a clock that was ahead, or ours is behind; versions go on",
+            )
+        return self._ages.of(version, at)
+
+    def _watch_clock(self) -> None:
+        """Tell of a clock that was set while we run."""
+        if by := self._clock.look():
+            note = "durations are not told by it"
+            if by > SLACK and self._settings.prune:
+                note += "; for a day, no version is taken to be older for that"
+            log.warning("clock", set_by_seconds=round(by, 3), note=note)
+
+    def _end(self, registry: Registry) -> None:
+        """Ask for the last version, once all shards that run are at their end."""
+        if not self._asked:
+            rows = registry.shards()
+            if any(self._may_come(row) for row in rows):
+                return
+            if any(row.ending == 2 and self._is_here(row) for row in rows):
+                known = self._newest
+                registry.request_version("shutdown", lambda *last: last[-1] <= known)
+                self._bring(registry)
+        self._may_end.set()
+
+    def _is_here(self, row: ShardRow) -> bool:
+        """Whether a shard is at work, or has been in a process started together with this one."""
+        together = bool(self._session) and row.run.startswith(f"{self._session}-")
+        running = self._pulses is not None and self._pulses.running(row)
+        return row.run == self._run or running or together
+
+    def _may_come(self, row: ShardRow) -> bool:
+        """Whether a shard is not at the end of its run, or may be starting."""
+        if self._is_here(row):
+            return not row.ending
+        return bool(self._session) and time.monotonic() - self._begun < _STARTING
+
+
+def _since(then: int, seen: int) -> int:
+    """Return how many events have come since; of a model that was begun anew, all of its own."""
+    return seen - then if seen >= then else seen

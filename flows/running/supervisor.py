@@ -1,0 +1,438 @@
+"""Several processes for one config, each with shards of its own; who dies or stalls is replaced.
+
+Shards exchange nothing, so each process is a whole run over its share of them, and one that is
+replaced does not disturb the others. What was learned and published stays exact: a shard is locked
+while a process has it, and whoever takes over its journal shuts out who wrote before.
+"""
+
+import math
+import mmap
+import os
+import secrets
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import IO, Any
+
+import msgspec
+
+from midstream.flows.logs import log
+from midstream.flows.process import stop_signals
+from midstream.flows.running.rooms import REPLACES, SESSION, Place, RunError, Share, Summary
+
+__all__ = ["HANDOVER", "Deaths", "Marks", "Reporter", "supervise"]
+
+HANDOVER = 20.0
+"""Seconds that a process waits for the one before it to let go of its shards."""
+
+_TURN = 0.05  # seconds between looks at the processes
+_START = 60.0  # ... within which a process has to tell something for the first time
+_BEAT = 0.5  # ... between two reports of a process
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # ... before a process is started again
+_MARK = 4_096  # bytes that say where a process is
+_LENGTH = struct.Struct("=I")
+_DEATHS = 3  # at one place of the input, after which no other process is started
+_GRACE = 30.0  # ... from the request to stop until it is enforced
+
+
+class _Report(msgspec.Struct):
+    """What a process tells: what it is at, and what it did since it was started."""
+
+    at: str
+    summary: dict[str, Any] = {}
+    error: str = ""
+
+
+class Marks:
+    """Memory that a process shares with its supervisor: where in the input it is.
+
+    What is in it is there also after the process has died at once.
+
+    Parameters
+    ----------
+    descriptor
+        Of a file that both have open.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._memory = mmap.mmap(descriptor, 2 * _MARK)
+
+    @staticmethod
+    def file() -> IO[bytes]:
+        """Return a new file for marks, which goes when it is closed."""
+        file = tempfile.TemporaryFile()  # noqa: SIM115 the caller's
+        file.truncate(2 * _MARK)
+        return file
+
+    @property
+    def at(self) -> Place | None:
+        """What of the input is learned now; None: nothing."""
+        return self._read(0)
+
+    @at.setter
+    def at(self, place: Place | None) -> None:
+        self._write(0, place)
+
+    @property
+    def fragile(self) -> Place | None:
+        """What the process before this one has died of."""
+        return self._read(_MARK)
+
+    @fragile.setter
+    def fragile(self, place: Place | None) -> None:
+        self._write(_MARK, place)
+
+    def _read(self, start: int) -> Place | None:
+        (length,) = _LENGTH.unpack_from(self._memory, start)
+        if not length:
+            return None
+        data = self._memory[start + _LENGTH.size : start + _LENGTH.size + length]
+        return msgspec.json.decode(data, type=Place)
+
+    def _write(self, start: int, place: Place | None) -> None:
+        _LENGTH.pack_into(self._memory, start, 0)  # what is half written is not there
+        data = b"" if place is None else msgspec.json.encode(place)
+        if len(data) <= _MARK - _LENGTH.size:
+            self._memory[start + _LENGTH.size : start + _LENGTH.size + len(data)] = data
+            _LENGTH.pack_into(self._memory, start, len(data))
+
+
+class Deaths:
+    """Deaths of processes, one after the other, and what of the input was learned at each."""
+
+    def __init__(self) -> None:
+        self.place: Place | None = None
+        """What of the input the last ones have in common."""
+        self._count = 0
+
+    def add(self, place: Place | None) -> bool:
+        """Take note of a death; return whether there were too many at one place."""
+        common = None if place is None or self.place is None else self.place.common(place)
+        self._count = self._count + 1 if common is not None else 1
+        self.place = common or place
+        return place is not None and self._count >= _DEATHS
+
+
+class Reporter:
+    """In a process under a supervisor: tells how it gets on, and stops when the supervisor is gone.
+
+    Parameters
+    ----------
+    descriptor
+        Of the socket that was inherited.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._told = 0.0
+        self._sending = threading.Lock()
+        self._opening = threading.Event()
+        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._tell_opening, daemon=True).start()
+
+    def beat(self, at: str, summary: Summary) -> None:
+        """Tell, unless that was done a moment ago."""
+        now = time.monotonic()
+        if at == "opening":  # it asks brokers and reads snapshots: steps of unknown length
+            self._opening.set()
+        else:
+            self._opening.clear()
+            if now - self._told >= _BEAT:
+                self._told = now
+                self._send(_Report(at, msgspec.to_builtins(summary)))
+
+    def ended(self, summary: Summary) -> None:
+        """Tell what was done in all."""
+        self._opening.clear()
+        self._send(_Report("ended", msgspec.to_builtins(summary)))
+
+    def failed(self, reason: str) -> None:
+        """Tell what it cannot go on from."""
+        self._opening.clear()
+        self._send(_Report("failed", error=reason))
+
+    def _tell_opening(self) -> None:
+        while self._opening.wait():
+            self._send(_Report("opening"))
+            time.sleep(_BEAT)
+
+    def _send(self, report: _Report) -> None:
+        with self._sending, suppress(OSError):  # nobody is there: `_listen` sees to that
+            self._socket.sendall(msgspec.json.encode(report) + b"\n")
+
+    def _listen(self) -> None:
+        with suppress(OSError):
+            while self._socket.recv(1):
+                pass
+        log.warning("supervisor_gone", action="this process stops")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Worker:
+    """One process, and those that replace it.
+
+    Parameters
+    ----------
+    number
+        Among the processes of this host.
+    command
+        Starts it; where to report is added.
+    stall_seconds
+        After so long without a report it is killed.
+    session
+        What the processes of one supervisor have in common.
+    ends
+        Whether it is to end by itself, at the end of the input.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        command: Sequence[str],
+        stall_seconds: float,
+        session: str,
+        *,
+        ends: bool,
+    ) -> None:
+        self.number = number
+        self.summary = Summary()
+        """What all of them did. Of those that were killed, what they had told."""
+        self.ended = False
+        self._command = command
+        self._stall_seconds = stall_seconds
+        self._session = session
+        self._replaces = False  # a process of this number that was there before
+        self._ends = ends
+        self._pause = _SHORTEST_PAUSE
+        self._restart_at = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._earlier = Summary()
+        self._last = _Report("starting")
+        self._told_to_stop = False
+        self._beaten_at = 0.0
+        self._patience = 0.0
+        self._stalled = False
+        self._deaths = Deaths()
+        self._file = Marks.file()
+        self._marks = Marks(self._file.fileno())
+
+    def look(self, *, stopping: bool) -> None:
+        """See how it gets on; kill it if it stalls, start another if it is gone, stop it if asked.
+
+        Raises
+        ------
+        RunError
+            If it ended with an error that it named, or has died at one place of the input before:
+            another would only meet it again.
+        """
+        if self._process is None:
+            if stopping:
+                self.ended = True
+            if not self.ended and time.monotonic() >= self._restart_at:
+                self._start()
+            return
+        if stopping and not self._told_to_stop:
+            self._told_to_stop = True
+            self._process.terminate()
+        self._hear()
+        code = self._process.poll()
+        if code is not None:
+            self._hear()
+            self._gone(code, stopping=stopping)
+        elif time.monotonic() - self._beaten_at > self._patience:
+            log.error(
+                "process_stalled", process=self.number, pid=self._process.pid,
+                seconds=self._patience, action="it is killed and replaced",
+            )  # fmt: skip
+            self._stalled = True
+            self._process.kill()
+            self._process.wait()
+
+    def kill(self) -> None:
+        """End the process at once; what it had not committed is as if it had not been."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._close()
+        self._file.close()
+
+    def _start(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._socket.setblocking(False)
+        self._said = b""
+        self._last = _Report("starting")
+        self._told_to_stop = self._stalled = False
+        self._marks.at, self._marks.fragile = None, self._deaths.place
+        self._patience = max(self._stall_seconds, _START)  # until it tells something
+        self._beaten_at = time.monotonic()
+        with theirs:
+            os.set_inheritable(theirs.fileno(), True)
+            os.set_inheritable(self._file.fileno(), True)
+            self._process = subprocess.Popen(  # noqa: S603 ourselves again
+                [
+                    *(*self._command, "--report-to", str(theirs.fileno())),
+                    *("--marks", str(self._file.fileno())),
+                ],
+                stdin=None if self.number == 0 else subprocess.DEVNULL,
+                stdout=sys.__stderr__,  # what a learner prints is no result of ours
+                pass_fds=[theirs.fileno(), self._file.fileno()],
+                process_group=0,  # Ctrl-C is for the supervisor
+                env={**os.environ, SESSION: self._session, REPLACES: str(int(self._replaces))},
+            )
+        self._replaces = True
+        log.info("process_started", process=self.number, pid=self._process.pid)
+
+    def _hear(self) -> None:
+        while select.select([self._socket], [], [], 0)[0]:
+            data = b""
+            with suppress(ConnectionError):
+                data = self._socket.recv(2**16)
+            if not data:
+                return
+            *reports, self._said = (self._said + data).split(b"\n")
+            self._beaten_at = time.monotonic()
+            self._patience = self._stall_seconds
+            for line in reports:
+                self._last = msgspec.json.decode(line, type=_Report)
+                if self._last.summary:
+                    told = _summary(self._last.summary)
+                    self.summary = _sum(self._earlier, told)
+                    if told.events:
+                        self._pause = _SHORTEST_PAUSE
+
+    def _gone(self, code: int, *, stopping: bool) -> None:
+        self._close()
+        if self._last.at == "failed":
+            raise RunError(f"process {self.number}: {self._last.error}")
+        idle = not self._last.summary.get("digest")  # it had no shards
+        if self._last.at == "ended" and (stopping or self._ends or idle):
+            self.ended = True
+            return
+        self._earlier = msgspec.structs.replace(self.summary, seen=0)
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        if stopping:
+            log.error("process_died", process=self.number, how=how)
+            self.ended = True
+            return
+        if self._stalled:
+            how = f"no report for {self._patience:g} s"
+        if self._deaths.add(self._marks.at):
+            raise RunError(
+                f"process {self.number} died {_DEATHS} times ({how}) while it learned "
+                f"{self._deaths.place}; all are stopped, and what was committed stays; mend the "
+                "learner, or leave that out of the input"
+            )
+        log.error("process_died", process=self.number, how=how, again_in=self._pause)
+        self._restart_at = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    def _close(self) -> None:
+        self._process = None
+        self._socket.close()
+
+
+def _summary(fields: Mapping[str, Any]) -> Summary:
+    """Return what a process did; an undefined number was told as null."""
+    metrics = {k: math.nan if v is None else v for k, v in fields["metrics"].items()}
+    return msgspec.convert({**fields, "metrics": metrics}, Summary)
+
+
+def _sum(one: Summary, other: Summary) -> Summary:
+    """Return what two processes did, or one and the one that replaced it."""
+    total = Summary(
+        metrics=one.metrics | other.metrics,
+        digest=one.digest | other.digest,
+        seen=one.seen + other.seen,
+        seconds=max(one.seconds, other.seconds),
+    )
+    total.count(one)
+    total.count(other)
+    return total
+
+
+def supervise(
+    processes: int,
+    host: Share,
+    arguments: Sequence[str],
+    *,
+    stall_seconds: float,
+    ends: bool = False,
+) -> Summary:
+    """Run a config in several processes until a signal, or until the end of the input.
+
+    Parameters
+    ----------
+    processes
+        How many; more than there are shards have nothing to do.
+    host
+        Which shards are this host's, of several hosts.
+    arguments
+        Of our command line: what each process is to run; its share, and where to report, are added.
+    stall_seconds
+        Seconds without a report after which a process is killed and replaced.
+    ends
+        Whether the processes end by themselves, at the end of the input.
+
+    Returns
+    -------
+    Summary
+        Of all. Of a process that was killed it counts what was told last, up to half a second
+        before; `seen` and `digest` are exact.
+
+    Raises
+    ------
+    RunError
+        If a process ended with an error; the others were stopped in order then.
+    """
+    shares = [Share(host.first + host.of * i, host.of * processes) for i in range(processes)]
+    begin = [sys.executable, "-m", "midstream", *arguments]
+    session = secrets.token_hex(8)
+    commands = [[*begin, "--process", f"{share.first + 1}/{share.of}"] for share in shares]
+    workers = [
+        _Worker(i, command, stall_seconds, session, ends=ends) for i, command in enumerate(commands)
+    ]
+    asked: list[float] = []  # when it was asked to stop
+    failures: list[RunError] = []
+
+    def handle(number: int, _: Any) -> None:
+        log.info("stopping", signal=signal.Signals(number).name)
+        asked.append(time.monotonic())
+
+    old = {s: signal.signal(s, handle) for s in stop_signals()}
+    begun = time.monotonic()
+    try:
+        while not all(worker.ended for worker in workers):
+            for worker in workers:
+                try:
+                    worker.look(stopping=bool(asked))
+                except RunError as error:
+                    worker.ended = True
+                    failures.append(error)
+                    if not asked:
+                        log.error("process_failed", reason=str(error), action="all are stopped")
+                        asked.append(time.monotonic())
+            if asked and time.monotonic() - asked[0] > _GRACE:
+                raise RunError(f"a process did not stop within {_GRACE:g} s, and was killed")
+            time.sleep(_TURN)
+    finally:
+        for worker in workers:
+            worker.kill()
+        for number, handler in old.items():
+            signal.signal(number, handler)
+    if failures:
+        raise failures[0]
+    summary = Summary()
+    for worker in workers:
+        summary = _sum(summary, worker.summary)
+    summary.seconds = summary.seconds or time.monotonic() - begun
+    summary.events_per_second = summary.events / max(summary.seconds, 1e-9)
+    summary.resumed_at = max(summary.seen - summary.events, 0)
+    return summary
