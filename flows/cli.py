@@ -80,6 +80,11 @@ class _ShareOf(click.ParamType["tuple[int, int]"]):
     "--fresh", is_flag=True, help="Archive the saved state and its outputs, and begin anew."
 )
 @click.option(
+    "--amend",
+    is_flag=True,
+    help="Take a config that alters how the saved model learns.",
+)
+@click.option(
     "--adopt",
     is_flag=True,
     help="Take over the model of another state of this name.",
@@ -103,6 +108,7 @@ def run(
     *,
     until_eof: bool,
     fresh: bool,
+    amend: bool,
     adopt: bool,
     processes: int | None,
     host: tuple[int, int],
@@ -117,6 +123,10 @@ def run(
     Files are followed as they grow, until SIGTERM or Ctrl-C: what was read is then learned, a
     snapshot written, and the exit code is 0. A run that was killed loses and repeats nothing when
     it is started again.
+
+    What the config defines otherwise than it did when the state was saved is told, and taken where
+    it does not alter how the model learns; with --amend, also where it does. `midstream check`
+    shows beforehand what would be taken.
 
     With --processes, shards (partitions) are shared among so many processes, under a supervisor.
     Several hosts share them with --host.
@@ -135,6 +145,7 @@ def run(
             until_eof=until_eof,
             share=Share(*process),
             fresh=fresh_as,
+            amend=amend,
             adopt=adopt,
         )
         return
@@ -161,6 +172,8 @@ def run(
                 arguments.insert(0, "--log-json")
             if until_eof:
                 arguments.append("--until-eof")
+            if amend:
+                arguments.append("--amend")
             if adopt:
                 arguments.append("--adopt")
             summary = supervisor.supervise(
@@ -175,6 +188,7 @@ def run(
                 settings,
                 until_eof=until_eof,
                 fresh=fresh_as,
+                amend=amend,
                 share=Share(*host),
                 adopted_by=by,
             )
@@ -191,6 +205,7 @@ def _run_share(
     until_eof: bool,
     share: "Share",
     fresh: str,
+    amend: bool,
     adopt: bool,
 ) -> None:
     """Be one of the processes of a supervisor."""
@@ -207,6 +222,7 @@ def _run_share(
             settings,
             until_eof=until_eof,
             fresh=fresh,
+            amend=amend,
             share=share,
             patience=supervisor.HANDOVER,
             adopted_by=operator() if adopt else "",

@@ -15,6 +15,7 @@ from numba import njit
 from midstream.engine.drift.detectors import ADWIN, Detector, PageHinkley
 from midstream.engine.events.event import LARGEST, Alarm, FloatArray
 from midstream.engine.state import encoding
+from midstream.engine.state.changes import Change, differences
 
 __all__ = ["DETECTORS", "DriftMonitor", "drift_options"]
 
@@ -171,6 +172,37 @@ class DriftMonitor:
         alarms.sort(key=lambda alarm: alarm.position)  # stable: detectors keep their order
         return alarms
 
+    def changes(self, old: Mapping[str, Any]) -> list[Change]:
+        """Return what differs from a saved definition, and what becomes of each detector."""
+        new = self.definition()
+        found = differences(
+            "drift", {"direction": old.get("direction")}, {"direction": self.direction},
+            effect="from now on",
+        )  # fmt: skip
+        for name in dict.fromkeys([*old, *new]):
+            was, now = old.get(name), new.get(name)
+            if name == "direction" or was == now:
+                continue
+            if was is None:
+                found.append(Change("drift", name, "-", "on", effect="begins now"))
+            elif now is None:
+                found.append(Change("drift", name, "on", "-", effect="ends"))
+            else:
+                found += differences("drift", _named(name, was), _named(name, now),
+                                     effect=f"{name} begins anew")  # fmt: skip
+        return found
+
+    def amended(self, old: "DriftMonitor") -> "DriftMonitor":
+        """Return a monitor as this one is defined; a detector that `old` has goes on in it."""
+        new = DriftMonitor.from_state(self.state())
+        for name, detector in old._detectors.items():
+            if name in new._detectors and (
+                detector.definition() == new._detectors[name].definition()
+            ):
+                new._detectors[name] = DETECTORS[name].make.from_state(detector.state())
+        new._usual[:] = old._usual
+        return new
+
     def definition(self) -> dict[str, Any]:
         """Return what it is, without what it has seen: plain JSON values."""
         options = {name: detector.definition() for name, detector in self._detectors.items()}
@@ -220,3 +252,7 @@ class DriftMonitor:
             raise ValueError("drift state is damaged: its usual loss cannot be")
         new._usual[:] = usual
         return new
+
+
+def _named(name: str, options: Any) -> dict[str, Any]:
+    return {f"{name}.{key}": value for key, value in dict(options).items()}

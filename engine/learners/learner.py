@@ -20,6 +20,7 @@ from midstream.engine.basics.errors import ExpectedError
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import TASKS, Features, Label, Task
 from midstream.engine.events.predictions import Predictions, Table
+from midstream.engine.learners.amending import definition_differences, taken_over
 from midstream.engine.learners.anatomy import imputed, imputers, last_step, raised_by, within
 from midstream.engine.learners.fused import Loop, fused_loop, fused_step
 from midstream.engine.learners.misfits import Tried, misfit
@@ -32,6 +33,7 @@ from midstream.engine.learners.proofs import (
 from midstream.engine.learners.sizes import measured_by_state
 from midstream.engine.learners.untouched import Untouched
 from midstream.engine.state import encoding
+from midstream.engine.state.changes import Change
 
 __all__ = [
     "LEARNERS",
@@ -428,6 +430,27 @@ class RiverLearner:
                     found = type(value).__name__
                     raise LearnerError(row, TypeError(f"it predicted a value of type {found}"))
         return values
+
+    def changes(self, old: Mapping[str, Any]) -> list[Change]:
+        """Return what differs from a saved definition, and what becomes of what was learned."""
+        return definition_differences(old, self.definition())
+
+    def amended(self, old: "RiverLearner") -> "RiverLearner":
+        """Return this learner, gone on from what `old` has learned.
+
+        Raises
+        ------
+        MisfitError
+            If some of it does not fit; the message names the attribute.
+        """
+        was, new = (
+            RiverLearner.from_state(each.state(), task=self.task, modules=self.modules)
+            for each in (old, self)
+        )
+        new.model = taken_over(was.model, new.model, self.modules)
+        new._probes = was._probes
+        new._bind()
+        return new
 
     def state(self) -> bytes:
         """Everything that its next result depends on; equal learners give equal bytes."""

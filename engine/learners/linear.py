@@ -15,6 +15,7 @@ import numpy as np
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import FloatArray, Label, Task, floats
 from midstream.engine.events.predictions import Predictions, Table
+from midstream.engine.learners.amending import definition_differences, taken_options
 from midstream.engine.learners.kernels import (
     OPTIMIZERS,
     TOTALS,
@@ -30,6 +31,7 @@ from midstream.engine.learners.kernels import (
 from midstream.engine.learners.learner import LEARNERS, LearnerError
 from midstream.engine.learners.slots import NO_FLOATS, Slots, odd_row, plain, sample_weights, sound
 from midstream.engine.state import encoding
+from midstream.engine.state.changes import Change
 
 __all__ = ["OPTIMIZERS", "Explanation", "LinearLearner", "explained"]
 
@@ -265,6 +267,21 @@ class LinearLearner:
                 weight = float(self._table[0, -1 - slot]) if self._slots.hashed else 0.0
                 told.weights[f"{name}={value}"] = weight * sign
         return told
+
+    def changes(self, old: Mapping[str, Any]) -> list[Change]:
+        """Return what differs from a saved definition, and what becomes of what was learned."""
+        return definition_differences(old, self.definition())
+
+    def amended(self, old: "LinearLearner") -> "LinearLearner":
+        """Return this learner, gone on from what `old` has learned.
+
+        Raises
+        ------
+        MisfitError
+            If some of it does not fit; the message names the option.
+        """
+        state = taken_options(encoding.decode(old.state()), old._options, self._options)
+        return LinearLearner._restored(state, self.task)
 
     def state(self) -> bytes:
         """Everything that its next result depends on; equal learners give equal bytes."""

@@ -15,6 +15,7 @@ import numpy as np
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import FloatArray, IntArray, Label, Task
 from midstream.engine.events.predictions import Predictions, Table
+from midstream.engine.learners.amending import definition_differences, taken_options
 from midstream.engine.learners.kernels import (
     LANES,
     OPTIMIZERS,
@@ -32,6 +33,7 @@ from midstream.engine.learners.learner import LEARNERS, LearnerError
 from midstream.engine.learners.linear import Explanation, explained
 from midstream.engine.learners.slots import Rows, Slots, odd_row, sample_weights, sound
 from midstream.engine.state import encoding
+from midstream.engine.state.changes import Change
 
 __all__ = ["SoftmaxLearner"]
 
@@ -294,6 +296,21 @@ class SoftmaxLearner:
                     weight = float(self._table[0, place, c]) if place >= 0 else 0.0
                     told[label].weights[f"{name}={value}"] = weight * sign
         return told
+
+    def changes(self, old: Mapping[str, Any]) -> list[Change]:
+        """Return what differs from a saved definition, and what becomes of what was learned."""
+        return definition_differences(old, self.definition())
+
+    def amended(self, old: "SoftmaxLearner") -> "SoftmaxLearner":
+        """Return this learner, gone on from what `old` has learned.
+
+        Raises
+        ------
+        MisfitError
+            If some of it does not fit; the message names the option.
+        """
+        state = taken_options(encoding.decode(old.state()), old._options, self._options)
+        return SoftmaxLearner._restored(state, self.task)
 
     def state(self) -> bytes:
         """Everything that its next result depends on; equal learners give equal bytes."""

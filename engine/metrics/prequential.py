@@ -25,6 +25,7 @@ from numba import njit
 from midstream.engine.events.batch import Targets
 from midstream.engine.events.event import LARGEST, TASKS, FloatArray, IntArray, Label, Task, floats
 from midstream.engine.events.predictions import Table, odd_probas
+from midstream.engine.state.changes import Change, differences
 
 __all__ = ["METRICS", "Prequential"]
 
@@ -55,6 +56,7 @@ _MOST_CLASSES = 2**31 - 1  # codes are kept as 32 bits
 _LOSS_MAX = 40.0  # more than the clamp lets a logarithm cost
 _SQUARES_MAX = 1e300  # more than squares of `LARGEST` add up to
 _LABELS = {bool, int, float, str}
+_HOLE = -1  # in a ring of codes: an event that it had no room for; in one of numbers it is nan
 _GONE = 1e-9  # a class whose faded count is below this part of an event has left the fading view
 
 _LABEL_TOTALS = np.dtype([
@@ -495,6 +497,53 @@ class Prequential:
             lines.append(f"{name:<18}" + "".join(f"{cell:>12}" for cell in cells))
         return "\n".join(lines)
 
+    def changes(self, old: Mapping[str, Any]) -> list[Change]:
+        """Return what differs from a saved definition, and what becomes of what was counted."""
+        new = self.definition()
+        if old.get("task") != new["task"]:
+            return differences("metrics", {"task": old.get("task")}, {"task": self.task},
+                               level="refused", effect="metrics of another task")  # fmt: skip
+        was, now = old.get("metrics", []), new["metrics"]
+        found = [
+            Change("metrics", name, "-", "on", effect=self._effect_of_adding(name, was))
+            for name in now
+            if name not in was
+        ]
+        found += [
+            Change("metrics", name, "on", "-", effect="no longer reported")
+            for name in was
+            if name not in now
+        ]
+        for key, effect in (
+            ("window", "longer from now on" if self.window > old.get("window", 0) else "cut"),
+            ("fading", "from now on"),
+        ):
+            found += differences("metrics", _only(old, key), _only(new, key), effect=effect)
+        rest = {"task", "metrics", "window", "fading"}
+        surplus = {key: value for key, value in old.items() if key not in rest}
+        return found + differences("metrics", surplus, {}, level="refused", effect="unknown here")
+
+    def _effect_of_adding(self, name: str, before: Sequence[str]) -> str:
+        reads = {"log_loss", "roc_auc"}
+        return "begins now" if name in reads and reads.isdisjoint(before) else "over all events"
+
+    def amended(self, old: "Prequential") -> "Prequential":
+        """Return metrics as these are defined, going on from what `old` has counted.
+
+        Raises
+        ------
+        ValueError
+            If that is of another task.
+        """
+        if old.task != self.task:
+            raise ValueError(f"metrics of task {old.task} are none of task {self.task}")
+        state = old.state() | self.definition()
+        for ring, totals in (("ring", "totals"), ("proba_ring", "proba_totals")):
+            if ring in state:
+                scored = int(getattr(old._tally, totals)["scored"][0])
+                state[ring] = _resized(state[ring], scored, self.window)
+        return Prequential.from_state(state)
+
     def definition(self) -> dict[str, Any]:
         """Return what is measured, without what has been: plain JSON values."""
         return {
@@ -679,11 +728,11 @@ class _Classes:
             self.faded[:, : self.k] / t["weight"], _ratio(t["faded_same"], t["faded_pairs"]), _GONE
         )
         faded["log_loss"] = _ratio(p["faded"], p["faded_count"])
-        truths, guesses, same = self.ring[:, : t["scored"]]
+        truths, guesses, same = _without_holes(self.ring[:, : t["scored"]])
         hits = truths[truths == guesses]
         counts = [np.bincount(codes, minlength=self.k) for codes in (truths, guesses, hits)]
         window = self._of_counts(np.stack(counts), _ratio((same == 1).sum(), (same >= 0).sum()))
-        recent = self.proba_ring[:, : p["scored"]]
+        recent = _without_holes(self.proba_ring[:, : p["scored"]])
         window["log_loss"] = _ratio(recent[0].sum(), recent.shape[1])
         if self.binary:
             window["roc_auc"] = _roc_auc(recent[1], recent[2] == 1)
@@ -766,7 +815,7 @@ class _Classes:
         )
         ring = state["ring"]
         _check(_fits(ring, np.int32, self.ring.shape), "ring")
-        used = ring[:, : min(n, window)]
+        used = _without_holes(ring[:, : min(n, window)])
         _check(
             bool((used >= [[0], [0], [-1]]).all() and (used < [[k], [k], [2]]).all()),
             "ring",
@@ -782,7 +831,7 @@ class _Classes:
         )
         losses = state["proba_ring"]
         _check(_fits(losses, np.float64, self.proba_ring.shape), "proba_ring")
-        used = losses[:, : min(int(p["scored"]), window)]
+        used = _without_holes(losses[:, : min(int(p["scored"]), window)])
         _check(
             bool((used[0] >= 0.0).all() and (used[0] <= _LOSS_MAX).all())
             and (not self.binary or bool(np.isin(used[2], (0.0, 1.0)).all())),
@@ -852,7 +901,7 @@ class _Numbers:
         n = int(t["scored"])
         if n == 0:
             return {v: dict.fromkeys(METRICS["regression"], math.nan) for v in _VIEWS}
-        y, guesses = self.ring[:, :n]
+        y, guesses = _without_holes(self.ring[:, :n])
         with np.errstate(over="ignore", invalid="ignore"):  # a diverged learner: inf and nan
             errors = y - guesses
             y = y - y[0]  # so that labels that are all equal have a variance of exactly 0
@@ -901,10 +950,36 @@ class _Numbers:
             "totals",
         )
         _check(
-            _fits(ring, np.float64, self.ring.shape) and bool((np.abs(ring) <= LARGEST).all()),
+            _fits(ring, np.float64, self.ring.shape)
+            and bool((np.abs(_without_holes(ring)) <= LARGEST).all()),
             "ring",
         )
         self.ring[:] = ring
+
+
+def _only(options: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {key: options[key]} if key in options else {}
+
+
+def _resized(ring: npt.NDArray[Any], scored: int, window: int) -> npt.NDArray[Any]:
+    """Return a ring with room for another number of events, the newest of `scored` in their places.
+
+    Where it is longer, the places of what the old one had let go of are holes.
+    """
+    known = min(scored, ring.shape[1], window)
+    new = np.zeros((ring.shape[0], window), ring.dtype)
+    if scored > known:  # what came before those that are known
+        new[:] = _HOLE if ring.dtype.kind == "i" else math.nan
+    places = np.arange(scored - known, scored)
+    new[:, places % window] = ring[:, places % ring.shape[1]]
+    return new
+
+
+def _without_holes(ring: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the used part of a ring without holes."""
+    first = ring[0]
+    full = first != _HOLE if ring.dtype.kind == "i" else ~np.isnan(first)
+    return ring if full.all() else ring[:, full]
 
 
 def _ratio(part: float, whole: float) -> float:

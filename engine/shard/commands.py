@@ -214,9 +214,9 @@ def pieces(
     start: Mapping[str, Sequence[int]] = _EVERYWHERE,
     most_events: float = float("inf"),
 ) -> list[Piece]:
-    """Return what of the journal is input, to be applied to an earlier state.
+    """Return what of the journal is to be applied to an earlier state: input, and amendments.
 
-    Commands are not obeyed again.
+    Other commands are not obeyed again.
 
     Parameters
     ----------
@@ -235,7 +235,10 @@ def pieces(
         sources = frozenset(name for skip in these for name in skip.sources)
         ranges = frozenset(stretch for skip in these for stretch in skip.ranges)
         for entry in record.entries:
-            if isinstance(entry, Range) and entry.start >= start.get(entry.partition, (0,))[0]:
+            if isinstance(entry, Command):
+                if entry.kind == "amend":
+                    found.append(Piece(record.seq, entry, sources, ranges))
+            elif isinstance(entry, Range) and entry.start >= start.get(entry.partition, (0,))[0]:
                 _append(found, Piece(record.seq, entry, sources, ranges), most_events)
     return found
 

@@ -14,9 +14,11 @@ from itertools import pairwise
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
+import zstandard
 
 from midstream.engine.basics.errors import ExpectedError
 from midstream.engine.basics.storage import Storage
+from midstream.engine.state.changes import Change, in_words
 
 __all__ = [
     "MOST_RECORDS",
@@ -34,9 +36,12 @@ __all__ = [
     "gather",
     "identities",
     "is_whole",
+    "packed",
+    "unpacked",
 ]
 
 
+_LEVEL = 9  # of compression
 MOST_RECORDS = 20_000
 """That are in memory at once."""
 SEGMENT = re.compile(r"journal-(\d{16})\.log\Z")
@@ -129,7 +134,8 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", ta
         In the registry; commands are carried out in the order of their ids.
     kind
         "snapshot", "restore", "rewind", "promote", "rollback", "pause", "resume"; "adopt": the
-        model in the registry, which was another state's, became this one's; "abandon": the
+        model in the registry, which was another state's, became this one's; "amend": the config
+        defines the model otherwise from here on (its `id` is 0); "abandon": the
         input of the command of this `id` could not be applied again, and it is as if it had been
         refused.
     version
@@ -160,6 +166,13 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", ta
         Who gave it; nothing: Midstream itself.
     origin
         The identity of the state that the version is of, where that is another one.
+    definition
+        Of "amend", and of what puts a version of another definition in the place of the state:
+        that which is in force from here on.
+    parts
+        Likewise: the parts of a new state that the amendment brings, compressed (`packed`).
+    changes
+        Likewise: what differs from the definition before.
     """
 
     id: int
@@ -179,6 +192,50 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", ta
     lines: list[tuple[int, int] | None] = []
     by: str = ""
     origin: str = ""
+    definition: dict[str, Any] = {}
+    parts: dict[str, bytes] = {}
+    changes: list[Change] = []
+
+    @classmethod
+    def amendment(
+        cls,
+        definition: dict[str, Any],
+        parts: Mapping[str, bytes],
+        changes: list[Change],
+        at: float,
+    ) -> "Command":
+        """Return the entry of an amendment: from here on the state is of another definition."""
+        reason = in_words(changes)
+        return cls(0, "amend", at=at, reason=reason, definition=definition,
+                   parts=packed(parts), changes=changes)  # fmt: skip
+
+    @property
+    def amends(self) -> bool:
+        """Whether it changes how the state is defined."""
+        return bool(self.definition) and not self.refused
+
+    def told(self) -> "Command":
+        """Return it without what only its effect depends on."""
+        return msgspec.structs.replace(self, parts={}, definition={}) if self.definition else self
+
+
+def packed(parts: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return parts of a state, compressed."""
+    return {name: zstandard.compress(data, _LEVEL) for name, data in parts.items()}
+
+
+def unpacked(parts: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return what `packed` was given.
+
+    Raises
+    ------
+    JournalError
+        If they are damaged.
+    """
+    try:
+        return {name: zstandard.decompress(data) for name, data in parts.items()}
+    except zstandard.ZstdError as error:
+        raise JournalError(f"an amendment in the journal is damaged: {error}") from error
 
 
 Entry: TypeAlias = Range | Exclude | Command

@@ -6,8 +6,9 @@ end, apply the rest of the journal with outputs suppressed, go live.
 
 import math
 import time
+from base64 import b64decode, b64encode
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -19,6 +20,13 @@ from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import Alarm, Origin, Rejected, row_path
 from midstream.engine.events.predictions import Predictions
 from midstream.engine.learners.learner import LearnerError, definition_changes
+from midstream.engine.shard.amending import (
+    Blanks,
+    assess,
+    compared,
+    foreseen,
+    libraries,
+)
 from midstream.engine.shard.commands import (
     REPLACING,
     Coming,
@@ -41,14 +49,18 @@ from midstream.engine.shard.journal import (
     Range,
     Record,
     Skip,
+    packed,
+    unpacked,
 )
 from midstream.engine.shard.outbox import Outbox
+from midstream.engine.state.changes import Change, MisfitError, in_words
 from midstream.engine.state.snapshot import Snapshot, SnapshotFolder
 from midstream.engine.training.rejecting import Careful, Recent, Tried, Verdict, others, rows_of
 from midstream.engine.training.trainer import Trainer, digest
 
 __all__ = ["EventError", "Outcome", "Raised", "ResumeError", "Shard", "defined", "unfit"]
 
+_MOST_BLANK = 128 * 1024  # bytes of a new model, compressed, that the journal begins with
 _MOST_ALARMS = 1_000  # that wait to be told
 _NOTHING = 2**62  # the oldest position of what is not there at all
 _MOST = 0.5  # a learner that raises on more than that is not helped by leaving events out
@@ -58,7 +70,14 @@ _REASON = 1_000  # characters of what a learner says, which may be all of the ev
 
 
 class ResumeError(ExpectedError, RuntimeError):
-    """The saved state cannot be gone on from; the message says why and what can be done."""
+    """The saved state cannot be gone on from; the message says why and what can be done.
+
+    `changes` are the differences between the saved definition and the one in force, if it is these.
+    """
+
+    def __init__(self, message: str, changes: Sequence[Change] = ()) -> None:
+        super().__init__(message)
+        self.changes = list(changes)
 
 
 class EventError(ExpectedError, RuntimeError):
@@ -271,7 +290,12 @@ class Shard:
         self._snapshot_at = clock()
         self._snapshot_seen = trainer.seen
         self._snapshot_end = -1
+        self.amended: list[Change] = []
+        """What was amended since whoever tells of it cleared this."""
         self._opened_at = trainer.seen
+        self._blank: Callable[[], Trainer] = lambda: trainer
+        self._source, self._shards = "", ""
+        self._amendment: Command | None = None  # that is due once the journal is at its end
 
     @classmethod
     def open(
@@ -287,6 +311,7 @@ class Shard:
         modules: Collection[str] = (),
         fresh: str = "",
         identity: str = "",
+        amend: bool = False,
         **policy: Any,
     ) -> "Shard":
         """Resume from what is saved, or begin anew where nothing is.
@@ -309,6 +334,8 @@ class Shard:
         identity
             Of the state; "": it has none. It stands in the journal and in snapshots, and what is of
             another is not gone on from, or restored.
+        amend
+            Take changes of the definition, too, that alter how is learned.
         policy
             snapshot_events, snapshot_seconds, commit_seconds; clock and wall, which tell seconds;
             fetch, which gives this shard's part of a version; outbox, which takes it; keep_from;
@@ -326,8 +353,8 @@ class Shard:
         """
         positions = snapshots.positions()
         records = journal.recover(positions[0] if positions else 0)
-        new = make()
-        definition = defined(new, source, shards)
+        blank = Blanks(make)
+        definition = defined(blank(), source, shards)
         about: dict[str, Any] = {"definition": definition, "decoding": dict(decoding or {})}
         if positions and positions[-1] > journal.end:
             raise ResumeError(
@@ -344,20 +371,22 @@ class Shard:
         if not records or (fresh and _token(records[0], snapshots) != fresh):
             about |= {"fresh": fresh, "begun": [policy.get("wall", time.time)(), journal.end]}
             journal.generation = 0
-            journal.commit([], about=about)
+            journal.commit([], about=about | _blank_kept(blank()))
+            new = Trainer.from_state(blank().state(), modules)
             shard = cls(name, new, journal, snapshots, about, modules=modules, **policy)
+            shard._is_of(blank, source, shards)
             shard.done = [shard.begun]
             return shard
 
         notes = []
-        saved, trainer, seq = records[0].about, new, records[0].seq
+        saved, seq = records[0].about, records[0].seq
+        trainer: Trainer | None = None
         header: dict[str, Any] = {}
         for position in reversed(positions):
             if (position <= seq and saved is not None) or position < seq:
                 continue
             try:
                 snapshot = snapshots.read(position)
-                _same_definition(snapshot.header["definition"], about["definition"])
                 trainer = Trainer.from_state(snapshot.parts, modules)
             except ValueError as error:  # damaged, or of another schema
                 notes.append(f"{error}; an older one is used")
@@ -373,7 +402,7 @@ class Shard:
                     f"shard {name}: no snapshot can be used, and the journal begins at record "
                     f"{journal.first}, not at 0" + "".join(f"; {note}" for note in notes)
                 )
-            _same_definition(saved["definition"], about["definition"])
+            trainer = _begun(name, saved, blank(), definition, modules)
         # A command that was abandoned later is one that was refused.
         reasons = {e.id: e.refused for e in _commands(records) if e.kind == "abandon"}
         replay = Coming(journal, seq, reasons, records)
@@ -388,7 +417,16 @@ class Shard:
                 "config until it stops by itself, or begin anew with --fresh"
             )
         about |= {"fresh": saved.get("fresh", ""), "begun": saved.get("begun", [0.0, 0])}
+        assert trainer is not None
+        in_force = _in_force(replay, saved["definition"])
+        amendment = _amendment(
+            name, header, trainer, blank, in_force, definition,
+            source=source, shards=shards, modules=modules, amend=amend, replays=bool(replay),
+            at=policy.get("wall", time.time)(),
+        )  # fmt: skip
+        about["definition"] = saved["definition"]
         shard = cls(name, trainer, journal, snapshots, about, modules=modules, **policy)
+        shard._is_of(blank, source, shards)
         shard.notes = notes
         shard._stand_at(header)
         shard._replay = replay
@@ -396,9 +434,26 @@ class Shard:
         shard.stepped = shard.applied
         taken_up = bool(identity) and not saved.get("identity")  # it is to stand in a snapshot
         shard._snapshot_end = seq if not (changed or taken_up) else -1
-        if changed:  # so that the next resume compares with what is now in force
+        shard._amendment = amendment
+        if amendment is not None and not replay:
+            shard._amend()
+        elif changed:  # so that the next resume compares with what is now in force
             shard._write_snapshot(shard._snapshot(trainer.state()))
         return shard
+
+    def _is_of(self, blank: Callable[[], Trainer], source: str, shards: str) -> None:
+        """Take note of what the config defines."""
+        self._blank, self._source, self._shards = blank, source, shards
+
+    def _amend(self) -> None:
+        """Journal that the state is defined otherwise from here on, and go on from that."""
+        assert self._amendment is not None
+        command, self._amendment = self._amendment, None
+        self._check_input()
+        self._journal.commit([command])
+        self._perform(command, self._journal.end - 1, None, None)
+        self.amended += command.changes
+        self._write_snapshot(self._snapshot(self._state()))
 
     def _stand_at(self, header: Mapping[str, Any]) -> None:
         """Take over what the header of a snapshot of our own says besides the trainer's state."""
@@ -627,8 +682,10 @@ class Shard:
             self._relearning.remove(done)
         if relearned and not pieces_left:  # durable before it is told
             self._write_snapshot(self._snapshot(self._state()))
-        elif not pieces_left:
+        elif not pieces_left and self._amendment is None:
             self.snapshot_soon()  # lest the same be replayed again and again
+        if not pieces_left and self._amendment is not None:
+            self._amend()
 
     def snapshot_soon(self) -> None:
         """Have the next batch followed by a snapshot: what was before may not be there any more."""
@@ -714,6 +771,7 @@ class Shard:
                 command = self._known(command, order, snapshot.header)
                 trainer = self._loaded(order.version, snapshot)
                 command = self._planned(command, order, snapshot.header, lows)
+                command, trainer = self._fitted(command, trainer, snapshot.header)
         except RefusedError as error:
             command = msgspec.structs.replace(command, refused=str(error))
         if command.kind == "rewind" and not command.refused:
@@ -724,7 +782,8 @@ class Shard:
         self._journal.commit([command])
         done = self._perform(command, self._journal.end - 1, snapshot, trainer)
         if snapshot is not None and not (command.refused or self.replaying):
-            self._write_snapshot(self._snapshot(snapshot.parts))  # nothing has changed it since
+            parts = self._state() if command.amends else snapshot.parts  # not changed since
+            self._write_snapshot(self._snapshot(parts))
         if done.done_at is not None:
             done.done_at = self._wall()
         return done
@@ -738,7 +797,9 @@ class Shard:
             try:
                 snapshot = self._fetch(command.version)
                 trainer = self._loaded(command.version, snapshot)
-            except RefusedError as error:
+                if command.amends:
+                    trainer = trainer.amended(unpacked(command.parts), self._modules)
+            except (RefusedError, MisfitError) as error:
                 raise ResumeError(
                     f"shard {self.name}: record {piece.seq} of the journal put version "
                     f"{command.version} in the place of the model: {error}"
@@ -793,15 +854,36 @@ class Shard:
         return msgspec.structs.replace(command, origin=other)
 
     def _loaded(self, version: int, snapshot: Snapshot) -> Trainer:
-        changed = unfit(snapshot.header["definition"], self.definition)
-        if changed:
-            raise RefusedError(f"version {version} is of another model: {changed}")
         if digest(snapshot.parts) != snapshot.header["digest"]:
             raise RefusedError(f"version {version} cannot be loaded: its digest differs")
         try:
             return Trainer.from_state(snapshot.parts, self._modules)
         except ValueError as error:
             raise RefusedError(f"version {version} cannot be loaded: {error}") from None
+
+    def _fitted(
+        self, command: Command, trainer: Trainer, header: Mapping[str, Any]
+    ) -> tuple[Command, Trainer]:
+        """Amend the state of a version that is defined otherwise, where the journal does not."""
+        version, old = command.version, header["definition"]
+        changes = foreseen(
+            header, trainer, self._blank(), old,
+            source=self._source, shards=self._shards, modules=self._modules,
+        )  # fmt: skip
+        refused = [change for change in changes if change.level == "refused"]
+        if refused:
+            raise RefusedError(f"version {version} is of another model: {in_words(refused)}")
+        if old == self.definition:
+            return command, trainer
+        if command.since >= 0:
+            again = pieces(self._journal.records(command.since))
+            if _last_definition(again, old) == self.definition:
+                return command, trainer  # it is amended where it was before
+        parts = self._blank().blank_parts(old)
+        command = msgspec.structs.replace(
+            command, definition=self.definition, parts=packed(parts), changes=changes
+        )
+        return command, trainer.amended(parts, self._modules)
 
     def _planned(
         self,
@@ -890,9 +972,21 @@ class Shard:
         snapshot: Snapshot | None,
         trainer: Trainer | None,
     ) -> Done:
+        if command.kind == "amend":
+            parts = unpacked(command.parts)
+            self.trainer = self.trainer.amended(parts, self._modules)
+            self._careful.forget()
+            self._about = {**self._about, "definition": command.definition}
         self.generation += command.kind == "rewind" and not command.refused
         position = {partition: cursor.offset for partition, cursor in self.cursors.items()}
-        done = Done(command, seq, self.generation, position, self._lines(), done_at=command.at)
+        done = Done(
+            command.told(), seq, self.generation, position, self._lines(), done_at=command.at
+        )
+        if command.kind == "amend":
+            if not self._relearning:  # else it was told when it was new
+                self.done.append(done)
+            done.seen = self.trainer.seen
+            return done
         self.last_command = command.id
         self._refused = command.id if command.refused else 0
         self.done.append(done)
@@ -929,6 +1023,8 @@ class Shard:
     ) -> None:
         """Put the state of a version in the place of ours."""
         self.trainer = trainer
+        definition = command.definition if command.amends else header["definition"]
+        self._about = {**self._about, "definition": definition}
         self._careful.forget()
         self.recent.begin_anew()
         self.version = self.parent = command.version
@@ -1046,6 +1142,8 @@ class Shard:
             "digest": digest(parts),
             "seen": self.trainer.seen,
             "learned": self.trainer.learned,
+            "libraries": libraries(),
+            "proof": self._proof(),
             "created": self._wall(),
             "version": self.version,
             "parent": self.parent,
@@ -1054,6 +1152,12 @@ class Shard:
             "data": plain(self.data),
             "parent_data": plain(self._parent_data),
         }
+
+    def _proof(self) -> list[str]:
+        try:
+            return self.trainer.proof()
+        except (LearnerError, ValueError):  # on an event that it has learned: it is told by others
+            return []
 
     def _snapshot(self, parts: dict[str, bytes]) -> Snapshot:
         header = self._header(parts) | {
@@ -1121,21 +1225,108 @@ def defined(trainer: Trainer, source: str = "", shards: str = "") -> dict[str, A
     return definition | ({"shards": shards} if shards else {})
 
 
-def unfit(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return why state of the definition `old` is not for a model of `new`; nothing if it is.
+def unfit(old: Mapping[str, Any], blank: Trainer, source: str = "", shards: str = "") -> str:
+    """Return why state of the definition `old` is not for a model like `blank`; nothing if it is.
 
-    What differs is named, and what can be done where that is the version of River.
+    `source` and `shards` as of `Shard.open`.
     """
-    changed = definition_changes(old, new)
-    if not changed:
-        return ""
-    was, now = (d.get("learner", {}).get("river") for d in (old, new))
-    if was != now and was and now:
-        return (
-            f"it was written under River {was}, whose state River {now}, which is installed, "
-            f"cannot go on from; install river=={was}.* to use it, or relearn it with River {now}"
+    return in_words(assess(compared(blank, old, source, shards), amend=True))
+
+
+def _blank_kept(blank: Trainer) -> dict[str, Any]:
+    """Return a new trainer's state as the first record keeps it, unless it is a large one."""
+    parts = packed(blank.state())
+    if sum(map(len, parts.values())) > _MOST_BLANK:
+        return {}
+    return {"blank": {name: b64encode(data).decode() for name, data in parts.items()}}
+
+
+def _begun(
+    name: str,
+    about: Mapping[str, Any],
+    blank: Trainer,
+    definition: Mapping[str, Any],
+    modules: Collection[str],
+) -> Trainer:
+    """Return the trainer that a journal begins with, of which there is no snapshot."""
+    if about["definition"] == definition:
+        return Trainer.from_state(blank.state(), modules)
+    if "blank" not in about:
+        changes = blank.changes(about["definition"])
+        raise ResumeError(
+            f"shard {name}: no snapshot can be used, and the journal does not hold the model that "
+            f"it begins with, which was defined otherwise ({in_words(changes)}); put the old "
+            "definition back, or restore a version",
+            changes,
         )
-    return "; ".join(changed)
+    parts = {key: b64decode(data) for key, data in about["blank"].items()}
+    return Trainer.from_state(unpacked(parts), modules)
+
+
+def _last_definition(found: Iterable[Piece], before: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the definition that is in force after entries of the journal."""
+    definition = before
+    for piece in found:
+        if isinstance(piece.entry, Command) and piece.entry.amends:
+            definition = piece.entry.definition
+    return definition
+
+
+def _in_force(replay: Coming, before: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _last_definition(replay.all(), before)
+
+
+def _amendment(
+    name: str,
+    header: Mapping[str, Any],
+    trainer: Trainer,
+    blank: Callable[[], Trainer],
+    old: Mapping[str, Any],
+    definition: dict[str, Any],
+    *,
+    source: str,
+    shards: str,
+    modules: Collection[str],
+    amend: bool,
+    replays: bool,
+    at: float,
+) -> Command | None:
+    """Return what is to be journaled where the config defines a model otherwise; None: nothing.
+
+    Raises
+    ------
+    ResumeError
+        If the state cannot be gone on from, or not without being asked.
+    """
+    differ = old != definition
+    changes = foreseen(
+        header, trainer, blank(), old if differ else None,
+        source=source, shards=shards, modules=modules,
+    )  # fmt: skip
+    if not differ and not changes:
+        return None
+    left = assess(changes, amend=amend)
+    if left:
+        refused = any(change.level == "refused" for change in left)
+        advice = "`run --amend` takes it, and keeps what was learned"
+        if refused:
+            advice = (
+                "put the old definition back, begin anew with --fresh, or, where the journal is "
+                "another config's, give this one a `name` of its own"
+            )
+        raise ResumeError(
+            f"shard {name}: the state was saved by a model that is defined otherwise: "
+            f"{in_words(left)}; {advice}",
+            changes,
+        )
+    if replays and any(change.before.startswith("code ") for change in changes):
+        raise ResumeError(
+            f"shard {name}: {in_words(changes)}; a part of the input has to be read again after a "
+            "crash, by the code that it was learned with; run once with the old code until it "
+            "stops by itself",
+            changes,
+        )
+    return Command.amendment(definition, blank().blank_parts(old) if differ else {}, changes, at)
 
 
 def _newest(records: list[Record]) -> list[Record]:
@@ -1173,14 +1364,3 @@ def _same_identity(shard: str, about: Mapping[str, Any], identity: str) -> str:
             f"back, or, if it is the right one, write {saved} to that file"
         )
     return saved or identity
-
-
-def _same_definition(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    changed = definition_changes(old, new)
-    if changed:
-        raise ResumeError(
-            "the state was saved by another learner; what differs: "
-            + "; ".join(changed)
-            + "; put the old definition back, begin anew with --fresh, or, where the journal is "
-            "another config's, give this one a `name` of its own"
-        )

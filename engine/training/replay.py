@@ -12,6 +12,7 @@ from numba import njit
 
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import Event, IntArray
+from midstream.engine.state.changes import Change, differences
 
 __all__ = ["Reservoir"]
 
@@ -271,6 +272,48 @@ class Reservoir:
         seed, first = _seeded(self.seed ^ _DRAWS), self._sampled
         self._sampled += n
         return [events[_below(seed, np.uint64(i), len(events))] for i in range(first, first + n)]
+
+    def changes(self, old: Mapping[str, Any]) -> list[Change]:
+        """Return what differs from a saved definition, and what becomes of the sample."""
+        new, effects = self.definition(), {"seed": "for events from now on"}
+        for key in ("capacity", "max_bytes"):
+            larger = old.get(key, 0) < new[key]
+            effects[key] = "the sample grows" if larger else "the sample is cut, and stays uniform"
+        if old.get("capacity") == 0:
+            effects["capacity"] = "begins now"
+        return [
+            change
+            for key in dict.fromkeys([*old, *new])
+            for change in differences(
+                "replay",
+                {key: old.get(key)},
+                {key: new.get(key)},
+                level="accepted" if key in effects else "refused",
+                effect=effects.get(key, "unknown here"),
+            )
+        ]
+
+    def amended(self, old: "Reservoir") -> "Reservoir":
+        """Return a reservoir as this one is defined, with what it can hold of what `old` holds.
+
+        What it lets go of is what it would have let go of for the next event, so that the sample
+        stays a uniform one. A larger one admits events as the old one did, and grows from there.
+        """
+        new = Reservoir.from_state(old.state())
+        new.capacity, new.max_bytes, new.seed = self.capacity, self.max_bytes, self.seed
+        for below, entry in list(new._entries):
+            if entry.size > new.max_bytes:
+                new._entries.remove((below, entry))
+                new._total -= entry.size
+                new._let_go(entry)
+        heapq.heapify(new._entries)
+        while len(new._entries) > new.capacity:
+            new._gone(*heapq.heappop(new._entries))
+        while new._total > new._bound and new._is_too_much():
+            new._gone(*heapq.heappop(new._entries))
+        if new.bytes > new.max_bytes:
+            new._make_room()
+        return new
 
     def definition(self) -> dict[str, Any]:
         """What it is, without what it holds."""

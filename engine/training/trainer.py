@@ -38,11 +38,16 @@ from midstream.engine.events.rules import (
 from midstream.engine.learners.learner import Learner, LearnerError, as_learner, load_learner
 from midstream.engine.metrics.prequential import Prequential
 from midstream.engine.state import encoding
+from midstream.engine.state.changes import Change, MisfitError, differences
 from midstream.engine.state.snapshot import Snapshot, pack, unpack
+from midstream.engine.training.parts import PREFIX, Part, load_part
 from midstream.engine.training.replay import Reservoir
 
 __all__ = ["Step", "Trainer"]
 
+_PARTS = {"learner": "learner", "metrics": "prequential", "drift": "drift", "replay": "replay"}
+"""The parts that every trainer has: by the name of each in a state, that of its attribute."""
+_PROVED = 5  # events of the replay buffer whose predictions are kept with a snapshot
 _QUIET = 1_000  # events with finite predictions until the next that is not has an alarm of its own
 
 
@@ -89,6 +94,8 @@ class Trainer:
         of one name.
     modules
         Modules besides River whose classes and functions the model's state may hold.
+    parts
+        Further parts of one's own, see `Part`: they see every batch, and are kept with the rest.
 
     Raises
     ------
@@ -111,6 +118,7 @@ class Trainer:
         replay: int | Reservoir = 1_000,
         labels: LabelKind | None = None,
         modules: Collection[str] = (),
+        parts: Sequence[Part] = (),
     ) -> None:
         self.learner: Learner = as_learner(model, task, modules)
         self.task: Task = self.learner.task
@@ -128,12 +136,18 @@ class Trainer:
         self.replay = replay if isinstance(replay, Reservoir) else Reservoir(replay)
         self.seen = 0
         self.learned = 0
+        self.extra: dict[str, Part] = {part.name: part for part in parts}
+        if len(self.extra) < len(parts):
+            raise ValueError("two of the parts have one name")
         self._non_finite_at = -1  # after how many events the last such prediction came
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The prequential metrics so far, by name."""
-        return self.prequential.report()
+        """The prequential metrics so far, by name, and what further parts report."""
+        report = self.prequential.report()
+        for name, part in self.extra.items():
+            report |= {f"{name}.{key}": value for key, value in part.report().items()}
+        return report
 
     @property
     def label_kind(self) -> LabelKind | None:
@@ -247,11 +261,16 @@ class Trainer:
         else:
             alarms = self.drift.update(losses, self.seen, batch.time)
         self.replay.add(batch)
+        step = Step(predictions, losses, alarms, count, self.prequential.too_large - large, odd)
+        if self.extra:
+            for part in self.extra.values():
+                step.alarms += part.observe(batch, step, self.seen)
+            step.alarms.sort(key=lambda alarm: alarm.position)
         self.seen += len(batch)
         self.learned += batch.labelled
         if self.task == "multiclass" and self._first_label is None:
             self._first_label = next((y for y in batch.labels if y is not None), None)
-        return Step(predictions, losses, alarms, count, self.prequential.too_large - large, odd)
+        return step
 
     def _non_finite(self, batch: EventBatch, rows: IntArray, before: int) -> list[Alarm]:
         """Return an alarm for each first of a stretch of predictions that are not finite."""
@@ -367,7 +386,110 @@ class Trainer:
             "metrics": self.prequential.definition(),
             "drift": self.drift.definition(),
             "replay": self.replay.definition(),
+            **({"parts": _definitions(self.extra)} if self.extra else {}),
         }
+
+    def changes(self, old: Mapping[str, Any]) -> list[Change]:
+        """Return what differs between a saved definition and this trainer's, part by part.
+
+        Parameters
+        ----------
+        old
+            What `definition` returned when the state was saved.
+        """
+        found = differences(
+            "labels", {"kind": old.get("labels")}, {"kind": self._labels}, effect="from now on"
+        )
+        for name, attribute in _PARTS.items():
+            part, was = getattr(self, attribute), old.get(name)
+            if was is None:
+                found.append(Change(name, "state", "-", "on", effect="begins now"))
+            elif was != part.definition():
+                found += _changes(name, part, was)
+        before = old.get("parts", {})
+        for name in dict.fromkeys([*before, *self.extra]):
+            if name not in before:
+                found.append(Change(f"parts.{name}", "state", "-", "on", effect="begins now"))
+            elif name not in self.extra:
+                found.append(Change(f"parts.{name}", "state", "on", "-", effect="is let go of"))
+            elif before[name] != self.extra[name].definition():
+                found += self.extra[name].changes(before[name])
+        return found
+
+    def blank_parts(self, old: Mapping[str, Any]) -> dict[str, bytes]:
+        """Return the parts of the state that a saved definition defines otherwise: see `amended`.
+
+        Of a trainer that has seen nothing they are all that an amendment depends on, besides the
+        state that is amended.
+        """
+        state, new = self.state(), self.definition()
+        names = [name for name in _PARTS if old.get(name) != new[name]]
+        before, after = old.get("parts", {}), new.get("parts", {})
+        names += [PREFIX + name for name in after if before.get(name) != after[name]]
+        parts = {name: state[name] for name in names}
+        gone = [name for name in before if name not in after]
+        if gone or old.get("labels") != self._labels or "learner" in parts:
+            about = encoding.decode(state["trainer"])
+            parts["trainer"] = encoding.encode(about | {"gone": gone} if gone else about)
+        return parts
+
+    def amended(self, parts: Mapping[str, bytes], modules: Collection[str] = ()) -> "Trainer":
+        """Return a trainer that is defined as `parts` are, and goes on from what this one learned.
+
+        Parameters
+        ----------
+        parts
+            What `blank_parts` of a new trainer returned.
+
+        Raises
+        ------
+        MisfitError
+            If what was learned does not fit; the message names the attribute.
+        ValueError
+            If the parts are damaged, or of another task.
+        """
+        own = self.state()
+        about = encoding.decode(parts["trainer"]) if "trainer" in parts else {}
+        for name in about.pop("gone", ()):
+            own.pop(PREFIX + name, None)
+        given = {**own, **parts}
+        given["trainer"] = encoding.encode(about) if about else own["trainer"]
+        new = Trainer.from_state(given, modules)
+        if new.task != self.task:
+            raise ValueError(f"a model of task {self.task} cannot become one of task {new.task}")
+        for name, attribute in _PARTS.items():
+            if name in parts:
+                part, old = getattr(new, attribute), getattr(self, attribute)
+                setattr(new, attribute, _amended(part, old))
+        for name, extra in new.extra.items():
+            if PREFIX + name in parts and name in self.extra:
+                new.extra[name] = extra.amended(self.extra[name])
+        new.seen, new.learned = self.seen, self.learned
+        new._non_finite_at = self._non_finite_at
+        new._first_label = self._first_label
+        new._label_kind = self._label_kind if self._label_kind is not None else new._labels
+        if new._labels is not None and new._label_kind != new._labels:
+            raise MisfitError(
+                "labels", f"those that were learned are {new._label_kind}, not {new._labels}"
+            )
+        return Trainer.from_state(new.state(), modules)  # as a snapshot would give it back
+
+    def proof(self) -> list[str]:
+        """Return the predictions for a few events of the replay buffer, exactly, as text.
+
+        Under other versions of Python or a library, the state goes on if these come out equal.
+        """
+        events = self.replay.events
+        chosen = events[:: max(len(events) // _PROVED, 1)][:_PROVED]
+        if not chosen:
+            return []
+        batch = EventBatch.from_events([Event(x=dict(e.x), id=e.id, ts=e.ts) for e in chosen])
+        found = self.predict(batch)
+        probas = found.probas or [{}] * len(chosen)
+        return [
+            f"{id_}: {_exactly(value)} {_exactly(proba)}"
+            for id_, value, proba in zip(batch.ids, found.values, probas, strict=True)
+        ]
 
     def state(self) -> dict[str, bytes]:
         """Everything that the next result depends on, as named parts, copied out."""
@@ -387,6 +509,7 @@ class Trainer:
             "metrics": encoding.encode(self.prequential.state()),
             "drift": self.drift.state(),
             "replay": encoding.encode(self.replay.state()),
+            **{PREFIX + name: part.state() for name, part in self.extra.items()},
         }
 
     @classmethod
@@ -403,11 +526,20 @@ class Trainer:
         ValueError
             If the state is of another schema, damaged, or holds what may not be loaded.
         """
+        lacking = [name for name in ("trainer", *_PARTS) if name not in state]
+        if lacking:
+            raise ValueError(f"damaged trainer state: it lacks its part {lacking[0]!r}")
         about = encoding.decode(state["trainer"])
         if about["schema"] != cls.SCHEMA:
             raise ValueError(
                 f"trainer state has schema {about['schema']}, this version reads {cls.SCHEMA}"
             )
+        for name in state:
+            if name not in ("trainer", *_PARTS) and not name.startswith(PREFIX):
+                raise ValueError(
+                    f"the state has a part {name!r:.100} that this version does not know: a newer "
+                    "one wrote it"
+                )
         new = cls.__new__(cls)
         new.task = about["task"]
         new.seen = about["seen"]
@@ -424,6 +556,11 @@ class Trainer:
             raise ValueError(f"task {new.task}, with metrics of task {new.prequential.task}")
         new.drift = DriftMonitor.from_state(state["drift"])
         new.replay = Reservoir.from_state(encoding.decode(state["replay"]))
+        new.extra = {
+            name.removeprefix(PREFIX): load_part(name.removeprefix(PREFIX), state[name])
+            for name in state
+            if name.startswith(PREFIX)
+        }
         return new
 
     def digest(self) -> str:
@@ -449,6 +586,36 @@ class Trainer:
         """
         path = Path(path)
         return cls.from_state(unpack(path.read_bytes(), path.name).parts, modules)
+
+
+def _changes(name: str, part: Any, old: Mapping[str, Any]) -> list[Change]:
+    """Return what differs of a part; of a learner that does not say it, all that does."""
+    new = part.definition()
+    if hasattr(part, "changes"):
+        found: list[Change] = part.changes(old)
+        return found
+    if old.get("kind") != new.get("kind"):
+        return differences(name, {"kind": old.get("kind")}, {"kind": new.get("kind")},
+                           level="refused", effect="another kind of learner")  # fmt: skip
+    return differences(name, old, new, level="refused", effect=f"{new['kind']} has no `amended`")
+
+
+def _amended(part: Any, old: Any) -> Any:
+    if type(part) is not type(old):
+        raise MisfitError("learner", f"it is a {type(old).__name__}")
+    if hasattr(part, "amended"):
+        return part.amended(old)
+    raise MisfitError("learner", f"{type(part).__name__} has no method `amended`")
+
+
+def _definitions(parts: Mapping[str, Part]) -> dict[str, Any]:
+    return {name: part.definition() for name, part in parts.items()}
+
+
+def _exactly(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={_exactly(p)}" for key, p in value.items())
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def _settled(metrics: Mapping[str, Any]) -> tuple[None, LabelKind | None, Label | None]:

@@ -196,7 +196,7 @@ def _epochs_in_order(rows: Mapping[str, Sequence[Deployed]]) -> list[str]:
     begun, first = {}, {}
     for epoch, these in rows.items():
         begun[epoch] = min((r.done.command.at for r in these if r.kind == "start"), default=0.0)
-        ids = [row.done.command.id for row in these if row.kind != "start"]
+        ids = [row.done.command.id for row in these if row.done.command.id]
         if ids:
             first[epoch] = min(ids)
     ordered = sorted(first, key=lambda epoch: first[epoch])
@@ -455,7 +455,7 @@ def plan_replacing(
     UnknownVersionError, RegistryError, StoreError
         If there is no such version, or it cannot be looked at.
     """
-    from midstream.engine.shard.shard import defined, unfit
+    from midstream.engine.shard.shard import unfit
     from midstream.flows.running.rooms import make_trainer, said_of_state
 
     name = origin if origin != settings.name and origin in registry.database.models() else ""
@@ -472,9 +472,9 @@ def plan_replacing(
     manifest = row.manifest
     assert manifest is not None
     state = manifest.identity if name else _origin(registry, row, origin)
-    wanted = defined(make_trainer(settings), **said_of_state(settings))
+    blank = make_trainer(settings)
     for part in manifest.shards:
-        if changed := unfit(part.header["definition"], wanted):
+        if changed := unfit(part.header["definition"], blank, **said_of_state(settings)):
             raise OperationError(f"version {version} is of another model: {changed}")
     names = [shard.shard for shard in registry.shards()]
     if names != row.shards:

@@ -305,6 +305,7 @@ def run(
     *,
     until_eof: bool = False,
     fresh: str = "",
+    amend: bool = False,
     share: Share = WHOLE,
     patience: float = 0.0,
     adopted_by: str = "",
@@ -320,6 +321,8 @@ def run(
         The end of the files is the end of the run; otherwise they are followed as they grow.
     fresh
         What `archive` returned: begin anew, once.
+    amend
+        Take changes of the model's definition, too, that alter how it learns.
     share
         Which shards are this process's.
     patience
@@ -346,6 +349,7 @@ def run(
             locks,
             until_eof=until_eof,
             fresh=fresh,
+            amend=amend,
             share=share,
             adopted_by=adopted_by,
             beat=beat,
@@ -371,6 +375,7 @@ class _Attempts:
         *,
         until_eof: bool,
         fresh: str,
+        amend: bool,
         share: Share,
         adopted_by: str,
         beat: Callable[[str, Summary], None],
@@ -381,6 +386,7 @@ class _Attempts:
         self._locks = locks
         self._until_eof = until_eof
         self._fresh = fresh
+        self._amend = amend
         self._signatures: dict[str, Signature] = {}
         self._registrars: list[Registrar] = []
         self._share = share
@@ -432,6 +438,7 @@ class _Attempts:
             registrars=self._registrars,
             tallies=self._tallies,
             careful=self._careful,
+            amend=self._amend,
             adopted_by=self._adopted_by,
             beat=lambda: self._beat("running", self._summary),
             at=self._at,

@@ -35,7 +35,8 @@ from midstream.engine.registry.versions import UnknownVersionError
 from midstream.engine.shard.commands import RefusedError
 from midstream.engine.shard.journal import Command, FileJournal, Range, UnavailableError
 from midstream.engine.shard.outbox import Outbox
-from midstream.engine.shard.shard import EventError, Outcome, Shard
+from midstream.engine.shard.shard import EventError, Outcome, ResumeError, Shard
+from midstream.engine.state.changes import Change
 from midstream.engine.state.snapshot import Snapshot, SnapshotFolder
 from midstream.engine.training.rejecting import Verdict
 from midstream.engine.training.replay import Reservoir
@@ -250,6 +251,12 @@ def judge_input(summary: Summary, settings: Settings) -> None:
         )
 
 
+def told_of(change: Change) -> dict[str, str]:
+    """Return what a log says of a change of the state's definition."""
+    told = {"part": change.part, "what": change.what, "saved": change.before, "now": change.after}
+    return told | ({"effect": change.effect} if change.effect else {})
+
+
 def said_of_state(settings: Settings) -> dict[str, str]:
     """Return what a config says of state but its trainer: `source`, `shards` of `Shard.open`."""
     path = normal_path(settings.input.path or "", settings.root)
@@ -402,15 +409,18 @@ class Room:
                 names=self.output_names(),
                 place=os.path.relpath(settings.output_path, settings.root),
             )
+        said = said_of_state(settings)
         self.shard = Shard.open(
             name,
             lambda: make_trainer(settings),
             self.journal,
             SnapshotFolder(self._folder, settings.state.keep),
             decoding=settings.decoding(),
-            **said_of_state(settings),
+            source=said["source"],
+            shards=said["shards"],
             modules=model_modules(settings),
             fresh=run.fresh,
+            amend=run.amend,
             identity=run.identity,
             snapshot_events=settings.state.snapshot_events,
             snapshot_seconds=settings.state.snapshot_seconds,
@@ -423,6 +433,7 @@ class Room:
             careful=run.careful,
             error_limit=settings.model.error_limit,
         )
+        self._tell_of_amendments()
         for note in self.shard.notes:
             log.warning("snapshot_unusable", shard=name, reason=note)
         self._tell_of_lost_outputs()
@@ -461,6 +472,12 @@ class Room:
         self.shard.commit()
         self._published = {name: cursor.offset for name, cursor in self.shard.cursors.items()}
         self._committed = dict(self._published)
+
+    def _tell_of_amendments(self) -> None:
+        """Log what of the state is defined otherwise from now on."""
+        for change in self.shard.amended:
+            log.info("amended", shard=self.name, **told_of(change))
+        self.shard.amended.clear()
 
     def _tell_of_lost_outputs(self) -> None:
         for output, left in self.journal.lost_outputs.items():
@@ -550,6 +567,7 @@ class Room:
         self._next = self.shard.next_step()
         if self._next is None:
             log.info("replay_ends", shard=self.name)
+            self._tell_of_amendments()
             self._to_begin = True
 
     def obey(self, command: Ready | Command) -> None:
@@ -836,6 +854,7 @@ class Run:
         registrars: list[Registrar] | None = None,
         tallies: dict[str, Tally] | None = None,
         careful: bool = False,
+        amend: bool = False,
         adopted_by: str = "",
         beat: Callable[[], None] = lambda: None,
         at: Callable[[Place | None], None] = lambda _: None,
@@ -851,6 +870,7 @@ class Run:
         self.registrars = [] if registrars is None else registrars
         self.tallies = {} if tallies is None else tallies
         self.careful = careful
+        self.amend = amend
         self.adopted_by = adopted_by
         self.identity = ""
         self.beat = beat
@@ -957,7 +977,12 @@ class Run:
         return number
 
     def _open_room(self, name: str, part: str | None) -> None:
-        self.rooms[name] = Room(self, name, part)
+        try:
+            self.rooms[name] = Room(self, name, part)
+        except ResumeError as error:
+            for change in error.changes:
+                log.warning("state_differs", shard=name, **told_of(change))
+            raise
 
     def _parts(self) -> list[str]:
         """Return the files that are shards, each with the number that it was once given."""

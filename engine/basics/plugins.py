@@ -1,0 +1,61 @@
+"""What other packages add to Midstream: found by the entry points that they declare."""
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, TypeAlias
+
+from midstream.engine.basics.errors import ExpectedError
+
+__all__ = ["Group", "PluginError", "load", "names"]
+
+Group: TypeAlias = Literal[
+    "midstream.commands",
+    "midstream.detectors",
+    "midstream.inputs",
+    "midstream.learners",
+    "midstream.metrics",
+    "midstream.parts",
+]
+
+
+class PluginError(ExpectedError, ValueError):
+    """What another package adds cannot be used; the message names the package and says why."""
+
+
+@cache
+def _declared(group: str) -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for each in entry_points(group=group):
+        other = found.setdefault(each.name, each)
+        if other.value != each.value:
+            raise PluginError(
+                f"{each.name!r} of {group} is declared twice: {other.value} and {each.value}; "
+                "uninstall one of the packages"
+            )
+    return found
+
+
+def names(group: Group) -> list[str]:
+    """Return the names that packages declare, in order; nothing is imported."""
+    return sorted(_declared(group))
+
+
+def load(group: Group, name: str) -> Any:
+    """Return what a package declares under a name.
+
+    Raises
+    ------
+    KeyError
+        If none declares it.
+    PluginError
+        If it cannot be imported.
+    """
+    declared = _declared(group)[name]
+    try:
+        return declared.load()
+    except Exception as error:
+        package = declared.dist.name if declared.dist is not None else declared.value
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PluginError(
+            f"{name!r} of {group} cannot be loaded from {package} ({declared.value}): {reason}"
+        ) from error

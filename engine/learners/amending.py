@@ -1,0 +1,194 @@
+"""What a River model has learned, taken over by a model that is defined otherwise."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from river import base
+
+from midstream.engine.state import encoding
+from midstream.engine.state.changes import Change, MisfitError, differences, shown
+
+__all__ = ["definition_differences", "taken_options", "taken_over"]
+
+_VERSIONS = ("python", "river")
+
+
+def definition_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
+    """Return what differs between two definitions of learners.
+
+    Versions of Python and River are left out: predictions tell whether they make a difference.
+    """
+    for key in ("kind", "task"):
+        if old.get(key) != new.get(key):
+            what = "another kind of learner" if key == "kind" else "another task"
+            return [_of(key, old.get(key), new.get(key), "refused", what)]
+    was, now = old.get("model"), new.get("model")
+    if was is None or now is None:
+        options = ({k: v for k, v in d.items() if k != "model"} for d in (old, new))
+        return differences("learner", *options, level="asked", effect=_FROM_NOW)
+    if was.get("class") != now.get("class"):
+        return [_of("class", was, now, "refused", "another kind of learner")]
+    same_python = old.get("python") == new.get("python")
+    return _nested("", was, now, same_python=same_python)
+
+
+_FROM_NOW = "alters learning from now on"
+
+
+def _of(what: str, before: Any, after: Any, level: Any, effect: str) -> Change:
+    return Change("learner", what, shown(before), shown(after), level, effect)
+
+
+def _nested(path: str, old: Any, new: Any, *, same_python: bool) -> list[Change]:
+    if old == new:
+        return []
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        if isinstance(old, str) and isinstance(new, str) and "(code " in old and "(code " in new:
+            return _code(path, old, new, same_python=same_python)
+        return [_of(path, old, new, "asked", _FROM_NOW)]
+    if old.get("class") != new.get("class"):
+        return [_of(path, old, new, "asked", "begins anew")]
+    found = []
+    for key in dict.fromkeys([*old, *new]):
+        at = f"{path}.{key}" if path else key
+        if key == "code" and "class" in old:
+            if old.get(key) != new.get(key):
+                name = path or shown(old)
+                found += _code(name, old.get(key), new.get(key), same_python=same_python)
+        elif key not in old:
+            is_part = isinstance(new[key], Mapping)
+            found.append(_of(at, None, new[key], "asked", "begins now" if is_part else _FROM_NOW))
+        elif key not in new:
+            found.append(_of(at, old[key], None, "asked", "is let go of"))
+        else:
+            found += _nested(at, old[key], new[key], same_python=same_python)
+    return found
+
+
+def _code(path: str, old: Any, new: Any, *, same_python: bool) -> list[Change]:
+    if not same_python:  # each version of Python compiles otherwise: predictions tell
+        return []
+    before, after = (str(each).rpartition("(code ")[2].rstrip(")") for each in (old, new))
+    return [_of(path, f"code {before}", f"code {after}", "asked", "the new code goes on")]
+
+
+def taken_over(old: Any, new: Any, modules: Collection[str] = (), path: str = "") -> Any:
+    """Return the model `new`, gone on from what `old`, of the same class, has learned.
+
+    Arguments of constructors are those of `new`. Of the other attributes, those that a new model of
+    the old arguments would have as `new` has them are taken from `old`. One that they would not
+    have alike is taken from `new` if `old` has learned nothing in it.
+
+    Parameters
+    ----------
+    old
+        Belongs to the caller no longer.
+    new
+        As it was made; likewise.
+    modules
+        Modules besides River whose classes and functions models may hold.
+    path
+        Where in the model they are.
+
+    Raises
+    ------
+    MisfitError
+        If an attribute of what was learned does not fit; the message names it.
+    """
+    if type(old) is not type(new):
+        return new
+    steps = _steps(new)
+    if steps is not None:
+        before = _steps(old) or {}
+        for name, step in list(steps.items()):
+            if name in before:
+                steps[name] = taken_over(before[name], step, modules, _at(path, str(name)))
+        return new
+    if not isinstance(new, base.Base) or not hasattr(new, "__dict__"):
+        return new if _bytes(old, modules) != _bytes(new, modules) else old
+    return _attributes(old, new, modules, path)
+
+
+def _attributes(old: Any, new: Any, modules: Collection[str], path: str) -> Any:
+    made = old.clone()  # of the old arguments, and of the code that is there now
+    arguments = set(new._get_params()) | set(old._get_params())
+    is_own = not type(new).__module__.startswith("river.")
+    for name, fresh in list(vars(new).items()):
+        at = _at(path, name)
+        if name not in vars(old):
+            continue  # new in the code: as it begins
+        learned = vars(old)[name]
+        before = vars(made).get(name)
+        if name in arguments:
+            if isinstance(fresh, base.Base) and type(learned) is type(fresh):
+                vars(new)[name] = taken_over(learned, fresh, modules, at)
+            elif _bytes(fresh, modules) == _bytes(before, modules):
+                vars(new)[name] = learned  # a metric, say, which is fed
+        elif _bytes(before, modules) == _bytes(fresh, modules):
+            if is_own and fresh is not None and not _alike(learned, fresh):
+                raise MisfitError(
+                    at, f"it is of type {type(learned).__name__}, needed: {type(fresh).__name__}"
+                )
+            vars(new)[name] = learned
+        elif isinstance(fresh, base.Base) and type(learned) is type(fresh):
+            vars(new)[name] = taken_over(learned, fresh, modules, at)
+        elif _bytes(learned, modules) != _bytes(before, modules):
+            raise MisfitError(at, "what was learned in it depends on what is defined otherwise now")
+    for name, learned in vars(old).items():
+        if name not in vars(new) and name not in vars(made):
+            vars(new)[name] = learned  # made while it learned
+    return new
+
+
+def taken_options(
+    state: dict[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the state of a compiled learner with other options.
+
+    Raises
+    ------
+    MisfitError
+        If what was learned depends on an option that has changed.
+    """
+    reasons = {
+        "bits": "categories were hashed into another number of weights",
+        "scale": "the weights are of numbers in other units",
+    }
+    for name in ("bits", "scale"):
+        if old[name] != new[name] and (name != "bits" or state["hashed"]):
+            raise MisfitError(name, reasons[name])
+    for name, held in (("features", state["names"]), ("classes", state.get("classes", []))):
+        if len(held) > new.get(name, len(held)):
+            raise MisfitError(name, f"{len(held)} are known already, allowed: {new[name]}")
+    state = state | {"options": dict(new)}
+    if old["optimizer"] != new["optimizer"]:
+        if "ftrl" in (old["optimizer"], new["optimizer"]):
+            raise MisfitError("optimizer", "FTRL keeps its weights in another form")
+        for name in ("weights", "table"):  # what the optimizer keeps beside the weights
+            state[name] = state[name].copy()
+            state[name][1:] = 0.0
+    return state
+
+
+def _alike(learned: Any, fresh: Any) -> bool:
+    """Whether a value is of the kind that the code begins with; numbers are of one kind."""
+    if isinstance(fresh, int | float) and isinstance(learned, int | float):
+        return True
+    return isinstance(learned, type(fresh)) or isinstance(fresh, type(learned))
+
+
+def _steps(model: Any) -> dict[Any, Any] | None:
+    """Return the steps of a pipeline, or the parts of a union, by name; None of all else."""
+    for name in ("steps", "transformers"):
+        steps = getattr(model, name, None)
+        if isinstance(model, base.Estimator) and isinstance(steps, dict):
+            return steps
+    return None
+
+
+def _bytes(value: Any, modules: Collection[str]) -> bytes:
+    return encoding.encode(value, modules=tuple(modules))
+
+
+def _at(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,148 @@
+"""What a run finds where its config defines a model otherwise than the saved state was defined."""
+
+import platform
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+from midstream.engine.state.changes import Change, MisfitError, differences
+from midstream.engine.training.trainer import Trainer
+
+__all__ = ["Blanks", "assess", "compared", "foreseen", "libraries"]
+
+_LIBRARIES = ("river", "numpy", "numba")
+_UNPROVED = "the state has no predictions to compare: `run --amend` takes it as it is"
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions that what is learned may depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
+
+
+def compared(
+    blank: Trainer, old: Mapping[str, Any], source: str = "", shards: str = ""
+) -> list[Change]:
+    """Return what differs between a saved definition and what a config defines.
+
+    Parameters
+    ----------
+    blank
+        A new trainer of the config.
+    old
+        The saved definition, of a shard.
+    source, shards
+        As of `Shard.open`.
+    """
+    effect = "the state is of another input; put the config back, or begin anew with --fresh"
+    about = {"input": source, "shards": shards}
+    saved = {key: old[key] for key in about if key in old}
+    now = {key: value for key, value in about.items() if value}
+    found = differences("input", saved, now, level="refused", effect=effect)
+    return found + blank.changes({key: old[key] for key in old if key not in about})
+
+
+def proved(header: Mapping[str, Any], trainer: Trainer) -> list[Change]:
+    """Return what differs of the versions of Python and libraries, and whether that shows.
+
+    Predictions for the events whose predictions the snapshot has are made again: where they come
+    out equal, the state is gone on from.
+
+    Parameters
+    ----------
+    header
+        Of the snapshot.
+    trainer
+        That was read from it.
+    """
+    saved, now = dict(header.get("libraries", {})), libraries()
+    if not saved:  # as version 0.1 said it, of River's models
+        learner = header.get("definition", {}).get("learner", {})
+        saved = {name: learner[name] for name in ("python", "river") if name in learner}
+        now = {name: ".".join(now[name].split(".")[:2]) for name in saved}
+    changed = [name for name in saved if saved[name] != now.get(name)]
+    if not changed:
+        return []
+    proof, level, effect = header.get("proof"), "accepted", ""
+    if not proof:
+        level = "accepted" if not trainer.seen else "asked"
+        effect = _UNPROVED if trainer.seen else "nothing was learned yet"
+    else:
+        again = trainer.proof()
+        effect = f"the predictions for {len(proof)} events of the replay buffer come out equal"
+        if list(proof) != again:
+            pairs = zip(proof, [*again, *["nothing"] * len(proof)], strict=False)
+            was, is_now = next(pair for pair in pairs if pair[0] != pair[1])
+            level, effect = "refused", f"other predictions: {was} is {is_now.rpartition(': ')[2]}"
+    return [
+        Change("libraries", name, saved[name], now.get(name, "-"), level, effect)  # type: ignore[arg-type]
+        for name in changed
+    ]
+
+
+def misfits(trainer: Trainer, blank: Trainer, changes: list[Change], old: Mapping[str, Any],
+            modules: Iterable[str]) -> list[Change]:  # fmt: skip
+    """Return why what was learned cannot be gone on from, as refused changes; none if it can.
+
+    Parameters
+    ----------
+    trainer
+        What was learned; it is left as it is.
+    changes
+        What `compared` returned: where one is refused there is nothing to try.
+    """
+    if not changes or any(change.level == "refused" for change in changes):
+        return []
+    try:
+        trainer.amended(blank.blank_parts(old), tuple(modules))
+    except MisfitError as error:
+        return [Change("learner", error.attribute, "learned", "-", "refused",
+                       f"does not fit: {error.why}")]  # fmt: skip
+    except ValueError as error:
+        return [Change("learner", "state", "learned", "-", "refused", str(error))]
+    return []
+
+
+def foreseen(
+    header: Mapping[str, Any],
+    trainer: Trainer,
+    blank: Trainer,
+    old: Mapping[str, Any] | None,
+    *,
+    source: str,
+    shards: str,
+    modules: Iterable[str],
+) -> list[Change]:
+    """Return all that differs between a saved state and what a config and this machine have.
+
+    Parameters
+    ----------
+    header
+        Of the snapshot that `trainer` was read from; empty: there is none.
+    old
+        The definition that is in force; None: it is that of the config.
+    """
+    changes = proved(header, trainer) if header else []
+    if old is not None:
+        changes += compared(blank, old, source, shards)
+        changes += misfits(trainer, blank, changes, old, modules)
+    return changes
+
+
+def assess(changes: Iterable[Change], *, amend: bool) -> list[Change]:
+    """Return the changes that a run does not take; none if it takes all."""
+    levels = {"accepted", "asked"} if amend else {"accepted"}
+    return [change for change in changes if change.level not in levels]
+
+
+class Blanks:
+    """Makes the trainer that a config defines, once, when it is first asked for."""
+
+    def __init__(self, make: Any) -> None:
+        self._make = make
+        self._made: Trainer | None = None
+
+    def __call__(self) -> Trainer:
+        """Return a trainer that has seen nothing; it is not to be used, but compared with."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made

@@ -1,0 +1,106 @@
+"""What differs between a saved definition and the one in force, and what becomes of the state."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+__all__ = ["Change", "Level", "MisfitError", "differences", "in_words", "shown", "table"]
+
+Level: TypeAlias = Literal["accepted", "asked", "refused"]
+"""A run takes a change that is "accepted", `run --amend` one that is "asked", none a "refused"."""
+
+_WIDEST = 40  # characters of a cell
+_ABSENT = "-"
+_FEW = 3  # changes that a sentence names
+
+
+class Change(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One difference between a saved definition and the one in force.
+
+    Attributes
+    ----------
+    part
+        The part of the state: "learner", "metrics", "drift", "replay", ...
+    what
+        What of it: an option, a metric, a detector, an attribute.
+    before, after
+        As it was saved, and as it is now; "-" where there is none.
+    level
+        Who takes it.
+    effect
+        What becomes of the state.
+    """
+
+    part: str
+    what: str
+    before: str
+    after: str
+    level: Level = "accepted"
+    effect: str = ""
+
+    def __str__(self) -> str:
+        effect = f" ({self.effect})" if self.effect else ""
+        return f"{self.part}.{self.what}: {self.before} -> {self.after}{effect}"
+
+
+class MisfitError(ValueError):
+    """Learned state that does not fit a new definition; the message names the attribute.
+
+    Parameters
+    ----------
+    attribute
+        Its path in the learner.
+    why
+        What does not fit.
+    """
+
+    def __init__(self, attribute: str, why: str) -> None:
+        super().__init__(f"{attribute} does not fit: {why}")
+        self.attribute = attribute
+        self.why = why
+
+
+def shown(value: Any) -> str:
+    """Return a plain value as a short text."""
+    if value is None:
+        return _ABSENT
+    if isinstance(value, Mapping) and "class" in value:
+        return str(value["class"]).rpartition(".")[2]
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"
+
+
+def differences(
+    part: str,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    *,
+    level: Level = "accepted",
+    effect: str = "",
+) -> list[Change]:
+    """Return what differs between two tables of options, a change for each key."""
+    return [
+        Change(part, key, shown(old.get(key)), shown(new.get(key)), level, effect)
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    ]
+
+
+def table(changes: Iterable[Change]) -> list[str]:
+    """Return changes as the lines of a table: part, what, saved, config, what becomes of it."""
+    rows: list[Sequence[str]] = [("part", "what", "saved", "now", "effect")]
+    rows += [(c.part, c.what, c.before, c.after, c.effect) for c in changes]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return [
+        "  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[4]]).rstrip()
+        for row in rows
+    ]
+
+
+def in_words(changes: Iterable[Change]) -> str:
+    """Return what differs as a short sentence, what weighs most first."""
+    order = {"refused": 0, "asked": 1, "accepted": 2}
+    ranked = sorted(changes, key=lambda change: order[change.level])
+    more = f"; and {len(ranked) - _FEW} more" if len(ranked) > _FEW else ""
+    return "; ".join(map(str, ranked[:_FEW])) + more

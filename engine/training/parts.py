@@ -1,0 +1,159 @@
+"""Parts of a trainer of one's own: they see every batch, and are kept with the model's state."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from midstream.engine.basics import plugins
+from midstream.engine.events.batch import EventBatch
+from midstream.engine.events.event import Alarm
+from midstream.engine.state import encoding
+from midstream.engine.state.changes import Change, differences
+
+if TYPE_CHECKING:
+    from midstream.engine.training.trainer import Step
+
+__all__ = ["PREFIX", "Part", "Unread", "load_part", "make_part", "part_names"]
+
+PREFIX = "part."
+"""What the names of such parts begin with, in a state."""
+
+
+class Part:
+    """A part of a trainer, besides the learner, the metrics, drift and replay.
+
+    A subclass keeps what it counts in attributes of plain values, arrays or River's objects, sets
+    `name`, and defines `observe`. It is declared as an entry point of the group ``midstream.parts``
+    under its name, and asked for by ``[parts.NAME]`` in a config, which holds its options.
+
+    What it does must not depend on how the stream is cut into batches, nor on anything but its
+    options and what it was given: the state is the fold of the journal.
+
+    Parameters
+    ----------
+    options
+        Keyword arguments of the subclass, each with a default.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def observe(self, batch: EventBatch, step: "Step", position: int) -> Iterable[Alarm]:
+        """Look at a batch that was predicted, scored and learned; return alarms.
+
+        Parameters
+        ----------
+        step
+            Predictions and losses, in the order of the batch.
+        position
+            How many events came before.
+        """
+        raise NotImplementedError
+
+    def report(self) -> dict[str, float]:
+        """Return its present values, by name; they stand beside the metrics."""
+        return {}
+
+    def definition(self) -> dict[str, Any]:
+        """Return what it is, without what it has seen: plain JSON values."""
+        return dict(self.options)
+
+    def state(self) -> bytes:
+        """Return everything that its next result depends on."""
+        return encoding.encode(vars(self))
+
+    @classmethod
+    def from_state(cls, data: bytes) -> "Part":
+        """Build the part that `data` was taken from.
+
+        Raises
+        ------
+        ValueError
+            If it is damaged.
+        """
+        new = cls.__new__(cls)
+        found = encoding.decode(data)
+        if not isinstance(found, dict) or "options" not in found:
+            raise ValueError(f"damaged state of the part {cls.name!r}")
+        vars(new).update(found)
+        return new
+
+    def changes(self, old: Mapping[str, Any]) -> list[Change]:
+        """Return what differs from a saved definition, and what becomes of what it has seen."""
+        return differences(self.name, old, self.definition(), effect="begins anew")
+
+    def amended(self, old: "Part") -> "Part":  # noqa: ARG002
+        """Return this part, gone on from another definition of it: it begins anew by default."""
+        return self
+
+
+class Unread(Part):
+    """A part that no package here knows: its state is kept as it is, until it is let go of."""
+
+    def __init__(self, name: str, data: bytes) -> None:
+        super().__init__()
+        self.called = name
+        self.data = data
+
+    def state(self) -> bytes:
+        """Return the bytes that it was read from."""
+        return self.data
+
+    def observe(
+        self,
+        batch: EventBatch,  # noqa: ARG002
+        step: "Step",  # noqa: ARG002
+        position: int,  # noqa: ARG002
+    ) -> Iterable[Alarm]:
+        """Refuse to go on: its package is needed.
+
+        Raises
+        ------
+        PluginError
+            Always.
+        """
+        raise plugins.PluginError(
+            f"the state has a part {self.called!r}, and no package that is installed declares it "
+            "as an entry point of the group midstream.parts"
+        )
+
+
+def part_names() -> list[str]:
+    """Return the names of the parts that packages declare."""
+    return plugins.names("midstream.parts")
+
+
+def make_part(name: str, options: Mapping[str, Any]) -> Part:
+    """Return a new part.
+
+    Raises
+    ------
+    ValueError
+        If no package declares it, or it cannot be made with these options.
+    """
+    kind = _kind(name)
+    try:
+        part = kind(**options)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"the part {name!r} cannot be made: {reason}") from error
+    return part
+
+
+def load_part(name: str, data: bytes) -> Part:
+    """Return the part that a state holds under `name`."""
+    return _kind(name).from_state(data) if name in part_names() else Unread(name, data)
+
+
+def _kind(name: str) -> type[Part]:
+    if name not in part_names():
+        there = ", ".join(part_names()) or "none"
+        raise ValueError(
+            f"no package that is installed declares a part {name!r} (group midstream.parts); "
+            f"there are: {there}"
+        )
+    kind = plugins.load("midstream.parts", name)
+    if not (isinstance(kind, type) and issubclass(kind, Part)):
+        raise plugins.PluginError(f"{name!r} of midstream.parts is no subclass of midstream.Part")
+    return kind
