@@ -76,7 +76,7 @@ def test_a_fresh_process_with_another_hash_seed_gives_the_same_digests():
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code,
-         json.dumps([str(here.parent), str(here.parents[3] / "support")]), json.dumps(names)],
+         json.dumps([str(here.parent), str(here.parents[2] / "support")]), json.dumps(names)],
         env=dict(os.environ, PYTHONHASHSEED="4321"), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -354,7 +354,7 @@ def test_reading_damaged_files_runs_nothing():
 import random, sys, json
 sys.path[:0] = json.loads(sys.argv[1])
 from zoo import ZOO, events
-import midstream.engine.encoding as encoding
+import midstream.engine.state.encoding as encoding
 files = [bytes.fromhex(line) for line in sys.stdin.read().split()]
 for data in files[:5]:
     try:
