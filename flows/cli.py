@@ -358,19 +358,20 @@ def send(
     show_default=True,
     help="How many events to try.",
 )
+@click.option("--amend", is_flag=True, help="Say what `run --amend` will do.")
 @JSON
-def check(config: Path, sample: int, *, as_json: bool) -> None:
-    """Say what is wrong with CONFIG, its learner and its input.
+def check(config: Path, sample: int, *, amend: bool, as_json: bool) -> None:
+    """Say what is wrong with CONFIG, its learner and its input, and what `run` will do.
 
-    They are tried on the first events; nothing is written. The exit code is 1 if something is
-    wrong.
+    They are tried on the first events, and compared with the state that is saved; nothing is
+    written. The exit code is 1 if something is wrong, or `run` would refuse the saved state.
     """
     from midstream.flows.config.settings import load
     from midstream.flows.offline.inspect import inspect
 
     with one_line_errors(running=False, as_json=as_json), model_prints():
         settings = load(config)
-        report = inspect(settings, sample)
+        report = inspect(settings, sample, amend=amend)
     if as_json:
         print_json(report)
     else:
@@ -379,6 +380,8 @@ def check(config: Path, sample: int, *, as_json: bool) -> None:
             style, mark = ("green", "ok  ") if finding.ok else ("red", "FAIL")
             console.print(f"[{style}]{mark}[/] {finding.what}: ", end="")
             console.print(finding.detail, markup=False)
+            for line in finding.table:
+                console.print(f"     {line}", markup=False)
     sys.exit(0 if report.ok else FAILED)
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "is_whole",
     "packed",
     "unpacked",
+    "whole_records",
 ]
 
 
@@ -581,14 +582,21 @@ def _encode(record: Record) -> bytes:
     return b"%08x %b\n" % (zlib.crc32(body), body)
 
 
-def identities(storage: Storage) -> Iterator[str]:
-    """Yield the identities of states that the journal in a folder has; nothing is changed."""
+def whole_records(storage: Storage) -> Iterator[Record]:
+    """Yield the whole records of the journal in a folder, in order; nothing is changed."""
     for name in storage.names():
         if SEGMENT.match(name):
             for line in storage.read(name).splitlines(keepends=True):
                 record = _decode(line)
-                if record is not None and record.about and record.about.get("identity"):
-                    yield str(record.about["identity"])
+                if record is not None:
+                    yield record
+
+
+def identities(storage: Storage) -> Iterator[str]:
+    """Yield the identities of states that the journal in a folder has; nothing is changed."""
+    for record in whole_records(storage):
+        if record.about and record.about.get("identity"):
+            yield str(record.about["identity"])
 
 
 def _decode(line: bytes) -> Record | None:

@@ -102,18 +102,20 @@ class SnapshotFolder:
         Where they are; other files in it are left alone.
     keep
         How many are kept; older ones are removed.
+    tidy
+        Whether drafts of a process that died are removed; else nothing is changed.
     """
 
     _NAME = re.compile(r"snapshot-(\d{16})\.midstream\Z")
     _DRAFT = re.compile(r"\.snapshot-\d{16}\.midstream\.draft\Z")
 
-    def __init__(self, storage: Storage, keep: int = 3) -> None:
+    def __init__(self, storage: Storage, keep: int = 3, *, tidy: bool = True) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1, found {keep}")
         self._storage = storage
         self.keep = keep
         for name in storage.names():
-            if self._DRAFT.match(name):  # of a process that died while it wrote
+            if tidy and self._DRAFT.match(name):  # of a process that died while it wrote
                 storage.remove(name)
 
     def positions(self) -> list[int]:

@@ -1,7 +1,7 @@
 """What `midstream check` finds: the config, its input and its learner, tried on a sample."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -18,8 +18,10 @@ from midstream.engine.learners.checks import difference
 from midstream.engine.learners.learner import LearnerError
 from midstream.engine.registry.artifacts import Artifacts, StoreError
 from midstream.engine.registry.database import RegistryError
+from midstream.engine.shard.amending import assess
 from midstream.engine.shard.shard import EventError
 from midstream.engine.state.allowed import EncodingError
+from midstream.engine.state.changes import in_words, table
 from midstream.engine.training.rejecting import others
 from midstream.engine.training.trainer import Step, Trainer
 from midstream.flows.claims.registry import has_registry, open_registry
@@ -28,6 +30,7 @@ from midstream.flows.config.settings import Settings
 from midstream.flows.config.tables import ConfigError, nearest
 from midstream.flows.inputs import reading
 from midstream.flows.inputs.topics import check_kafka, missing_topics
+from midstream.flows.offline.saved_state import Foreseen, look
 from midstream.flows.running import rooms
 
 __all__ = ["Finding", "Report", "inspect", "may_be_mistaken"]
@@ -45,6 +48,8 @@ class Finding(msgspec.Struct):
     what: str
     ok: bool
     detail: str
+    table: list[str] = []
+    """Lines that show it in full."""
 
 
 class Report(msgspec.Struct):
@@ -53,14 +58,17 @@ class Report(msgspec.Struct):
     ok: bool = True
     findings: list[Finding] = []
 
-    def add(self, what: str, detail: str, *, ok: bool = True) -> None:
+    def add(self, what: str, detail: str, *, ok: bool = True, table: Sequence[str] = ()) -> None:
         """Add a finding."""
-        self.findings.append(Finding(what, ok, detail))
+        self.findings.append(Finding(what, ok, detail, list(table)))
         self.ok = self.ok and ok
 
 
-def inspect(settings: Settings, sample: int) -> Report:
-    """Try a config on the first `sample` events of its input, with a throw-away trainer."""
+def inspect(settings: Settings, sample: int, *, amend: bool = False) -> Report:
+    """Try a config on the first `sample` events of its input, with a throw-away trainer.
+
+    The saved state is compared with the config, too: `amend` as of a run.
+    """
     report = Report(findings=[])
     report.add("config", str(settings.file))
     trainer = None
@@ -78,6 +86,8 @@ def inspect(settings: Settings, sample: int) -> Report:
         except InputError as error:
             report.add("input", str(error), ok=False)
     _try_folder("state", settings.state_path, report, _OF_STATE)
+    if trainer is not None:
+        _try_saved_state(settings, report, amend=amend)
     _try_versions(settings, report)
     output = settings.output
     if settings.journal_topic is not None:
@@ -88,6 +98,38 @@ def inspect(settings: Settings, sample: int) -> Report:
             "output", settings.output_path, report, (f"{kind}*.jsonl" for kind in rooms.KINDS)
         )
     return report
+
+
+def _try_saved_state(settings: Settings, report: Report, *, amend: bool) -> None:
+    """Say what a run will do with the saved state of each shard; shards alike are told together."""
+    found: dict[tuple[str, ...], list[Foreseen]] = {}
+    for each in look(settings, rooms.make_trainer(settings)):
+        found.setdefault((each.problem, str(each.replays), *map(str, each.changes)), []).append(
+            each
+        )
+    for same in found.values():
+        first, what = same[0], f"saved state of shard {', '.join(each.shard for each in same)}"
+        if first.problem:
+            report.add(what, first.problem, ok=False)
+            continue
+        left = assess(first.changes, amend=amend)
+        code = any(change.before.startswith("code ") for change in first.changes)
+        if any(change.level == "refused" for change in left):
+            detail = f"`run` refuses it: {in_words(left)}; `run --fresh` begins anew"
+        elif left:
+            detail = f"`run` refuses it, `run --amend` takes it: {in_words(left)}"
+        elif first.replays and code:
+            detail = (
+                "`run` refuses it: a part of the input has to be read again after a crash, by the "
+                "code that it was learned with; run once with the old code"
+            )
+            left = first.changes
+        elif first.changes:
+            asked = any(change.level == "asked" for change in first.changes)
+            detail = f"`run{' --amend' * asked}` takes it, and keeps what was learned"
+        else:
+            detail = "`run` goes on from it"
+        report.add(what, detail, ok=not left, table=table(first.changes) if first.changes else ())
 
 
 def _try_kafka(settings: Settings, report: Report) -> bool:
