@@ -56,7 +56,8 @@ _MOST_CLASSES = 2**31 - 1  # codes are kept as 32 bits
 _LOSS_MAX = 40.0  # more than the clamp lets a logarithm cost
 _SQUARES_MAX = 1e300  # more than squares of `LARGEST` add up to
 _LABELS = {bool, int, float, str}
-_HOLE = -1  # in a ring of codes: an event that it had no room for; in one of numbers it is nan
+_HOLE = -1  # in a ring of codes: an event that it had no room for
+_NO_NUMBER = 1e300  # likewise in one of numbers: beyond all that is counted
 _GONE = 1e-9  # a class whose faded count is below this part of an event has left the fading view
 
 _LABEL_TOTALS = np.dtype([
@@ -969,7 +970,7 @@ def _resized(ring: npt.NDArray[Any], scored: int, window: int) -> npt.NDArray[An
     known = min(scored, ring.shape[1], window)
     new = np.zeros((ring.shape[0], window), ring.dtype)
     if scored > known:  # what came before those that are known
-        new[:] = _HOLE if ring.dtype.kind == "i" else math.nan
+        new[:] = _HOLE if ring.dtype.kind == "i" else _NO_NUMBER
     places = np.arange(scored - known, scored)
     new[:, places % window] = ring[:, places % ring.shape[1]]
     return new
@@ -978,7 +979,7 @@ def _resized(ring: npt.NDArray[Any], scored: int, window: int) -> npt.NDArray[An
 def _without_holes(ring: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the used part of a ring without holes."""
     first = ring[0]
-    full = first != _HOLE if ring.dtype.kind == "i" else ~np.isnan(first)
+    full = first != (_HOLE if ring.dtype.kind == "i" else _NO_NUMBER)
     return ring if full.all() else ring[:, full]
 
 

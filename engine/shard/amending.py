@@ -98,7 +98,7 @@ def misfits(trainer: Trainer, blank: Trainer, changes: list[Change], old: Mappin
         return [Change("learner", error.attribute, "learned", "-", "refused",
                        f"does not fit: {error.why}")]  # fmt: skip
     except ValueError as error:
-        return [Change("learner", "state", "learned", "-", "refused", str(error))]
+        return [Change("state", "learned", "-", "-", "refused", str(error))]
     return []
 
 

@@ -6,7 +6,8 @@ input stays. "rewind" puts it there and applies what the journal has since then 
 it is to leave out, and what was left out of what the version and the state have come from.
 "promote" and "rollback" do that from where they say they begin, but what a "rollback" goes back
 over is not left out any more. Commands are not obeyed again within that. One that was abandoned
-later is as if it had been refused. What is excluded before a command, or
+later is as if it had been refused. "amend" changes how the state is defined, also within that,
+unless the command itself brings the definition that is in force. What is excluded before a command, or
 because the learner raised while it relearned for it, is left out; but a "promote" of a version that
 is older than what is there of the journal does not know what was excluded in between, so that may
 be excluded again.
@@ -20,7 +21,7 @@ import numpy as np
 
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.shard.dataset import DataSet
-from midstream.engine.shard.journal import Command, Exclude, Range, Record, Skip
+from midstream.engine.shard.journal import Command, Exclude, Range, Record, Skip, unpacked
 from midstream.engine.training.rejecting import Recent
 from midstream.engine.training.trainer import Step, Trainer, digest
 
@@ -90,6 +91,7 @@ class Fold:
         self._modules = modules
         self._limit = limit
         self.recent = Recent()
+        self.amendments = 0
         self.again = 0  # how often an event was excluded again
         self._excluded: dict[tuple[str, int, int], int] = {}  # by event, the last record
         self._since = -1  # of the last command that had input applied again, or was about to
@@ -167,12 +169,24 @@ class Fold:
             raised = (span.partition, line, batch.row(i)) in self._excluded
             self.recent.count(1, [0] * raised, [0] * (number in odd), self._limit)
 
+    def _amend(self, command: Command) -> None:
+        self.trainer = self.trainer.amended(unpacked(command.parts), self._modules)
+        found = self.trainer.definition()
+        assert found.items() <= command.definition.items(), "it is amended to something else"
+
     def _obey(self, command: Command, seq: int, records: Sequence[Record]) -> None:
+        if command.kind == "amend":
+            self._amend(command)
+            self.commands[seq] = command.told()
+            self.positions[seq], self.seen[seq] = dict(self.at), self.trainer.seen
+            self.generations[seq] = self.generation
+            self.amendments += 1
+            return
         assert command.id > self.last_command, "a command is there twice, or out of order"
         self.last_command = command.id
         if command.id in self._abandoned:
             command = msgspec.structs.replace(command, refused=self._abandoned[command.id])
-        self.commands[seq] = command
+        self.commands[seq] = command.told()
         self.positions[seq] = dict(self.at)
         if not command.refused:
             if command.kind == "snapshot":
@@ -196,6 +210,8 @@ class Fold:
         kept = self.versions[command.version]
         assert command.digest == kept.digest, "a command names another state than its version's"
         self.trainer = Trainer.from_state(kept.parts, self._modules)
+        if command.amends:
+            self._amend(command)
         self.recent.begin_anew()
         self.version = self.parent = command.version
         self.data, self.parent_data = kept.data.copy(), kept.data.copy()
@@ -219,6 +235,8 @@ class Fold:
             sources = {name for s in these for name in s.sources}
             stretches = {stretch for s in these for stretch in s.ranges}
             for span in record.entries:
+                if isinstance(span, Command) and span.kind == "amend" and not command.amends:
+                    self._amend(span)
                 if not isinstance(span, Range) or span.start < at.get(span.partition, span.start):
                     continue
                 assert record.seq >= command.since, "some of it is before where it begins"

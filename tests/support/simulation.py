@@ -231,8 +231,17 @@ class ChainLearner:
 LEARNERS["chain"] = ChainLearner.load
 
 
-def make_trainer() -> Trainer:
-    return Trainer(ChainLearner(), metrics=["mae"], window=8, drift=(), replay=4)
+DEFINITIONS: list[dict[str, Any]] = [
+    {"metrics": ["mae"], "window": 8, "drift": (), "replay": 4},
+    {"metrics": ["mae", "rmse"], "window": 5, "drift": ("page_hinkley",), "replay": 2},
+    {"metrics": ["rmse"], "window": 13, "drift": ("adwin", "page_hinkley"), "replay": 7},
+    {"metrics": ["mae"], "window": 13, "drift": {"page_hinkley": {"threshold": 3.0}}, "replay": 7},
+]
+"""What a config may define, one after the other, of one state."""
+
+
+def make_trainer(definition: int = 0) -> Trainer:
+    return Trainer(ChainLearner(), **DEFINITIONS[definition])
 
 
 class KeepingJournal(FileJournal):
@@ -263,12 +272,22 @@ class Life:
     ----------
     commands
         How many an operator gives, at random moments.
+    amends
+        Whether the config defines the model otherwise from time to time.
     """
 
     def __init__(
-        self, seed: int, *, partitions: int = 1, events: int = 40, commands: int = 0
+        self,
+        seed: int,
+        *,
+        partitions: int = 1,
+        events: int = 40,
+        commands: int = 0,
+        amends: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
+        self._amends = random.Random(seed) if amends else None
+        self.definition = 0
         self.disk = Disk(self.rng)
         self.time = 0.0
         self._set = random.Random(seed)  # when the wall clock is set, and by how much
@@ -326,7 +345,7 @@ class Life:
         self.journal.trimmed = self.trimmed
         shard = Shard.open(
             "000",
-            make_trainer,
+            lambda: make_trainer(self.definition),
             self.journal,
             SnapshotFolder(folder, keep=2),
             snapshot_events=self.rng.choice([3, 10, 1000]),
@@ -496,6 +515,7 @@ class Life:
     def _run(self, crashes: int) -> Shard:
         for _ in range(crashes):
             self._careful = False
+            self._redefine()
             self.disk.fuse = self.rng.randint(1, 120)
             try:
                 self.live()
@@ -503,7 +523,13 @@ class Life:
                 self.disk.fuse = -1
                 self.disk.die()
         self.disk.fuse, self._careful = -1, False
+        self._redefine()
         return self.live()
+
+    def _redefine(self) -> None:
+        """Have the config define the model otherwise from now on, or not."""
+        if self._amends is not None and self._amends.random() < 0.6:
+            self.definition = self._amends.randrange(len(DEFINITIONS))
 
     def records(self) -> list[Record]:
         """The whole journal, also what was trimmed."""
@@ -524,7 +550,10 @@ class Life:
                 out["predictions"].append(line | ({"version": version} if version else {}))
 
         records = self.records()
-        fold = Fold(make_trainer, read, learned=learned, most=1_000, limit=self.limit)
+        begun = (records[0].about or {})["definition"]
+        makers = [lambda i=i: make_trainer(i) for i in range(len(DEFINITIONS))]
+        make = next(make for make in makers if make().definition() == begun)
+        fold = Fold(make, read, learned=learned, most=1_000, limit=self.limit)
         with soon(self._records):
             fold.apply(records)
         for entry in (entry for record in records for entry in record.entries):

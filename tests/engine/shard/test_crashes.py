@@ -24,9 +24,13 @@ EVENTS = (30, 20)  # in a life without commands, with some
 MANY = 8  # commands
 
 
-def check(seed: int, partitions: int = 1, commands: int = 0) -> None:
-    """Live through a seed's crashes and compare with the fold, or a life without any."""
-    life = Life(seed, partitions=partitions, events=EVENTS[commands > 0], commands=commands)
+def check(seed: int, partitions: int = 1, commands: int = 0, *, amends: bool = False) -> int:
+    """Live through a seed's crashes and compare with the fold, or a life without any.
+
+    Return how often the state was amended.
+    """
+    events = EVENTS[commands > 0]
+    life = Life(seed, partitions=partitions, events=events, commands=commands, amends=amends)
     shard = life.run(crashes=1 + seed % 4)
     got = shard.trainer.digest()
     predictions, rejected = (written(life, name) for name in ("predictions", "rejected"))
@@ -38,13 +42,13 @@ def check(seed: int, partitions: int = 1, commands: int = 0) -> None:
     refused = [tuple(line["rejected"]) for line in rejected]
     everything = {(p, i) for p, stream in life.streams.items() for i in range(len(stream))}
     assert {*places, *refused} == everything, "an event is missing"
-    if not commands:
+    if not (commands or amends):
         check_without_commands(life, got, set(places))
     reopened = life.open()
     assert reopened.next_step() is None, "a closed shard has something left to replay"
     assert reopened.trainer.digest() == got
     if not commands and life.journal.first > 0:
-        return  # as an uninterrupted run; of several partitions, other seeds keep all of it
+        return 0  # as an uninterrupted run; of several partitions, other seeds keep all of it
     fold, out = life.fold()
     assert fold.digest() == got, "the state is not the fold of its journal"
     assert len(refused) == len(set(refused)) + fold.again, "a rejected record is there twice"
@@ -54,6 +58,8 @@ def check(seed: int, partitions: int = 1, commands: int = 0) -> None:
     life.office.check(reopened, fold)
     for each in (shard, reopened):
         assert each.recent == fold.recent, "what the learner failed on is counted otherwise"
+        assert each.definition == life.open().definition
+    return fold.amendments
 
 
 def check_without_commands(life: Life, got: str, predicted: set[tuple[str, int]]) -> None:
@@ -121,6 +127,13 @@ def _bug_record_before_outputs(monkeypatch):
 
 
 real_sync = Folder.sync
+
+
+def test_definitions_that_change_between_crashes_are_journaled():
+    """Whatever fails while a state is amended, and whatever is restored after it."""
+    amended = sum(check(seed, amends=True) for seed in range(150))
+    amended += sum(check(seed, 1 + seed % 2, MANY * (seed % 3), amends=True) for seed in range(250))
+    assert amended > 150
 
 
 def _bug_snapshot_before_commit(monkeypatch):
