@@ -12,7 +12,7 @@ BOUNDS := $(BOUNDS:%=tests/engine/test_%.py) tests/fuzz/test_streams.py \
 	$(patsubst %,tests/connectors/test_%.py,scanner weaving columns arrow)
 MYPYPATH := src
 
-.PHONY: demo test test-slow test-bounds kafka check bench bench-full peers clean
+.PHONY: demo test test-slow test-bounds kafka check docs bench bench-full peers clean
 
 demo: $(VENV)/.core
 	$(BIN)/midstream demo
@@ -38,6 +38,11 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Writes the reference pages anew, and builds the site from docs/ into site/; warnings are errors.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/reference.py
+	$(BIN)/mkdocs build --strict --quiet
+
 bench: $(VENV)/.dev peers
 	$(BIN)/python benchmarks/run.py --peers $(PEERS)
 
@@ -48,7 +53,7 @@ bench-full: $(VENV)/.dev peers
 peers: $(PEERS)/.installed
 
 clean:
-	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Midstream needs Python 3.11 or 3.12; found neither (set PYTHON=/path/to/it)" >&2; exit 1; }
