@@ -2,7 +2,8 @@
 
 In a folder of their own:
 
-- `bash` blocks run in one shell for the whole page; a command that fails ends the page.
+- `bash` blocks run in one shell for the whole page; a command that fails ends the page. One with
+  the comment "until Ctrl-C" is stopped once it has caught up, and has to end with exit code 0.
 - `console` blocks are commands after a `$ `, each with the output that it gives; `...` in it stands
   for anything. A command may fail where its output, standard error included, is as shown.
 - Blocks with a `title="NAME"` are files, and are written.
@@ -229,9 +230,10 @@ def commands_in(text: str) -> list[tuple[str, str]]:
 
 
 def matches(shown: str, printed: str) -> bool:
-    """Tell whether what was printed is as shown: by lines, without blanks at their ends."""
+    """Tell whether what was printed is as shown; several blanks in a line are as one."""
+
     def plain(text: str) -> str:
-        return "\n".join(line.rstrip() for line in text.strip().splitlines())
+        return "\n".join(" ".join(line.split()) for line in text.strip().splitlines())
 
     pattern = re.escape(plain(shown)).replace(re.escape("..."), ".*")
     return re.fullmatch(pattern, plain(printed), re.DOTALL) is not None
@@ -258,7 +260,7 @@ def run_page(
                 pass
             elif block.language == "bash":
                 lines = [line for line in block.text.splitlines() if not _left(line, exceptions)]
-                code, output = shell.run("\n".join(lines) + "\n")
+                code, output = shell.run("\n".join(map(_stopped, lines)) + "\n")
                 assert code == 0, f"{where}: exit code {code}\n{block.text}\n{output}"
             elif block.language == "console":
                 for command, shown in commands_in(block.text):
@@ -278,6 +280,23 @@ def run_page(
     finally:
         shell.close()
     return ran
+
+
+def _stopped(line: str) -> str:
+    """Return a command that a reader is told to stop as one that is stopped when it caught up."""
+    if "until Ctrl-C" not in line:
+        return line
+    return f"""\
+log=$(mktemp)
+{line.partition("#")[0]} > $log 2>&1 &
+process=$!
+until grep -q event=caught_up $log; do
+  kill -0 $process 2> /dev/null || {{ cat $log; false; }}
+  sleep 0.05
+done
+kill $process
+wait $process || {{ cat $log; false; }}
+"""
 
 
 def _left(line: str, exceptions: Mapping[str, Any]) -> bool:
