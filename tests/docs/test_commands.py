@@ -12,7 +12,6 @@ EXCEPTIONS = {
     "make test": "would run this test again; `.ci/run` runs it",
     "make docs": "builds the site that tests/docs/test_site.py builds",
     "make kafka": "tests/conftest.py starts the same broker, and the pages are run on it",
-    "make bench": "takes minutes; tests/benchmarks runs the programs on small data",
     "pip install": "needs a package index; `.ci/wheel` installs the wheel",
     "source .venv/bin/activate": "the tests run in the environment already",
 }
