@@ -1,6 +1,7 @@
 """The page on the config has every key, as the code has it."""
 
 import importlib.util
+import json
 import re
 
 import pytest
@@ -86,3 +87,41 @@ def test_keys_that_pages_name_exist(reference):
                 if name in {"input.fields"} or name.endswith((".py", ".toml", ".jsonl", ".md")):
                     continue
                 assert name in known, f"{page.name} names {name}, which is no key"
+
+
+def test_the_options_of_built_in_learners_are_those_that_there_are():
+    """The page on learners has each option of each learner, with its default."""
+    from click.testing import CliRunner
+
+    from midstream.flows.cli import cli
+
+    done = CliRunner().invoke(cli, ["learners", "--json"])
+    learners = json.loads(done.stdout)
+    page = (ROOT / "docs" / "learners.md").read_text(encoding="utf-8")
+    shown = {}
+    for option, default, of in re.findall(
+        r"^\| `(\w+)` \| `([^`]+)` \| (all|`[`\w, ]+`) \|", page, re.MULTILINE
+    ):
+        for name in learners if of == "all" else re.findall(r"\w+", of):
+            shown.setdefault(name, {})[option] = default
+    for name, learner in learners.items():
+        assert f"| `{name}` | `{learner['task']}` |" in page
+        wanted = learner["options"].items()
+        assert shown[name].keys() == dict(wanted).keys(), name
+        for option, default in wanted:
+            assert json.loads(shown[name][option]) == default, (name, option)
+
+
+def test_the_options_of_detectors_are_those_that_there_are():
+    """The page on drift has each option of each detector that a config may set."""
+    from midstream.engine.drift import DETECTORS, drift_options
+
+    page = (ROOT / "docs" / "drift.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| `([^`]+)` \|", page, re.MULTILINE)
+    shown = {(name, option): float(default) for name, option, default in rows}
+    assert shown == {
+        (name, option): default
+        for name in DETECTORS
+        for option, default in drift_options(name).items()
+        if isinstance(default, int | float)
+    }
