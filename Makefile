@@ -41,7 +41,7 @@ check: $(VENV)/.dev
 # Writes the reference pages anew, and builds the site from docs/ into site/; warnings are errors.
 docs: $(VENV)/.dev
 	$(BIN)/python docs/reference.py
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev peers
 	$(BIN)/python benchmarks/run.py --peers $(PEERS)

@@ -40,7 +40,7 @@ _BLOCK = re.compile(
 )
 _HIDDEN = re.compile(r"<!-- test\n(.*?)-->", re.DOTALL)
 _LEAST = {"model": {"learner": "logistic", "task": "binary"}, "input": {"path": "events.jsonl"}}
-_PATIENCE = 120  # seconds for a block
+_PATIENCE = 300  # seconds for a block
 
 
 class Block(NamedTuple):
