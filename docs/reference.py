@@ -16,9 +16,8 @@ import click
 import msgspec
 from msgspec import NODEFAULT, UNSET
 
-from midstream.flows import settings
 from midstream.flows.cli import cli
-from midstream.flows.settings import Settings
+from midstream.flows.settings import Input, Settings
 
 __all__ = ["Key", "commands", "commands_of", "configuration", "keys_of", "pages"]
 
@@ -158,7 +157,7 @@ def configuration() -> str:
     """Return the tables of all keys."""
     lines: list[str] = []
     heads = attributes_of(Settings)
-    heads["input.fields"] = attributes_of(settings.Input)["fields"]
+    heads["input.fields"] = attributes_of(Input)["fields"]
     lines += ["## The top of the file", "", *_HEAD]
     for item in keys_of():
         if isinstance(item, str):
