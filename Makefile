@@ -15,7 +15,7 @@ BOUNDS := $(patsubst %,tests/engine/learners/test_%.py,kernels linear softmax) \
 	$(patsubst %,tests/connectors/decode/test_%_decoder.py,column arrow)
 MYPYPATH := src
 
-.PHONY: demo test test-slow test-bounds kafka check bench bench-full peers clean
+.PHONY: demo test test-slow test-bounds kafka check docs bench bench-full peers clean
 
 demo: $(VENV)/.core
 	$(BIN)/midstream demo
@@ -41,6 +41,11 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Writes the reference pages anew, and builds the site from docs/ into site/; warnings are errors.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: $(VENV)/.dev peers
 	$(BIN)/python benchmarks/run.py --peers $(PEERS)
 
@@ -51,7 +56,7 @@ bench-full: $(VENV)/.dev peers
 peers: $(PEERS)/.installed
 
 clean:
-	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Midstream needs Python 3.11 or 3.12; found neither (set PYTHON=/path/to/it)" >&2; exit 1; }

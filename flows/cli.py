@@ -75,10 +75,8 @@ class _ShareOf(click.ParamType["tuple[int, int]"]):
 
 @cli.command()
 @CONFIG
-@click.option("--until-eof", is_flag=True, help="Stop at the end of the input; do not follow it.")
-@click.option(
-    "--fresh", is_flag=True, help="Archive the saved state and its outputs, and begin anew."
-)
+@click.option("--until-eof", is_flag=True, help="Stop at the end of the input.")
+@click.option("--fresh", is_flag=True, help="Archive the saved state and its outputs; begin anew.")
 @click.option(
     "--amend",
     is_flag=True,
@@ -87,16 +85,16 @@ class _ShareOf(click.ParamType["tuple[int, int]"]):
 @click.option(
     "--adopt",
     is_flag=True,
-    help="Take over the model of another state of this name.",
+    help="Take over a model of this name from another state.",
 )
 @click.option(
     "--processes",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Share the shards among N processes.",
+    help="Run the shards in N processes.",
 )
 @click.option(
-    "--host", type=_ShareOf(), metavar="K/N", default="1/1", help="This is host K of N hosts."
+    "--host", type=_ShareOf(), metavar="K/N", default="1/1", help="Run as host K of N hosts."
 )
 @click.option("--process", type=_ShareOf(), default="1/1", hidden=True)
 @click.option("--report-to", type=int, hidden=True)
@@ -118,18 +116,18 @@ def run(
     fresh_as: str,
     as_json: bool,
 ) -> None:
-    """Learn from the input of CONFIG, from where the last run ended.
+    """Learn from the input of CONFIG; go on where the last run ended.
 
-    Files are followed as they grow, until SIGTERM or Ctrl-C: what was read is then learned, a
-    snapshot written, and the exit code is 0. A run that was killed loses and repeats nothing when
-    it is started again.
+    The command follows its input until SIGTERM or Ctrl-C. It then learns what it has read, writes
+    a snapshot, and exits with code 0. A run that was killed loses and repeats nothing when it is
+    started again.
 
-    What the config defines otherwise than it did when the state was saved is told, and taken where
-    it does not alter how the model learns; with --amend, also where it does. `midstream check`
-    shows beforehand what would be taken.
+    Where the config defines the model otherwise than the saved state, the run logs what differs.
+    It takes what does not alter how the model learns, and with --amend also what does. `midstream
+    check` tells beforehand.
 
-    With --processes, shards (partitions) are shared among so many processes, under a supervisor.
-    Several hosts share them with --host.
+    With --processes, a supervisor runs the shards (partitions) in several processes. With --host,
+    several hosts share them.
     """
     from midstream.flows.config.settings import load
     from midstream.flows.config.tables import ConfigError
@@ -236,14 +234,17 @@ def _run_share(
 @cli.command()
 @CONFIG
 @click.option(
-    "--input", "path", metavar="PATH", help="A file, folder, glob or -, in place of the config's."
+    "--input",
+    "path",
+    metavar="PATH",
+    help="Read this file, folder, glob or -, not the config's input.",
 )
 @JSON
 def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
     """Score the learner of CONFIG on its input; write nothing.
 
-    Every event is predicted, scored, then learned, in one pass: metrics and digest are those that
-    a new `run` would give.
+    The command predicts, scores, then learns every event, in one pass. Metrics and digest equal
+    those of a new `run`.
     """
     from midstream.flows.config.settings import load
     from midstream.flows.offline import evaluation
@@ -271,21 +272,21 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
     metavar="N",
     type=click.IntRange(min=1),
     show_default=True,
-    help="Of an input that is not there yet.",
+    help="Partitions of a new input topic.",
 )
 @click.option(
     "--replicas",
     default=-1,
     metavar="N",
     type=click.IntRange(min=-1),
-    help="Of each partition. Default: what the brokers do.",
+    help="Replicas of a partition. Default: the brokers'.",
 )
 @JSON
 def init_topics(config: Path, *, partitions: int, replicas: int, as_json: bool) -> None:
-    """Create the topics that CONFIG names and that are not there yet.
+    """Create the topics that CONFIG names and that do not exist yet.
 
-    Outputs and journal get as many partitions as the input; a journal that is there gets more if
-    the input has. The journal's topic keeps everything.
+    Outputs and journal get as many partitions as the input. A journal that has fewer partitions
+    than the input gets more. The topic of the journal is created without retention.
     """
     from midstream.flows.config.settings import load
     from midstream.flows.inputs.topics import create_topics
@@ -302,14 +303,14 @@ def init_topics(config: Path, *, partitions: int, replicas: int, as_json: bool) 
 @cli.command()
 @click.argument("file")
 @CONFIG_OPTION
-@click.option("--topic", metavar="TOPIC", help="Send there, not to the config's input.")
+@click.option("--topic", metavar="TOPIC", help="Send to this topic, not to the config's input.")
 @click.option(
     "--rate",
     metavar="N",
     type=click.FloatRange(min=0, min_open=True),
-    help="Messages a second. Default: at once.",
+    help="Messages a second. Default: at full speed.",
 )
-@click.option("--key", metavar="FIELD", help="Field or column that is the key: user, x.user.")
+@click.option("--key", metavar="FIELD", help="The field or column that is the key: user, x.user.")
 @JSON
 def send(
     file: str,
@@ -322,9 +323,9 @@ def send(
 ) -> None:
     """Send the events in FILE to the topic of a config.
 
-    Each line of JSON Lines is a message, as it is, and each row of CSV is one, as a JSON object.
+    Each line of JSON Lines is a message as it is. Each row of CSV is a message as a JSON object.
     FILE is plain or gzip; - is standard input. Messages with the same key go to the same
-    partition. How many the brokers acknowledged is told, also after Ctrl-C.
+    partition. The command prints how many messages the brokers acknowledged, also after Ctrl-C.
     """
     from midstream.flows.config.settings import load
     from midstream.flows.offline import send as sending
@@ -356,15 +357,15 @@ def send(
     metavar="N",
     type=click.IntRange(min=1),
     show_default=True,
-    help="How many events to try.",
+    help="Try the first N events.",
 )
 @click.option("--amend", is_flag=True, help="Say what `run --amend` will do.")
 @JSON
 def check(config: Path, sample: int, *, amend: bool, as_json: bool) -> None:
     """Say what is wrong with CONFIG, its learner and its input, and what `run` will do.
 
-    They are tried on the first events, and compared with the state that is saved; nothing is
-    written. The exit code is 1 if something is wrong, or `run` would refuse the saved state.
+    The command tries them on the first events, compares the saved state with CONFIG, and writes
+    nothing. The exit code is 1 if something is wrong, or if `run` would refuse the saved state.
     """
     from midstream.flows.config.settings import load
     from midstream.flows.offline.inspect import inspect
@@ -391,15 +392,15 @@ def check(config: Path, sample: int, *, amend: bool, as_json: bool) -> None:
     "data",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A file, as input.path takes, that they are to fit.",
+    help="The file of events that they are to fit.",
 )
-@click.option("--force", is_flag=True, help="Overwrite the two files if they are there.")
+@click.option("--force", is_flag=True, help="Overwrite the two files if they exist.")
 @click.argument("folder", default=".", type=click.Path(file_okay=False, path_type=Path))
 def init(folder: Path, data: Path | None, *, force: bool) -> None:
     """Write a midstream.toml and a models.py to start from.
 
-    They go into FOLDER, by default this one, and are commented; with --from, task, fields and
-    model are chosen to fit what the file holds.
+    The two files go into FOLDER, by default the current one, and have comments. With --from, task,
+    fields and model fit the events in a file.
     """
     from midstream.flows.offline.starter import write_starter
 
@@ -410,7 +411,7 @@ def init(folder: Path, data: Path | None, *, force: bool) -> None:
 
 
 @cli.command()
-@click.option("--quick", is_flag=True, help="Take fewer events, for some seconds.")
+@click.option("--quick", is_flag=True, help="Take fewer events; run for some seconds.")
 @click.option(
     "--report",
     default="report.html",
@@ -422,8 +423,8 @@ def init(folder: Path, data: Path | None, *, force: bool) -> None:
 def demo(report: Path, *, quick: bool, as_json: bool) -> None:
     """Show Midstream at work on real and drifting streams.
 
-    Needs no config and no network. Draws the race of some learners, kills a run halfway to show
-    that nothing is lost, and writes a report, one HTML file that opens offline.
+    The demo needs no config and no network. It races some learners, kills a run halfway to show
+    that nothing is lost, and writes a report: one HTML file that opens offline.
     """
     from midstream.flows.demo.demo import run_demo
 
@@ -438,9 +439,9 @@ def demo(report: Path, *, quick: bool, as_json: bool) -> None:
 def learners(*, as_json: bool) -> None:
     """List the built-in learners, with their options and defaults.
 
-    Each keeps the whole contract of a learner (midstream.check_learner): the same result however
-    the stream is cut, no learning in a prediction, state saved and loaded bit for bit, bounded
-    memory, sample weights.
+    Each keeps the contract of a learner (midstream.check_learner): the same result however the
+    stream is cut, no learning in a prediction, state saved and loaded bit for bit, bounded memory,
+    sample weights.
     """
     from midstream.engine.learners.catalogue import BUILTIN, options_of
 

@@ -47,33 +47,38 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes
     ----------
     id
-        Identifies the event: a string or an integer. Without one the origin is the id.
+        The field that identifies the event: a string or an integer. Default: the origin is the id.
     label
-        What is to be predicted. None: no event has a label. An event in which the field is not
-        there, null, NaN or empty has none: it is predicted only.
+        The field to predict; required. An event without it, or where it is null, NaN or empty, is
+        predicted but not learned.
     time
-        Seconds, or ISO 8601 (UTC where it names no zone).
-    key, source
-        The event's entity, and who sent it.
+        The field with the event's time: ISO 8601 (UTC where it has no zone) or a number, see
+        `time_unit`.
+    key
+        The field with the event's entity.
+    source
+        The field that says who sent the event. `restore --rewind --skip-source` leaves out events
+        by it.
     weight
-        Its sample weight, at least 0; 1 where it is missing.
+        The field with the sample weight, at least 0. An event without it has weight 1.
     group
-        Fields that become its groups.
+        The fields that become the event's groups.
     features
-        The fields that are features. None: all others, but for `exclude`.
+        The fields that are features. Default: all others, apart from `exclude`.
     exclude
-        Fields that are not read.
+        The fields that are not read.
     types
-        Fields read as "number", "string" (which keeps leading zeros) or "bool", however they look.
+        The fields to read as `number`, `string` (which keeps leading zeros) or `bool`, however
+        their values look. A value of another type rejects the event.
     missing
-        What means that there is no value, besides null, NaN and an empty cell: strings, and
-        numbers. A string that looks like a number stands for that number, too. For all fields.
+        The values that mean "no value", besides null, NaN and an empty cell, in every field:
+        strings and numbers. A string that looks like a number stands for that number, too.
     decimal
         The decimal sign of CSV, and of strings that are numbers.
     time_unit
-        What a time is that is a number: "s", "ms", "us" or "ns"; "date": digits of a date, as
-        20261129 or 20261129030000; "auto": told by its size, see `engine.rules.unit_of`, and
-        rejected where it may be a date as well.
+        The unit of a time that is a number: `s`, `ms`, `us`, `ns`, or `date` for the digits of a
+        date, as in 20261129 or 20261129030000. `auto` tells the unit by the size of the number,
+        logs it, and rejects a number that may be a date as well.
     """
 
     id: str | None = None

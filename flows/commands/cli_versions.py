@@ -68,13 +68,15 @@ class _Time(click.ParamType[float]):
 
 
 VERSION = click.argument("version", type=click.IntRange(min=1))
-REASON = click.option("--reason", default="manual", show_default=True, help="Why, for the record.")
+REASON = click.option(
+    "--reason", default="manual", show_default=True, help="The reason, for the history."
+)
 YES = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 TIMEOUT = click.option(
     "--timeout",
     metavar="SECONDS",
     type=_Amount(),
-    help="Wait at most so long for it.",
+    help="Wait for the effect for at most so long.",
 )
 
 
@@ -85,7 +87,7 @@ TIMEOUT = click.option(
 def snapshots() -> None:
     """List, show, compare, check, make and prune versions.
 
-    A version is the state of the model, of all its shards, as it was at one moment, and kept.
+    A version is the state of the model, of all its shards, as it was at one moment.
     """
 
 
@@ -95,7 +97,7 @@ def snapshots() -> None:
 def list_(config: Path, *, as_json: bool) -> None:
     """List the versions, oldest first.
 
-    Those that are not whole yet are left out. The one that was last put live is marked.
+    The list leaves out versions that are not whole yet. It marks the version last put live.
     """
     from midstream.flows.commands import version_views as views
     from midstream.flows.operating.operations import opened
@@ -116,8 +118,8 @@ def list_(config: Path, *, as_json: bool) -> None:
 def show(version: int, config: Path, *, as_json: bool) -> None:
     """Show what a version is.
 
-    With --json this is its manifest: where it came from, what it was learned from, its metrics, and
-    the sum of each of its files.
+    With --json the command prints its manifest: where it came from, what it has learned, its
+    metrics, and the checksum of each of its files.
     """
     from midstream.flows.commands import version_views as views
     from midstream.flows.operating.operations import opened
@@ -139,7 +141,7 @@ def show(version: int, config: Path, *, as_json: bool) -> None:
 def diff(one: int, other: int, config: Path, *, as_json: bool) -> None:
     """Show what differs between two versions.
 
-    Definition, libraries, data and metrics are compared.
+    The command compares definition, libraries, data and metrics.
     """
     from midstream.engine.learners.learner import definition_changes
     from midstream.flows.commands import version_views as views
@@ -187,7 +189,7 @@ def _side_by_side(
 def verify(versions: tuple[int, ...], config: Path, *, as_json: bool) -> None:
     """Check that the files of versions are what was written.
 
-    Default: of all versions. The exit code is 1 if one is not.
+    Default: all versions. The exit code is 1 if a file is damaged or missing.
     """
     from midstream.engine.registry.versions import UnknownVersionError
     from midstream.flows.operating.operations import opened
@@ -219,9 +221,9 @@ def verify(versions: tuple[int, ...], config: Path, *, as_json: bool) -> None:
 @TIMEOUT
 @JSON
 def create(reason: str, config: Path, *, timeout: float | None, as_json: bool) -> None:
-    """Have a version made of the model as it is now.
+    """Make a version of the model as it is now.
 
-    Where no processor runs, that is as it will be at the next start.
+    Where nothing runs, the version is made at the next start.
     """
     orders = [{"kind": "snapshot", "reason": reason}]
     _give(
@@ -235,16 +237,17 @@ def create(reason: str, config: Path, *, timeout: float | None, as_json: bool) -
 
 @snapshots.command()
 @click.option(
-    "--sweep", is_flag=True, help="Remove files of versions that never were whole (no manifest)."
+    "--sweep", is_flag=True, help="Remove files of versions that were never whole (no manifest)."
 )
 @CONFIG_OPTION
 @YES
 @JSON
 def adopt(config: Path, *, sweep: bool, yes: bool, as_json: bool) -> None:
-    """Take up versions whose files are there, where the registry was lost.
+    """Register versions whose files exist, where the registry was lost.
 
-    It is made anew if it is not there. `midstream run` does that by itself with what is its own;
-    this takes all that has the name of this model. Each is tagged adopted-N, by which it is kept.
+    The command creates the registry if it is gone. `midstream run` adopts the versions of its own
+    state by itself; this command adopts all of this model's name. Each is tagged adopted-N, which
+    keeps it.
     """
     from midstream.flows.claims.registry import open_registry
 
@@ -273,12 +276,17 @@ def adopt(config: Path, *, sweep: bool, yes: bool, as_json: bool) -> None:
 
 
 @snapshots.command()
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--dry-run", is_flag=True, help="Only say which versions would be removed.")
 @click.option(
-    "--keep", metavar="N", type=click.IntRange(min=1), help="Of the newest. Default: the config's."
+    "--keep",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Keep the newest N. Default: the config's.",
 )
-@click.option("--keep-hours", metavar="N", type=_Amount(), help="One of each hour, for N hours.")
-@click.option("--keep-days", metavar="N", type=_Amount(), help="One of each day, for N days.")
+@click.option(
+    "--keep-hours", metavar="N", type=_Amount(), help="Keep one of each hour, for N hours."
+)
+@click.option("--keep-days", metavar="N", type=_Amount(), help="Keep one of each day, for N days.")
 @YES
 @CONFIG_OPTION
 @JSON
@@ -292,10 +300,10 @@ def prune(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Remove the versions that nothing keeps.
+    """Remove the versions that no rule keeps.
 
-    Kept are the newest, the last of each hour of a day, the last of each day of a month, those that
-    are tagged, and those that ever were put live. What goes of the last 24 hours is told.
+    The rules keep the newest versions, the last of each hour and of each day for a while, those
+    with a tag, and those that were ever live. The command names what goes of the last 24 hours.
     """
     from midstream.flows.operating.operations import opened
 
@@ -337,13 +345,13 @@ def prune(
 @click.command()
 @VERSION
 @click.argument("name")
-@click.option("--delete", is_flag=True, help="Take the name away from it.")
+@click.option("--delete", is_flag=True, help="Take the name away from VERSION.")
 @CONFIG_OPTION
 @JSON
 def tag(version: int, name: str, config: Path, *, delete: bool, as_json: bool) -> None:
-    """Give VERSION a NAME, for which it is kept.
+    """Give VERSION a NAME, which keeps it.
 
-    A name is that of one version at a time.
+    A name belongs to one version at a time.
     """
     from midstream.flows.operating.operations import OperationError, opened
 
@@ -371,31 +379,39 @@ def tag(version: int, name: str, config: Path, *, delete: bool, as_json: bool) -
 
 @click.command()
 @click.argument("version", required=False, type=click.IntRange(min=1))
-@click.option("--before", type=_Time(), metavar="TIME", help="The newest version of before TIME.")
-@click.option("--before-drift", is_flag=True, help="The newest version of before the last drift.")
+@click.option(
+    "--before", type=_Time(), metavar="TIME", help="Take the newest version from before TIME."
+)
+@click.option(
+    "--before-drift", is_flag=True, help="Take the newest version from before the last drift."
+)
 @click.option(
     "--margin",
     type=click.IntRange(min=0),
     metavar="N",
-    help="... by at least N events.",
+    help="With --before-drift: by at least N events.",
 )
-@click.option("--rewind", is_flag=True, help="Learn again all that came since that version.")
+@click.option("--rewind", is_flag=True, help="Learn again what came since that version.")
 @click.option(
-    "--skip-source", "sources", multiple=True, metavar="S", help="... but events of source S."
+    "--skip-source",
+    "sources",
+    multiple=True,
+    metavar="S",
+    help="With --rewind: leave out events of source S.",
 )
 @click.option(
     "--skip-range",
     "ranges",
     multiple=True,
     metavar="RANGE",
-    help="... but these offsets or lines: see above.",
+    help="With --rewind: leave out these offsets or lines.",
 )
 @click.option(
     "--from",
     "origin",
     metavar="NAME",
     default="",
-    help="VERSION is of the model or state NAME.",
+    help="VERSION belongs to the model or state NAME.",
 )
 @YES
 @CONFIG_OPTION
@@ -416,14 +432,14 @@ def restore(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Put the state of VERSION in the place of the model.
+    """Replace the state of the model by that of VERSION.
 
     The input position stays: the model does not know what came since. With --rewind it learns that
-    again, but for what is skipped: offsets, with both ends, as TOPIC:PARTITION:FROM-TO, or lines of
-    a file as FILE:FROM-TO. Predictions already published are not published again.
+    again, without what is skipped. RANGE is offsets as TOPIC:PARTITION:FROM-TO, or lines of a file
+    as FILE:FROM-TO, with both ends. Predictions already published are not published again.
 
-    A version of another state is put there only with --from, which its history tells; one of
-    another model of the registry is copied first, to a version of this one.
+    A version of another state needs --from, and `history` shows where it came from. A version of
+    another model in the registry is first copied to a version of this one.
     """
     from midstream.flows.operating import operations
 
@@ -471,9 +487,10 @@ def restore(
 @TIMEOUT
 @JSON
 def promote(version: int, config: Path, *, yes: bool, timeout: float | None, as_json: bool) -> None:
-    """Put VERSION in the place of the model, caught up.
+    """Replace the model by VERSION, once it has caught up.
 
-    What came since is learned by it first, up to versions.catch_up_events; what was not is told.
+    The version first learns what came since, up to versions.catch_up_events. The command says
+    what it leaves out.
     """
     from midstream.flows.operating import operations
 
@@ -491,7 +508,7 @@ def promote(version: int, config: Path, *, yes: bool, timeout: float | None, as_
 def rollback(config: Path, *, yes: bool, timeout: float | None, as_json: bool) -> None:
     """Undo the last restore, promote or rollback.
 
-    The model is then, within versions.catch_up_events, as if that had never been.
+    The model is then as if that had never happened, within versions.catch_up_events.
     """
     from midstream.flows.operating import operations
 
@@ -505,9 +522,9 @@ def rollback(config: Path, *, yes: bool, timeout: float | None, as_json: bool) -
 @TIMEOUT
 @JSON
 def pause(reason: str, config: Path, *, yes: bool, timeout: float | None, as_json: bool) -> None:
-    """Let the model learn nothing more, until resumed.
+    """Stop learning until `midstream resume`.
 
-    No input is read meanwhile, also after a restart; commands are still carried out.
+    A paused model reads no input, also after a restart. It still carries out commands.
     """
     orders = [{"kind": "pause", "reason": reason}]
     words = ["no input is read until `midstream resume`"]
@@ -528,7 +545,7 @@ def pause(reason: str, config: Path, *, yes: bool, timeout: float | None, as_jso
 def resume(reason: str, config: Path, *, timeout: float | None, as_json: bool) -> None:
     """Let a paused model go on where it was.
 
-    Nothing that came meanwhile is lost, as far as the input still has it.
+    Input that came meanwhile is learned, as far as it still exists.
     """
     orders = [{"kind": "resume", "reason": reason}]
     _give(
@@ -630,19 +647,18 @@ def _await_version(
 
 
 @click.command()
-@click.option("--at", type=_Time(), metavar="TIME", help="Only what was live then.")
-@click.option("--shard", metavar="NAME", help="Only of this shard.")
-@click.option("--alarms", is_flag=True, help="With --json: alarms, too, after the commands.")
+@click.option("--at", type=_Time(), metavar="TIME", help="Show what was live at TIME.")
+@click.option("--shard", metavar="NAME", help="Show only this shard.")
+@click.option("--alarms", is_flag=True, help="With --json: add the alarms.")
 @CONFIG_OPTION
 @JSON
 def history(
     at: float | None, shard: str | None, config: Path, *, alarms: bool, as_json: bool
 ) -> None:
-    """Tell what was live when, per shard, and why.
+    """Show what was live when, per shard, and why.
 
     Each command that a shard carried out or refused is a line, with who gave it and its place in
-    the journal; and so is each alarm. Below stands which shards are paused, and which commands
-    wait.
+    the journal. Each alarm is a line, too. Paused shards and waiting commands follow.
     """
     from midstream.flows.commands import version_views as views
     from midstream.flows.operating.operations import live_at, opened
@@ -677,7 +693,7 @@ def history(
 def commands() -> None:
     """List the commands that wait, and take them back.
 
-    A command waits until a processor takes it up: where none runs, until the next start.
+    A command waits until a run takes it up: where nothing runs, until the next start.
     """
 
 
@@ -712,9 +728,9 @@ def list_commands(config: Path, *, as_json: bool) -> None:
 @CONFIG_OPTION
 @JSON
 def cancel(command: int, config: Path, *, as_json: bool) -> None:
-    """Take COMMAND back, by its number, unless a processor has taken it up.
+    """Take COMMAND back, by its number, unless a run has taken it up.
 
-    It is then never carried out. The versions that were to be made before and after it go with it.
+    It is then never carried out, and neither are the versions to be made before and after it.
     """
     from midstream.flows.operating.operations import opened, operator
 
@@ -734,16 +750,20 @@ def cancel(command: int, config: Path, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--version", type=click.IntRange(min=1), metavar="N", help="Default: what is live.")
-@click.option("--shard", metavar="NAME", help="Whose model, where the version has several.")
+@click.option(
+    "--version", type=click.IntRange(min=1), metavar="N", help="The version. Default: what is live."
+)
+@click.option(
+    "--shard", metavar="NAME", help="The shard whose model predicts, where there are several."
+)
 @click.argument("file", default="-")
 @CONFIG_OPTION
 def predict(version: int | None, shard: str | None, file: str, config: Path) -> None:
-    """Predict the events in FILE with a version.
+    """Predict the events in FILE with a version; learn nothing.
 
-    FILE is - for standard input. Nothing is learned. Predictions are printed, a line each, as a run
-    would publish them. Events that cannot be read, or that the model raises on, are told on
-    standard error, and the exit code is then 1.
+    FILE is - for standard input. The command prints a line for each prediction, as a run would
+    publish it. It names events that it cannot read, or that the model raises on, on standard
+    error; the exit code is then 1.
     """
     from midstream.flows.offline.predicting import predict_file
 

@@ -49,11 +49,28 @@ _LATER: Mapping[str, object] = {"missing": [], "decimal": ".", "time_unit": "aut
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What learns.
+    """The learner and its task.
 
-    `labels`: of which kind those of many classes are; None: as the first is. `error_limit` is the
-    share of recent events on which it may raise, where these are rejected, or predict what is no
-    finite number; beyond it the run stops. 1: it never does.
+    Attributes
+    ----------
+    learner
+        The learner: `module:function`, a function without arguments that returns the model, in a
+        module beside the config or any importable one; or the name of a built-in learner.
+    task
+        The task. `regression` predicts a number, `binary` true or false, `multiclass` a class.
+    on_error
+        What to do with an event on which the learner raises. `stop` ends the run and names the
+        event. `reject` writes the event to the rejected output, and the learner is as if the
+        event had never come.
+    labels
+        The type of the labels of `multiclass`: all text, all integers or all true/false. Default:
+        the type of the first label.
+    error_limit
+        The share of the last 1,000 events on which the learner may raise, or predict nan or
+        infinity. The run stops with exit code 1 beyond it. So does a run to the end of its input
+        that rejected a larger share. 1 never stops a run.
+    options
+        The options of a built-in learner; `midstream learners` lists them.
     """
 
     learner: Annotated[str, Meta(pattern=_LEARNER)]
@@ -65,9 +82,38 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where events come from. A `start` that is a number is in seconds since 1970.
+    """The source of the events. Exactly one of `topic` and `path` is needed.
 
-    `shards` "auto": one for all files, one for each partition of a topic.
+    Attributes
+    ----------
+    topic
+        The Kafka topic to read. It needs `kafka."bootstrap.servers"`.
+    path
+        The file, folder or glob pattern to read; `-` is standard input.
+    start
+        Where to begin while no state is saved. A time is ISO 8601 (UTC where it has no zone) or
+        seconds since 1970, and is for topics only.
+    format
+        The format of the files. `auto` goes by the file's name, and without a known name by its
+        content.
+    shards
+        How many models learn. `1`: one model learns from all of the input. `partition`: one model
+        for each partition (each file). `auto`: 1 for files, `partition` for a topic.
+    on_lost
+        What to do about messages that the brokers deleted before they were read. `stop` ends the
+        run. `skip` logs and journals the loss, and goes on.
+    wait_seconds
+        How many seconds to wait for the brokers at the start. 0 waits as long as it takes.
+    order
+        The order of several files. `name` reads one after the other by name; `fair` reads a part
+        of each in turn.
+    ahead
+        Whether a second core reads and decodes the next block while one is learned.
+    max_record_bytes
+        The longest record in bytes. A longer one is rejected.
+    fields
+        Which fields of flat JSON, or columns of a table, mean what. Without it events are in
+        Midstream's own form.
     """
 
     topic: Text | None = None
@@ -84,11 +130,25 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where predictions, rejected input and alarms go.
+    """The outputs. They all go to files, or all to topics.
 
-    True: to a file in the folder `path`; a text: to the topic of this name, and then the journal
-    is in a topic too. Of the predictions only a `share` goes there, and `only` those for events
-    without a label, if the config says so.
+    Attributes
+    ----------
+    path
+        The folder of the output files.
+    predictions
+        `true` writes `predictions.jsonl`, `false` writes none, a string is the name of a topic.
+    rejected
+        Likewise, for input that is not learned.
+    alarms
+        Likewise, for alarms of the drift detectors and of predictions that are not finite.
+    journal
+        The topic of the journal, where outputs are topics. Default: `NAME.journal`.
+    share
+        The share of the predictions to publish. A hash of the origin chooses them, so they are
+        the same after any crash.
+    only
+        `unlabelled` publishes only predictions for events without a label.
     """
 
     path: Text = "out"
@@ -107,7 +167,25 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where journal and snapshots are, and when they are written."""
+    """The state folder: the journal and the snapshots.
+
+    Attributes
+    ----------
+    path
+        The state folder.
+    snapshot_events
+        A snapshot is written after this many events at the latest.
+    snapshot_seconds
+        A snapshot is written after this many seconds at the latest.
+    keep
+        How many snapshots of each shard are kept.
+    commit_seconds
+        How often outputs and journal are committed, in seconds. With topics at most half of
+        `kafka."transaction.timeout.ms"`.
+    stall_seconds
+        The supervisor of `run --processes` replaces a process that makes no progress for this
+        many seconds.
+    """
 
     path: Text = "state"
     snapshot_events: Count = 1_000_000
@@ -118,7 +196,17 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How quality is measured. `names` None: by all metrics of the task."""
+    """The prequential metrics.
+
+    Attributes
+    ----------
+    names
+        The metrics. Default: all metrics of the task.
+    window
+        The size of the windowed metrics in events.
+    fading
+        The weight of the past in the fading metrics, per event.
+    """
 
     names: tuple[str, ...] | None = None
     window: Annotated[int, Meta(ge=1, le=10_000_000)] = 1_000
@@ -126,7 +214,20 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which detectors watch the loss, and with which of River's options."""
+    """The drift detectors, which watch the loss.
+
+    Attributes
+    ----------
+    detectors
+        The detectors. An empty list: none.
+    direction
+        `up` raises an alarm where the loss rises, `both` at any change of it.
+    adwin
+        Options of River's ADWIN: `delta`, `clock`, `max_buckets`, `min_window_length` and
+        `grace_period`.
+    page_hinkley
+        Options of River's PageHinkley: `min_instances`, `delta`, `threshold` and `alpha`.
+    """
 
     detectors: tuple[Literal["adwin", "page_hinkley"], ...] = ("adwin",)
     direction: Literal["up", "both"] = "up"
@@ -139,7 +240,17 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much of the past is kept."""
+    """The replay buffer: a uniform sample of the past labelled events.
+
+    Attributes
+    ----------
+    capacity
+        How many events the buffer holds. 0: it holds none.
+    max_bytes
+        The limit of the buffer in bytes.
+    seed
+        The seed of the sample.
+    """
 
     capacity: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 1_000
     max_bytes: Annotated[int, Meta(ge=0, le=2**40)] = 16 * 2**20
@@ -147,12 +258,47 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Versions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When versions are made of the model, where they are kept, and for how long.
+    """The versions of the model: when one is made, where they are kept, and for how long.
 
-    One is made every `every_events`, every `every_seconds` (0: not for that), at drift, at the end
-    of a run, and on request; one that would be equal to the newest is not. The last `keep` are
-    kept, the last of each hour for `keep_hours`, the last of each day for `keep_days`, those that
-    are tagged, and those that ever were put live; one of the last `rewind_days` can be rewound to.
+    Attributes
+    ----------
+    enabled
+        Whether there are versions, and commands such as `midstream restore`.
+    registry
+        The database of the registry: a path, `sqlite:///PATH` or `postgresql://...`. Default:
+        `registry.db` in the state folder.
+    artifacts
+        The folder or URL (`s3://bucket/prefix`) of the files of versions. Default: `artifacts` in
+        the state folder.
+    key
+        The secret that signs versions (HMAC-SHA256). With a key, a version without a valid
+        signature is refused.
+    every_events
+        A version is made after this many events. 0: not by events.
+    every_seconds
+        A version is made after this many seconds. 0: not by time.
+    on_drift
+        Whether an alarm of a drift detector makes a version.
+    on_shutdown
+        Whether the end of a run makes a version.
+    drift_margin
+        `restore --before-drift` takes a version with at least this many events fewer than the
+        model had at the first alarm.
+    keep
+        The newest versions to keep. Tagged versions and versions that were ever live are always
+        kept.
+    keep_hours
+        For how many hours the last version of each hour is kept.
+    keep_days
+        For how many days the last version of each day is kept.
+    prune
+        Whether the versions that no rule keeps are removed after each new version.
+    rewind_days
+        For how many days the journal is kept, so that `restore --rewind` can learn again from it.
+    catch_up_events
+        How many of the newest events `promote` and `rollback` learn again at most.
+    poll_seconds
+        How often a run looks for commands, in seconds.
     """
 
     enabled: bool = True
@@ -174,9 +320,43 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A config, checked. `file` is where it was read; values at `hidden` keys are not shown.
+    """A config, checked.
 
-    `named`: the config has a `name`; else it is the file's.
+    Attributes
+    ----------
+    file
+        Where the config was read.
+    named
+        Whether the config has a `name`.
+    hidden
+        The keys whose values are not shown.
+    name
+        The name of the model: in predictions, the registry, the journal topic and the consumer
+        group. Default: the name of the config's file without `.toml`. Give each model a name of
+        its own.
+    model
+        The learner and its task.
+    input
+        The source of the events.
+    output
+        The outputs.
+    state
+        The state folder.
+    versions
+        The versions of the model.
+    metrics
+        The prequential metrics.
+    drift
+        The drift detectors.
+    replay
+        The replay buffer.
+    kafka
+        Any setting of librdkafka, such as `"bootstrap.servers"`, apart from a few that Midstream
+        sets itself. Nested tables and dotted keys without quotes are the same.
+    features
+        The type of each feature: `number` or `category`. JSON Lines, Arrow and Parquet are then
+        read straight to columns. An event with another feature is rejected; a table with another
+        column is refused. Not for CSV.
     """
 
     file: Path

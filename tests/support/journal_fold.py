@@ -7,8 +7,8 @@ it is to leave out, and what was left out of what the version and the state have
 "promote" and "rollback" do that from where they say they begin, but what a "rollback" goes back
 over is not left out any more. Commands are not obeyed again within that. One that was abandoned
 later is as if it had been refused. "amend" changes how the state is defined, also within that,
-unless the command itself brings the definition that is in force. What is excluded before a command, or
-because the learner raised while it relearned for it, is left out; but a "promote" of a version that
+unless the command itself brings the definition that is in force. What is excluded before a
+command, or because the learner raised while it relearned for it, is left out; but a "promote" of a version that
 is older than what is there of the journal does not know what was excluded in between, so that may
 be excluded again.
 """
