@@ -875,7 +875,7 @@ class Shard:
             raise RefusedError(f"version {version} is of another model: {in_words(refused)}")
         if old == self.definition:
             return command, trainer
-        if command.since == header["seq"]:  # else some of the amendments may be gone
+        if command.since == header["seq"]:  # see `_replace`
             again = pieces(self._journal.records(command.since))
             if _last_definition(again, old) == self.definition:
                 return command, trainer  # it is amended where it was before
@@ -1050,7 +1050,7 @@ class Shard:
                 self._excluded |= {(e.partition, e.line, e.row) for e in excluded}
 
         found = pieces(before(), command.skips, start=command.start)
-        if command.amends:  # then it is as the last amendment has it
+        if command.amends or command.since != header["seq"]:  # some amendments may be gone
             found = [piece for piece in found if not isinstance(piece.entry, Command)]
         self._is_careful |= bool(self._excluded)
         self.cursors = {p: Cursor(*cursor) for p, cursor in command.start.items()}

@@ -7,9 +7,9 @@ it is to leave out, and what was left out of what the version and the state have
 "promote" and "rollback" do that from where they say they begin, but what a "rollback" goes back
 over is not left out any more. Commands are not obeyed again within that. One that was abandoned
 later is as if it had been refused. "amend" changes how the state is defined, also within that,
-unless the command itself brings the definition that is in force. What is excluded before a
-command, or because the learner raised while it relearned for it, is left out; but a "promote" of a version that
-is older than what is there of the journal does not know what was excluded in between, so that may
+unless the command itself brings the definition that is in force, or some of the journal is gone.
+What is excluded before a command, or because the learner raised while it relearned for it, is left
+out; but a "promote" of a version that is older than what is there of the journal does not know what was excluded in between, so that may
 be excluded again.
 """
 
@@ -226,6 +226,7 @@ class Fold:
             self.skips.append(Skip(kept.seq, seq, command.sources, command.ranges))
         assert command.skips == self.skips, "what is left out is not told"
         before = self.trainer.seen
+        repeats = not command.amends and command.since == kept.seq  # all of the amendments
         at = {partition: cursor[0] for partition, cursor in command.start.items()}
         self._since = command.since
         known = (key for key, at in self._excluded.items() if not kept.seq <= at < command.since)
@@ -235,7 +236,7 @@ class Fold:
             sources = {name for s in these for name in s.sources}
             stretches = {stretch for s in these for stretch in s.ranges}
             for span in record.entries:
-                if isinstance(span, Command) and span.kind == "amend" and not command.amends:
+                if isinstance(span, Command) and span.kind == "amend" and repeats:
                     self._amend(span)
                 if not isinstance(span, Range) or span.start < at.get(span.partition, span.start):
                     continue
