@@ -9,8 +9,8 @@ over is not left out any more. Commands are not obeyed again within that. One th
 later is as if it had been refused. "amend" changes how the state is defined, also within that,
 unless the command itself brings the definition that is in force, or some of the journal is gone.
 What is excluded before a command, or because the learner raised while it relearned for it, is left
-out; but a "promote" of a version that is older than what is there of the journal does not know what was excluded in between, so that may
-be excluded again.
+out; but a "promote" of a version that is older than what is there of the journal does not know what
+was excluded in between, so that may be excluded again.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
