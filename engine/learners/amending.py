@@ -26,6 +26,9 @@ def definition_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> li
     if was is None or now is None:
         options = ({k: v for k, v in d.items() if k != "model"} for d in (old, new))
         return differences("learner", *options, level="asked", effect=_FROM_NOW)
+    was_last, now_last = _last(was), _last(now)
+    if was_last.get("class") != now_last.get("class"):
+        return [_of("class", was_last, now_last, "refused", "another kind of learner")]
     if was.get("class") != now.get("class"):
         return [_of("class", was, now, "refused", "another kind of learner")]
     same_python = old.get("python") == new.get("python")
@@ -37,6 +40,15 @@ _FROM_NOW = "alters learning from now on"
 
 def _of(what: str, before: Any, after: Any, level: Any, effect: str) -> Change:
     return Change("learner", what, shown(before), shown(after), level, effect)
+
+
+def _last(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what predicts, of the definition of a model: the last step of a pipeline."""
+    if str(model.get("class", "")).endswith("pipeline.Pipeline"):
+        steps = [step for step in model.values() if isinstance(step, Mapping)]
+        if steps:
+            return _last(steps[-1])
+    return model
 
 
 def _nested(path: str, old: Any, new: Any, *, same_python: bool) -> list[Change]:

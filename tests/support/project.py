@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -134,17 +135,27 @@ class Project:
         log = self.folder / "log"
         wait_for(lambda: what.encode() in log.read_bytes()[since:], what=what)
 
-    def kill_along(self, kills: int, whole: int, rng: random.Random, kind: str = "predictions"):
-        """Kill a run again and again, at moments spread over an output of `whole` bytes.
+    def kill_along(
+        self,
+        kills: int,
+        whole: int,
+        rng: random.Random,
+        kind: str = "predictions",
+        *,
+        arguments: Sequence[str] = (),
+        since: int = 0,
+    ):
+        """Kill a run again and again, at moments spread over `whole` bytes of an output.
 
-        The runs follow their input, so that none ends by itself, however fast the machine. Every
-        fourth is killed while it starts, replays, or has hardly begun; the first is not.
+        They come after the first `since`. The runs follow their input, so that none ends by itself,
+        however fast the machine. Every fourth is killed while it starts, replays, or has hardly
+        begun; the first is not.
         """
         output = self.folder / "out" / f"{kind}.jsonl"
         for i in range(kills):
-            until = whole * (i + rng.random()) / (kills + 1)
+            until = since + whole * (i + rng.random()) / (kills + 1)
             with (self.folder / "log").open("w") as log:
-                process = self.start("run", "config.toml", stdout=log, stderr=log)
+                process = self.start("run", "config.toml", *arguments, stdout=log, stderr=log)
             if i % 4 == 3:
                 time.sleep(rng.uniform(0.0, 0.4))
             else:

@@ -140,7 +140,7 @@ def test_a_changed_option_is_refused_with_old_state(tmp_path):
     made.config.write_text(made.config.read_text().replace("0.05, bits", "0.5, bits"))
     done = made.call("run", "config.toml", "--until-eof")
     assert done.returncode == 1
-    assert "learner.rate: was 0.05, is 0.5" in done.stderr.splitlines()[-1]
+    assert "learner.rate: 0.05 -> 0.5" in done.stderr.splitlines()[-1]
 
 
 def test_a_saved_trainer_is_read_in_a_process_that_has_not_used_the_learner(tmp_path):

@@ -344,7 +344,7 @@ def test_what_is_a_shard_cannot_change(topics):
     one.project.config.write_text(text.replace("[input]", "[input]\nshards = 1"))
     done = one.project.call("run", "config.toml", "--until-eof")
     assert done.returncode == 1
-    assert "shards: was 'one for each partition', is 'one for all'" in done.stderr
+    assert "input.shards: one for each partition -> one for all" in done.stderr
     assert len(one.out("predictions")) == 300
 
 

@@ -327,7 +327,7 @@ def test_a_changed_learner_is_refused_with_the_difference_shown(project):
     (project.folder / "models.py").write_text(changed)
     refused = project.call("run", "config.toml", "--until-eof")
     assert refused.returncode == 1
-    assert "l2: was 0.0, is 0.5" in refused.stderr
+    assert "LogisticRegression.l2: 0.0 -> 0.5" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert project.run("--fresh")["learned"] == 100
     (archived,) = (project.folder / "state").glob("archived-*")
@@ -705,7 +705,7 @@ def test_an_input_elsewhere_with_the_same_names_is_refused(tmp_path):
     project.config.write_text(project.config.read_text().replace("jan", "./feb"))
     refused = project.call("run", "config.toml", "--until-eof")
     assert refused.returncode == 1
-    assert "input: was 'jan', is 'feb'" in refused.stderr
+    assert "input.input: jan -> feb" in refused.stderr
 
 
 def test_outputs_in_another_folder_are_never_cut(project):

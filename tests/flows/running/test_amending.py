@@ -1,0 +1,308 @@
+"""A config that defines the model otherwise than the saved state: what check says and run does."""
+
+import random
+import shutil
+from contextlib import closing
+
+import pytest
+from project import Project, events
+
+from midstream.engine.shard import amending, shard
+from midstream.engine.shard.shard import ResumeError
+from midstream.engine.state import encoding
+from midstream.engine.state.snapshot import pack, unpack
+from midstream.engine.training.trainer import Trainer
+from midstream.flows.claims.locks import StateLocks
+from midstream.flows.config.settings import load
+from midstream.flows.offline.inspect import inspect
+from midstream.flows.running import online
+
+FIRST, ALL = 3_000, 6_000
+CONFIG = """
+[metrics]
+names = ["accuracy", "f1"]
+window = 300
+[drift]
+detectors = ["adwin"]
+[replay]
+capacity = 40
+[state]
+snapshot_events = 1000
+commit_seconds = 0.02
+"""
+OWN = """
+from river import base, linear_model, preprocessing, tree
+
+class Mean(base.Transformer):
+    def __init__(self):
+        self.n = 0
+        self.total = 0.0
+
+    def learn_one(self, x):
+        self.n += 1
+        self.total += x["f0"]
+
+    def transform_one(self, x):
+        return {**x, "mean": self.total / self.n if self.n else 0.0}
+
+def make():
+    return Mean() | preprocessing.StandardScaler() | linear_model.LogisticRegression()
+"""
+LOGISTIC = 'learner = "logistic"'
+SCHEMA = "[features]\n" + "".join(f'f{i} = "number"\n' for i in range(4))
+
+
+def edit(what, old, new):
+    """Return a change of a project's config or module."""
+
+    def change(project):
+        path = project.config if what == "config" else project.folder / "models.py"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return change
+
+
+ROWS = {
+    "metric added": ("accepted", edit("config", '"f1"]', '"f1", "log_loss"]'), "metrics.log_loss"),
+    "metric removed": ("accepted", edit("config", ', "f1"', ""), "metrics.f1"),
+    "window shorter": ("accepted", edit("config", "window = 300", "window = 50"), "metrics.window"),
+    "window longer": ("accepted", edit("config", "window = 300", "window = 900"), "metrics.window"),
+    "fading": ("accepted", edit("config", "window", "fading = 0.9\nwindow"), "metrics.fading"),
+    "detector added": (
+        "accepted",
+        edit("config", '["adwin"]', '["adwin", "page_hinkley"]'),
+        "drift.page_hinkley",
+    ),
+    "detector removed": ("accepted", edit("config", '["adwin"]', "[]"), "drift.adwin"),
+    "detector's option": (
+        "accepted",
+        edit("config", "[replay]", "[drift.adwin]\ndelta = 0.01\n[replay]"),
+        "drift.adwin.delta",
+    ),
+    "replay smaller": ("accepted", edit("config", "= 40", "= 7"), "replay.capacity"),
+    "replay larger": ("accepted", edit("config", "= 40", "= 90"), "replay.capacity"),
+    "transformer's code mended": (
+        "asked",
+        edit("models", 'x["f0"]', 'x["f0"] * 2'),
+        "learner.Mean",
+    ),
+    "learner's option changed": (
+        "asked",
+        edit("models", "LogisticRegression()", "LogisticRegression(l2=0.01)"),
+        "learner.LogisticRegression.l2",
+    ),
+    "step added": (
+        "asked",
+        edit("models", "| linear", "| preprocessing.AdaptiveStandardScaler() | linear"),
+        "learner.AdaptiveStandardScaler",
+    ),
+    "another learner": (
+        "refused",
+        edit(
+            "models",
+            "    return Mean",
+            "    return tree.HoeffdingTreeClassifier()\n    return Mean",
+        ),
+        "learner.class",
+    ),
+}
+QUICK = {"window longer", "detector added", "replay smaller", "transformer's code mended",
+         "learner's option changed", "another learner"}  # fmt: skip
+SOME = [pytest.param(row, marks=[] if row in QUICK else [pytest.mark.slow]) for row in ROWS]
+
+
+def project(folder, n=FIRST, config=CONFIG, model=OWN):
+    made = Project(folder, model=model, config=config)
+    made.write(events(ALL)[:n])
+    return made
+
+
+def copied(base, folder):
+    """Return a project with the same state in another place."""
+    shutil.copytree(base.folder, folder)
+    made = Project.__new__(Project)
+    made.folder, made.config = folder, folder / "config.toml"
+    return made
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A project whose first half was learned."""
+    made = project(tmp_path_factory.mktemp("begun") / "p")
+    made.run()
+    made.write(events(ALL))
+    return made
+
+
+@pytest.mark.parametrize("row", SOME)
+def test_what_check_says_is_what_run_does_and_a_kill_repeats_nothing(row, begun, tmp_path):
+    """Of each change: the exit codes, the words, and the state after kills in the amended run."""
+    level, change, name = ROWS[row]
+    calm, killed = copied(begun, tmp_path / "calm"), copied(begun, tmp_path / "killed")
+    for each in (calm, killed):
+        change(each)
+    told = calm.call("check", "config.toml")
+    plain = calm.call("run", "config.toml", "--until-eof") if level != "accepted" else None
+    part, _, what = name.partition(".")
+    assert told.returncode == (level != "accepted")
+    row_of_table = next(
+        line for line in told.stdout.splitlines() if line.split()[:2] == [part, what]
+    ) if what else told.stdout  # fmt: skip
+    assert row_of_table
+    if plain is not None:
+        assert plain.returncode == 1
+        assert f"{part}." in plain.stderr.splitlines()[-1]
+        assert len(plain.stderr.splitlines()[-1]) < 500
+    asked = ["--amend"] * (level == "asked")
+    told = calm.call("check", "config.toml", *asked)
+    if level == "refused":
+        assert calm.call("run", "config.toml", "--until-eof", "--amend").returncode == 1
+        assert told.returncode == 1
+        return
+    assert told.returncode == 0, told.stdout
+    expected = calm.run(*asked)
+    assert expected["resumed_at"] == FIRST
+    assert "amend" in calm.call("history", "--config", "config.toml").stdout
+    whole = (calm.folder / "out" / "predictions.jsonl").stat().st_size
+    begun_at = (killed.folder / "out" / "predictions.jsonl").stat().st_size
+    killed.kill_along(2, whole - begun_at, random.Random(row), arguments=asked, since=begun_at)
+    got = killed.run(*asked)
+    assert (got["digest"], got["metrics"]) == (expected["digest"], expected["metrics"])
+    outputs = [each.folder / "out" / "predictions.jsonl" for each in (calm, killed)]
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+
+
+def kind_of(row):
+    """Return the kind of command of a row of the history."""
+    command = row["command"]
+    return command["kind"] if isinstance(command, dict) else "alarm"
+
+
+def amended_window(project, window=50):
+    project.config.write_text(
+        project.config.read_text().replace("window = 300", f"window = {window}")
+    )
+
+
+def test_another_run_that_holds_the_state_is_not_amended_under_it(begun, tmp_path):
+    """--amend waits for no one and changes nothing: it says who holds the state."""
+    one = copied(begun, tmp_path / "one")
+    edit("models", "LogisticRegression()", "LogisticRegression(l2=0.01)")(one)
+    with closing(StateLocks(one.folder / "state")) as locks:
+        locks.enter()
+        locks.take("000")
+        said = one.call("run", "config.toml", "--until-eof", "--amend").stderr
+    assert "another run holds this state" in said
+    assert one.run("--amend")["resumed_at"] == FIRST
+
+
+def test_shards_that_were_not_amended_yet_are_by_the_next_run(tmp_path):
+    """A run that ends after one of three shards was amended: the others follow, none twice."""
+    one = Project(tmp_path / "p", config=CONFIG + '[input]\npath = "in"\nshards = "partition"\n')
+    (one.folder / "in").mkdir()
+    for name in "abc":
+        one.write(events(900, seed=ord(name)), f"in/{name}.jsonl")
+    first = one.run()
+    amended_window(one)
+    place = one.folder / "state" / "shards" / "001"
+    aside = tmp_path / "aside"
+    shutil.copytree(place, aside)
+    damaged = max(place.glob("journal-*"))
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[:10] + b"x" + data[11:])
+    assert one.call("run", "config.toml", "--until-eof").returncode == 1
+    shutil.rmtree(place)
+    shutil.copytree(aside, place)
+    said = one.call("check", "config.toml").stdout
+    assert "saved state of shard 000: `run` goes on from it" in said
+    assert "saved state of shard 001, 002: `run` takes it" in said
+    again = one.run()
+    assert again["learned"] == 0
+    assert first["digest"].keys() == again["digest"].keys()
+    history = one.operate("history")
+    amended = sorted(row["shard"] for row in history if kind_of(row) == "amend")
+    assert amended == ["000", "001", "002"]
+
+
+def test_a_version_from_before_is_amended_and_rewound_across(begun, tmp_path):
+    """Restored it is as the config has it; rewound, the amendment is where it was."""
+    one, calm = copied(begun, tmp_path / "one"), copied(begun, tmp_path / "calm")
+    amended_window(one)
+    amended_window(calm)
+    one.run()
+    expected = calm.run()
+    one.operate("restore", "1", "--yes")
+    restored = one.run()
+    assert restored["learned"] == 0
+    assert restored["seen"] == FIRST
+    one.operate("restore", "1", "--rewind", "--yes")
+    rewound = one.run()
+    assert rewound["digest"] == expected["digest"]
+    kinds = [kind_of(row) for row in one.operate("history")]
+    assert kinds.count("amend") == 1
+
+
+def libraries(**versions):
+    return lambda: (
+        {"python": "3.11.7", "river": "0.26.1", "numpy": "2.4.6", "numba": "0.66.0"} | versions
+    )
+
+
+@pytest.mark.parametrize(
+    ("library", "other"),
+    [("python", "3.12.1"), ("river", "0.25.0"), ("numpy", "1.26.4"), ("numba", "0.61.0")],
+)
+def test_other_versions_are_taken_where_predictions_come_out_equal(
+    library, other, tmp_path, monkeypatch
+):
+    """The same under another version: a warning, and it goes on; the journal tells of it."""
+    one = project(tmp_path / "p")
+    monkeypatch.setattr(amending, "libraries", libraries())
+    monkeypatch.setattr(shard, "libraries", libraries())
+    first = online.run(load(one.config), until_eof=True)
+    monkeypatch.setattr(amending, "libraries", libraries(**{library: other}))
+    monkeypatch.setattr(shard, "libraries", libraries(**{library: other}))
+    report = inspect(load(one.config), 100)
+    found = next(f for f in report.findings if f.what.startswith("saved state"))
+    assert found.ok
+    assert f"libraries  {library}" in found.table[1]
+    assert "come out equal" in found.table[1]
+    again = online.run(load(one.config), until_eof=True)
+    assert (again.digest, again.learned) == (first.digest, 0)
+    assert "amend" in map(kind_of, one.operate("history"))
+
+
+def test_other_versions_are_refused_where_predictions_differ(tmp_path, monkeypatch):
+    """The first event that is predicted otherwise is shown with both predictions."""
+    one = project(tmp_path / "p")
+    online.run(load(one.config), until_eof=True)
+    monkeypatch.setattr(amending, "libraries", libraries(numpy="1.0"))
+    real = Trainer.proof
+    monkeypatch.setattr(
+        Trainer, "proof", lambda self: [line.replace("=0.", "=0.0") for line in real(self)]
+    )
+    with pytest.raises(ResumeError, match=r"numpy: .* -> 1\.0 \(other predictions: e\d+: .* is "):
+        online.run(load(one.config), until_eof=True)
+
+
+def test_a_state_of_a_newer_schema_is_refused_by_name(begun, tmp_path):
+    """Of the trainer, or with a part that this version does not know."""
+    for name, old, new in (
+        ("schema", "schema 2, this version reads 1", {"schema": 2}),
+        ("part", "part 'quality' that this version does not know", {}),
+    ):
+        one = copied(begun, tmp_path / name)
+        for path in (one.folder / "state" / "shards" / "000").glob("snapshot-*"):
+            snapshot = unpack(path.read_bytes(), path.name)
+            about = encoding.decode(snapshot.parts["trainer"])
+            snapshot.parts["trainer"] = encoding.encode(about | new)
+            if not new:
+                snapshot.parts["quality"] = b""
+            path.write_bytes(pack(snapshot))
+        told = one.call("check", "config.toml")
+        assert told.returncode == 1
+        assert old in told.stdout
+        done = one.call("run", "config.toml", "--until-eof")
+        assert old in done.stderr
