@@ -4,24 +4,16 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cached_property
-from typing import TYPE_CHECKING
 
-from midstream.connectors.decode.decoder import Decoder, make_decoder, make_table_decoder
-from midstream.connectors.decode.notation import Notation
+from midstream.connectors.decode.decoder import Decoding
 from midstream.connectors.files.input import FileInput
-from midstream.connectors.input import Block, Decoded, TableBlock, Work
+from midstream.connectors.input import Decoded, Input, Work
 from midstream.connectors.kafka.consumer import Consumer
-from midstream.connectors.kafka.input import TopicInput
-from midstream.connectors.kafka.messages import MessageBlock, MessageDecoder
 from midstream.engine.events.batch import EventBatch
 from midstream.flows.config.settings import Settings
 from midstream.flows.config.tables import nearest
 from midstream.flows.inputs.topics import open_consumer, open_topic
 from midstream.flows.logs import log
-
-if TYPE_CHECKING:
-    from midstream.connectors.decode.arrow_decoder import TableDecoder
 
 __all__ = ["IDLE", "Reader", "open_reader", "without_labels"]
 
@@ -55,51 +47,42 @@ class Reader:
         added: Collection[int] = (),
         wants_labels: bool = True,
     ) -> None:
-        self._settings = settings
-        self.notation = Notation(settings.input.fields, settings.model.labels)
-        self._told: set[str] = set()
         fields = settings.input.fields
+        decoding = Decoding(
+            settings.model.task,
+            fields,
+            settings.features,
+            labels=settings.model.labels,
+            max_record_bytes=settings.input.max_record_bytes,
+        )
+        self.notation = decoding.notation
+        self._told: set[str] = set()
         self._label = None if fields is None or not wants_labels else fields.label
         self._unlabelled = 0
         self._near = ""
         self.block_bytes = _COLUMN_BLOCK_BYTES if settings.features else _BLOCK_BYTES
-        self._decoders: dict[str, Decoder] = {}  # one each: a CSV file has a header of its own
-        self.input: FileInput | TopicInput
+        self.input: Input
         if consumer is not None:
-            self.input = open_topic(settings, consumer, part, until_eof=until_eof, added=added)
+            self.input = open_topic(
+                settings, consumer, part, until_eof=until_eof, added=added, decoding=decoding
+            )
             return
+        assert not isinstance(settings.input.start, float), "a file has no index by time"
         self.input = FileInput(
             settings.input.path or "",
             settings.root,
             part=part,
             format_=settings.input.format,
             order=settings.input.order,
+            start=settings.input.start,
             until_eof=until_eof,
             max_record_bytes=settings.input.max_record_bytes,
-            tables=lambda: self._tables,
-        )
-
-    @cached_property
-    def _tables(self) -> "TableDecoder":
-        settings = self._settings
-        return make_table_decoder(
-            settings.model.task, settings.input.fields, settings.features, self.notation
-        )
-
-    @cached_property
-    def _messages(self) -> MessageDecoder:
-        settings = self._settings
-        return MessageDecoder(
-            settings.model.task,
-            settings.input.fields,
-            settings.features,
-            settings.input.max_record_bytes,
-            self.notation,
+            decoding=decoding,
         )
 
     def decode(self, work: Work) -> Decoded:
         """Decode a block into a batch and what of it is rejected."""
-        decoded = self._decode(work)
+        decoded = self.input.decode(work)
         for unit in sorted(self.notation.units - self._told):
             self._told.add(unit)
             log.info("time_unit", taken=unit, why="by the size of the numbers, see input.fields")
@@ -125,23 +108,6 @@ class Reader:
                 why=without_labels(self._label, self._near),
             )  # fmt: skip
             self._label = None
-
-    def _decode(self, work: Work) -> Decoded:
-        if isinstance(work.block, TableBlock):
-            return work.block.form.decode(work.block)
-        if isinstance(work.block, MessageBlock):
-            return self._messages.decode(work.block)
-        assert isinstance(work.block, Block)
-        name = work.block.partition
-        if name not in self._decoders:
-            self._decoders[name] = make_decoder(
-                self._settings.model.task,
-                self._settings.input.fields,
-                self.input.csv_options(name),
-                self._settings.features,
-                self.notation,
-            )
-        return self._decoders[name].decode(work.block)
 
     def __iter__(self) -> Iterator[tuple[Work, Decoded]]:
         while True:
@@ -175,8 +141,7 @@ def open_reader(settings: Settings) -> Iterator[Reader]:
     consumer = None if settings.input.topic is None else open_consumer(settings)
     reader = Reader(settings, until_eof=True, consumer=consumer)
     try:
-        if consumer is not None:
-            reader.input.seek({})
+        reader.input.seek({}, {})
         yield reader
     finally:
         reader.input.close()

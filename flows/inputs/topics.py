@@ -10,6 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
+from midstream.connectors.decode.decoder import Decoding
 from midstream.connectors.input import InputError
 from midstream.connectors.kafka.consumer import (
     Consumer,
@@ -139,6 +140,7 @@ def open_topic(
     *,
     until_eof: bool,
     added: Collection[int] = (),
+    decoding: Decoding | None = None,
 ) -> TopicInput:
     """Return the input of a shard: one partition of the topic, or all of them."""
     parts = [index_of(part)] if part else consumer.partitions(_seconds(settings))
@@ -150,6 +152,7 @@ def open_topic(
         on_lost=settings.input.on_lost,
         seconds=_seconds(settings),
         added=added,
+        decoding=decoding,
     )
 
 

@@ -720,7 +720,7 @@ def _lows(settings: Settings) -> dict[str, int]:
     try:
         reader = Reader(settings, until_eof=True, consumer=consumer)
         try:
-            return dict(reader.input.lows())
+            return dict(reader.input.oldest())
         finally:
             reader.input.close()
     finally:

@@ -23,9 +23,7 @@ from midstream.connectors.files.input import normal_path
 from midstream.connectors.files.rotation import is_rotated
 from midstream.connectors.input import Decoded, InputError, Work
 from midstream.connectors.kafka.consumer import Consumer, NoAnswerError, partition_name
-from midstream.connectors.kafka.input import TopicInput
 from midstream.connectors.kafka.journal import KafkaJournal, Signature
-from midstream.connectors.kafka.messages import MessageBlock
 from midstream.engine.basics.errors import ExpectedError
 from midstream.engine.basics.storage import BackgroundStorage, LocalStorage, raise_limit, replace
 from midstream.engine.events.batch import EventBatch
@@ -91,7 +89,6 @@ _RESCAN_SECONDS = 5.0
 _LOOK_SECONDS = 1.0  # to wait for an answer that is not urgent
 _CONFIRM_SECONDS = 10.0  # to wait for an answer that a commit waits for
 _REPORT_SECONDS = 10.0
-_TELL_SECONDS = 5.0  # after which the group is told again what did not arrive
 _TOLD = 20  # events that the learner raised on, of each of which the log tells within that
 _SHOWN = 200  # characters of what it raised
 
@@ -418,7 +415,7 @@ class Room:
             fetch=self._fetch_version,
             outbox=self._outbox if settings.versions.enabled else None,
             keep_from=0 if settings.versions.enabled else math.inf,
-            check_input=run.check_input,
+            check_input=self._confirm,
             reject=self._encode_rejected if settings.model.on_error == "reject" else None,
             careful=run.careful,
             error_limit=settings.model.error_limit,
@@ -426,17 +423,11 @@ class Room:
         for note in self.shard.notes:
             log.warning("snapshot_unusable", shard=name, reason=note)
         self._tell_of_lost_outputs()
-        if isinstance(self.input, TopicInput):
-            self.input.seek(self.shard.positions)
-        else:
-            self.input.seek(self.shard.cursors, self.shard.known)
+        self.input.seek(self.shard.positions, self.shard.known)
         self._counts, self._tally = Summary(), Tally()  # of what is not committed yet
         self._settled = self.journal.end
         self._published: dict[str, int] = {}  # by partition, up to where
         self._committed: dict[str, int] = {}
-        self._told: dict[int, int] = {}  # to the consumer group
-        self._told_at = 0.0
-        self._untold = 0
         self._to_begin = False
         if not self.input.names and not run.until_eof:
             log.info("waiting", shard=name, input=settings.input_path, note="no files there yet")
@@ -450,12 +441,14 @@ class Room:
         self._waiting: set[str] = set()
         self._fetched: Future[Item] | None = None  # the next block, if it is read ahead
 
+    def _confirm(self) -> None:
+        """Raise InputError if what was read may not be of the input that it was taken for."""
+        self.run.check_outage()
+        self.input.confirm(_CONFIRM_SECONDS)
+
     def _begin(self) -> None:
-        """Journal where reading begins, where that is not at the start."""
-        source = self.run.settings.input
-        if source.topic is None and not (source.start == "latest" and self.shard.untouched):
-            return
-        for work in self.input.begin():
+        """Journal where reading begins, where the input says so."""
+        for work in self.input.begin(untouched=self.shard.untouched):
             nothing = EventBatch([], [], partition=work.span.partition, index=-1)
             self.shard.publish(self.shard.step(work.span, nothing, []), {})
         self.shard.commit()
@@ -534,7 +527,7 @@ class Room:
             log.info("input_unfinished", shard=self.name, input=name, note="it is tried again")
         self._waiting = set(self.input.waiting)
         block = None if found.work is None else found.work.block
-        if isinstance(block, MessageBlock) and not block.messages.values:  # it was deleted
+        if block is not None and not block.size:  # what was in it is deleted
             self.shard.snapshot_soon()
         if found.work is None and not self.run.until_eof:
             now = time.monotonic()
@@ -566,7 +559,7 @@ class Room:
         try:
             done = self.shard.carry_out(
                 command.order,
-                lows=lambda: self._reading(self.input.lows),
+                lows=lambda: self._reading(self.input.oldest),
                 prepared=command.snapshot,
             )
         except NoAnswerError as error:  # nothing was done
@@ -746,10 +739,7 @@ class Room:
         return None
 
     def settle(self) -> None:
-        """After a commit: count what is in it, and tell the brokers how far the input was learned.
-
-        The latter is for tools that show lag; nothing of ours reads it.
-        """
+        """After a commit: count what is in it, and tell the input how far it was learned."""
         if self.run.registrar is not None:
             self.run.registrar.visit(self.shard)
         if self.journal.end != self._settled:
@@ -760,24 +750,8 @@ class Room:
             self.run.summary.count(counts)
             tally, self._tally = self._tally, Tally()
             self.run.tallies.setdefault(self.name, Tally()).join(tally)
-        if isinstance(self.input, TopicInput) and not self.shard.replaying:
-            self._tell_lag(self.input)
-
-    def _tell_lag(self, topic: TopicInput) -> None:
-        """Tell the group how far the input was learned, where that has changed or did not arrive.
-
-        That goes past what is no message, such as the end of a transaction, of which the journal
-        does not know.
-        """
-        consumer = self.run.consumer
-        if consumer is None:
-            return
-        told = topic.told(self._committed)
-        now = time.monotonic()
-        again = consumer.untold != self._untold and now - self._told_at > _TELL_SECONDS
-        if told != self._told or again:
-            self._told, self._told_at, self._untold = told, now, consumer.untold
-            consumer.commit(told)
+        if not self.shard.replaying:
+            self.input.settle(self._committed)
 
     def close(self) -> None:
         """Close files; what is not committed, or was read ahead, is left to the next resume."""
@@ -1007,12 +981,10 @@ class Run:
                 self._known.add(name)
                 log.warning("input_new", input=name, action="it is taken up by a restart")
 
-    def check_input(self) -> None:
-        """Raise InputError if what was taken may not be of the topic that it was taken for."""
+    def check_outage(self) -> None:
+        """Raise the outage that another shard has waited for in vain: it is waited for once."""
         if isinstance(self.failure, UnavailableError | NoAnswerError):
-            raise self.failure  # it was waited for once
-        if self.consumer is not None:
-            self.consumer.confirm(_CONFIRM_SECONDS)
+            raise self.failure
 
     def close(self) -> None:
         """Close every shard's files."""
