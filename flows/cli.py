@@ -121,8 +121,9 @@ def run(
     With --processes, shards (partitions) are shared among so many processes, under a supervisor.
     Several hosts share them with --host.
     """
-    from midstream.flows.config.settings import load
     from midstream.flows.config.tables import ConfigError
+    from midstream.flows.inputs.catalogue import kind_of
+    from midstream.flows.loading import load
     from midstream.flows.operating.operations import operator
     from midstream.flows.running import online, rooms, supervisor
     from midstream.flows.running.rooms import Share
@@ -140,7 +141,7 @@ def run(
         return
     with one_line_errors(running=False, as_json=as_json), model_prints():
         settings = load(config)
-        if host[1] > 1 and settings.input.topic is None:
+        if host[1] > 1 and not kind_of(settings.input).across_hosts:
             raise ConfigError(
                 f"{settings.file}: --host is for topics: files get their numbers in a state folder"
             )
@@ -194,7 +195,7 @@ def _run_share(
     adopt: bool,
 ) -> None:
     """Be one of the processes of a supervisor."""
-    from midstream.flows.config.settings import load
+    from midstream.flows.loading import load
     from midstream.flows.operating.operations import operator
     from midstream.flows.running import online, supervisor
 
@@ -229,7 +230,7 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
     Every event is predicted, scored, then learned, in one pass: metrics and digest are those that
     a new `run` would give.
     """
-    from midstream.flows.config.settings import load
+    from midstream.flows.loading import load
     from midstream.flows.offline import evaluation
     from midstream.flows.running import online, rooms
 
@@ -237,9 +238,7 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
         settings = load(config)
         if path is not None:
             path = path if path == "-" else str(Path(path).absolute())
-            settings = msgspec.structs.replace(
-                settings, input=msgspec.structs.replace(settings.input, path=path, topic=None)
-            )
+            settings = settings.reading(path)
         online.preflight(settings)
     with one_line_errors(running=True, as_json=as_json), model_prints():
         summary, _ = evaluation.evaluate(settings)
@@ -271,8 +270,8 @@ def init_topics(config: Path, *, partitions: int, replicas: int, as_json: bool) 
     Outputs and journal get as many partitions as the input; a journal that is there gets more if
     the input has. The journal's topic keeps everything.
     """
-    from midstream.flows.config.settings import load
     from midstream.flows.inputs.topics import create_topics
+    from midstream.flows.loading import load
 
     with one_line_errors(running=True, as_json=as_json):
         made = create_topics(load(config), partitions, replicas)
@@ -310,7 +309,7 @@ def send(
     FILE is plain or gzip; - is standard input. Messages with the same key go to the same
     partition. How many the brokers acknowledged is told, also after Ctrl-C.
     """
-    from midstream.flows.config.settings import load
+    from midstream.flows.loading import load
     from midstream.flows.offline import send as sending
 
     with one_line_errors(running=False, as_json=as_json):
@@ -349,7 +348,7 @@ def check(config: Path, sample: int, *, as_json: bool) -> None:
     They are tried on the first events; nothing is written. The exit code is 1 if something is
     wrong.
     """
-    from midstream.flows.config.settings import load
+    from midstream.flows.loading import load
     from midstream.flows.offline.inspect import inspect
 
     with one_line_errors(running=False, as_json=as_json), model_prints():

@@ -49,7 +49,7 @@ def test_the_five_lines_that_load_a_version_run_as_they_stand(tmp_path):
 def test_the_configs_shown_load(tmp_path):
     """The README's TOML is a config that loads."""
     from midstream.flows.config.factory import make_model
-    from midstream.flows.config.settings import load
+    from midstream.flows.loading import load
 
     blocks = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     config = tmp_path / "config.toml"

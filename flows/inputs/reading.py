@@ -1,21 +1,20 @@
-"""The input of a config, decoded: files or topics, a block at a time."""
+"""The input of a config, decoded, a block at a time."""
 
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import timedelta
 
 from midstream.connectors.decode.decoder import Decoding
-from midstream.connectors.files.input import FileInput
 from midstream.connectors.input import Decoded, Input, Work
-from midstream.connectors.kafka.consumer import Consumer
 from midstream.engine.events.batch import EventBatch
 from midstream.flows.config.settings import Settings
 from midstream.flows.config.tables import nearest
-from midstream.flows.inputs.topics import open_consumer, open_topic
+from midstream.flows.inputs.catalogue import kind_of
+from midstream.flows.inputs.kind import Source
 from midstream.flows.logs import log
 
-__all__ = ["IDLE", "Reader", "open_reader", "without_labels"]
+__all__ = ["IDLE", "Reader", "oldest_positions", "open_reader", "without_labels"]
 
 IDLE = timedelta(milliseconds=50)
 """How long nothing is asked for after there was nothing."""
@@ -29,10 +28,10 @@ class Reader:
 
     Parameters
     ----------
-    part
-        Only the partition (file) of this name; None: all of them.
-    consumer, added
-        From which a topic is read, and its partitions that were not there at first.
+    source
+        What the process reads.
+    part, added
+        As of `Source.open`.
     wants_labels
         Whether to warn where no event has a label: its field may be called otherwise.
     """
@@ -40,11 +39,10 @@ class Reader:
     def __init__(
         self,
         settings: Settings,
-        *,
-        until_eof: bool,
+        source: Source,
         part: str | None = None,
-        consumer: Consumer | None = None,
-        added: Collection[int] = (),
+        *,
+        added: bool = False,
         wants_labels: bool = True,
     ) -> None:
         fields = settings.input.fields
@@ -61,24 +59,7 @@ class Reader:
         self._unlabelled = 0
         self._near = ""
         self.block_bytes = _COLUMN_BLOCK_BYTES if settings.features else _BLOCK_BYTES
-        self.input: Input
-        if consumer is not None:
-            self.input = open_topic(
-                settings, consumer, part, until_eof=until_eof, added=added, decoding=decoding
-            )
-            return
-        assert not isinstance(settings.input.start, float), "a file has no index by time"
-        self.input = FileInput(
-            settings.input.path or "",
-            settings.root,
-            part=part,
-            format_=settings.input.format,
-            order=settings.input.order,
-            start=settings.input.start,
-            until_eof=until_eof,
-            max_record_bytes=settings.input.max_record_bytes,
-            decoding=decoding,
-        )
+        self.input: Input = source.open(part, decoding, added=added)
 
     def decode(self, work: Work) -> Decoded:
         """Decode a block into a batch and what of it is rejected."""
@@ -130,7 +111,7 @@ def without_labels(field: str, near: str = "") -> str:
 
 
 @contextmanager
-def open_reader(settings: Settings) -> Iterator[Reader]:
+def open_reader(settings: Settings, *, wants_labels: bool = True) -> Iterator[Reader]:
     """Read the whole input from its beginning to its present end, apart from any run.
 
     Raises
@@ -138,12 +119,22 @@ def open_reader(settings: Settings) -> Iterator[Reader]:
     InputError
         If it is not there.
     """
-    consumer = None if settings.input.topic is None else open_consumer(settings)
-    reader = Reader(settings, until_eof=True, consumer=consumer)
-    try:
-        reader.input.seek({}, {})
-        yield reader
-    finally:
-        reader.input.close()
-        if consumer is not None:
-            consumer.close()
+    with closing(kind_of(settings.input).connect(settings, until_eof=True)) as source:
+        reader = Reader(settings, source, wants_labels=wants_labels)
+        with closing(reader.input):
+            reader.input.seek({}, {})
+            yield reader
+
+
+def oldest_positions(settings: Settings) -> dict[str, int]:
+    """Return the oldest position of each partition that can be read again.
+
+    Raises
+    ------
+    InputError
+        If there is none, or nobody says.
+    """
+    with closing(kind_of(settings.input).connect(settings, until_eof=True)) as source:
+        reader = Reader(settings, source)
+        with closing(reader.input):
+            return dict(reader.input.oldest())

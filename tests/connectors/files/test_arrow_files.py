@@ -477,7 +477,7 @@ import midstream
 from pathlib import Path
 from midstream.flows import cli
 from midstream.flows.inputs import reading
-from midstream.flows.config import settings
+from midstream.flows.loading import load
 from midstream.flows.offline import survey
 root = Path({str(tmp_path)!r})
 for name in ("e.jsonl", "e.arrow"):
@@ -485,8 +485,8 @@ for name in ("e.jsonl", "e.arrow"):
         '[model]\\nlearner = "logistic"\\ntask = "binary"\\n[input]\\npath = "' + name + '"\\n'
     )
     try:
-        reader = reading.Reader(settings.load(root / "c.toml"), until_eof=True)
-        print(sum(len(decoded.batch) for _, decoded in reader))
+        with reading.open_reader(load(root / "c.toml")) as reader:
+            print(sum(len(decoded.batch) for _, decoded in reader))
         survey.survey(root / name)
     except ValueError as error:
         print(error)

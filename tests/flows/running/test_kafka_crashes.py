@@ -24,7 +24,7 @@ from midstream.connectors.kafka import input as kafka_input
 from midstream.connectors.kafka.consumer import NoAnswerError
 from midstream.engine.shard.journal import JournalError, UnavailableError
 from midstream.engine.shard.shard import EventError, Shard
-from midstream.flows.config.settings import load
+from midstream.flows.loading import load
 from midstream.flows.running import online, rooms
 
 SEEDS = int(os.environ.get("MIDSTREAM_KAFKA_FLOW_SEEDS", "300"))
