@@ -175,7 +175,7 @@ def _learn(folder: Path, name: str, files: int) -> Sample:
 def _made(folder: Path) -> dict[str, int]:
     """Return how many versions there are, and the size of the last one's parts."""
     from midstream.flows.claims.registry import open_registry
-    from midstream.flows.config.settings import load
+    from midstream.flows.loading import load
 
     settings = load(folder / "midstream.toml")
     if not settings.versions.enabled:

@@ -18,7 +18,7 @@ from sides import command, environment
 from midstream.engine.registry.database import RegistryError
 from midstream.engine.registry.registry import Registry
 from midstream.flows.claims.registry import open_registry
-from midstream.flows.config.settings import load
+from midstream.flows.loading import load
 
 T = TypeVar("T")
 

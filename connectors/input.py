@@ -1,25 +1,39 @@
-"""What an input hands over: blocks of whole records, and what was made of them."""
+"""The contract of an input, and what it hands over: blocks of whole records, and their events.
 
+To add an input, implement `Input` and bring a kind for the config that opens it
+(`midstream.flows.inputs.kind`); CONTRIBUTING.md has the steps.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 from midstream.engine.basics.errors import ExpectedError
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import Rejected
-from midstream.engine.shard.journal import Range
+from midstream.engine.shard.journal import Cursor, Range
 
 __all__ = [
+    "NOT_THERE",
     "AnyBlock",
     "Block",
+    "Cursor",
     "Decoded",
     "Format",
+    "Input",
     "InputError",
     "Position",
+    "Range",
     "RowDecoder",
     "TableBlock",
     "TextFormat",
     "Work",
 ]
+
+
+NOT_THERE = 2**62
+"""The oldest position of a partition of which nothing is there."""
 
 
 class InputError(ExpectedError, ValueError):
@@ -112,7 +126,10 @@ class AnyBlock(Protocol):
 
     @property
     def size(self) -> int:
-        """Its length in bytes, as `read` is told how long a block may be."""
+        """Its length in bytes, as `read` is told how long a block may be.
+
+        0: no record of its range is there any more.
+        """
         ...
 
 
@@ -185,3 +202,159 @@ class Work(NamedTuple):
     block: AnyBlock
     span: Range
     final: bool = True
+
+
+class Input(ABC):
+    """The input of one shard: partitions, each read in order, with a position in each.
+
+    The journal decides what was learned, and the input obeys it. After a crash the shard asks for
+    the ranges of the journal again (`replay`), then for new records (`read`). So the contract is:
+
+    - A record has a position in its partition: an integer that rises and never changes.
+    - `read` returns whole records. The `Work` that it returns holds a block, and the `Range` that
+      the journal will hold: its partition, where it starts, where it stops, and what else tells
+      later whether the same records are still there. Each range starts where the last one of its
+      partition stopped.
+    - `replay` of a range returns the same records, bit for bit, or raises `InputError`. It may
+      return them in other pieces than `read` did.
+    - `decode` depends on the records alone, not on how they were cut into blocks.
+    - No method waits for records that are not there yet. A run calls all methods of an input from
+      one thread at a time; `decode` and `read` may be called from another than `confirm`.
+
+    Partitions have names, which the journal keeps. In a shard that has several inputs, no two of
+    them have a partition of the same name.
+    """
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """The names of the partitions that are known now, in the order in which they are read."""
+
+    @abstractmethod
+    def has(self, partition: str) -> bool:
+        """Whether a partition that the journal names is of this input, be it there now or not."""
+
+    @abstractmethod
+    def seek(self, cursors: Mapping[str, Cursor], known: Mapping[str, Cursor]) -> None:
+        """Go to where the shard goes on. Called once, before anything is read.
+
+        Parameters
+        ----------
+        cursors
+            Where each partition that was read before goes on: before what is to be replayed.
+        known
+            Where each was read to: after what is to be replayed. Equal to `cursors` if nothing is.
+
+        Raises
+        ------
+        InputError
+            If what the cursors are of is not the input that is there now.
+        """
+
+    def begin(self, *, untouched: bool) -> list[Work]:
+        """Return empty ranges that say where reading begins, for partitions where that matters.
+
+        Called when nothing is to be replayed, before `read`; and again after each replay. The shard
+        journals the ranges, so that a later start finds the same beginning.
+
+        Parameters
+        ----------
+        untouched
+            Whether the shard never applied any input.
+        """
+        del untouched
+        return []
+
+    @abstractmethod
+    def read(self, max_bytes: int) -> Work | None:
+        """Return the next block of new records; None if there is none now.
+
+        Parameters
+        ----------
+        max_bytes
+            Length to aim at. A longer record comes alone.
+
+        Raises
+        ------
+        InputError
+            If the input cannot be read any further. What was returned before is sound.
+        """
+
+    @abstractmethod
+    def decode(self, work: Work) -> Decoded:
+        """Return the events of a block that `read` or `replay` gave, and what of it is rejected.
+
+        Both are in the order of the records. Bad records are rejected; they raise nothing.
+        """
+
+    @abstractmethod
+    def replay(self, span: Range, max_bytes: int) -> Work | None:
+        """Read a range of the journal again, a block a call, until one is `final`.
+
+        None where its records have not come yet; the call is then repeated.
+
+        Raises
+        ------
+        InputError
+            If the records are gone, or are not those that were learned.
+        """
+
+    @abstractmethod
+    def rewind(self, cursors: Mapping[str, Cursor]) -> None:
+        """Go back to cursors; the ranges after them are replayed next."""
+
+    @abstractmethod
+    def oldest(self) -> Mapping[str, int]:
+        """Return, by partition, the oldest position that can still be read.
+
+        Of a partition that was read before and is not there, the mapping gives `NOT_THERE`.
+
+        Raises
+        ------
+        InputError
+            If nobody can say it now; it is asked again later.
+        """
+
+    def rescan(self) -> list[str]:
+        """Look for new partitions; return the names of those that were not told yet.
+
+        Called every few seconds while nothing comes.
+        """
+        return []
+
+    @property
+    def waiting(self) -> Set[str]:
+        """Names of partitions whose next record is begun and not whole yet."""
+        return frozenset()
+
+    @property
+    @abstractmethod
+    def ended(self) -> bool:
+        """Whether `read` will never return a block again."""
+
+    def confirm(self, seconds: float) -> None:  # noqa: B027 not every input can ask
+        """Raise if what was read since the last call may be of another input.
+
+        Called before each commit, so that nothing of it is committed then.
+
+        Parameters
+        ----------
+        seconds
+            How long it may take to ask.
+
+        Raises
+        ------
+        InputError
+            If it is of another input, or nobody can say it.
+        """
+
+    def settle(self, learned: Mapping[str, int]) -> None:  # noqa: B027 not every input tells
+        """Take note of up to which positions the partitions were learned, and that is committed.
+
+        For tools that show how far a consumer is; nothing is read back. Called often: return at
+        once where nothing has changed.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of all that is open. Called once, also after an error."""

@@ -129,8 +129,9 @@ def run(
     With --processes, a supervisor runs the shards (partitions) in several processes. With --host,
     several hosts share them.
     """
-    from midstream.flows.config.settings import load
     from midstream.flows.config.tables import ConfigError
+    from midstream.flows.inputs.catalogue import kind_of
+    from midstream.flows.loading import load
     from midstream.flows.operating.operations import operator
     from midstream.flows.running import online, rooms, supervisor
     from midstream.flows.running.rooms import Share
@@ -149,7 +150,7 @@ def run(
         return
     with one_line_errors(running=False, as_json=as_json), model_prints():
         settings = load(config)
-        if host[1] > 1 and settings.input.topic is None:
+        if host[1] > 1 and not kind_of(settings.input).across_hosts:
             raise ConfigError(
                 f"{settings.file}: --host is for topics: files get their numbers in a state folder"
             )
@@ -207,7 +208,7 @@ def _run_share(
     adopt: bool,
 ) -> None:
     """Be one of the processes of a supervisor."""
-    from midstream.flows.config.settings import load
+    from midstream.flows.loading import load
     from midstream.flows.operating.operations import operator
     from midstream.flows.running import online, supervisor
 
@@ -246,7 +247,7 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
     The command predicts, scores, then learns every event, in one pass. Metrics and digest equal
     those of a new `run`.
     """
-    from midstream.flows.config.settings import load
+    from midstream.flows.loading import load
     from midstream.flows.offline import evaluation
     from midstream.flows.running import online, rooms
 
@@ -254,9 +255,7 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
         settings = load(config)
         if path is not None:
             path = path if path == "-" else str(Path(path).absolute())
-            settings = msgspec.structs.replace(
-                settings, input=msgspec.structs.replace(settings.input, path=path, topic=None)
-            )
+            settings = settings.reading(path)
         online.preflight(settings)
     with one_line_errors(running=True, as_json=as_json), model_prints():
         summary, _ = evaluation.evaluate(settings)
@@ -288,8 +287,8 @@ def init_topics(config: Path, *, partitions: int, replicas: int, as_json: bool) 
     Outputs and journal get as many partitions as the input. A journal that has fewer partitions
     than the input gets more. The topic of the journal is created without retention.
     """
-    from midstream.flows.config.settings import load
     from midstream.flows.inputs.topics import create_topics
+    from midstream.flows.loading import load
 
     with one_line_errors(running=True, as_json=as_json):
         made = create_topics(load(config), partitions, replicas)
@@ -327,7 +326,7 @@ def send(
     FILE is plain or gzip; - is standard input. Messages with the same key go to the same
     partition. The command prints how many messages the brokers acknowledged, also after Ctrl-C.
     """
-    from midstream.flows.config.settings import load
+    from midstream.flows.loading import load
     from midstream.flows.offline import send as sending
 
     with one_line_errors(running=False, as_json=as_json):
@@ -367,7 +366,7 @@ def check(config: Path, sample: int, *, amend: bool, as_json: bool) -> None:
     The command tries them on the first events, compares the saved state with CONFIG, and writes
     nothing. The exit code is 1 if something is wrong, or if `run` would refuse the saved state.
     """
-    from midstream.flows.config.settings import load
+    from midstream.flows.loading import load
     from midstream.flows.offline.inspect import inspect
 
     with one_line_errors(running=False, as_json=as_json), model_prints():

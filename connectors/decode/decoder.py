@@ -1,5 +1,6 @@
 """The decoder of an input: blocks to batches of events."""
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from midstream.connectors.decode.column_decoder import ColumnDecoder
@@ -10,11 +11,12 @@ from midstream.connectors.decode.json_decoder import JsonDecoder
 from midstream.connectors.decode.notation import Notation
 from midstream.connectors.input import Block, Decoded, InputError
 from midstream.engine.events.event import Task
+from midstream.engine.events.rules import LabelKind
 
 if TYPE_CHECKING:
     from midstream.connectors.decode.arrow_decoder import TableDecoder
 
-__all__ = ["Decoder", "make_decoder", "make_table_decoder"]
+__all__ = ["Decoder", "Decoding", "make_decoder", "make_table_decoder"]
 
 
 class Decoder(Protocol):
@@ -87,3 +89,50 @@ def make_table_decoder(
     from midstream.connectors.decode.arrow_decoder import TableDecoder
 
     return TableDecoder(task, fields, schema, notation)
+
+
+class Decoding:
+    """How records become events, as the config says it: makes the decoders of one shard's input.
+
+    Parameters
+    ----------
+    task
+        What labels have to be.
+    fields
+        Which fields mean what; None: events in our own form.
+    schema
+        What each feature is. None or empty: whatever comes.
+    labels
+        Of which kind the labels of many classes are; None: as the first is.
+    max_record_bytes
+        The longest record that is decoded; a longer one is rejected.
+
+    Attributes
+    ----------
+    notation
+        How values are written; the decoders share it, and note in it what they took times for.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        fields: FieldMap | None = None,
+        schema: Schema | None = None,
+        *,
+        labels: LabelKind | None = None,
+        max_record_bytes: int = 2**20,
+    ) -> None:
+        self.task = task
+        self.fields = fields
+        self.schema = schema
+        self.max_record_bytes = max_record_bytes
+        self.notation = Notation(fields, labels)
+
+    def lines(self, csv: CsvOptions | None = None) -> Decoder:
+        """Return a new decoder of JSON Lines, or of CSV with this header; as `make_decoder`."""
+        return make_decoder(self.task, self.fields, csv, self.schema, self.notation)
+
+    @cached_property
+    def tables(self) -> "TableDecoder":
+        """The decoder of Arrow and Parquet; as `make_table_decoder`."""
+        return make_table_decoder(self.task, self.fields, self.schema, self.notation)

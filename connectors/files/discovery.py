@@ -3,6 +3,7 @@
 Here are those of text, and how all are found; `arrow_files` has those of Arrow and Parquet.
 """
 
+import fnmatch
 import glob
 import os
 import re
@@ -26,6 +27,7 @@ __all__ = [
     "UnreadableError",
     "discover",
     "is_one_file",
+    "may_be",
     "natural",
     "open_regular",
     "place",
@@ -232,6 +234,16 @@ def place(path: str, root: Path, name: str) -> Path:
     if full.exists() or not glob.has_magic(path):
         return full
     return _split_pattern(full)[0] / name
+
+
+def may_be(path: str, root: Path, name: str) -> bool:
+    """Whether an input's `path` may mean a file of this name, be it there or not."""
+    full = root / path
+    if path == "-" or is_one_file(path, root):
+        return name == _printable(path)
+    if full.is_dir():
+        return "/" not in name and _by_name(PurePath(name)) is not None
+    return fnmatch.fnmatch(name, _split_pattern(full)[1])
 
 
 def is_one_file(path: str, root: Path) -> bool:

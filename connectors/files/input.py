@@ -7,13 +7,20 @@ says which file was changed in between. Positions are bytes, and rows in Arrow a
 import os
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from midstream.connectors.decode.decoder import Decoder, Decoding
 from midstream.connectors.decode.framing import CsvOptions
 from midstream.connectors.files.bytestream import ByteStream
-from midstream.connectors.files.discovery import FilePartition, StdinPartition, open_regular
+from midstream.connectors.files.discovery import (
+    FilePartition,
+    StdinPartition,
+    may_be,
+    open_regular,
+)
+from midstream.connectors.files.rotation import first_name
 from midstream.connectors.files.whereabouts import (
     GONE,
     File,
@@ -24,8 +31,11 @@ from midstream.connectors.files.whereabouts import (
     is_deleted,
 )
 from midstream.connectors.input import (
+    NOT_THERE,
     Block,
+    Decoded,
     Format,
+    Input,
     InputError,
     Position,
     TableBlock,
@@ -41,7 +51,6 @@ if TYPE_CHECKING:
 __all__ = ["FileInput", "normal_path"]
 
 _MAX_OPEN = 32
-_NOTHING = 2**62  # the oldest position of what is not there
 _TRIES = 3  # to open what is being rotated just now
 
 
@@ -54,8 +63,8 @@ def normal_path(path: str, root: Path) -> str:
     return normal if inside.startswith("..") else inside
 
 
-class FileInput:
-    """The files that one shard reads.
+class FileInput(Input):
+    """The files that one shard reads. Positions are bytes, and rows in Arrow and Parquet.
 
     A file is known by its number in the file system, and by the bytes at its beginning and before
     the position, not by its name alone. So a log that is rotated by rename is read to its end, then
@@ -73,11 +82,13 @@ class FileInput:
         "jsonl", "csv", "arrow", "parquet", or "auto": told by each file's name or content.
     order
         "name": one file after another, in natural order; "fair": a block of each in turn.
+    start
+        "latest": what is in a file when the shard is begun is not read.
     until_eof
         The end of the files is the end of the input; otherwise they are followed as they grow,
         and a folder may be empty at first.
-    tables
-        Gives what decodes Arrow and Parquet; called where there is such a file.
+    decoding
+        How records become events; None: they are not decoded here.
 
     Raises
     ------
@@ -93,9 +104,10 @@ class FileInput:
         part: str | None = None,
         format_: Format = "auto",
         order: Literal["name", "fair"] = "name",
+        start: Literal["earliest", "latest"] = "earliest",
         until_eof: bool = False,
         max_record_bytes: int = 2**20,
-        tables: "Callable[[], TableDecoder] | None" = None,
+        decoding: Decoding | None = None,
     ) -> None:
         self._path = normal_path(path, root)
         self._root = root
@@ -104,9 +116,10 @@ class FileInput:
         self._fair = order == "fair"
         self._until_eof = until_eof
         self._max_record_bytes = max_record_bytes
-        self._tables = tables
-        self.waiting: set[str] = set()
-        """Names of files that are not whole yet, and are tried again."""
+        self._start = start
+        self._decoding = decoding
+        self._decoders: dict[str, Decoder] = {}  # one each: a CSV file has a header of its own
+        self._waiting: set[str] = set()
         self._files = Files(
             self._path, root, part, format_, until_eof=until_eof, prints=self._at, shut=self._shut
         )
@@ -114,7 +127,7 @@ class FileInput:
         self._files.look()
         self._files.new = []
         for file in self._files.files.values():
-            if tables is not None and file.unit == "row":
+            if decoding is not None and file.unit == "row":
                 self._table_decoder(file)  # libraries are loaded before the first read is awaited
                 break
 
@@ -122,6 +135,18 @@ class FileInput:
     def names(self) -> list[str]:
         """Names of the files, in natural order."""
         return list(self._files.files)
+
+    @property
+    def waiting(self) -> Set[str]:
+        """Names of files that are not whole yet, and are tried again."""
+        return self._waiting
+
+    def has(self, partition: str) -> bool:
+        """Whether the input has, or by its path may have had, a file of this name."""
+        first = first_name(partition)[0]
+        if self._part is not None:
+            return first == self._part
+        return partition in self._files.files or may_be(self._path, self._root, first)
 
     def rescan(self) -> list[str]:
         """Look for files that are new; return the names of those that were not told yet."""
@@ -141,6 +166,8 @@ class FileInput:
             known again.
         """
         known = {**cursors, **(known or {})}
+        # Of what is to be replayed, the range that it stops at knows the file better.
+        cursors = {n: known[n] if known[n].offset == c.offset else c for n, c in cursors.items()}
         if not known or "-" in self._files.files:
             for name, cursor in cursors.items():
                 if name in self._files.files:
@@ -156,19 +183,22 @@ class FileInput:
                 self._shut(self._files.files[name])
                 self._files.files[name].go_to(cursor)
 
-    def lows(self) -> dict[str, int]:
+    def oldest(self) -> dict[str, int]:
         """Return, by file, the oldest position that can be read again: 0 where it is there.
 
-        Of a file that is not, also one that was never seen, a very high one.
+        Of a file that is not, also one that was never seen, `NOT_THERE`.
         """
         there = (f.name for f in self._files.files.values() if self._files.is_there(f))
-        return defaultdict(lambda: _NOTHING, dict.fromkeys(there, 0))
+        return defaultdict(lambda: NOT_THERE, dict.fromkeys(there, 0))
 
-    def begin(self) -> list[Work]:
-        """Go to the end of every file that is there now (start = "latest").
+    def begin(self, *, untouched: bool) -> list[Work]:
+        """Go to the end of every file that is there now, if `start` is "latest".
 
-        Returns an empty range for each, by which the journal knows where the partition begins.
+        Returns an empty range for each, by which the journal knows where the partition begins. A
+        shard that has applied input before goes on where that ended.
         """
+        if self._start == "earliest" or not untouched:
+            return []
         begun = []
         for file in self._files.files.values():
             if file.is_stdin:
@@ -279,6 +309,20 @@ class FileInput:
             )
         return work
 
+    def decode(self, work: Work) -> Decoded:
+        """Return the events of a block, and what of it is rejected."""
+        block = work.block
+        if isinstance(block, TableBlock):
+            return block.form.decode(block)
+        assert isinstance(block, Block)
+        decoder = self._decoders.get(block.partition)
+        if decoder is None:
+            if self._decoding is None:
+                raise ValueError(f"{block.partition}: nothing is given that decodes records")
+            decoder = self._decoding.lines(self.csv_options(block.partition))
+            self._decoders[block.partition] = decoder
+        return decoder.decode(block)
+
     def csv_options(self, name: str) -> CsvOptions | None:
         """Header and delimiter of a CSV file; None for others."""
         partition = self._opened(self._files.files[name])
@@ -297,7 +341,7 @@ class FileInput:
         final = self._until_eof or until is not None or file.ended
         block = partition.read(max_bytes, final=final, until=until)
         text = isinstance(partition, FilePartition | StdinPartition)
-        (self.waiting.add if partition.waits else self.waiting.discard)(file.name)
+        (self._waiting.add if partition.waits else self._waiting.discard)(file.name)
         if block is None:
             if until is None and not file.is_stdin:
                 file.exhausted = state or GONE
@@ -411,10 +455,10 @@ class FileInput:
         return TablePartition(path, file.name, format=kind, decoder=decoder, position=position)
 
     def _table_decoder(self, file: File) -> "TableDecoder":
-        if self._tables is None:
+        if self._decoding is None:
             raise ValueError(f"{file.name}: nothing is given that decodes tables")
         try:
-            return self._tables()
+            return self._decoding.tables
         except InputError as error:
             raise InputError(f"{file.name}: {error}") from None
 

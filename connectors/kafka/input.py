@@ -4,25 +4,32 @@ One consumer serves all shards of a process (`Consumer`); each shard reads its p
 (`TopicInput`). Nothing here commits anything on its own: the journal decides where reading goes on.
 """
 
+import re
+import time
 import zlib
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
-from midstream.connectors.input import InputError, Work
+from midstream.connectors.decode.decoder import Decoding
+from midstream.connectors.input import Decoded, Input, InputError, Work
 from midstream.connectors.kafka.consumer import ASIDE, Consumer, NoAnswerError, partition_name
-from midstream.connectors.kafka.messages import MessageBlock, Messages
+from midstream.connectors.kafka.messages import MessageBlock, MessageDecoder, Messages
 from midstream.engine.shard.journal import Cursor, Range
 
 __all__ = ["TopicInput"]
 
+_SETTLE_SECONDS = 5.0  # after which the group is told again what did not arrive
 
-class TopicInput:
-    """The partitions of a topic that one shard reads, with a cursor in each.
 
-    As `FileInput`: what `read` gives, `replay` of the same ranges gives again, or an error says
-    what is not there any more.
+class TopicInput(Input):
+    """The partitions of a topic that one shard reads. Positions are offsets.
+
+    A topic is known by the id that brokers give it, not by its name alone. Messages that were
+    deleted before they were read are an error, or are skipped if that is wanted; in the journal
+    there is a range for them.
 
     Parameters
     ----------
@@ -41,6 +48,8 @@ class TopicInput:
         How long to wait for an answer of the brokers.
     added
         Partitions that were not there when the topic was first read: they begin at their beginning.
+    decoding
+        How messages become events; None: they are not decoded here.
     """
 
     def __init__(
@@ -53,8 +62,10 @@ class TopicInput:
         on_lost: Literal["stop", "skip"] = "stop",
         seconds: float = 30.0,
         added: Collection[int] = (),
+        decoding: Decoding | None = None,
     ) -> None:
         self._consumer = consumer
+        self._decoding = decoding
         self._added = added
         self._parts = {partition_name(consumer.topic, index): index for index in parts}
         self._start = start
@@ -67,24 +78,35 @@ class TopicInput:
         self._gone: dict[str, int] = {}  # from where on, if that is to be replayed
         self._turn = 0
         self._begun: list[Work] = []
-        self.waiting: set[str] = set()
-        """Of a topic, none: partitions are there whole."""
+        self._settled: dict[int, int] = {}  # to the consumer group
+        self._settled_at = 0.0
+        self._untold = 0
 
     @property
     def names(self) -> list[str]:
         """Names of the partitions, in their order."""
         return list(self._parts)
 
-    def seek(self, cursors: Mapping[str, Cursor]) -> None:
+    def has(self, partition: str) -> bool:
+        """Whether a name is that of a partition of the topic, also of one of another shard."""
+        topic = re.escape(self._consumer.topic)
+        return re.fullmatch(rf"{topic}-\d+", partition) is not None
+
+    def seek(
+        self, cursors: Mapping[str, Cursor], known: Mapping[str, Cursor] | None = None
+    ) -> None:
         """Begin to read: at the cursors of a resumed shard, else at the start.
+
+        An offset needs nothing of `known`.
 
         Raises
         ------
         InputError
             If what is to be read next was never there. If it is not there any more, `read` says so.
         """
-        known = any(cursor.head for cursor in cursors.values())
-        self._consumer.identify(self._seconds, known=known)
+        del known
+        marked = any(cursor.head for cursor in cursors.values())
+        self._consumer.identify(self._seconds, known=marked)
         mark = self._consumer.mark
         for name in cursors:
             if name not in self._parts:
@@ -124,7 +146,7 @@ class TopicInput:
             self._lows[name], _ = self._consumer.bounds(index, self._seconds)
             self._consumer.assign(index, max(cursor.offset, self._lows[name]))
 
-    def lows(self) -> dict[str, int]:
+    def oldest(self) -> dict[str, int]:
         """Return, by partition, the oldest offset that is there.
 
         Raises
@@ -135,23 +157,50 @@ class TopicInput:
         bounds = self._consumer.bounds
         return {name: bounds(index, self._seconds)[0] for name, index in self._parts.items()}
 
-    def begin(self) -> list[Work]:
-        """Return empty ranges: where partitions begin, and of what topic they are, for the journal.
+    def begin(self, *, untouched: bool = False) -> list[Work]:
+        """Return empty ranges: where partitions begin, and of what topic they are.
 
-        They are to be journaled once nothing is to be replayed.
+        Also of partitions that are new in a shard that has read others before.
         """
+        del untouched
         begun, self._begun = self._begun, []
         for name, cursor in self._cursors.items():
             if cursor.head == 0 and self._consumer.mark:
                 begun.append(self._nothing(name, cursor.offset, cursor.crc))
         return begun
 
-    def rescan(self) -> list[str]:
-        """Of a topic, nothing: another partition is taken up by a restart."""
-        return []
+    @cached_property
+    def _messages(self) -> MessageDecoder:
+        if (given := self._decoding) is None:
+            raise ValueError(f"{self._consumer.topic}: nothing is given that decodes messages")
+        return MessageDecoder(
+            given.task, given.fields, given.schema, given.max_record_bytes, given.notation
+        )
 
-    def csv_options(self, name: str) -> None:
-        """Of a topic, none."""
+    def decode(self, work: Work) -> Decoded:
+        """Return the events of a block of messages, and what of it is rejected."""
+        assert isinstance(work.block, MessageBlock)
+        return self._messages.decode(work.block)
+
+    def confirm(self, seconds: float) -> None:
+        """Raise if what was taken since the last call may not be of the topic that it is taken for.
+
+        Raises
+        ------
+        NoAnswerError
+            If no broker answers.
+        InputError
+            If the topic is gone, or was made anew.
+        """
+        self._consumer.confirm(seconds)
+
+    def settle(self, learned: Mapping[str, int]) -> None:
+        """Tell the consumer group how far it was learned, if that has changed or did not arrive."""
+        told, now, untold = self.told(learned), time.monotonic(), self._consumer.untold
+        again = untold != self._untold and now - self._settled_at > _SETTLE_SECONDS
+        if told != self._settled or again:
+            self._settled, self._settled_at, self._untold = told, now, untold
+            self._consumer.commit(told)
 
     def close(self) -> None:
         """Leave the consumer to the other shards."""
@@ -253,7 +302,8 @@ class TopicInput:
     def told(self, learned: Mapping[str, int]) -> dict[int, int]:
         """Return, by partition, what to tell of how far it was learned: up to `learned`.
 
-        Where all is learned, that is the end of the partition, past what is no message.
+        Where all is learned, that is the end of the partition, past what is no message, such as
+        the end of a transaction, of which the journal does not know.
         """
         positions = {}
         for name, offset in learned.items():

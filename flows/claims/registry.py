@@ -9,8 +9,9 @@ from midstream.engine.registry.database import Database, NoRegistryError
 from midstream.engine.registry.registry import Registry
 from midstream.flows.claims.identity import identity_of
 from midstream.flows.config.factory import import_module, model_modules
-from midstream.flows.config.settings import Settings, load
+from midstream.flows.config.settings import Settings
 from midstream.flows.config.tables import ConfigError
+from midstream.flows.loading import load
 from midstream.flows.logs import log
 
 if TYPE_CHECKING:

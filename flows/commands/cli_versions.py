@@ -776,7 +776,7 @@ def predict(version: int | None, shard: str | None, file: str, config: Path) -> 
 
 
 def _load(config: Path, as_json: bool = False) -> "Settings":
-    from midstream.flows.config.settings import load
+    from midstream.flows.loading import load
 
     with one_line_errors(running=False, as_json=as_json):
         return load(config)

@@ -1,11 +1,10 @@
 """Settings: what a config says, typed and checked."""
 
 import datetime as dt
-import fnmatch
 import math
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -31,7 +30,8 @@ __all__ = [
     "Settings",
     "State",
     "Versions",
-    "load",
+    "check_brokers",
+    "read",
 ]
 
 _LEARNER = rf"^([A-Za-z_][\w.]*:[A-Za-z_]\w*|{'|'.join(BUILTIN)})\Z"
@@ -82,7 +82,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The source of the events. Exactly one of `topic` and `path` is needed.
+    """The source of the events. Exactly one of `topic`, `path` and `kind` is needed.
 
     Attributes
     ----------
@@ -90,6 +90,11 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         The Kafka topic to read. It needs `kafka."bootstrap.servers"`.
     path
         The file, folder or glob pattern to read; `-` is standard input.
+    kind
+        The kind of an input that an installed package brings. Without it the input is the `topic`,
+        or the files of `path`.
+    options
+        The options of that kind.
     start
         Where to begin while no state is saved. A time is ISO 8601 (UTC where it has no zone) or
         seconds since 1970, and is for topics only.
@@ -98,7 +103,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         content.
     shards
         How many models learn. `1`: one model learns from all of the input. `partition`: one model
-        for each partition (each file). `auto`: 1 for files, `partition` for a topic.
+        for each partition (each file). `auto`: `partition` for a topic, 1 for any other input.
     on_lost
         What to do about messages that the brokers deleted before they were read. `stop` ends the
         run. `skip` logs and journals the loss, and goes on.
@@ -118,6 +123,8 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     topic: Text | None = None
     path: Text | None = None
+    kind: Text | None = None
+    options: dict[str, Any] = {}
     start: Literal["earliest", "latest"] | float = "earliest"
     format: Literal["auto", "jsonl", "csv", "arrow", "parquet"] = "auto"
     shards: Literal[1, "partition", "auto"] = "auto"
@@ -386,7 +393,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def input_path(self) -> str:
         """The input as an absolute path or pattern; "-" is standard input."""
         path = self.input.path
-        assert path is not None, "the input is a topic"
+        assert path is not None, "the input is no file"
         return path if path == "-" else str(self.root / path)
 
     @property
@@ -426,6 +433,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         given = self.versions.artifacts or str(self.state_path / "artifacts")
         return given if "://" in given else str(self.root / given)
 
+    def reading(self, path: str) -> "Settings":
+        """Return the same config with files as its input, read from their beginning."""
+        source = msgspec.structs.replace(
+            self.input, path=path, topic=None, kind=None, options={}, start="earliest"
+        )
+        return msgspec.structs.replace(self, input=source)
+
     def decoding(self) -> dict[str, Any]:
         """Return what determines how bytes become events, as plain JSON values."""
         fields: dict[str, Any] | None = msgspec.to_builtins(self.input.fields)
@@ -442,12 +456,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         }
 
 
-def load(path: str | Path) -> Settings:
-    """Read a config.
+def read(path: str | Path, check_input: Callable[[Settings, Reader], None]) -> Settings:
+    """Read a config; `midstream.flows.loading.load` does, with the check of its input.
 
     ``${VAR}`` and ``${VAR:-default}`` in a string are taken from the environment, the default also
     where the variable is empty; ``$${`` stands for ``${``. Numbers and truth values may be given
-    so, too. What came from there is shown as three stars, and so are Kafka's secrets.
+    so, too. What came from there is shown as three stars, and so are secrets of Kafka and of
+    ``[input.options]``.
+
+    Parameters
+    ----------
+    check_input
+        Checks what is said of the input, which depends on its kind.
 
     Raises
     ------
@@ -472,6 +492,10 @@ def load(path: str | Path) -> Settings:
                 continue
             if output.get(name) in ("true", "false"):
                 output[name] = output[name] == "true"
+    options = source.get("options") if isinstance(source, dict) else None
+    if isinstance(options, dict):
+        secret = [key for key in options if _SECRET.search(key)]
+        reader.hidden.update({f"input.options.{key}": str(options[key]) for key in secret})
     if isinstance(kafka, dict):
         raw["kafka"] = dict(_flat(kafka))
         secret = [key for key in raw["kafka"] if _SECRET.search(key)]
@@ -482,12 +506,13 @@ def load(path: str | Path) -> Settings:
         reader.hidden.update({f"versions.{key}": str(versions[key]) for key in secret})
     for key, value in reader.hidden.items():
         hide_credentials(value)
-        if key == "versions.key" or (key.startswith("kafka.") and _SECRET.search(key)):
+        told = key.startswith(("kafka.", "input.options.")) and _SECRET.search(key)
+        if key == "versions.key" or told:
             hide(value)
     # The file itself is not resolved: it may be a link, with its data beside the link.
     place = file.parent.resolve() / file.name
     settings = reader.table(Settings, raw, file=place, named=named, hidden=frozenset(reader.hidden))
-    _check(settings, reader)
+    _check(settings, reader, check_input)
     return settings
 
 
@@ -520,7 +545,9 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield prefix + key, value
 
 
-def _check(settings: Settings, reader: Reader) -> None:
+def _check(
+    settings: Settings, reader: Reader, check_input: Callable[[Settings, Reader], None]
+) -> None:
     """Check what the types do not tell.
 
     Raises
@@ -538,36 +565,12 @@ def _check(settings: Settings, reader: Reader) -> None:
         )
     _check_features(settings, reader)
     source = settings.input
-    if (source.topic is None) == (source.path is None):
-        found = "neither" if source.path is None else "both"
-        raise reader.error(
-            "input", f"found {found} of topic and path; allowed: exactly one of them"
-        )
-    _check_kafka(settings, reader)
-    if source.path == "-" and settings.model.on_error == "reject":
-        raise reader.error(
-            "model.on_error",
-            "found 'reject' with standard input, which cannot be read again to leave an event out; "
-            "allowed: 'stop'",
-        )
-    if source.path == "-" and source.ahead:
-        raise reader.error(
-            "input.ahead",
-            "found true with standard input, of which a stop would lose what was read ahead; "
-            "allowed: false",
-        )
-    if source.path == "-" and source.format in ("arrow", "parquet"):
-        words = "'auto' | 'jsonl' | 'csv' from standard input; give others as files"
-        raise reader.refusal("input.format", source.format, words, ["auto", "jsonl", "csv"])
-    if source.path is not None and isinstance(source.start, float):
-        words = "'earliest' | 'latest': a file has no index by time"
-        raise reader.refusal("input.start", source.start, words, ["earliest", "latest"])
+    check_input(settings, reader)
+    _check_topics(settings, reader)
     if source.fields is not None and source.fields.label is None:
         raise reader.error(
             "input.fields.label", "missing; needed: the name of the field to predict"
         )
-    if source.path is not None and _reads_outputs(settings):
-        raise reader.error("input.path", "takes in what is written to output.path; choose another")
     if settings.versions.key is not None and len(settings.versions.key.split()) == 0:
         raise reader.error("versions.key", "found only blanks; needed: a secret")
     if settings.metrics.names is not None:
@@ -620,9 +623,9 @@ def _check_features(settings: Settings, reader: Reader) -> None:
             )
 
 
-def _check_kafka(settings: Settings, reader: Reader) -> None:
-    """Check what is said of topics."""
-    source, output = settings.input, settings.output
+def _check_topics(settings: Settings, reader: Reader) -> None:
+    """Check what is said of outputs that are topics."""
+    output = settings.output
     topics = output.topics
     if topics:
         for kind in ("predictions", "rejected", "alarms"):
@@ -635,8 +638,29 @@ def _check_kafka(settings: Settings, reader: Reader) -> None:
                 )
     elif output.journal is not None:
         raise reader.error("output.journal", "no output is a topic; leave it out")
-    if source.topic is None and not topics:
+    if not topics:
         return
+    check_brokers(settings, reader)
+    most = _commit_limit(settings.kafka)
+    if settings.state.commit_seconds > most:
+        raise reader.error(
+            "state.commit_seconds",
+            f"found {settings.state.commit_seconds:g}; allowed: at most {most:g}, half of "
+            'kafka."transaction.timeout.ms", after which brokers give up what is not committed',
+        )
+    used = [*topics.values(), settings.journal_topic]
+    if len(set(used)) < len(used):
+        raise reader.error("output", "found a topic twice; allowed: each once")
+
+
+def check_brokers(settings: Settings, reader: Reader) -> None:
+    """Check what [kafka] says, for an input or outputs that are topics.
+
+    Raises
+    ------
+    ConfigError
+        If the brokers are missing, or a setting is not the user's.
+    """
     if "bootstrap.servers" not in settings.kafka:
         raise reader.error(
             'kafka."bootstrap.servers"', "missing; needed: the brokers, as host:port,host:port"
@@ -649,19 +673,6 @@ def _check_kafka(settings: Settings, reader: Reader) -> None:
     for key, why in RESERVED.items():
         if key in settings.kafka:
             raise reader.error(f'kafka."{key}"', f"cannot be set: {why}")
-    most = _commit_limit(settings.kafka)
-    if topics and settings.state.commit_seconds > most:
-        raise reader.error(
-            "state.commit_seconds",
-            f"found {settings.state.commit_seconds:g}; allowed: at most {most:g}, half of "
-            'kafka."transaction.timeout.ms", after which brokers give up what is not committed',
-        )
-    if source.topic in topics.values():
-        kind = next(kind for kind, topic in topics.items() if topic == source.topic)
-        raise reader.error(f"output.{kind}", "is the topic that is read; choose another")
-    used = [*topics.values(), settings.journal_topic]
-    if len(set(used)) < len(used):
-        raise reader.error("output", "found a topic twice; allowed: each once")
 
 
 def _commit_limit(kafka: Mapping[str, Any]) -> float:
@@ -692,18 +703,6 @@ def _check_learner(model: Model, reader: Reader) -> None:
     for key in model.options:
         if key not in known:
             raise reader.unknown("model.options", key, known)
-
-
-def _reads_outputs(settings: Settings) -> bool:
-    """Whether the input includes an output: a stream that would feed itself for ever."""
-    folder, pattern = settings.output_path, settings.input_path
-    if pattern == "-":
-        return False
-    outputs = [folder / f"{name}.jsonl" for name in ("predictions", "rejected", "alarms")]
-    return Path(pattern) == folder or any(
-        file.match(pattern) or ("**" in pattern and fnmatch.fnmatch(str(file), pattern))
-        for file in outputs
-    )
 
 
 def _check_options(at: str, options: Mapping[str, int | float], reader: Reader) -> None:

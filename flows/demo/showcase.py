@@ -25,8 +25,9 @@ from river import (
 from river.datasets import synth
 
 from midstream.engine.events.event import NON_FINITE, FloatArray, IntArray, Label, Task
-from midstream.flows.config.settings import Settings, load
-from midstream.flows.inputs.reading import Reader
+from midstream.flows.config.settings import Settings
+from midstream.flows.inputs.reading import open_reader
+from midstream.flows.loading import load
 from midstream.flows.running.rooms import RunError, make_trainer
 
 __all__ = [
@@ -409,15 +410,12 @@ class Race:
             break
 
     def _batches(self) -> Iterator[Any]:
-        reader = Reader(self._settings, until_eof=True)
-        try:
+        with open_reader(self._settings) as reader:
             for _, decoded in reader:
                 if decoded.rejected:
                     raise RunError(f"{self.stream.name}: {decoded.rejected[0]}")
                 for start in range(0, len(decoded.batch), _STEP):
                     yield decoded.batch[start : start + _STEP]
-        finally:
-            reader.input.close()
 
     def run(self, look: Callable[["Race"], None]) -> None:
         """Take every learner through the stream; `look` is called each time one has made a step."""

@@ -1,29 +1,20 @@
-"""The input of a config, decoded: files or topics, a block at a time."""
+"""The input of a config, decoded, a block at a time."""
 
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import timedelta
-from functools import cached_property
-from typing import TYPE_CHECKING
 
-from midstream.connectors.decode.decoder import Decoder, make_decoder, make_table_decoder
-from midstream.connectors.decode.notation import Notation
-from midstream.connectors.files.input import FileInput
-from midstream.connectors.input import Block, Decoded, TableBlock, Work
-from midstream.connectors.kafka.consumer import Consumer
-from midstream.connectors.kafka.input import TopicInput
-from midstream.connectors.kafka.messages import MessageBlock, MessageDecoder
+from midstream.connectors.decode.decoder import Decoding
+from midstream.connectors.input import Decoded, Input, Work
 from midstream.engine.events.batch import EventBatch
 from midstream.flows.config.settings import Settings
 from midstream.flows.config.tables import nearest
-from midstream.flows.inputs.topics import open_consumer, open_topic
+from midstream.flows.inputs.catalogue import kind_of
+from midstream.flows.inputs.kind import Source
 from midstream.flows.logs import log
 
-if TYPE_CHECKING:
-    from midstream.connectors.decode.arrow_decoder import TableDecoder
-
-__all__ = ["IDLE", "Reader", "open_reader", "without_labels"]
+__all__ = ["IDLE", "Reader", "oldest_positions", "open_reader", "without_labels"]
 
 IDLE = timedelta(milliseconds=50)
 """How long nothing is asked for after there was nothing."""
@@ -37,10 +28,10 @@ class Reader:
 
     Parameters
     ----------
-    part
-        Only the partition (file) of this name; None: all of them.
-    consumer, added
-        From which a topic is read, and its partitions that were not there at first.
+    source
+        What the process reads.
+    part, added
+        As of `Source.open`.
     wants_labels
         Whether to warn where no event has a label: its field may be called otherwise.
     """
@@ -48,58 +39,31 @@ class Reader:
     def __init__(
         self,
         settings: Settings,
-        *,
-        until_eof: bool,
+        source: Source,
         part: str | None = None,
-        consumer: Consumer | None = None,
-        added: Collection[int] = (),
+        *,
+        added: bool = False,
         wants_labels: bool = True,
     ) -> None:
-        self._settings = settings
-        self.notation = Notation(settings.input.fields, settings.model.labels)
-        self._told: set[str] = set()
         fields = settings.input.fields
+        decoding = Decoding(
+            settings.model.task,
+            fields,
+            settings.features,
+            labels=settings.model.labels,
+            max_record_bytes=settings.input.max_record_bytes,
+        )
+        self.notation = decoding.notation
+        self._told: set[str] = set()
         self._label = None if fields is None or not wants_labels else fields.label
         self._unlabelled = 0
         self._near = ""
         self.block_bytes = _COLUMN_BLOCK_BYTES if settings.features else _BLOCK_BYTES
-        self._decoders: dict[str, Decoder] = {}  # one each: a CSV file has a header of its own
-        self.input: FileInput | TopicInput
-        if consumer is not None:
-            self.input = open_topic(settings, consumer, part, until_eof=until_eof, added=added)
-            return
-        self.input = FileInput(
-            settings.input.path or "",
-            settings.root,
-            part=part,
-            format_=settings.input.format,
-            order=settings.input.order,
-            until_eof=until_eof,
-            max_record_bytes=settings.input.max_record_bytes,
-            tables=lambda: self._tables,
-        )
-
-    @cached_property
-    def _tables(self) -> "TableDecoder":
-        settings = self._settings
-        return make_table_decoder(
-            settings.model.task, settings.input.fields, settings.features, self.notation
-        )
-
-    @cached_property
-    def _messages(self) -> MessageDecoder:
-        settings = self._settings
-        return MessageDecoder(
-            settings.model.task,
-            settings.input.fields,
-            settings.features,
-            settings.input.max_record_bytes,
-            self.notation,
-        )
+        self.input: Input = source.open(part, decoding, added=added)
 
     def decode(self, work: Work) -> Decoded:
         """Decode a block into a batch and what of it is rejected."""
-        decoded = self._decode(work)
+        decoded = self.input.decode(work)
         for unit in sorted(self.notation.units - self._told):
             self._told.add(unit)
             log.info("time_unit", taken=unit, why="by the size of the numbers, see input.fields")
@@ -126,23 +90,6 @@ class Reader:
             )  # fmt: skip
             self._label = None
 
-    def _decode(self, work: Work) -> Decoded:
-        if isinstance(work.block, TableBlock):
-            return work.block.form.decode(work.block)
-        if isinstance(work.block, MessageBlock):
-            return self._messages.decode(work.block)
-        assert isinstance(work.block, Block)
-        name = work.block.partition
-        if name not in self._decoders:
-            self._decoders[name] = make_decoder(
-                self._settings.model.task,
-                self._settings.input.fields,
-                self.input.csv_options(name),
-                self._settings.features,
-                self.notation,
-            )
-        return self._decoders[name].decode(work.block)
-
     def __iter__(self) -> Iterator[tuple[Work, Decoded]]:
         while True:
             work = self.input.read(self.block_bytes)
@@ -164,7 +111,7 @@ def without_labels(field: str, near: str = "") -> str:
 
 
 @contextmanager
-def open_reader(settings: Settings) -> Iterator[Reader]:
+def open_reader(settings: Settings, *, wants_labels: bool = True) -> Iterator[Reader]:
     """Read the whole input from its beginning to its present end, apart from any run.
 
     Raises
@@ -172,13 +119,22 @@ def open_reader(settings: Settings) -> Iterator[Reader]:
     InputError
         If it is not there.
     """
-    consumer = None if settings.input.topic is None else open_consumer(settings)
-    reader = Reader(settings, until_eof=True, consumer=consumer)
-    try:
-        if consumer is not None:
-            reader.input.seek({})
-        yield reader
-    finally:
-        reader.input.close()
-        if consumer is not None:
-            consumer.close()
+    with closing(kind_of(settings.input).connect(settings, until_eof=True)) as source:
+        reader = Reader(settings, source, wants_labels=wants_labels)
+        with closing(reader.input):
+            reader.input.seek({}, {})
+            yield reader
+
+
+def oldest_positions(settings: Settings) -> dict[str, int]:
+    """Return the oldest position of each partition that can be read again.
+
+    Raises
+    ------
+    InputError
+        If there is none, or nobody says.
+    """
+    with closing(kind_of(settings.input).connect(settings, until_eof=True)) as source:
+        reader = Reader(settings, source)
+        with closing(reader.input):
+            return dict(reader.input.oldest())

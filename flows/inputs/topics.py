@@ -1,7 +1,6 @@
 """What a config names of Kafka: its consumer, the input of a shard, its journal and outputs."""
 
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
+from midstream.connectors.decode.decoder import Decoding
 from midstream.connectors.input import InputError
 from midstream.connectors.kafka.consumer import (
     Consumer,
@@ -44,7 +44,7 @@ __all__ = [
     "open_sender",
     "open_topic",
     "partition_name",
-    "topic_shards",
+    "partitions_of",
 ]
 
 
@@ -126,10 +126,10 @@ def _options(settings: Settings) -> dict[str, Any]:
     return {"log_level": 2, **options}  # what it says of its connections comes into our own log
 
 
-def topic_shards(settings: Settings, consumer: Consumer) -> dict[str, str]:
-    """Return the partition of each shard, where every partition is one."""
+def partitions_of(settings: Settings, consumer: Consumer) -> list[str]:
+    """Return the names of a topic's partitions, in the order of their numbers."""
     found = consumer.partitions(_seconds(settings))
-    return {f"{index:03d}": partition_name(consumer.topic, index) for index in found}
+    return [partition_name(consumer.topic, index) for index in found]
 
 
 def open_topic(
@@ -138,9 +138,16 @@ def open_topic(
     part: str | None,
     *,
     until_eof: bool,
-    added: Collection[int] = (),
+    added: bool = False,
+    decoding: Decoding | None = None,
 ) -> TopicInput:
-    """Return the input of a shard: one partition of the topic, or all of them."""
+    """Return the input of a shard: one partition of the topic, or all of them.
+
+    Parameters
+    ----------
+    added
+        Whether the partition was not there when the topic was first read.
+    """
     parts = [index_of(part)] if part else consumer.partitions(_seconds(settings))
     return TopicInput(
         consumer,
@@ -149,7 +156,8 @@ def open_topic(
         until_eof=until_eof,
         on_lost=settings.input.on_lost,
         seconds=_seconds(settings),
-        added=added,
+        added=parts if added else (),
+        decoding=decoding,
     )
 
 

@@ -29,6 +29,7 @@ from midstream.flows.config.factory import AfterRestart, model_modules
 from midstream.flows.config.settings import Settings
 from midstream.flows.config.tables import ConfigError, nearest
 from midstream.flows.inputs import reading
+from midstream.flows.inputs.catalogue import kind_of
 from midstream.flows.inputs.topics import check_kafka, missing_topics
 from midstream.flows.offline.saved_state import Foreseen, look
 from midstream.flows.running import rooms
@@ -80,7 +81,7 @@ def inspect(settings: Settings, sample: int, *, amend: bool = False) -> Report:
         takes = "takes" if trainer.learner.takes_weights else "takes no"
         report.add("learner", f"{settings.model.learner} for {trainer.task}; {takes} weights")
     reaches = _try_kafka(settings, report)
-    if reaches or settings.input.topic is None:
+    if reaches or not settings.input.topic:
         try:
             _try_input(settings, trainer, sample, report)
         except InputError as error:
@@ -196,7 +197,7 @@ def may_be_mistaken(settings: Settings) -> bool:
 
 
 def _try_input(settings: Settings, trainer: Trainer | None, sample: int, report: Report) -> None:
-    if settings.input.topic is None and settings.input_path == "-":
+    if kind_of(settings.input).is_read_once(settings):
         report.add("input", "standard input; not looked at")
         return
     with reading.open_reader(settings) as reader:
@@ -213,7 +214,7 @@ def _try_sample(
     names = reader.input.names
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     shards = 1 if settings.one_shard else len(names)
-    what = "file" if settings.input.topic is None else "partition"
+    what = kind_of(settings.input).partition
     report.add(
         "input", f"{len(names)} {what}{'s' * (len(names) != 1)} ({shown}), {shards} shard(s)"
     )

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import msgspec
-
 from midstream.connectors.encode.outputs import encode_predictions
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import Origin
@@ -14,7 +12,7 @@ from midstream.engine.learners.learner import LearnerError
 from midstream.engine.training.trainer import Trainer
 from midstream.flows.config.factory import make_model
 from midstream.flows.config.settings import Settings
-from midstream.flows.inputs.reading import Reader
+from midstream.flows.inputs.reading import open_reader
 from midstream.flows.logs import log
 from midstream.flows.operating.operations import OperationError, live_version, opened
 
@@ -55,11 +53,8 @@ def predict_file(
         except ValueError as error:
             raise OperationError(str(error)) from None
     path = file if file == "-" else str(Path(file).absolute())
-    source = msgspec.structs.replace(settings.input, path=path, topic=None, start="earliest")
-    there = msgspec.structs.replace(settings, input=source)
-    reader = Reader(there, until_eof=True, wants_labels=False)
     rejected = odd = 0
-    try:
+    with open_reader(settings.reading(path), wants_labels=False) as reader:
         for _, decoded in reader:
             for each in decoded.rejected:
                 _tell(each.origin, each.path, each.reason)
@@ -86,8 +81,6 @@ def predict_file(
                     raise OperationError(
                         f"{where} cannot be written to: {error.strerror}"
                     ) from None
-    finally:
-        reader.input.close()
     if odd:
         log.warning("predictions_not_finite", count=odd)
     return rejected

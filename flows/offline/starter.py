@@ -138,6 +138,8 @@ def _config_text(name: str, path: str, found: Survey | None) -> str:
         _default(Input, "ahead", "true: the next block is read and decoded on another core"),
         _default(Input, "max_record_bytes", "longer records are rejected"),
         _hint("topic", "of Kafka, in the place of path; needs [kafka]"),
+        _hint("kind", "of input that a package of yours brings, in the place of path"),
+        _hint("options", "what that kind takes", "{...}"),
         _default(Input, "on_lost", 'messages deleted unread: "stop", or "skip" them'),
         _default(Input, "wait_seconds", "for an answer of the brokers; 0: as long as it takes"),
         "",

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from midstream.connectors.files.rotation import first_name
-from midstream.connectors.input import InputError
+from midstream.connectors.input import NOT_THERE, InputError
 from midstream.engine.basics.clocks import by_then
 from midstream.engine.basics.errors import ExpectedError
 from midstream.engine.registry.artifacts import Manifest
@@ -27,6 +27,8 @@ from midstream.engine.shard.journal import Command
 from midstream.flows.claims.liveness import Pulses
 from midstream.flows.claims.registry import open_registry
 from midstream.flows.config.settings import Settings
+from midstream.flows.inputs.catalogue import kind_of
+from midstream.flows.inputs.reading import oldest_positions
 from midstream.flows.logs import log
 
 __all__ = [
@@ -59,7 +61,6 @@ _AGAIN = 0.05
 _FEWEST_DIGITS = 8  # by which an identity is named
 _EPISODE = 900.0  # seconds from one alarm to the next of the same drift, at most
 _TOO_LATE = 253_402_300_800.0  # seconds from 1970 to the year 10,000
-_NOTHING = 2**62  # the oldest position of what is not there
 
 
 class OperationError(ExpectedError, RuntimeError):
@@ -572,7 +573,7 @@ def _words(
         words.append("the input position stays: the model does not know what came since then")
     elif kind == "rewind":
         left = [f"source {source}" for source in sources]
-        what = "lines" if settings.input.topic is None else "offsets"
+        what = f"{kind_of(settings.input).position}s"
         left += [f"{partition}, {what} {first} to {last}" for partition, first, last in ranges]
         words.append(
             "all input since then is learned again"
@@ -640,7 +641,8 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
     known = {p: c for part in manifest.shards for p, c in part.header["cursors"].items()}
     cursors = {partition: cursor[0] for partition, cursor in known.items()}
     # Of a file that came later, all was read; of a partition, nobody here knows from where on.
-    least = 0 if settings.input.topic is None else _NOTHING
+    whole = kind_of(settings.input).whole
+    least = 0 if whole else NOT_THERE
     needed = {
         partition: cursors.get(partition, least)
         for partition, position in _read_up_to(registry, rows, manifest.version, begun).items()
@@ -649,10 +651,10 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
     if not needed:
         return
     try:
-        lows = _lows(settings)
+        lows = oldest_positions(settings)
         gone = "it is gone"
     except InputError as error:
-        if settings.input.topic is not None:
+        if not whole:
             return  # nobody answers, and the shards will see
         lows, gone = {}, f"it is gone ({error})"
     for partition, position in needed.items():
@@ -662,13 +664,13 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
                 f"{manifest.version} can be restored"
             )
         # Of a log that was rotated, the shard knows where it is now.
-        low = lows.get(partition, lows.get(first_name(partition)[0], _NOTHING))
+        low = lows.get(partition, lows.get(first_name(partition)[0], NOT_THERE))
         if position < low:
             why = f"{gone}, and what came from {position} on is needed"
-            if settings.input.topic is None:  # of a file, all is there or nothing
+            if whole:  # of a file, all is there or nothing
                 line = known[partition][1] if partition in known else 1
                 why = f"{gone}, and what came from line {line} on is needed"
-            elif low < _NOTHING:
+            elif low < NOT_THERE:
                 why = f"the input begins at {low} now, and {position} is needed"
             raise OperationError(
                 f"{partition}: what came after version {manifest.version} cannot be learned again: "
@@ -705,29 +707,6 @@ def _read_up_to(
     return found
 
 
-def _lows(settings: Settings) -> dict[str, int]:
-    """Return the oldest position of each partition that can be read again.
-
-    Raises
-    ------
-    InputError
-        If there is none, or nobody says.
-    """
-    from midstream.flows.inputs.reading import Reader
-    from midstream.flows.inputs.topics import open_consumer
-
-    consumer = None if settings.input.topic is None else open_consumer(settings)
-    try:
-        reader = Reader(settings, until_eof=True, consumer=consumer)
-        try:
-            return dict(reader.input.lows())
-        finally:
-            reader.input.close()
-    finally:
-        if consumer is not None:
-            consumer.close()
-
-
 def ranges_of(settings: Settings, texts: Sequence[str]) -> list[tuple[str, int, int]]:
     """Return ranges given as TOPIC:PARTITION:FROM-TO, or FILE:FROM-TO (lines); both ends are in.
 
@@ -736,20 +715,17 @@ def ranges_of(settings: Settings, texts: Sequence[str]) -> list[tuple[str, int, 
     OperationError
         If one is not of this form, or of another topic.
     """
-    topic = settings.input.topic
-    form = "FILE:FROM-TO" if topic is None else "TOPIC:PARTITION:FROM-TO"
+    kind = kind_of(settings.input)
+    allowed = f"allowed: {kind.range_form}"
     found = []
     for text in texts:
-        pattern = r"(.+):(\d+)-(\d+)" if topic is None else r"(.+:\d+):(\d+)-(\d+)"
-        match = re.fullmatch(pattern, text)
+        match = re.fullmatch(r"(.+):(\d+)-(\d+)", text)
         if match is None or int(match[2]) > int(match[3]):
-            raise OperationError(f"--skip-range: found {text!r}; allowed: {form}")
-        name = match[1]
-        if topic is not None:
-            given, _, index = name.rpartition(":")
-            if given != topic:
-                raise OperationError(f"--skip-range: found topic {given!r}; the input is {topic!r}")
-            name = f"{topic}-{int(index)}"  # as the journal calls it
+            raise OperationError(f"--skip-range: found {text!r}; {allowed}")
+        try:
+            name = kind.partition_of(settings, match[1])
+        except ValueError as error:
+            raise OperationError(f"--skip-range: {error}; {allowed}") from None
         found.append((name, int(match[2]), int(match[3])))
     return found
 
@@ -764,7 +740,7 @@ def _check_ranges(
     known |= {partition for d in registry.deployments() for partition in d.done.position}
     if known and any(partition not in known for partition, _, _ in ranges):
         with suppress(InputError):  # what is not there now may have been learned from all the same
-            known |= _lows(settings).keys()
+            known |= oldest_positions(settings).keys()
     for partition, _, _ in ranges:
         if known and partition not in known:
             raise OperationError(

@@ -26,8 +26,6 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from bytewax.run import cli_main
 
-from midstream.connectors.files.discovery import NoFilesError, discover
-from midstream.connectors.input import InputError
 from midstream.connectors.kafka.consumer import NoAnswerError
 from midstream.connectors.kafka.journal import Signature
 from midstream.engine.basics.storage import raise_limit
@@ -38,10 +36,11 @@ from midstream.flows.claims.identity import settle
 from midstream.flows.claims.locks import StateLocks
 from midstream.flows.claims.registry import has_registry, open_registry, take_over
 from midstream.flows.config.settings import Settings
+from midstream.flows.inputs.catalogue import kind_of
 from midstream.flows.inputs.reading import IDLE
 from midstream.flows.inputs.topics import check_kafka
 from midstream.flows.logs import log
-from midstream.flows.process import closed_descriptors, stop_signals
+from midstream.flows.process import stop_signals
 from midstream.flows.running.pacing import ALWAYS, Pace
 from midstream.flows.running.registrar import Registrar
 from midstream.flows.running.rooms import (
@@ -83,10 +82,9 @@ def preflight(settings: Settings, *, until_eof: bool = True) -> None:
     ConfigError, InputError
         If the learner cannot be made or not be saved, or the input is not there.
     """
-    if settings.kafka and (settings.input.topic or settings.output.topics):
+    kind_of(settings.input).preflight(settings, until_eof=until_eof)
+    if settings.output.topics:
         check_kafka(settings)
-    if settings.input.topic is None and settings.input_path == "-" and 0 in closed_descriptors():
-        raise InputError("standard input is closed; nothing can be read from it")
     trainer = make_trainer(settings)
     begun = time.perf_counter()
     nothing = [None] if settings.model.task == "multiclass" else [0.0, 1.0]
@@ -94,12 +92,6 @@ def preflight(settings: Settings, *, until_eof: bool = True) -> None:
     trainer.drift.update(np.zeros(2), 0)
     if (seconds := time.perf_counter() - begun) > 3.0:
         log.info("compiled", seconds=round(seconds, 1), note="once on a machine")
-    if settings.input.topic is None and settings.input_path != "-":
-        try:
-            discover(settings.input.path or "", settings.root)
-        except NoFilesError:
-            if until_eof or not settings.one_shard:  # shards are of the files at the start
-                raise
 
 
 class _Source(FixedPartitionedSource[tuple[str, Item], None]):

@@ -31,6 +31,7 @@ from midstream.engine.state.snapshot import Snapshot, SnapshotError
 from midstream.flows.claims.liveness import BEAT, Pulses
 from midstream.flows.claims.registry import open_registry, take_over
 from midstream.flows.config.settings import Settings
+from midstream.flows.inputs.catalogue import kind_of
 from midstream.flows.logs import log
 
 if TYPE_CHECKING:
@@ -579,8 +580,9 @@ class Registrar:
         host, at = socket.gethostname(), registry.clock()
         desks = list(self._desks.values())
         seen = [desk.seen for desk in desks]  # they go on meanwhile
-        files, ours = self._all_settings.input.topic is None, {desk.name for desk in desks}
-        before = [row for row in registry.shards() if row.shard in ours] if files else []
+        alone = not kind_of(self._all_settings.input).across_hosts
+        ours = {desk.name for desk in desks}
+        before = [row for row in registry.shards() if row.shard in ours] if alone else []
         registry.beat(
             [
                 ShardRow(
@@ -603,7 +605,8 @@ class Registrar:
     def _look_for_twins(self, registry: Registry, before: Sequence[ShardRow]) -> None:
         """Raise OtherStateError if who was at work on a shard before us goes on with it.
 
-        Nobody else can have our state folder (with topics, the newer run shuts the older out): so
+        Nobody else can have our state folder (of input that hosts share, the newer run shuts the
+        older out): so
         there is a copy of it, under the same name.
         """
         for row in before:

@@ -18,16 +18,10 @@ import msgspec
 
 from midstream.connectors.encode.choice import Choice
 from midstream.connectors.encode.outputs import encode_alarms, encode_predictions, encode_rejected
-from midstream.connectors.files.discovery import discover
-from midstream.connectors.files.input import normal_path
-from midstream.connectors.files.rotation import is_rotated
 from midstream.connectors.input import Decoded, InputError, Work
-from midstream.connectors.kafka.consumer import Consumer, NoAnswerError, partition_name
-from midstream.connectors.kafka.input import TopicInput
+from midstream.connectors.kafka.consumer import NoAnswerError
 from midstream.connectors.kafka.journal import KafkaJournal, Signature
-from midstream.connectors.kafka.messages import MessageBlock
-from midstream.engine.basics.errors import ExpectedError
-from midstream.engine.basics.storage import BackgroundStorage, LocalStorage, raise_limit, replace
+from midstream.engine.basics.storage import BackgroundStorage, LocalStorage, raise_limit
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import NON_FINITE, Rejected
 from midstream.engine.registry.artifacts import ArtifactError
@@ -47,9 +41,13 @@ from midstream.flows.claims.registry import open_registry
 from midstream.flows.config.factory import make_model, model_modules
 from midstream.flows.config.settings import Settings
 from midstream.flows.config.tables import ConfigError
+from midstream.flows.inputs.catalogue import kind_of
+from midstream.flows.inputs.kind import Source
 from midstream.flows.inputs.reading import Reader
-from midstream.flows.inputs.topics import open_consumer, open_journal, topic_shards
+from midstream.flows.inputs.topics import open_journal
 from midstream.flows.logs import log
+from midstream.flows.running.errors import AbandonedError, FailingError, RunError
+from midstream.flows.running.numbers import ShardNumbers
 from midstream.flows.running.registrar import Ready, Registrar
 
 __all__ = [
@@ -80,8 +78,6 @@ T = TypeVar("T")
 KINDS = ("predictions", "rejected", "alarms")
 """Of output."""
 _BLOCK_SECONDS = 0.2  # a batch that takes much longer would delay commits, signals and reports
-_PARTS, _AT_FIRST = "partitions.json", "partitions-at-first.json"
-_MOST_SHARDS = 1_000
 _DESCRIPTORS = 64  # that a process has open besides its input
 _JUDGED = 20  # events of a run that are enough to tell of its input
 _NEAR = 20  # events before a version is due, which are read at once
@@ -89,24 +85,10 @@ _NEARER = 0.75  # of those that are left until then, where they are more
 _FEW = 4  # shards that are opened one after the other
 _OPENERS = 16
 _RESCAN_SECONDS = 5.0
-_LOOK_SECONDS = 1.0  # to wait for an answer that is not urgent
 _CONFIRM_SECONDS = 10.0  # to wait for an answer that a commit waits for
 _REPORT_SECONDS = 10.0
-_TELL_SECONDS = 5.0  # after which the group is told again what did not arrive
 _TOLD = 20  # events that the learner raised on, of each of which the log tells within that
 _SHOWN = 200  # characters of what it raised
-
-
-class RunError(ExpectedError, RuntimeError):
-    """A run that cannot begin or go on; one line for the operator."""
-
-
-class FailingError(RunError):
-    """The learner fails on more of what it gets than `model.error_limit` allows."""
-
-
-class AbandonedError(RuntimeError):
-    """Input could not be learned again for a command; with the shard opened anew, it is refused."""
 
 
 class Summary(msgspec.Struct):
@@ -259,9 +241,8 @@ def told_of(change: Change) -> dict[str, str]:
 
 def said_of_state(settings: Settings) -> dict[str, str]:
     """Return what a config says of state but its trainer: `source`, `shards` of `Shard.open`."""
-    path = normal_path(settings.input.path or "", settings.root)
     return {
-        "source": settings.input.topic or path,
+        "source": kind_of(settings.input).identity(settings),
         "shards": "one for all" if settings.one_shard else "one for each partition",
     }
 
@@ -371,11 +352,6 @@ def failures(batch: EventBatch, errors: Sequence[EventError], odd: Sequence[int]
     return [text for _, text in sorted(failed, key=operator.itemgetter(0))]
 
 
-def _is_new(name: str, known: Collection[str]) -> bool:
-    """Whether a file is none of those known, and not what one of these has become by rotation."""
-    return name not in known and not any(is_rotated(name, other) for other in known)
-
-
 class Room:
     """One shard in the run: its input, decoders, trainer, journal, snapshots and outputs."""
 
@@ -384,9 +360,8 @@ class Room:
         run.locks.take(name)
         self.run = run
         self.name = name
-        self.reader = Reader(
-            settings, until_eof=run.until_eof, part=part, consumer=run.consumer, added=run.added
-        )
+        assert run.source is not None, "nothing is open"
+        self.reader = Reader(settings, run.source, part, added=name in run.added)
         self.input = self.reader.input
         self.block_bytes = 1024  # how much is read at once; adapts to the learner's speed
         self._most_bytes = 2**62  # of that, up to where a version is due
@@ -428,7 +403,7 @@ class Room:
             fetch=self._fetch_version,
             outbox=self._outbox if settings.versions.enabled else None,
             keep_from=0 if settings.versions.enabled else math.inf,
-            check_input=run.check_input,
+            check_input=self._confirm,
             reject=self._encode_rejected if settings.model.on_error == "reject" else None,
             careful=run.careful,
             error_limit=settings.model.error_limit,
@@ -437,20 +412,16 @@ class Room:
         for note in self.shard.notes:
             log.warning("snapshot_unusable", shard=name, reason=note)
         self._tell_of_lost_outputs()
-        if isinstance(self.input, TopicInput):
-            self.input.seek(self.shard.positions)
-        else:
-            self.input.seek(self.shard.cursors, self.shard.known)
+        self.input.seek(self.shard.positions, self.shard.known)
         self._counts, self._tally = Summary(), Tally()  # of what is not committed yet
         self._settled = self.journal.end
         self._published: dict[str, int] = {}  # by partition, up to where
         self._committed: dict[str, int] = {}
-        self._told: dict[int, int] = {}  # to the consumer group
-        self._told_at = 0.0
-        self._untold = 0
         self._to_begin = False
         if not self.input.names and not run.until_eof:
-            log.info("waiting", shard=name, input=settings.input_path, note="no files there yet")
+            kind = kind_of(settings.input)
+            note = f"no {kind.partition}s there yet"
+            log.info("waiting", shard=name, input=kind.identity(settings), note=note)
         self._obeying = False  # a command is on its way
         self._next: Range | Command | None = self.shard.next_step()  # of the journal
         if self._next is None:
@@ -461,12 +432,14 @@ class Room:
         self._waiting: set[str] = set()
         self._fetched: Future[Item] | None = None  # the next block, if it is read ahead
 
+    def _confirm(self) -> None:
+        """Raise InputError if what was read may not be of the input that it was taken for."""
+        self.run.check_outage()
+        self.input.confirm(_CONFIRM_SECONDS)
+
     def _begin(self) -> None:
-        """Journal where reading begins, where that is not at the start."""
-        source = self.run.settings.input
-        if source.topic is None and not (source.start == "latest" and self.shard.untouched):
-            return
-        for work in self.input.begin():
+        """Journal where reading begins, where the input says so."""
+        for work in self.input.begin(untouched=self.shard.untouched):
             nothing = EventBatch([], [], partition=work.span.partition, index=-1)
             self.shard.publish(self.shard.step(work.span, nothing, []), {})
         self.shard.commit()
@@ -551,7 +524,7 @@ class Room:
             log.info("input_unfinished", shard=self.name, input=name, note="it is tried again")
         self._waiting = set(self.input.waiting)
         block = None if found.work is None else found.work.block
-        if isinstance(block, MessageBlock) and not block.messages.values:  # it was deleted
+        if block is not None and not block.size:  # what was in it is deleted
             self.shard.snapshot_soon()
         if found.work is None and not self.run.until_eof:
             now = time.monotonic()
@@ -559,7 +532,6 @@ class Room:
                 self._rescanned_at = now
                 for name in self.input.rescan():
                     log.info("input_found", shard=self.name, input=name)
-                self.run.notice_new_shards()
         return found
 
     def _go_on(self) -> None:
@@ -584,7 +556,7 @@ class Room:
         try:
             done = self.shard.carry_out(
                 command.order,
-                lows=lambda: self._reading(self.input.lows),
+                lows=lambda: self._reading(self.input.oldest),
                 prepared=command.snapshot,
             )
         except NoAnswerError as error:  # nothing was done
@@ -764,10 +736,7 @@ class Room:
         return None
 
     def settle(self) -> None:
-        """After a commit: count what is in it, and tell the brokers how far the input was learned.
-
-        The latter is for tools that show lag; nothing of ours reads it.
-        """
+        """After a commit: count what is in it, and tell the input how far it was learned."""
         if self.run.registrar is not None:
             self.run.registrar.visit(self.shard)
         if self.journal.end != self._settled:
@@ -778,24 +747,8 @@ class Room:
             self.run.summary.count(counts)
             tally, self._tally = self._tally, Tally()
             self.run.tallies.setdefault(self.name, Tally()).join(tally)
-        if isinstance(self.input, TopicInput) and not self.shard.replaying:
-            self._tell_lag(self.input)
-
-    def _tell_lag(self, topic: TopicInput) -> None:
-        """Tell the group how far the input was learned, where that has changed or did not arrive.
-
-        That goes past what is no message, such as the end of a transaction, of which the journal
-        does not know.
-        """
-        consumer = self.run.consumer
-        if consumer is None:
-            return
-        told = topic.told(self._committed)
-        now = time.monotonic()
-        again = consumer.untold != self._untold and now - self._told_at > _TELL_SECONDS
-        if told != self._told or again:
-            self._told, self._told_at, self._untold = told, now, consumer.untold
-            consumer.commit(told)
+        if not self.shard.replaying:
+            self.input.settle(self._committed)
 
     def close(self) -> None:
         """Close files; what is not committed, or was read ahead, is left to the next resume."""
@@ -890,8 +843,8 @@ class Run:
         self.registrar: Registrar | None = None
         self._ended: set[str] = set()
         self._waited = False  # at the end, for the registry
-        self.consumer: Consumer | None = None
-        self.added = range(0)
+        self.source: Source | None = None
+        self.added: set[str] = set()  # shards that came after the state was begun
         self.caught_up = False
         self._idle: set[str] = set()
         self._known: set[str] = set()
@@ -901,18 +854,19 @@ class Run:
     def open(self) -> None:
         """Open every shard: resume its state, find its input."""
         self.identity = settle(self.settings, self.locks)
-        if self.settings.input.topic is not None:
-            self.consumer = open_consumer(self.settings)
-        shards: Mapping[str, str | None]
-        if self.single:
-            shards = {"000": None}
-        elif self.consumer is not None:
-            shards = topic_shards(self.settings, self.consumer)
-            self.added = range(self._at_first(len(shards)), len(shards))
-        else:
-            shards = {f"{i:03d}": part for i, part in enumerate(self._parts())}
+        source = kind_of(self.settings.input).connect(self.settings, until_eof=self.until_eof)
+        self.source = source
+        numbers = ShardNumbers(self.settings.state_path, self.locks)
+        parts: list[str | None] = [None]
+        begun = 1  # how many shards there were when the state was begun
+        if not self.single:
+            found = source.partitions()
+            parts = [*(found if source.numbered else numbers.remembered(found, source.is_new))]
+            begun = numbers.at_first(len(parts)) if source.numbered else len(parts)
+        shards = {f"{i:03d}": part for i, part in enumerate(parts)}
+        self.added = set(list(shards)[begun:])
         mine = {name: part for name, part in shards.items() if self.share.has(name)}
-        if self.consumer is None and not self.single:
+        if source.descriptors:
             self._check_descriptors(len(mine))
         if len(mine) > _FEW and self.settings.journal_topic is not None:
             log.info("opening", shards=len(mine))
@@ -924,9 +878,8 @@ class Run:
                 self._open_room(name, part)
         if self.settings.versions.enabled and self.rooms:
             self._call_registrar(shards)
-        if self.consumer is not None:
-            read = (room.input.names for room in self.rooms.values())
-            self._known = {part for part in shards.values() if part}.union(*read)
+        read = (room.input.names for room in self.rooms.values())
+        self._known = {part for part in shards.values() if part}.union(*read)
 
     def _check_descriptors(self, shards: int) -> None:
         """Raise RunError if this process may not have as many files open as it reads at once."""
@@ -961,21 +914,6 @@ class Run:
         if self.registrar is not None and self.registrar.refusal:
             raise RunError(self.registrar.refusal)
 
-    def _at_first(self, partitions: int) -> int:
-        """Return how many partitions the topic had when it was first read."""
-        folder = LocalStorage(self.settings.state_path / "shards")
-        with self.locks.alone():
-            if folder.length(_AT_FIRST) is None:
-                if (folder.folder / "000").exists():
-                    raise RunError(
-                        f"{folder.folder}: is the state of one model for all partitions; put "
-                        "input.shards = 1 back, or begin anew with --fresh"
-                    )
-                replace(folder, _AT_FIRST, msgspec.json.encode(partitions))
-            number = msgspec.json.decode(folder.read(_AT_FIRST), type=int)
-        folder.close()
-        return number
-
     def _open_room(self, name: str, part: str | None) -> None:
         try:
             self.rooms[name] = Room(self, name, part)
@@ -984,60 +922,27 @@ class Run:
                 log.warning("state_differs", shard=name, **told_of(change))
             raise
 
-    def _parts(self) -> list[str]:
-        """Return the files that are shards, each with the number that it was once given."""
-        folder = LocalStorage(self.settings.state_path / "shards")
-        with self.locks.alone():
-            known: list[str] = []
-            if folder.length(_PARTS) is not None:
-                known = msgspec.json.decode(folder.read(_PARTS), type=list[str])
-            found = Reader(self.settings, until_eof=True).input.names
-            parts = known + [name for name in found if _is_new(name, known)]
-            if len(parts) > _MOST_SHARDS:
-                raise RunError(
-                    f"{len(parts)} files would be shards of their own; at most {_MOST_SHARDS} can "
-                    "be"
-                )
-            if parts != known:
-                replace(folder, _PARTS, msgspec.json.encode(parts))
-        folder.close()
-        self._known = set(parts)
-        return parts
+    def _look(self) -> None:
+        """Now and then, tell of partitions that are new, once each.
 
-    def notice_new_shards(self) -> None:
-        """Tell of files that would be shards of their own, once each."""
-        if self.single or self.consumer is not None:
-            return
-        try:
-            found = discover(self.settings.input.path or "", self.settings.root)
-        except InputError:
-            return  # all are gone, and more may come
-        for name, _, _ in found:
-            if _is_new(name, self._known):
-                self._known.add(name)
-                log.warning("input_new", input=name, action="it is taken up by a restart")
-
-    def _look_at_topic(self) -> None:
-        """Now and then, tell of partitions that are new, once each; raise InputError if it is gone.
-
-        A look takes a few ms where the brokers are well.
+        Raises
+        ------
+        InputError
+            If the input is gone, or is another one now.
         """
         now = time.monotonic()
-        if self.consumer is None or now - self._looked_at < _RESCAN_SECONDS:
+        if self.source is None or now - self._looked_at < _RESCAN_SECONDS:
             return
         self._looked_at = now
-        for index in self.consumer.look(_LOOK_SECONDS) or ():
-            name = partition_name(self.consumer.topic, index)
-            if name not in self._known and self.share.first == 0:
+        for name in self.source.look(self._known):
+            if self.share.first == 0:
                 self._known.add(name)
                 log.warning("input_new", input=name, action="it is taken up by a restart")
 
-    def check_input(self) -> None:
-        """Raise InputError if what was taken may not be of the topic that it was taken for."""
+    def check_outage(self) -> None:
+        """Raise the outage that another shard has waited for in vain: it is waited for once."""
         if isinstance(self.failure, UnavailableError | NoAnswerError):
-            raise self.failure  # it was waited for once
-        if self.consumer is not None:
-            self.consumer.confirm(_CONFIRM_SECONDS)
+            raise self.failure
 
     def close(self) -> None:
         """Close every shard's files."""
@@ -1046,8 +951,8 @@ class Run:
             room.close()
         if self.ahead is not None:
             self.ahead.shutdown()
-        if self.consumer is not None:
-            self.consumer.close()
+        if self.source is not None:
+            self.source.close()
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -1064,7 +969,7 @@ class Run:
         with self.guard():
             try:
                 self._check_registrar()
-                self._look_at_topic()
+                self._look()
                 found = room.next()
             except InputError as error:  # what was read before may be sound: commit, and end
                 self.input_failure = self.input_failure or error

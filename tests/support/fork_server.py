@@ -214,7 +214,7 @@ def _warm_up() -> None:
     """Import what processes import later, and load compiled kernels."""
     for name in _MODULES:
         importlib.import_module(name)
-    from midstream.flows.config.settings import load
+    from midstream.flows.loading import load
     from midstream.flows.offline.evaluation import evaluate
 
     with tempfile.TemporaryDirectory() as folder:

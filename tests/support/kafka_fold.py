@@ -12,7 +12,7 @@ from midstream.connectors.encode.outputs import encode_alarms, encode_prediction
 from midstream.connectors.kafka.messages import MessageBlock, MessageDecoder, Messages
 from midstream.engine.shard.journal import Range, Record
 from midstream.flows.config.factory import model_modules
-from midstream.flows.config.settings import load
+from midstream.flows.loading import load
 from midstream.flows.running.rooms import make_trainer
 
 

@@ -297,7 +297,7 @@ class Lane:
     def _carry_out(self, order: Order) -> None:
         gone = {name: self._rng.randint(0, 20) for name in self.input.names}
         real = self._rng.random() < 0.8
-        self.shard.carry_out(order, lows=lambda: self.input.lows() | ({} if real else gone))
+        self.shard.carry_out(order, lows=lambda: self.input.oldest() | ({} if real else gone))
         self._handed = order.id
         self.check()
         if self._rng.random() < 0.5:

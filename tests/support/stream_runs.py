@@ -18,7 +18,7 @@ from stream_oracle import WrongError, engine_run, not_finite
 
 from midstream.engine.events.event import Event
 from midstream.engine.training.rejecting import MIN_EVENTS
-from midstream.flows.config.settings import load
+from midstream.flows.loading import load
 from midstream.flows.offline import evaluation
 from midstream.flows.running import online
 from midstream.flows.running.rooms import FailingError

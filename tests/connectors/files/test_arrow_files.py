@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from midstream.connectors.decode.arrow_decoder import TableDecoder
+from midstream.connectors.decode.decoder import Decoding
 from midstream.connectors.decode.fields import FieldMap
 from midstream.connectors.decode.fingerprint import Fingerprints
 from midstream.connectors.files.discovery import discover
@@ -55,8 +56,8 @@ def write(path, table, chunk=100):
 
 
 def open_input(path, root, **options) -> FileInput:
-    decoder = TableDecoder("binary", options.pop("fields", FLAT))
-    return FileInput(path, root, tables=lambda: decoder, **options)
+    decoding = Decoding("binary", options.pop("fields", FLAT))
+    return FileInput(path, root, decoding=decoding, **options)
 
 
 def drain(files, size=1000):
@@ -398,8 +399,8 @@ def test_a_followed_stream_grows_by_record_batches(tmp_path):
 def test_begun_at_the_end(kind, tmp_path):
     """With start = "latest" what is there is not read; later rows of a stream, or files, are."""
     write(tmp_path / f"e.{kind}", rows(90))
-    files = open_input(".", tmp_path)
-    (work,) = files.begin()
+    files = open_input(".", tmp_path, start="latest")
+    (work,) = files.begin(untouched=True)
     assert (work.span.start, work.span.stop, work.span.line) == (90, 90, 91)
     assert files.read(1000) is None
     write(tmp_path / f"f.{kind}", rows(5))
@@ -476,7 +477,7 @@ import midstream
 from pathlib import Path
 from midstream.flows import cli
 from midstream.flows.inputs import reading
-from midstream.flows.config import settings
+from midstream.flows.loading import load
 from midstream.flows.offline import survey
 root = Path({str(tmp_path)!r})
 for name in ("e.jsonl", "e.arrow"):
@@ -484,8 +485,8 @@ for name in ("e.jsonl", "e.arrow"):
         '[model]\\nlearner = "logistic"\\ntask = "binary"\\n[input]\\npath = "' + name + '"\\n'
     )
     try:
-        reader = reading.Reader(settings.load(root / "c.toml"), until_eof=True)
-        print(sum(len(decoded.batch) for _, decoded in reader))
+        with reading.open_reader(load(root / "c.toml")) as reader:
+            print(sum(len(decoded.batch) for _, decoded in reader))
         survey.survey(root / name)
     except ValueError as error:
         print(error)

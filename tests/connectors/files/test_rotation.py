@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from rotating_logs import lived
 
-from midstream.connectors.decode.decoder import make_table_decoder
+from midstream.connectors.decode.decoder import Decoding
 from midstream.connectors.files.input import FileInput
 from midstream.connectors.files.rotation import is_rotated, siblings
 from midstream.connectors.input import InputError
@@ -127,8 +127,8 @@ def opened():
     made = []
 
     def open_input(path, root, **options):
-        decoder = make_table_decoder("binary", FieldMap(id="id", label="y"), None)
-        made.append(FileInput(path, root, tables=lambda: decoder, **options))
+        decoding = Decoding("binary", FieldMap(id="id", label="y"))
+        made.append(FileInput(path, root, decoding=decoding, **options))
         return made[-1]
 
     yield open_input

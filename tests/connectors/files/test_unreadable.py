@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 import midstream.connectors.files.arrow_files  # noqa: F401 while it can be read
-from midstream.connectors.decode.decoder import make_table_decoder
+from midstream.connectors.decode.decoder import Decoding
 from midstream.connectors.decode.fields import FieldMap
 from midstream.connectors.files.input import FileInput
 from midstream.connectors.input import InputError
@@ -65,8 +65,7 @@ def folder(tmp_path):
 
 
 def opened(path, folder, **options):
-    decoder = lambda: make_table_decoder("binary", FieldMap(label="y"))  # noqa: E731
-    return FileInput(path, folder, tables=decoder, **options)
+    return FileInput(path, folder, decoding=Decoding("binary", FieldMap(label="y")), **options)
 
 
 def drain(files, size=1_000):

@@ -17,8 +17,8 @@ from midstream.flows.claims import identity
 from midstream.flows.claims.identity import IdentityError, identity_of
 from midstream.flows.claims.locks import StateLocks
 from midstream.flows.claims.registry import open_registry
-from midstream.flows.config.settings import load
 from midstream.flows.config.tables import ConfigError
+from midstream.flows.loading import load
 from midstream.flows.offline import inspect
 from midstream.flows.operating import operations
 from midstream.flows.operating.operations import OperationError

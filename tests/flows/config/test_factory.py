@@ -8,8 +8,9 @@ from river import linear_model
 
 from midstream.flows.config import factory
 from midstream.flows.config.factory import make_model, model_modules
-from midstream.flows.config.settings import Settings, load
+from midstream.flows.config.settings import Settings
 from midstream.flows.config.tables import ConfigError
+from midstream.flows.loading import load
 
 GOOD = "from river import linear_model\n\n\ndef make():\n    return linear_model."
 

@@ -10,8 +10,9 @@ import pytest
 from midstream.connectors.decode.fields import FieldMap
 from midstream.engine.drift.monitor import DETECTORS
 from midstream.flows.config.factory import make_model
-from midstream.flows.config.settings import Settings, load
+from midstream.flows.config.settings import Settings
 from midstream.flows.config.tables import ConfigError
+from midstream.flows.loading import load
 
 MODEL = '[model]\nlearner = "models:make"\ntask = "binary"\n'
 INPUT = '[input]\npath = "events.jsonl"\n'

@@ -2,7 +2,7 @@
 
 import pytest
 
-from midstream.flows.config.settings import load
+from midstream.flows.loading import load
 from midstream.flows.offline import evaluation, inspect
 
 N = 1_500

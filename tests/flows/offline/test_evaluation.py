@@ -7,7 +7,7 @@ import random
 import pytest
 from project import Project
 
-from midstream.flows.config.settings import load
+from midstream.flows.loading import load
 from midstream.flows.offline import evaluation
 from midstream.flows.offline.inspect import inspect
 

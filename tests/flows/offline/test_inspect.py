@@ -6,7 +6,7 @@ import sys
 import pytest
 from project import Project, events
 
-from midstream.flows.config.settings import load
+from midstream.flows.loading import load
 from midstream.flows.offline.inspect import inspect
 
 HEAD = """

@@ -18,9 +18,9 @@ from midstream.engine.drift.monitor import drift_options
 from midstream.engine.training.trainer import Trainer
 from midstream.flows.config import factory
 from midstream.flows.config.factory import make_model, model_modules
-from midstream.flows.config.settings import load
 from midstream.flows.config.tables import ConfigError
-from midstream.flows.inputs.reading import Reader
+from midstream.flows.inputs.reading import open_reader
+from midstream.flows.loading import load
 from midstream.flows.offline.evaluation import evaluate
 from midstream.flows.offline.starter import Starter, write_starter
 
@@ -395,9 +395,8 @@ def test_a_schema_of_the_features_is_offered(tmp_path, own):
     config.write_text(head + "[features]" + tail.replace("\n#", "\n"))
     settings = load(config)
     assert settings.features == {"amount": "number", 'a "b"': "number", "city": "category"}
-    reader = Reader(settings, until_eof=True)
-    decoded = [d for _, d in reader]
-    reader.input.close()
+    with open_reader(settings) as reader:
+        decoded = [d for _, d in reader]
     assert sum(len(d.batch) for d in decoded) == 200
     assert all(d.batch.columns is not None for d in decoded)
 
@@ -462,9 +461,8 @@ def test_times_of_other_units_are_found(tmp_path, value, unit):
     write_csv(data, [{"time": value(i), "a": i % 7, "y": i % 2} for i in range(200)])
     settings = load(write_starter(tmp_path, data).config)
     assert (settings.input.fields.time, settings.input.fields.time_unit) == ("time", unit)
-    reader = Reader(settings, until_eof=True)
-    times = [time for _, decoded in reader for time in decoded.batch.times]
-    reader.input.close()
+    with open_reader(settings) as reader:
+        times = [time for _, decoded in reader for time in decoded.batch.times]
     assert all(1.76e9 < time < 1.8e9 for time in times)
 
 

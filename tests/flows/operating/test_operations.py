@@ -21,7 +21,8 @@ from midstream.engine.training.trainer import Trainer
 from midstream.flows import logs
 from midstream.flows.cli import cli
 from midstream.flows.commands import cli_versions, version_views
-from midstream.flows.config.settings import load
+from midstream.flows.inputs.reading import oldest_positions
+from midstream.flows.loading import load
 from midstream.flows.offline.inspect import inspect
 from midstream.flows.operating import operations
 from midstream.flows.operating.operations import OperationError, in_order, live_at, moment
@@ -59,14 +60,15 @@ class Kept:
         self.parts = None
 
     def trained(self, n=200) -> Trainer:
-        from midstream.flows.inputs.reading import Reader
+        from midstream.flows.inputs.reading import open_reader
 
         self.project.write(events(n), "learned.jsonl")
         given = msgspec.structs.replace(self.settings.input, path="learned.jsonl")
         settings = msgspec.structs.replace(self.settings, input=given)
         trainer = make_trainer(self.settings)
-        for _, decoded in Reader(settings, until_eof=True):
-            trainer.step(decoded.batch)
+        with open_reader(settings) as reader:
+            for _, decoded in reader:
+                trainer.step(decoded.batch)
         (self.folder / "learned.jsonl").unlink()
         return trainer
 
@@ -139,7 +141,7 @@ def test_files_in_a_folder_are_found_by_their_names(kept, path):
     one = kept(path)
     (one.folder / "in").mkdir()
     one.project.write(events(3), "in/a.jsonl")
-    (name,) = operations._lows(one.settings)
+    (name,) = oldest_positions(one.settings)
     one.began()
     version = one.version({name: 10})
     one.did(2, "pause", at=BEGUN + 1, seq=1, position={name: 90})

@@ -7,7 +7,7 @@ import pytest
 from project import Project, events
 
 from midstream.engine.shard.journal import UnavailableError
-from midstream.flows.config.settings import load
+from midstream.flows.loading import load
 from midstream.flows.running import online, rooms
 
 

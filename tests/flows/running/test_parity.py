@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 from river import datasets, evaluate, metrics
 
-from midstream.flows.config.settings import load
+from midstream.flows.loading import load
 from midstream.flows.offline import evaluation
 
 MODULES = ("ensemble", "forest", "linear_model", "multiclass", "naive_bayes", "neighbors",

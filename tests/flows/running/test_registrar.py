@@ -35,7 +35,7 @@ from midstream.engine.state.snapshot import SnapshotFolder
 from midstream.engine.training.trainer import Trainer
 from midstream.flows import logs
 from midstream.flows.claims.registry import open_registry
-from midstream.flows.config.settings import load
+from midstream.flows.loading import load
 from midstream.flows.running import registrar
 
 SEEDS = int(os.environ.get("MIDSTREAM_REGISTRAR_SEEDS", "6"))

@@ -8,7 +8,7 @@ import pytest
 from project import Project, events
 
 from midstream.engine.shard.shard import EventError
-from midstream.flows.config.settings import load
+from midstream.flows.loading import load
 from midstream.flows.offline import evaluation
 from midstream.flows.running import online
 from midstream.flows.running.rooms import FailingError
