@@ -57,7 +57,9 @@ def ask(name, folder, *functions):
     if name not in SEEDED or os.environ.get("PYTHONHASHSEED") == "0":
         return [function(folder) for function in functions]
     command = [sys.executable, life.__file__, str(folder), *(f.__name__ for f in functions)]
-    path = os.pathsep.join([str(OLD.parents[1]), os.environ.get("PYTHONPATH", "")])
+    tests = OLD.parents[1]
+    places = [str(tests), str(tests / "support"), os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(places)
     env = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": path}
     return json.loads(subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE).stdout)
 

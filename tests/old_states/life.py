@@ -24,9 +24,10 @@ from click.testing import CliRunner
 from kafka_client import Kafka
 
 from midstream import open_registry
-from midstream.flows import online
 from midstream.flows.cli import cli
-from midstream.flows.settings import Settings, load
+from midstream.flows.config.settings import Settings
+from midstream.flows.loading import load
+from midstream.flows.running import online
 
 __all__ = [
     "CONFIG",

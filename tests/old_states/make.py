@@ -33,15 +33,15 @@ from typing import Any
 if os.environ.get("PYTHONHASHSEED") != "0":  # as `midstream` runs
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     sys.exit(subprocess.call([sys.executable, *sys.argv], env=environment))
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[1])]
 
-from kafka_broker import Cluster
-from old_states import life
+from kafka_broker import Cluster  # noqa: E402
+from old_states import life  # noqa: E402
 
-from midstream import Trainer
-from midstream.engine.journal import Command, FileJournal
-from midstream.flows import online
-from midstream.flows.settings import load
+from midstream import Trainer  # noqa: E402
+from midstream.engine.shard.journal import Command, FileJournal  # noqa: E402
+from midstream.flows.loading import load  # noqa: E402
+from midstream.flows.running import online  # noqa: E402
 
 Row = dict[str, Any]
 
@@ -970,7 +970,7 @@ def topics(c: Case) -> None:
 
 
 def _run_until_killed_in_a_transaction(folder: Path) -> None:
-    from midstream.connectors.kafka_journal import KafkaJournal
+    from midstream.connectors.kafka.journal import KafkaJournal
 
     written, write, commit = 0, KafkaJournal.write, KafkaJournal.commit
 

@@ -70,7 +70,7 @@ def blocks_of(page: Path) -> Iterator[Block]:
 
 def load_toml(text: str, folder: Path) -> Any:
     """Load a config, or what the least config becomes with a part of one."""
-    from midstream.flows.config.settings import load
+    from midstream.flows.loading import load
 
     raw = tomllib.loads(text)
     if not {"model", "input"} <= raw.keys():

@@ -13,7 +13,7 @@ from midstream.engine.state import encoding
 from midstream.engine.state.snapshot import pack, unpack
 from midstream.engine.training.trainer import Trainer
 from midstream.flows.claims.locks import StateLocks
-from midstream.flows.config.settings import load
+from midstream.flows.loading import load
 from midstream.flows.offline.inspect import inspect
 from midstream.flows.running import online
 
