@@ -29,7 +29,8 @@ from midstream.flows.config.tables import ConfigError, nearest
 from midstream.flows.inputs import reading
 from midstream.flows.inputs.catalogue import kind_of
 from midstream.flows.inputs.topics import check_kafka, missing_topics
-from midstream.flows.running import rooms
+from midstream.flows.running.definition import make_trainer
+from midstream.flows.running.outputs import KINDS
 
 __all__ = ["Finding", "Report", "inspect", "may_be_mistaken"]
 
@@ -66,7 +67,7 @@ def inspect(settings: Settings, sample: int) -> Report:
     report.add("config", str(settings.file))
     trainer = None
     try:
-        trainer = rooms.make_trainer(settings)
+        trainer = make_trainer(settings)
     except ConfigError as error:
         report.add("learner", str(error), ok=False)
     else:
@@ -85,9 +86,7 @@ def inspect(settings: Settings, sample: int) -> Report:
         if reaches:
             _try_topics(settings, report)
     elif output.predictions or output.rejected or output.alarms:
-        _try_folder(
-            "output", settings.output_path, report, (f"{kind}*.jsonl" for kind in rooms.KINDS)
-        )
+        _try_folder("output", settings.output_path, report, (f"{kind}*.jsonl" for kind in KINDS))
     return report
 
 

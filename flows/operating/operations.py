@@ -457,7 +457,7 @@ def plan_replacing(
         If there is no such version, or it cannot be looked at.
     """
     from midstream.engine.shard.shard import defined, unfit
-    from midstream.flows.running.rooms import make_trainer, said_of_state
+    from midstream.flows.running.definition import make_trainer, state_identity
 
     name = origin if origin != settings.name and origin in registry.database.models() else ""
     if name:
@@ -473,7 +473,7 @@ def plan_replacing(
     manifest = row.manifest
     assert manifest is not None
     state = manifest.identity if name else _origin(registry, row, origin)
-    wanted = defined(make_trainer(settings), **said_of_state(settings))
+    wanted = defined(make_trainer(settings), **state_identity(settings))
     for part in manifest.shards:
         if changed := unfit(part.header["definition"], wanted):
             raise OperationError(f"version {version} is of another model: {changed}")
