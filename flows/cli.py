@@ -25,7 +25,7 @@ from midstream.flows.commands.terminal import (
 )
 
 if TYPE_CHECKING:
-    from midstream.flows.running.rooms import Share
+    from midstream.flows.running.shares import Share
 
 __all__ = ["cli"]
 
@@ -133,8 +133,9 @@ def run(
     from midstream.flows.inputs.catalogue import kind_of
     from midstream.flows.loading import load
     from midstream.flows.operating.operations import operator
-    from midstream.flows.running import online, rooms, supervisor
-    from midstream.flows.running.rooms import Share
+    from midstream.flows.running import online, supervisor
+    from midstream.flows.running.counters import judge_input
+    from midstream.flows.running.shares import Share
 
     if report_to is not None:
         _run_share(
@@ -192,7 +193,7 @@ def run(
                 adopted_by=by,
             )
         if until_eof:
-            rooms.judge_input(summary, settings)
+            judge_input(summary, settings)
     _print_summary(summary, settings.name, as_json=as_json)
 
 
@@ -249,7 +250,8 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
     """
     from midstream.flows.loading import load
     from midstream.flows.offline import evaluation
-    from midstream.flows.running import online, rooms
+    from midstream.flows.running import online
+    from midstream.flows.running.counters import judge_input
 
     with one_line_errors(running=False, as_json=as_json), model_prints():
         settings = load(config)
@@ -259,7 +261,7 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
         online.preflight(settings)
     with one_line_errors(running=True, as_json=as_json), model_prints():
         summary, _ = evaluation.evaluate(settings)
-        rooms.judge_input(summary, settings)
+        judge_input(summary, settings)
     _print_summary(summary, settings.name, as_json=as_json)
 
 

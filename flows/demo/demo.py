@@ -24,7 +24,8 @@ from rich.text import Text
 import midstream
 from midstream.flows.demo.report import Crash, Report, number, render
 from midstream.flows.demo.showcase import SEED, Course, Lane, Race, Row, Stream, bundled_streams
-from midstream.flows.running.rooms import RunError, Summary
+from midstream.flows.running.counters import Summary
+from midstream.flows.running.errors import RunError
 
 __all__ = ["DemoResult", "run_demo"]
 

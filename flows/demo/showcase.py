@@ -28,7 +28,8 @@ from midstream.engine.events.event import NON_FINITE, FloatArray, IntArray, Labe
 from midstream.flows.config.settings import Settings
 from midstream.flows.inputs.reading import open_reader
 from midstream.flows.loading import load
-from midstream.flows.running.rooms import RunError, make_trainer
+from midstream.flows.running.definition import make_trainer
+from midstream.flows.running.errors import RunError
 
 __all__ = [
     "SEED",

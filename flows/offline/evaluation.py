@@ -11,14 +11,9 @@ from midstream.engine.training.trainer import Trainer
 from midstream.flows.config.factory import model_modules
 from midstream.flows.config.settings import Settings
 from midstream.flows.inputs.reading import open_reader
-from midstream.flows.running.rooms import (
-    RejectedLog,
-    Summary,
-    Tally,
-    failures,
-    log_non_finite,
-    make_trainer,
-)
+from midstream.flows.running.counters import Summary
+from midstream.flows.running.definition import make_trainer
+from midstream.flows.running.failures import RejectedLog, Tally, failures, log_non_finite
 
 __all__ = ["evaluate"]
 
@@ -34,8 +29,8 @@ class _Judge:
             self._careful = Careful(model_modules(settings))
         self._recent, self._tally, self._log = Recent(), Tally(), RejectedLog()
 
-    def step(self, given: EventBatch) -> tuple[int, int]:
-        """Predict, score and learn; return how many alarms there were, and events rejected.
+    def step(self, given: EventBatch, summary: Summary) -> None:
+        """Predict, score and learn; count what was done.
 
         Raises
         ------
@@ -64,7 +59,8 @@ class _Judge:
         verdict = self._recent.count(len(given), list(tried.raised), odd, self._limit)
         if verdict is not None:
             raise self._tally.error(self._recent.now(verdict, self._limit), self._limit)
-        return len(tried.step.alarms), len(errors) + len(tried.refused)
+        summary.count(tried.batch, tried.step, len(errors) + len(tried.refused))
+        summary.predictions += len(tried.batch)
 
     def close(self) -> None:
         """Say how it ended.
@@ -94,18 +90,8 @@ def evaluate(
     begun = time.perf_counter()
     with open_reader(settings) as reader:
         for _, decoded in reader:
-            seen, learned = judge.trainer.seen, judge.trainer.learned
-            prequential = judge.trainer.prequential
-            non_finite, too_large = prequential.non_finite, prequential.too_large
-            alarms, rejected = judge.step(decoded.batch)
-            summary.events += judge.trainer.seen - seen
-            summary.learned += judge.trainer.learned - learned
-            summary.rejected += len(decoded.rejected) + rejected
-            summary.predictions += judge.trainer.seen - seen
-            summary.alarms += alarms
-            prequential = judge.trainer.prequential
-            summary.non_finite += prequential.non_finite - non_finite
-            summary.too_large += prequential.too_large - too_large
+            judge.step(decoded.batch, summary)
+            summary.rejected += len(decoded.rejected)
             if progress is not None:
                 progress(summary)
     if summary.non_finite:
@@ -113,8 +99,8 @@ def evaluate(
     judge.close()
     trainer = judge.trainer
     summary.seconds = time.perf_counter() - begun
-    summary.events_per_second = summary.events / max(summary.seconds, 1e-9)
     summary.metrics = trainer.metrics
     summary.digest = {"000": trainer.digest()}
     summary.seen = trainer.seen
+    summary.events_per_second = summary.events / max(summary.seconds, 1e-9)
     return summary, trainer

@@ -32,7 +32,8 @@ from midstream.flows.inputs import reading
 from midstream.flows.inputs.catalogue import kind_of
 from midstream.flows.inputs.topics import check_kafka, missing_topics
 from midstream.flows.offline.saved_state import Foreseen, look
-from midstream.flows.running import rooms
+from midstream.flows.running.definition import make_trainer
+from midstream.flows.running.outputs import KINDS
 
 __all__ = ["Finding", "Report", "inspect", "may_be_mistaken"]
 
@@ -74,7 +75,7 @@ def inspect(settings: Settings, sample: int, *, amend: bool = False) -> Report:
     report.add("config", str(settings.file))
     trainer = None
     try:
-        trainer = rooms.make_trainer(settings)
+        trainer = make_trainer(settings)
     except ConfigError as error:
         report.add("learner", str(error), ok=False)
     else:
@@ -95,16 +96,14 @@ def inspect(settings: Settings, sample: int, *, amend: bool = False) -> Report:
         if reaches:
             _try_topics(settings, report)
     elif output.predictions or output.rejected or output.alarms:
-        _try_folder(
-            "output", settings.output_path, report, (f"{kind}*.jsonl" for kind in rooms.KINDS)
-        )
+        _try_folder("output", settings.output_path, report, (f"{kind}*.jsonl" for kind in KINDS))
     return report
 
 
 def _try_saved_state(settings: Settings, report: Report, *, amend: bool) -> None:
     """Say what a run will do with the saved state of each shard; shards alike are told together."""
     found: dict[tuple[str, ...], list[Foreseen]] = {}
-    for each in look(settings, rooms.make_trainer(settings)):
+    for each in look(settings, make_trainer(settings)):
         found.setdefault((each.problem, str(each.replays), *map(str, each.changes)), []).append(
             each
         )

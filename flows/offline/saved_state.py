@@ -13,7 +13,7 @@ from midstream.engine.state.snapshot import Snapshot, SnapshotError, SnapshotFol
 from midstream.engine.training.trainer import Trainer
 from midstream.flows.config.factory import model_modules
 from midstream.flows.config.settings import Settings
-from midstream.flows.running.rooms import said_of_state
+from midstream.flows.running.definition import state_identity
 
 __all__ = ["Foreseen", "look"]
 
@@ -65,7 +65,7 @@ def _newest(place: Path) -> Snapshot | None:
 
 
 def _foreseen(settings: Settings, blank: Trainer, place: Path, snapshot: Snapshot) -> Foreseen:
-    modules, said = model_modules(settings), said_of_state(settings)
+    modules, said = model_modules(settings), state_identity(settings)
     header = snapshot.header
     try:
         trainer = Trainer.from_state(snapshot.parts, modules)

@@ -457,7 +457,7 @@ def plan_replacing(
         If there is no such version, or it cannot be looked at.
     """
     from midstream.engine.shard.shard import unfit
-    from midstream.flows.running.rooms import make_trainer, said_of_state
+    from midstream.flows.running.definition import make_trainer, state_identity
 
     name = origin if origin != settings.name and origin in registry.database.models() else ""
     if name:
@@ -475,7 +475,7 @@ def plan_replacing(
     state = manifest.identity if name else _origin(registry, row, origin)
     blank = make_trainer(settings)
     for part in manifest.shards:
-        if changed := unfit(part.header["definition"], blank, **said_of_state(settings)):
+        if changed := unfit(part.header["definition"], blank, **state_identity(settings)):
             raise OperationError(f"version {version} is of another model: {changed}")
     names = [shard.shard for shard in registry.shards()]
     if names != row.shards:

@@ -1,4 +1,4 @@
-"""The dataflow: source, decode, learn, output; one row of rooms, a shard never leaves its worker.
+"""The dataflow: source, decode, learn, output; one row of steps, a shard never leaves its worker.
 
 Bytewax schedules, distributes and connects; durability is ours (`midstream.engine.shard.shard`).
 """
@@ -41,24 +41,16 @@ from midstream.flows.inputs.reading import IDLE
 from midstream.flows.inputs.topics import check_kafka
 from midstream.flows.logs import log
 from midstream.flows.process import stop_signals
+from midstream.flows.running.counters import Summary
+from midstream.flows.running.definition import make_trainer
+from midstream.flows.running.errors import AbandonedError, RunError
+from midstream.flows.running.failures import Tally
+from midstream.flows.running.outputs import KINDS, file_name
 from midstream.flows.running.pacing import ALWAYS, Pace
 from midstream.flows.running.registrar import Registrar
-from midstream.flows.running.rooms import (
-    KINDS,
-    REPLACES,
-    WHOLE,
-    AbandonedError,
-    Item,
-    Place,
-    Room,
-    Run,
-    RunError,
-    Share,
-    Summary,
-    Tally,
-    file_name,
-    make_trainer,
-)
+from midstream.flows.running.shard_process import ShardProcess
+from midstream.flows.running.shards import Item, RunningShard, Shared
+from midstream.flows.running.shares import REPLACES, WHOLE, Place, Share
 
 __all__ = ["RunError", "Summary", "archive", "preflight", "prepare", "run", "signals"]
 
@@ -97,38 +89,40 @@ def preflight(settings: Settings, *, until_eof: bool = True) -> None:
 class _Source(FixedPartitionedSource[tuple[str, Item], None]):
     """A Bytewax partition for each shard. It is never resumed by Bytewax: the journal is."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, process: ShardProcess) -> None:
+        self._process = process
         self._paces: defaultdict[int, Pace] = defaultdict(  # by thread
             lambda: Pace(_BRIEF, IDLE.total_seconds())
         )
 
     def list_parts(self) -> list[str]:
-        return list(self._run.rooms)
+        return list(self._process.shards)
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_SourcePart":  # noqa: ARG002
-        return _SourcePart(self._run, self._run.rooms[for_part], self._paces[get_ident()])
+        return _SourcePart(self._process, self._process.shards[for_part], self._paces[get_ident()])
 
 
 class _SourcePart(StatefulSourcePartition[tuple[str, Item], None]):
-    def __init__(self, run: Run, room: Room, pace: Pace) -> None:
-        self._run = run
-        self._room = room
+    def __init__(self, process: ShardProcess, running: RunningShard, pace: Pace) -> None:
+        self._process = process
+        self._running = running
         self._pace = pace
         self._ended = False
-        pace.join(room.name)
+        pace.join(running.name)
 
     def next_batch(self) -> list[tuple[str, Item]]:
-        run, name = self._run, self._room.name
-        if not (self._ended or run.failure is not None or run.stopping) and self._pace.rests(name):
+        process, name = self._process, self._running.name
+        if not (
+            self._ended or process.failure is not None or process.stopping
+        ) and self._pace.rests(name):
             return []
-        if self._ended or run.failure is not None:
+        if self._ended or process.failure is not None:
             self._pace.leave(name)
             raise StopIteration
-        if run.stopping:
+        if process.stopping:
             self._ended = True
-            return run.last_items(self._room)
-        items = run.next_items(self._room)
+            return process.last_items(self._running)
+        items = process.next_items(self._running)
         idle = not items or (items[0][1].work is None and items[0][1].command is None)
         self._ended = bool(items) and items[-1][1].end
         self._pace.asked(name, idle=idle and not self._ended)
@@ -144,37 +138,37 @@ class _SourcePart(StatefulSourcePartition[tuple[str, Item], None]):
 class _Sink(FixedPartitionedSink[tuple[Item, Outcome | None], None]):
     """The outputs: the same parts as the source, so that a shard stays on its worker."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, process: ShardProcess) -> None:
+        self._process = process
 
     def list_parts(self) -> list[str]:
-        return list(self._run.rooms)
+        return list(self._process.shards)
 
     def part_fn(self, item_key: str) -> int:
-        return list(self._run.rooms).index(item_key)
+        return list(self._process.shards).index(item_key)
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> "_SinkPart":  # noqa: ARG002
-        return _SinkPart(self._run, self._run.rooms[for_part])
+        return _SinkPart(self._process, self._process.shards[for_part])
 
 
 class _SinkPart(StatefulSinkPartition[tuple[Item, Outcome | None], None]):
-    def __init__(self, run: Run, room: Room) -> None:
-        self._run = run
-        self._room = room
+    def __init__(self, process: ShardProcess, running: RunningShard) -> None:
+        self._process = process
+        self._running = running
 
     def write_batch(self, values: list[tuple[Item, Outcome | None]]) -> None:
-        self._run.output(values, self._room)
+        self._process.output(values, self._running)
 
     def snapshot(self) -> None:
         return None
 
 
-def _dataflow(run: Run) -> Dataflow:
+def _dataflow(process: ShardProcess) -> Dataflow:
     flow = Dataflow("midstream")
-    items = op.input("source", flow, _Source(run))
-    decoded = op.flat_map_batch("decode", items, run.decode)
-    learned = op.flat_map_batch("learn", decoded, run.learn)
-    op.output("output", learned, _Sink(run))
+    items = op.input("source", flow, _Source(process))
+    decoded = op.flat_map_batch("decode", items, process.decode)
+    learned = op.flat_map_batch("learn", decoded, process.learn)
+    op.output("output", learned, _Sink(process))
     return flow
 
 
@@ -325,7 +319,7 @@ def run(
         Called often, by which one sees from outside that the run gets on, with a word for what it
         is at ("opening", "running", "waiting") and what it did.
     at, fragile
-        As of `Run`.
+        As of `ShardProcess` and `Shared`.
 
     Raises
     ------
@@ -400,13 +394,12 @@ class _Attempts:
         while (ended := self._attempt()) is None:
             pass
         summary = self._summary
-        summary.events_per_second = summary.events / max(summary.seconds, 1e-9)
-        for name, room in ended.rooms.items():
+        for name, running in ended.shards.items():
             prefix = "" if ended.single else f"{name}."
-            summary.metrics |= {prefix + k: v for k, v in room.shard.trainer.metrics.items()}
-            summary.digest[name] = room.shard.trainer.digest()
-            summary.seen += room.shard.trainer.seen
-        summary.resumed_at = max(summary.seen - summary.events, 0)
+            summary.metrics |= {prefix + k: v for k, v in running.shard.trainer.metrics.items()}
+            summary.digest[name] = running.shard.trainer.digest()
+            summary.seen += running.shard.trainer.seen
+        summary.close()
         return summary
 
     def close(self) -> None:
@@ -417,24 +410,27 @@ class _Attempts:
             else:
                 registrar.close(_NO_HURRY)
 
-    def _attempt(self) -> Run | None:
+    def _attempt(self) -> ShardProcess | None:
         """Run once; return what ended well, or None where it is to be tried anew."""
-        current = Run(
+        shared = Shared(
             self._settings,
             self._summary,
-            self._locks,
             until_eof=self._until_eof,
-            share=self._share,
             fresh=self._fresh,
-            signatures=self._signatures,
-            registrars=self._registrars,
-            tallies=self._tallies,
             careful=self._careful,
             amend=self._amend,
+            signatures=self._signatures,
+            tallies=self._tallies,
+            fragile=self._fragile,
+        )
+        current = ShardProcess(
+            shared,
+            self._locks,
+            share=self._share,
+            registrars=self._registrars,
             adopted_by=self._adopted_by,
             beat=lambda: self._beat("running", self._summary),
             at=self._at,
-            fragile=self._fragile,
         )
 
         def stop() -> None:
@@ -449,7 +445,7 @@ class _Attempts:
                 gc.collect()
                 gc.freeze()  # models and modules are long-lived: not worth looking at again
                 begun = time.perf_counter()
-                if current.rooms:
+                if current.shards:
                     cli_main(_dataflow(current))  # type: ignore[no-untyped-call]
                 self._summary.seconds += time.perf_counter() - begun
                 return current if self._ended_well(current) else None
@@ -457,7 +453,7 @@ class _Attempts:
                 current.close()
                 gc.unfreeze()
 
-    def _opened(self, current: Run) -> bool:
+    def _opened(self, current: ShardProcess) -> bool:
         """Open all that a run needs; False where the brokers did not answer."""
         self._beat("opening", self._summary)
         try:
@@ -470,13 +466,13 @@ class _Attempts:
             return False
         self._waits = True
         self._outage.over()
-        seen = sum(room.shard.trainer.seen for room in current.rooms.values())
-        log.info("running", name=self._settings.name, shards=len(current.rooms), snapshot_at=seen)
-        if not current.rooms:
+        seen = sum(running.shard.trainer.seen for running in current.shards.values())
+        log.info("running", name=self._settings.name, shards=len(current.shards), snapshot_at=seen)
+        if not current.shards:
             log.warning("no_shards", note="there are more processes than shards; this one ends")
         return True
 
-    def _ended_well(self, current: Run) -> bool:
+    def _ended_well(self, current: ShardProcess) -> bool:
         """Raise what the run failed of, unless a new attempt gets over it: then return False."""
         failure = current.failure
         self._caught_up = current.caught_up
@@ -488,9 +484,9 @@ class _Attempts:
             # The learner may be half updated: resume, and leave out the next such events at once.
             self._careful = True
             try:
-                for room in current.rooms.values():
-                    room.shard.commit()
-                    room.settle()
+                for running in current.shards.values():
+                    running.shard.commit()
+                    running.settle()
             except _UNAVAILABLE as error:
                 self._wait(error)
             return False

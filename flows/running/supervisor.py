@@ -26,7 +26,9 @@ import msgspec
 
 from midstream.flows.logs import log
 from midstream.flows.process import stop_signals
-from midstream.flows.running.rooms import REPLACES, SESSION, Place, RunError, Share, Summary
+from midstream.flows.running.counters import Summary
+from midstream.flows.running.errors import RunError
+from midstream.flows.running.shares import REPLACES, SESSION, Place, Share
 
 __all__ = ["HANDOVER", "Deaths", "Marks", "Reporter", "supervise"]
 
@@ -304,7 +306,7 @@ class _Worker:
                 self._last = msgspec.json.decode(line, type=_Report)
                 if self._last.summary:
                     told = _summary(self._last.summary)
-                    self.summary = _sum(self._earlier, told)
+                    self.summary = self._earlier.joined(told)
                     if told.events:
                         self._pause = _SHORTEST_PAUSE
 
@@ -343,19 +345,6 @@ def _summary(fields: Mapping[str, Any]) -> Summary:
     """Return what a process did; an undefined number was told as null."""
     metrics = {k: math.nan if v is None else v for k, v in fields["metrics"].items()}
     return msgspec.convert({**fields, "metrics": metrics}, Summary)
-
-
-def _sum(one: Summary, other: Summary) -> Summary:
-    """Return what two processes did, or one and the one that replaced it."""
-    total = Summary(
-        metrics=one.metrics | other.metrics,
-        digest=one.digest | other.digest,
-        seen=one.seen + other.seen,
-        seconds=max(one.seconds, other.seconds),
-    )
-    total.count(one)
-    total.count(other)
-    return total
 
 
 def supervise(
@@ -431,8 +420,7 @@ def supervise(
         raise failures[0]
     summary = Summary()
     for worker in workers:
-        summary = _sum(summary, worker.summary)
+        summary = summary.joined(worker.summary)
     summary.seconds = summary.seconds or time.monotonic() - begun
-    summary.events_per_second = summary.events / max(summary.seconds, 1e-9)
-    summary.resumed_at = max(summary.seen - summary.events, 0)
+    summary.close()
     return summary

@@ -36,7 +36,7 @@ _FOUR = 4  # bytes of a number
 _MOST = 1 << 20  # bytes of a request
 _MODULES = (
     "bytewax.run", "fsspec", "pyarrow.parquet", "river.forest", "river.naive_bayes", "sqlalchemy",
-    "midstream.flows.cli", "midstream.flows.entry", "midstream.flows.running.rooms",
+    "midstream.flows.cli", "midstream.flows.entry", "midstream.flows.running.shards",
     "midstream.flows.demo.demo",
     "midstream.flows.running.online", "midstream.flows.operating.operations",
     "midstream.flows.commands.version_views",

@@ -13,7 +13,7 @@ from midstream.connectors.kafka.messages import MessageBlock, MessageDecoder, Me
 from midstream.engine.shard.journal import Range, Record
 from midstream.flows.config.factory import model_modules
 from midstream.flows.loading import load
-from midstream.flows.running.rooms import make_trainer
+from midstream.flows.running.definition import make_trainer
 
 
 class Fold(NamedTuple):

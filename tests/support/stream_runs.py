@@ -21,7 +21,7 @@ from midstream.engine.training.rejecting import MIN_EVENTS
 from midstream.flows.loading import load
 from midstream.flows.offline import evaluation
 from midstream.flows.running import online
-from midstream.flows.running.rooms import FailingError
+from midstream.flows.running.errors import FailingError
 
 __all__ = ["FORMATS", "check_limit", "check_run", "formats", "typed"]
 

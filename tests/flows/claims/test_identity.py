@@ -22,8 +22,8 @@ from midstream.flows.loading import load
 from midstream.flows.offline import inspect
 from midstream.flows.operating import operations
 from midstream.flows.operating.operations import OperationError
-from midstream.flows.running import online, rooms
-from midstream.flows.running.rooms import RunError
+from midstream.flows.running import online, shard_process
+from midstream.flows.running.errors import RunError
 
 SHARED = '[versions]\nregistry = "../registry.db"\nartifacts = "../artifacts"\n'
 
@@ -196,7 +196,7 @@ def test_a_state_of_before_gets_its_identity_at_the_next_run(tmp_path, monkeypat
     """And claims the model in the registry; until then its commands go by the name."""
     model, other = Model(tmp_path / "one"), Model(tmp_path / "other")
     with monkeypatch.context() as patch:
-        patch.setattr(rooms, "settle", lambda *_: "")
+        patch.setattr(shard_process, "settle", lambda *_: "")
         model.go()
     digest = SnapshotFolder(LocalStorage(model.folder / "state" / "shards" / "000"))
     before = digest.read(digest.positions()[-1]).header["digest"]
@@ -232,11 +232,11 @@ def test_killed_between_the_steps_of_the_first_run(tmp_path, monkeypatch, at):
         if at == "draft":
             patch.setattr(identity, "replace", renamed)
         elif at == "file":
-            patch.setattr(rooms, "Room", killed)
+            patch.setattr(shard_process, "RunningShard", killed)
         elif at == "journal":
-            patch.setattr(rooms, "Registrar", killed)
+            patch.setattr(shard_process, "Registrar", killed)
         else:
-            patch.setattr(rooms.Run, "_check_registrar", killed)
+            patch.setattr(shard_process.ShardProcess, "_check_registrar", killed)
         with pytest.raises(_Killed):
             model.go()
     known = model.identity

@@ -13,7 +13,7 @@ from midstream.flows.cli import cli
 from midstream.flows.demo import demo, showcase
 from midstream.flows.demo.demo import run_demo
 from midstream.flows.demo.showcase import Race, bundled_streams
-from midstream.flows.running.rooms import RunError
+from midstream.flows.running.errors import RunError
 
 
 def small_streams(*, crash=False):

@@ -22,7 +22,7 @@ from midstream.flows.loading import load
 from midstream.flows.offline.evaluation import evaluate
 from midstream.flows.offline.inspect import inspect
 from midstream.flows.running import online
-from midstream.flows.running.rooms import make_trainer
+from midstream.flows.running.definition import make_trainer
 
 N = 6_000
 

@@ -26,7 +26,7 @@ from midstream.flows.loading import load
 from midstream.flows.offline.inspect import inspect
 from midstream.flows.operating import operations
 from midstream.flows.operating.operations import OperationError, in_order, live_at, moment
-from midstream.flows.running.rooms import make_trainer, said_of_state
+from midstream.flows.running.definition import make_trainer, state_identity
 
 BEGUN = 1_000.0
 OWN = """
@@ -75,7 +75,7 @@ class Kept:
     def version(self, cursors=None, *, at=BEGUN, seen=0, fresh="", shards=("000",), **header):
         """Make a version; return its number."""
         self.parts = self.parts or self.trained().state()
-        definition = defined(make_trainer(self.settings), **said_of_state(self.settings))
+        definition = defined(make_trainer(self.settings), **state_identity(self.settings))
         (order,) = self.registry.order({"kind": "snapshot", "reason": "manual"}, at=at)
         for shard in shards:
             made = snapshot(

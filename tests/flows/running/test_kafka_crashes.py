@@ -25,7 +25,11 @@ from midstream.connectors.kafka.consumer import NoAnswerError
 from midstream.engine.shard.journal import JournalError, UnavailableError
 from midstream.engine.shard.shard import EventError, Shard
 from midstream.flows.loading import load
-from midstream.flows.running import online, rooms
+from midstream.flows.running import failures as failed
+from midstream.flows.running import online, shard_process, shards
+from midstream.flows.running.counters import Summary
+from midstream.flows.running.definition import make_trainer
+from midstream.flows.running.errors import RunError
 
 SEEDS = int(os.environ.get("MIDSTREAM_KAFKA_FLOW_SEEDS", "300"))
 BLOCKS = 8
@@ -103,7 +107,7 @@ class FlowLife(Life):
         self.cluster.sleep(seconds)
 
     def trainer(self):
-        return rooms.make_trainer(self._settings)
+        return make_trainer(self._settings)
 
     def _run(self):
         self.cluster.trouble_in = self.rng.choice([-1, self.rng.randint(1, 30)])
@@ -114,8 +118,8 @@ class FlowLife(Life):
                 sleep=self._sleep,
             )
             patch.setattr(online, "time", clock)
-            patch.setattr(rooms, "time", clock)
-            patch.setattr(kafka_input, "time", clock)
+            for module in (shard_process, shards, failed, kafka_input):
+                patch.setattr(module, "time", clock)
             # A few ms of work need no tidying up, which would take most of the time.
             nothing = SimpleNamespace(**dict.fromkeys(("collect", "freeze", "unfreeze"), int))
             patch.setattr(online, "gc", nothing)
@@ -158,7 +162,7 @@ class FlowLife(Life):
             if "another run has taken over" not in str(error):
                 raise
             self.results.append(f"{fate} shut out")
-        except rooms.RunError as error:
+        except RunError as error:
             if "stopped while it waited" not in str(error):
                 raise
             self.results.append(f"{fate} stopped")
@@ -302,7 +306,8 @@ SILENCE = NoAnswerError("no answer")
 def test_the_gravest_failure_of_several_shards_counts(failures, counts, tmp_path):
     """An outage or an odd event of one does not hide that another was shut out."""
     (tmp_path / "c.toml").write_text(CONFIG % 1)
-    run = rooms.Run(load(tmp_path / "c.toml"), rooms.Summary(), None, until_eof=True)
+    shared = shards.Shared(load(tmp_path / "c.toml"), Summary(), until_eof=True)
+    run = shard_process.ShardProcess(shared, None)
     for failure in failures:
         with run.guard():
             raise failure
@@ -312,7 +317,7 @@ def test_the_gravest_failure_of_several_shards_counts(failures, counts, tmp_path
 def test_an_outage_is_waited_for_once(tmp_path):
     """What one shard has waited for in vain, the others do not wait for."""
     (tmp_path / "c.toml").write_text(CONFIG % 1)
-    run = rooms.Run(load(tmp_path / "c.toml"), rooms.Summary(), None, until_eof=True)
+    run = shards.Shared(load(tmp_path / "c.toml"), Summary(), until_eof=True)
     run.check_outage()
     run.failure = ODD
     run.check_outage()

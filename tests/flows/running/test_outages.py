@@ -8,14 +8,16 @@ from project import Project, events
 
 from midstream.engine.shard.journal import UnavailableError
 from midstream.flows.loading import load
-from midstream.flows.running import online, rooms
+from midstream.flows.running import online
+from midstream.flows.running.shard_process import ShardProcess
+from midstream.flows.running.shares import REPLACES
 
 
 class Trouble:
     """Has a run fail to open as often as is told; time passes only while it waits."""
 
     def __init__(self, monkeypatch, times):
-        self.now, self.left, self.opened = 0.0, times, rooms.Run.open
+        self.now, self.left, self.opened = 0.0, times, ShardProcess.open
         trouble = self
 
         def open_(run):
@@ -28,7 +30,7 @@ class Trouble:
             outage.begun = True
             trouble.now += 5.0
 
-        monkeypatch.setattr(rooms.Run, "open", open_)
+        monkeypatch.setattr(ShardProcess, "open", open_)
         monkeypatch.setattr(online._Outage, "wait", wait)
         clock = SimpleNamespace(monotonic=lambda: trouble.now, perf_counter=time.perf_counter)
         monkeypatch.setattr(online, "time", clock)
@@ -57,6 +59,6 @@ def test_brokers_that_do_not_get_ready_end_the_start(settings, monkeypatch):
 
 def test_who_takes_the_place_of_another_process_waits_as_long_as_it_takes(settings, monkeypatch):
     """The run has begun: an outage does not end it."""
-    monkeypatch.setenv(rooms.REPLACES, "1")
+    monkeypatch.setenv(REPLACES, "1")
     Trouble(monkeypatch, 500)
     assert online.run(settings, until_eof=True).events == 50

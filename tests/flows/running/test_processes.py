@@ -8,7 +8,7 @@ import signal
 import pytest
 from project import Project, events, stop, wait_for
 
-from midstream.flows.running.rooms import Place
+from midstream.flows.running.shares import Place
 from midstream.flows.running.supervisor import Deaths, Marks
 
 CONFIG = """

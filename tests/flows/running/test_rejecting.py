@@ -11,7 +11,7 @@ from midstream.engine.shard.shard import EventError
 from midstream.flows.loading import load
 from midstream.flows.offline import evaluation
 from midstream.flows.running import online
-from midstream.flows.running.rooms import FailingError
+from midstream.flows.running.errors import FailingError
 
 FRAGILE = """
 from river import linear_model, preprocessing

@@ -1,0 +1,55 @@
+"""What the state of a config is of: its trainer, its input, and what a shard of it is."""
+
+from midstream.engine.state.changes import Change
+from midstream.engine.training.replay import Reservoir
+from midstream.engine.training.trainer import Trainer
+from midstream.flows.config.factory import make_model, model_modules
+from midstream.flows.config.settings import Settings
+from midstream.flows.config.tables import ConfigError
+from midstream.flows.inputs.catalogue import kind_of
+
+__all__ = ["make_trainer", "state_identity", "told_of"]
+
+
+def make_trainer(settings: Settings) -> Trainer:
+    """Return a new trainer with the learner and all else that the config names.
+
+    Raises
+    ------
+    ConfigError
+        If the learner cannot be made, does not fit the task, or has an unset seed.
+    """
+    replay = settings.replay
+    try:
+        new = Trainer(
+            make_model(settings),
+            task=settings.model.task,
+            metrics=settings.metrics.names,
+            window=settings.metrics.window,
+            fading=settings.metrics.fading,
+            drift=settings.drift.options(),
+            direction=settings.drift.direction,
+            replay=Reservoir(replay.capacity, max_bytes=replay.max_bytes, seed=replay.seed),
+            labels=settings.model.labels,
+            modules=model_modules(settings),
+        )
+        # As a snapshot would give it back: a set that was built otherwise is walked otherwise.
+        return Trainer.from_state(new.state(), model_modules(settings))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{settings.file}: model.learner: {error}") from error
+
+
+def state_identity(settings: Settings) -> dict[str, str]:
+    """Return what a config says of state but its trainer: `source`, `shards` of `Shard.open`."""
+    return {
+        "source": kind_of(settings.input).identity(settings),
+        "shards": "one for all" if settings.one_shard else "one for each partition",
+    }
+
+
+def told_of(change: Change) -> dict[str, str]:
+    """Return what a log says of a change of the state's definition."""
+    told = {"part": change.part, "what": change.what, "saved": change.before, "now": change.after}
+    return told | ({"effect": change.effect} if change.effect else {})
