@@ -134,6 +134,8 @@ def _words(info: msgspec.inspect.Type) -> str:
             return f"list of {_words(item)}"
         case i.DictType(value_type=item):
             return f"table of {_words(item)}"
+        case i.AnyType():
+            return "any value"
     raise AssertionError(f"no words for {info}")
 
 

@@ -1,5 +1,6 @@
 """The command line: each command parses, calls the library, and turns its errors into one line."""
 
+import inspect
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import midstream
-from midstream.engine.basics import caching
+from midstream.engine.basics import caching, plugins
 from midstream.flows import logs, process
 from midstream.flows.commands.cli_versions import COMMANDS
 from midstream.flows.commands.terminal import (
@@ -31,6 +32,23 @@ __all__ = ["cli"]
 
 
 class _Commands(click.Group):
+    """The commands: ours, and those that packages declare as ``midstream.commands``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, in order."""
+        return sorted({*super().list_commands(ctx), *plugins.names("midstream.commands")})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; one of ours cannot be replaced."""
+        own = super().get_command(ctx, cmd_name)
+        if own is not None or cmd_name not in plugins.names("midstream.commands"):
+            return own
+        with one_line_errors(running=False):
+            found = plugins.load("midstream.commands", cmd_name)
+            if not isinstance(found, click.Command):
+                raise plugins.PluginError(f"{cmd_name!r} of midstream.commands is no click.Command")
+        return found
+
     def invoke(self, ctx: click.Context) -> Any:
         """Call a command; click would end one whose reader has gone without a word."""
         try:
@@ -438,24 +456,29 @@ def demo(report: Path, *, quick: bool, as_json: bool) -> None:
 @cli.command()
 @JSON
 def learners(*, as_json: bool) -> None:
-    """List the built-in learners, with their options and defaults.
+    """List the learners that a config can name, with their options and defaults.
 
     Each keeps the contract of a learner (midstream.check_learner): the same result however the
     stream is cut, no learning in a prediction, state saved and loaded bit for bit, bounded memory,
     sample weights.
     """
-    from midstream.engine.learners.catalogue import BUILTIN, options_of
+    from midstream.engine.learners.catalogue import BUILTIN, class_of, named_learners, options_of
 
+    about = {
+        name: (BUILTIN[name].task, BUILTIN[name].summary) if name in BUILTIN
+        else ("any", (inspect.getdoc(class_of(name)) or "").partition("\n")[0])
+        for name in named_learners()
+    }  # fmt: skip
     if as_json:
         print_json(
             {
-                name: {"task": b.task, "summary": b.summary, "options": options_of(name)}
-                for name, b in BUILTIN.items()
+                name: {"task": task, "summary": summary, "options": options_of(name)}
+                for name, (task, summary) in about.items()
             }
         )
         return
-    for name, builtin in BUILTIN.items():
-        click.echo(f"{name}: task {builtin.task}; {builtin.summary}")
+    for name, (task, summary) in about.items():
+        click.echo(f"{name}: task {task}; {summary}")
         for option, default in options_of(name).items():
             click.echo(f"    {option} = {msgspec.json.encode(default).decode()}")
 

@@ -1,6 +1,5 @@
 """What other packages add to Midstream: found by the entry points that they declare."""
 
-from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeAlias
 
@@ -11,7 +10,6 @@ __all__ = ["Group", "PluginError", "load", "names"]
 Group: TypeAlias = Literal[
     "midstream.commands",
     "midstream.detectors",
-    "midstream.inputs",
     "midstream.learners",
     "midstream.metrics",
     "midstream.parts",
@@ -22,7 +20,6 @@ class PluginError(ExpectedError, ValueError):
     """What another package adds cannot be used; the message names the package and says why."""
 
 
-@cache
 def _declared(group: str) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for each in entry_points(group=group):

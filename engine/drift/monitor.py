@@ -1,8 +1,10 @@
 """Drift: detectors over the losses, and what they say.
 
-To add a detector, write a class with the methods of `Detector` (`engine.drift.detectors`), and
-give it a line in `DETECTORS`. One of River's, which takes values one by one, fits into such a
-class: its loop in `update`, the detector itself in the state.
+To add a detector of ours, write a class with the methods of `Detector` (`engine.drift.detectors`),
+and give it a line in `DETECTORS`. Packages declare theirs as entry points of the group
+``midstream.detectors``; `threshold` of the class is the option that an alarm quotes. One of
+River's, which takes values one by one, fits into such a class: its loop in `update`, the detector
+itself in the state.
 """
 
 import math
@@ -12,12 +14,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numba import njit
 
+from midstream.engine.basics import plugins
 from midstream.engine.drift.detectors import ADWIN, Detector, PageHinkley
 from midstream.engine.events.event import LARGEST, Alarm, FloatArray
 from midstream.engine.state import encoding
 from midstream.engine.state.changes import Change, differences
 
-__all__ = ["DETECTORS", "DriftMonitor", "drift_options"]
+__all__ = ["DETECTORS", "DriftMonitor", "detector_names", "drift_options"]
 
 
 class _Kind(NamedTuple):
@@ -71,9 +74,24 @@ def drift_options(name: str) -> dict[str, Any]:
     ValueError
         If there is no detector of that name; the message lists those there are.
     """
-    if name not in DETECTORS:
-        raise ValueError(f"unknown detector {name!r}; there are: {', '.join(DETECTORS)}")
-    return DETECTORS[name].make().definition()
+    if name not in detector_names():
+        raise ValueError(f"unknown detector {name!r}; there are: {', '.join(detector_names())}")
+    return _kind_of(name).make().definition()
+
+
+def detector_names() -> list[str]:
+    """Return the names of the detectors: ours, and those that packages declare."""
+    added = (name for name in plugins.names("midstream.detectors") if name not in DETECTORS)
+    return [*DETECTORS, *added]
+
+
+def _kind_of(name: str) -> _Kind:
+    if name in DETECTORS:
+        return DETECTORS[name]
+    found = plugins.load("midstream.detectors", name)
+    if not all(hasattr(found, each) for each in ("update", "definition", "state", "from_state")):
+        raise plugins.PluginError(f"{name!r} of midstream.detectors is no Detector")
+    return _Kind(found, getattr(found, "threshold", ""))
 
 
 class DriftMonitor:
@@ -117,7 +135,7 @@ class DriftMonitor:
         self._detectors: dict[str, Detector] = {}
         for name, options in chosen.items():
             known = drift_options(name)
-            kind = DETECTORS[name]
+            kind = _kind_of(name)
             implied = kind.up if direction == "up" else {}
             for key, value in options.items():
                 if key not in known:
@@ -164,7 +182,7 @@ class DriftMonitor:
                         detector=name,
                         feature=None,
                         value=after,
-                        threshold=detector.definition()[DETECTORS[name].threshold],
+                        threshold=_threshold(name, detector),
                         position=position + row + 1,
                         ts=None if time is None else time(row),
                     )
@@ -199,7 +217,7 @@ class DriftMonitor:
             if name in new._detectors and (
                 detector.definition() == new._detectors[name].definition()
             ):
-                new._detectors[name] = DETECTORS[name].make.from_state(detector.state())
+                new._detectors[name] = _kind_of(name).make.from_state(detector.state())
         new._usual[:] = old._usual
         return new
 
@@ -238,7 +256,7 @@ class DriftMonitor:
                 )
             new = cls(tuple(state["detectors"]), direction=state["direction"])
             for name, detector in state["detectors"].items():
-                new._detectors[name] = DETECTORS[name].make.from_state(detector)
+                new._detectors[name] = _kind_of(name).make.from_state(detector)
             usual = state.get("usual", [0.0, 0.0])  # states of before it was kept have none
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise ValueError(f"damaged drift state: {type(error).__name__}: {error}") from error
@@ -252,6 +270,11 @@ class DriftMonitor:
             raise ValueError("drift state is damaged: its usual loss cannot be")
         new._usual[:] = usual
         return new
+
+
+def _threshold(name: str, detector: Detector) -> float:
+    """Return the option that an alarm quotes; 0 if the detector names none."""
+    return float(detector.definition().get(_kind_of(name).threshold, 0.0))
 
 
 def _named(name: str, options: Any) -> dict[str, Any]:

@@ -1,23 +1,38 @@
-"""The learners that a config can name without any code, and their options."""
+"""The one catalogue of learners: those that a config can name, and what loads each kind.
+
+Other packages add learners by the entry points ``midstream.learners``: a name, and a class that
+keeps the contract `Learner`, whose constructor takes the task and options with defaults, whose
+`kind` is that name, and which has `from_state`.
+"""
 
 import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from midstream.engine.basics import plugins
 from midstream.engine.events.event import Task
 
-__all__ = ["BUILTIN", "Builtin", "make_builtin", "options_of"]
+__all__ = [
+    "BUILTIN",
+    "Builtin",
+    "class_of",
+    "class_of_kind",
+    "make_named",
+    "named_learners",
+    "options_of",
+]
 
 
 class Builtin(NamedTuple):
     """A built-in learner: the task it is for, what it is, and how to make it, by import path.
 
-    `without` are options of the class that are not for this task.
+    `kind` is that of its state; `without` are options of the class that are not for this task.
     """
 
     task: Task
     summary: str
+    kind: str
     module: str
     cls: str
     without: tuple[str, ...] = ()
@@ -27,12 +42,14 @@ BUILTIN: dict[str, Builtin] = {
     "logistic": Builtin(
         "binary",
         "logistic regression in a compiled loop: scaling, hashed categories, SGD and others",
+        "linear",
         "midstream.engine.learners.linear",
         "LinearLearner",
     ),
     "linear": Builtin(
         "regression",
         "linear regression in a compiled loop: scaling, hashed categories, SGD and others",
+        "linear",
         "midstream.engine.learners.linear",
         "LinearLearner",
         without=("threshold", "class_weights"),
@@ -40,32 +57,60 @@ BUILTIN: dict[str, Builtin] = {
     "softmax": Builtin(
         "multiclass",
         "softmax regression in a compiled loop: scaling, hashed categories, SGD and others",
+        "softmax",
         "midstream.engine.learners.softmax",
         "SoftmaxLearner",
     ),
 }
 
 
-def _class_of(name: str) -> Any:
-    return getattr(importlib.import_module(BUILTIN[name].module), BUILTIN[name].cls)
+def named_learners() -> list[str]:
+    """Return the names that a config may give in place of a factory."""
+    added = (name for name in plugins.names("midstream.learners") if name not in BUILTIN)
+    return [*BUILTIN, *added]
+
+
+def class_of(name: str) -> Any:
+    """Return the class of a learner by its name.
+
+    Raises
+    ------
+    PluginError
+        If it is another package's and cannot be imported, or its `kind` is another one.
+    """
+    if name in BUILTIN:
+        return getattr(importlib.import_module(BUILTIN[name].module), BUILTIN[name].cls)
+    found = plugins.load("midstream.learners", name)
+    if getattr(found, "kind", None) != name:
+        raise plugins.PluginError(f"learner {name!r}: its class has to have kind = {name!r}")
+    return found
+
+
+def class_of_kind(kind: str) -> Any:
+    """Return the class that loads states of a kind; None if there is none."""
+    for name, builtin in BUILTIN.items():
+        if builtin.kind == kind:
+            return class_of(name)
+    return class_of(kind) if kind in named_learners() else None
 
 
 def options_of(name: str) -> dict[str, Any]:
-    """Return the options of a built-in learner, with their defaults."""
-    parameters = inspect.signature(_class_of(name)).parameters.values()
+    """Return the options of a named learner, with their defaults."""
+    without = BUILTIN[name].without if name in BUILTIN else ()
+    parameters = inspect.signature(class_of(name)).parameters.values()
     return {
         p.name: {} if p.default is None else p.default
         for p in parameters
-        if p.kind is p.KEYWORD_ONLY and p.name not in BUILTIN[name].without
+        if p.kind is p.KEYWORD_ONLY and p.name not in without
     }
 
 
-def make_builtin(name: str, options: Mapping[str, Any]) -> Any:
-    """Return a new learner.
+def make_named(name: str, task: Task, options: Mapping[str, Any]) -> Any:
+    """Return a new learner for a task.
 
     Raises
     ------
     ValueError
         If an option is out of range; the message begins with its name.
     """
-    return _class_of(name)(BUILTIN[name].task, **options)
+    return class_of(name)(BUILTIN[name].task if name in BUILTIN else task, **options)

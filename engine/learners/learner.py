@@ -3,7 +3,6 @@
 import copy
 import datetime as dt
 import hashlib
-import importlib
 import inspect
 import math
 import platform
@@ -22,6 +21,7 @@ from midstream.engine.events.event import TASKS, Features, Label, Task
 from midstream.engine.events.predictions import Predictions, Table
 from midstream.engine.learners.amending import definition_differences, taken_over
 from midstream.engine.learners.anatomy import imputed, imputers, last_step, raised_by, within
+from midstream.engine.learners.catalogue import class_of_kind, named_learners
 from midstream.engine.learners.fused import Loop, fused_loop, fused_step
 from midstream.engine.learners.misfits import Tried, misfit
 from midstream.engine.learners.proofs import (
@@ -138,11 +138,12 @@ def load_learner(kind: str, state: bytes, *, task: Task, modules: Collection[str
     ValueError
         If this version has no such kind of learner.
     """
-    if kind in _ELSEWHERE:
-        importlib.import_module(_ELSEWHERE[kind])
     if kind not in LEARNERS:
-        known = ", ".join(LEARNERS)
-        raise ValueError(f"unknown kind of learner {kind!r}; this version has: {known}")
+        found = class_of_kind(kind)
+        if found is None:
+            known = ", ".join([*LEARNERS, *named_learners()])
+            raise ValueError(f"unknown kind of learner {kind!r}; there are: {known}")
+        LEARNERS[kind] = found.from_state
     return LEARNERS[kind](state, task=task, modules=modules)
 
 
@@ -492,13 +493,10 @@ class RiverLearner:
 
 
 LEARNERS: dict[str, Callable[..., Learner]] = {RiverLearner.kind: RiverLearner.from_state}
-"""What builds a learner of each kind from its state: `f(state, task=…, modules=…)`."""
+"""What builds a learner of each kind from its state: `f(state, task=…, modules=…)`.
 
-_ELSEWHERE = {  # kinds that are there once their module is imported
-    "linear": "midstream.engine.learners.linear",
-    "softmax": "midstream.engine.learners.softmax",
-}
-
+Of the kinds in the catalogue, those that were needed so far.
+"""
 
 _LABELS = {bool, int, float, str, type(None)}
 _PROBES = 20

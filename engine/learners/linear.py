@@ -28,7 +28,7 @@ from midstream.engine.learners.kernels import (
     possible,
     weighted,
 )
-from midstream.engine.learners.learner import LEARNERS, LearnerError
+from midstream.engine.learners.learner import LearnerError
 from midstream.engine.learners.slots import NO_FLOATS, Slots, odd_row, plain, sample_weights, sound
 from midstream.engine.state import encoding
 from midstream.engine.state.changes import Change
@@ -359,6 +359,3 @@ class LinearLearner:
 def _number(label: Label | None) -> None:
     if label is not None:
         floats([label])
-
-
-LEARNERS[LinearLearner.kind] = LinearLearner.from_state

@@ -29,7 +29,7 @@ from midstream.engine.learners.kernels import (
     softmax_kernel,
     weighted,
 )
-from midstream.engine.learners.learner import LEARNERS, LearnerError
+from midstream.engine.learners.learner import LearnerError
 from midstream.engine.learners.linear import Explanation, explained
 from midstream.engine.learners.slots import Rows, Slots, odd_row, sample_weights, sound
 from midstream.engine.state import encoding
@@ -409,6 +409,3 @@ def _plain_label(label: Any) -> Label:
     if isinstance(label, float) and math.isnan(label):
         raise ValueError("a label must not be nan")
     return label  # type: ignore[no-any-return]
-
-
-LEARNERS[SoftmaxLearner.kind] = SoftmaxLearner.from_state

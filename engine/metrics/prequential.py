@@ -25,6 +25,7 @@ from numba import njit
 from midstream.engine.events.batch import Targets
 from midstream.engine.events.event import LARGEST, TASKS, FloatArray, IntArray, Label, Task, floats
 from midstream.engine.events.predictions import Table, odd_probas
+from midstream.engine.metrics.metric import Metric, make_metric
 from midstream.engine.state.changes import Change, differences
 
 __all__ = ["METRICS", "Prequential"]
@@ -368,10 +369,10 @@ class Prequential:
             raise ValueError(f"fading must be from {_FADING_MIN} to 1, got {fading}")
         self.task: Task = task
         self.metrics = METRICS[task] if metrics is None else tuple(dict.fromkeys(metrics))
+        self._own: dict[str, Metric] = {}
         for name in self.metrics:
             if name not in METRICS[task]:
-                allowed = ", ".join(METRICS[task])
-                raise ValueError(f"no metric {name!r} for {task}; allowed: {allowed}")
+                self._own[name] = make_metric(name, task)
         self.window = operator.index(window)
         self.fading = float(fading)
         reads = not {"log_loss", "roc_auc"}.isdisjoint(self.metrics)
@@ -457,13 +458,38 @@ class Prequential:
                     f"targets of {numbers.shape} and predictions of {guesses.shape} "
                     f"{guesses.dtype}: not a column of numbers each"
                 )
-            return self._tally.update_arrays(numbers, guesses, probas)
+            losses = self._tally.update_arrays(numbers, guesses, probas)
+            if self._own:
+                known: list[Label | None] = [
+                    None if math.isnan(y) else bool(y) if labels.binary else y
+                    for y in numbers.tolist()
+                ]
+                self._tell(known, guesses.tolist(), probas)
+            return losses
         listed: Any = values
         if isinstance(values, np.ndarray):
             if self.task == "binary" and values.dtype.kind in "iuf":
                 _codes("predicted label", values)  # a number is none of another class
             listed = values.tolist()
-        return self._tally.update(labels, listed, probas)
+        losses = self._tally.update(labels, listed, probas)
+        if self._own:
+            self._tell(labels, listed, probas)
+        return losses
+
+    def _tell(
+        self,
+        labels: Sequence[Label | None],
+        values: Sequence[Label | None],
+        probas: Sequence[_Proba] | Table | None,
+    ) -> None:
+        """Have metrics of other packages see a batch."""
+        rows: list[_Proba]
+        if isinstance(probas, Table):
+            rows = [dict(zip(probas.classes, row, strict=True)) for row in probas.values.tolist()]
+        else:
+            rows = [None] * len(labels) if probas is None else list(probas)
+        for metric in self._own.values():
+            metric.update(labels, values, rows)
 
     def report(self) -> dict[str, float]:
         """Return the present values: ``name``, ``name.fading`` and ``name.window`` of each metric.
@@ -474,7 +500,9 @@ class Prequential:
         views = self._tally.views()
         out: dict[str, float] = {}
         for name in self.metrics:
-            if name == "roc_auc":
+            if name in self._own:
+                out |= {f"{name}{key}": value for key, value in self._own[name].report().items()}
+            elif name == "roc_auc":
                 out["roc_auc.window"] = views[".window"][name]
             else:
                 out |= {name + view: float(views[view][name]) for view in _VIEWS}
@@ -525,6 +553,8 @@ class Prequential:
         return found + differences("metrics", surplus, {}, level="refused", effect="unknown here")
 
     def _effect_of_adding(self, name: str, before: Sequence[str]) -> str:
+        if name in self._own:
+            return "begins now"
         reads = {"log_loss", "roc_auc"}
         return "begins now" if name in reads and reads.isdisjoint(before) else "over all events"
 
@@ -543,6 +573,8 @@ class Prequential:
             if ring in state:
                 scored = int(getattr(old._tally, totals)["scored"][0])
                 state[ring] = _resized(state[ring], scored, self.window)
+        if "own" in state:
+            state["own"] = {n: own for n, own in state["own"].items() if n in self._own}
         return Prequential.from_state(state)
 
     def definition(self) -> dict[str, Any]:
@@ -556,7 +588,13 @@ class Prequential:
 
     def state(self) -> dict[str, Any]:
         """Return everything that affects later results, as plain values and arrays, copied out."""
-        return {"schema": _SCHEMA, **self.definition(), **self._tally.state()}
+        own = {name: metric.state() for name, metric in self._own.items()}
+        return {
+            "schema": _SCHEMA,
+            **self.definition(),
+            **self._tally.state(),
+            **({"own": own} if own else {}),
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Prequential":
@@ -580,6 +618,9 @@ class Prequential:
             _check(type(state["metrics"]) in (list, tuple), "metrics")
             new = cls(state["task"], state["metrics"], window=window, fading=state["fading"])
             new._tally.load(state)
+            for name in new._own:
+                if name in state.get("own", {}):
+                    new._own[name] = type(new._own[name]).from_state(state["own"][name])
         except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             raise ValueError(f"damaged metrics state: {type(error).__name__}: {error}") from error
         return new

@@ -12,10 +12,14 @@ from midstream.engine.state.changes import Change, differences
 if TYPE_CHECKING:
     from midstream.engine.training.trainer import Step
 
-__all__ = ["PREFIX", "Part", "Unread", "load_part", "make_part", "part_names"]
+__all__ = ["PREFIX", "Part", "PartError", "Unread", "load_part", "make_part", "part_names"]
 
 PREFIX = "part."
 """What the names of such parts begin with, in a state."""
+
+
+class PartError(ValueError):
+    """A part that cannot be made; the message names it and says why."""
 
 
 class Part:
@@ -129,7 +133,7 @@ def make_part(name: str, options: Mapping[str, Any]) -> Part:
 
     Raises
     ------
-    ValueError
+    PartError
         If no package declares it, or it cannot be made with these options.
     """
     kind = _kind(name)
@@ -137,7 +141,7 @@ def make_part(name: str, options: Mapping[str, Any]) -> Part:
         part = kind(**options)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"the part {name!r} cannot be made: {reason}") from error
+        raise PartError(f"the part {name!r} cannot be made: {reason}") from error
     return part
 
 
@@ -149,7 +153,7 @@ def load_part(name: str, data: bytes) -> Part:
 def _kind(name: str) -> type[Part]:
     if name not in part_names():
         there = ", ".join(part_names()) or "none"
-        raise ValueError(
+        raise PartError(
             f"no package that is installed declares a part {name!r} (group midstream.parts); "
             f"there are: {there}"
         )

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from midstream.engine.learners.catalogue import BUILTIN, make_builtin
+from midstream.engine.learners.catalogue import make_named, named_learners
 from midstream.flows.config.settings import Settings
 from midstream.flows.config.tables import ConfigError, nearest
 
@@ -20,7 +20,7 @@ _entered: list[str] = []  # the config's folder that is first on sys.path becaus
 
 def model_modules(settings: Settings) -> tuple[str, ...]:
     """Return the modules besides River whose classes a snapshot of the model may hold."""
-    if settings.model.learner in BUILTIN:
+    if settings.model.learner in named_learners():
         return ()
     return (settings.model.learner.partition(":")[0],)
 
@@ -38,9 +38,9 @@ def make_model(settings: Settings) -> object:
         If there is no such factory, if it raises, or if what it returns cannot learn the task.
     """
     learner = settings.model.learner
-    if learner in BUILTIN:
+    if learner in named_learners():
         try:
-            return make_builtin(learner, settings.model.options)
+            return make_named(learner, settings.model.task, settings.model.options)
         except ValueError as e:
             raise ConfigError(f"{settings.file}: model.options: {e}") from e
     name, error = learner.partition(":")[2], _errors(settings)
@@ -78,7 +78,7 @@ def import_module(settings: Settings) -> ModuleType | None:
     ConfigError
         If there is none, or it raises.
     """
-    if settings.model.learner in BUILTIN:
+    if settings.model.learner in named_learners():
         return None
     name = settings.model.learner.partition(":")[0]
     return _import(name, settings.root, _errors(settings))

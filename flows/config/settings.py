@@ -16,7 +16,7 @@ from midstream.engine.basics.masking import hide, hide_credentials
 from midstream.engine.basics.names import name_fault, topic_fault
 from midstream.engine.events.event import Task
 from midstream.engine.events.rules import LabelKind
-from midstream.engine.learners.catalogue import BUILTIN, options_of
+from midstream.engine.learners.catalogue import BUILTIN, named_learners, options_of
 from midstream.flows.config.tables import ConfigError, Reader, repr_without
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "read",
 ]
 
-_LEARNER = rf"^([A-Za-z_][\w.]*:[A-Za-z_]\w*|{'|'.join(BUILTIN)})\Z"
+_LEARNER = r"^([A-Za-z_][\w.]*:[A-Za-z_]\w*|[A-Za-z_][\w-]*)\Z"
 _WORDS = {
     _LEARNER: f"'module:factory', as in 'models:make', or built-in: {', '.join(BUILTIN)}",
 }
@@ -234,16 +234,23 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         `grace_period`.
     page_hinkley
         Options of River's PageHinkley: `min_instances`, `delta`, `threshold` and `alpha`.
+    options_of
+        By name, the options of detectors that installed packages bring.
     """
 
-    detectors: tuple[Literal["adwin", "page_hinkley"], ...] = ("adwin",)
+    detectors: tuple[str, ...] = ("adwin",)
     direction: Literal["up", "both"] = "up"
     adwin: dict[str, int | float] = {}
     page_hinkley: dict[str, int | float] = {}
+    options_of: dict[str, dict[str, Scalar]] = {}
 
-    def options(self) -> dict[str, dict[str, int | float]]:
+    def options(self) -> dict[str, dict[str, Any]]:
         """Return the options of each chosen detector."""
-        return {name: dict(getattr(self, name)) for name in self.detectors}
+        own = ("adwin", "page_hinkley")
+        return {
+            name: dict(getattr(self, name) if name in own else self.options_of.get(name, {}))
+            for name in self.detectors
+        }
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -357,6 +364,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         The drift detectors.
     replay
         The replay buffer.
+    parts
+        By name, the options of parts that installed packages bring: they see every event, and are
+        kept with the model's state.
     kafka
         Any setting of librdkafka, such as `"bootstrap.servers"`, apart from a few that Midstream
         sets itself. Nested tables and dotted keys without quotes are the same.
@@ -378,6 +388,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     metrics: Metrics = Metrics()
     drift: Drift = Drift()
     replay: Replay = Replay()
+    parts: dict[str, dict[str, Scalar]] = {}
     kafka: dict[str, Scalar] = {}
     features: dict[str, FeatureKind] = {}
 
@@ -574,16 +585,22 @@ def _check(
     if settings.versions.key is not None and len(settings.versions.key.split()) == 0:
         raise reader.error("versions.key", "found only blanks; needed: a secret")
     if settings.metrics.names is not None:
+        from midstream.engine.metrics.metric import metric_names
         from midstream.engine.metrics.prequential import METRICS  # numba: slow to import
 
-        allowed = METRICS[settings.model.task]
+        task = settings.model.task
+        allowed = METRICS[task]
+        if not set(allowed).issuperset(settings.metrics.names):
+            allowed = (*allowed, *metric_names(task))
         for i, name in enumerate(settings.metrics.names):
             if name not in allowed:
                 raise reader.refusal(f"metrics.names[{i}]", name, " | ".join(allowed), allowed)
+    _check_detectors(settings.drift, reader)
     if len(set(settings.drift.detectors)) < len(settings.drift.detectors):
         raise reader.error("drift.detectors", "found a detector twice; allowed: each once")
     _check_options("drift.adwin", settings.drift.adwin, reader)
     _check_options("drift.page_hinkley", settings.drift.page_hinkley, reader)
+    _check_parts(settings.parts, reader)
 
 
 def _check_names(settings: Settings, reader: Reader) -> None:
@@ -685,15 +702,20 @@ def _commit_limit(kafka: Mapping[str, Any]) -> float:
 
 def _check_learner(model: Model, reader: Reader) -> None:
     """Check that a built-in learner is there, for this task, and has these options."""
-    builtin = BUILTIN.get(model.learner)
-    if builtin is None:
+    if model.learner not in named_learners():
+        if ":" not in model.learner:
+            added = [name for name in named_learners() if name not in BUILTIN]
+            more = f", or of a package: {', '.join(added)}" if added else ""
+            words = _WORDS[_LEARNER] + more
+            raise reader.error("model.learner", f"found {model.learner!r}; allowed: {words}")
         if model.options:
             raise reader.error(
                 "model.options",
                 "only built-in learners have options; set those of your own in your factory",
             )
         return
-    if builtin.task != model.task:
+    builtin = BUILTIN.get(model.learner)
+    if builtin is not None and builtin.task != model.task:
         words = f"{builtin.task!r}, which {model.learner} is for"
         for name, other in BUILTIN.items():
             if other.task == model.task:
@@ -703,6 +725,38 @@ def _check_learner(model: Model, reader: Reader) -> None:
     for key in model.options:
         if key not in known:
             raise reader.unknown("model.options", key, known)
+
+
+def _check_detectors(drift: Drift, reader: Reader) -> None:
+    """Check that each detector is there, and that options are of one that is chosen."""
+    known = {"adwin", "page_hinkley"}
+    if not known.issuperset(drift.detectors):
+        from midstream.engine.drift.monitor import detector_names
+
+        known = set(detector_names())
+    for i, name in enumerate(drift.detectors):
+        if name not in known:
+            allowed = sorted(known)
+            words = " | ".join(map(repr, allowed))
+            raise reader.refusal(f"drift.detectors[{i}]", name, words, allowed)
+    for name in drift.options_of:
+        if name not in drift.detectors:
+            raise reader.error(f"drift.options_of.{name}", "is no detector of drift.detectors")
+
+
+def _check_parts(parts: Mapping[str, Mapping[str, Any]], reader: Reader) -> None:
+    """Check that each part is there."""
+    if not parts:
+        return
+    from midstream.engine.training.parts import part_names
+
+    for name in parts:
+        if name not in part_names():
+            raise reader.refusal(
+                f"parts.{name}", name,
+                " | ".join(map(repr, part_names())) or "none: no installed package brings one",
+                part_names(),
+            )  # fmt: skip
 
 
 def _check_options(at: str, options: Mapping[str, int | float], reader: Reader) -> None:

@@ -1,6 +1,7 @@
 """What the state of a config is of: its trainer, its input, and what a shard of it is."""
 
 from midstream.engine.state.changes import Change
+from midstream.engine.training.parts import PartError, make_part
 from midstream.engine.training.replay import Reservoir
 from midstream.engine.training.trainer import Trainer
 from midstream.flows.config.factory import make_model, model_modules
@@ -32,13 +33,15 @@ def make_trainer(settings: Settings) -> Trainer:
             replay=Reservoir(replay.capacity, max_bytes=replay.max_bytes, seed=replay.seed),
             labels=settings.model.labels,
             modules=model_modules(settings),
+            parts=[make_part(name, options) for name, options in settings.parts.items()],
         )
         # As a snapshot would give it back: a set that was built otherwise is walked otherwise.
         return Trainer.from_state(new.state(), model_modules(settings))
     except (TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{settings.file}: model.learner: {error}") from error
+        key = "parts" if isinstance(error, PartError) else "model.learner"
+        raise ConfigError(f"{settings.file}: {key}: {error}") from error
 
 
 def state_identity(settings: Settings) -> dict[str, str]:

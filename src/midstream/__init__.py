@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from midstream.engine.events.event import Alarm, Event, Prediction, Rejected
     from midstream.engine.learners.checks import check_learner
     from midstream.engine.learners.learner import Learner, RiverLearner
+    from midstream.engine.metrics.metric import Metric
+    from midstream.engine.training.parts import Part
     from midstream.engine.training.replay import Reservoir
     from midstream.engine.training.trainer import Trainer
     from midstream.flows.claims.registry import open_registry
@@ -20,6 +22,8 @@ __all__ = [
     "Event",
     "EventBatch",
     "Learner",
+    "Metric",
+    "Part",
     "Prediction",
     "Rejected",
     "Reservoir",
@@ -39,6 +43,8 @@ _HOMES = {
     "Prediction": "engine.events.event",
     "Rejected": "engine.events.event",
     "Learner": "engine.learners.learner",
+    "Metric": "engine.metrics.metric",
+    "Part": "engine.training.parts",
     "RiverLearner": "engine.learners.learner",
     "Reservoir": "engine.training.replay",
     "Trainer": "engine.training.trainer",
