@@ -428,3 +428,27 @@ def test_predictions_of_another_form_are_an_error_of_the_learner(answer, said):
     trainer.learner.predict_learn = lambda batch: answer
     with pytest.raises(LearnerError, match=said):
         trainer.step(EventBatch([{"a": 1.0}] * 3, [True, False, True]))
+
+
+def test_parts_that_are_missing_or_surplus_are_named():
+    """A state without a part is damaged; one with a part that nobody knows is a newer one's."""
+    state = Trainer(linear_model.LogisticRegression()).state()
+    for name in ("trainer", "learner", "metrics", "drift", "replay"):
+        with pytest.raises(ValueError, match=f"lacks its part '{name}'"):
+            Trainer.from_state({k: v for k, v in state.items() if k != name})
+    with pytest.raises(ValueError, match="part 'quality' that this version does not know"):
+        Trainer.from_state(state | {"quality": b""})
+
+
+def test_a_proof_is_of_a_few_events_and_changes_nothing():
+    """The predictions of five events of the replay buffer, exactly; none where there is none."""
+    trainer = Trainer(linear_model.LogisticRegression(), replay=40)
+    assert trainer.proof() == []
+    for i in range(100):
+        trainer.step_one({"a": i / 100}, i % 3 == 0)
+    before = trainer.digest()
+    proof = trainer.proof()
+    assert len(proof) == 5
+    assert Trainer.from_state(trainer.state()).proof() == proof
+    assert trainer.digest() == before
+    assert len(set(proof)) == 5

@@ -1,0 +1,191 @@
+"""What a River model has learned, taken over by one that is defined otherwise."""
+
+import copy
+
+import pytest
+from project import events
+from river import (
+    base,
+    compose,
+    drift,
+    ensemble,
+    forest,
+    linear_model,
+    multiclass,
+    naive_bayes,
+    optim,
+    preprocessing,
+    rules,
+    stats,
+    tree,
+)  # fmt: skip
+
+from midstream import Trainer
+from midstream.engine.learners.amending import taken_over
+from midstream.engine.learners.linear import LinearLearner
+from midstream.engine.learners.softmax import SoftmaxLearner
+from midstream.engine.state import encoding
+from midstream.engine.state.changes import MisfitError
+
+
+def learned(model, n=400):
+    for event in events(n):
+        model.learn_one(event["x"], event["y"])
+    return model
+
+
+def pipeline(**options):
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression(**options)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pipeline,
+        tree.HoeffdingTreeClassifier,
+        lambda: forest.ARFClassifier(n_models=3, seed=1),
+        lambda: ensemble.BaggingClassifier(linear_model.LogisticRegression(), n_models=3, seed=1),
+        naive_bayes.GaussianNB,
+        lambda: drift.DriftRetrainingClassifier(tree.HoeffdingTreeClassifier()),
+        lambda: multiclass.OneVsRestClassifier(linear_model.LogisticRegression()),
+    ],
+)
+def test_what_is_not_changed_is_kept_bit_for_bit(make):
+    """The same definition, built anew, goes on as the old one would have."""
+    old = learned(make())
+    new = taken_over(copy.deepcopy(old), make())
+    for event in events(50, seed=7):
+        for model in (old, new):
+            model.learn_one(event["x"], event["y"])
+    assert encoding.encode(new) == encoding.encode(old)
+
+
+def test_an_argument_applies_from_now_on():
+    """Weights, scales and the optimizer's memory stay; the penalty is the new one."""
+    old = learned(pipeline(optimizer=optim.Adam(0.01)))
+    weights = dict(old["LogisticRegression"].weights)
+    new = taken_over(old, pipeline(optimizer=optim.Adam(0.05), l2=0.1))
+    model = new["LogisticRegression"]
+    assert dict(model.weights) == weights
+    assert model.l2 == 0.1
+    assert model.optimizer.lr.learning_rate == 0.05
+    assert model.optimizer.n_iterations == 400
+    assert new["StandardScaler"].counts["f0"] == 400
+
+
+def test_a_step_that_comes_begins_and_one_that_goes_is_let_go_of():
+    """The others go on, wherever they stand."""
+    old = learned(preprocessing.MinMaxScaler() | pipeline())
+    new = taken_over(old, preprocessing.AdaptiveStandardScaler() | pipeline())
+    assert list(new.steps) == ["AdaptiveStandardScaler", "StandardScaler", "LogisticRegression"]
+    assert new["StandardScaler"].counts["f0"] == 400
+    assert not new["AdaptiveStandardScaler"].vars
+    union = compose.TransformerUnion(preprocessing.StandardScaler(), preprocessing.MinMaxScaler())
+    wider = union.clone() + preprocessing.MaxAbsScaler()
+    for event in events(50):
+        union.learn_one(event["x"])
+    assert taken_over(union, wider).transformers["StandardScaler"].counts["f0"] == 50
+
+
+class Windowed(base.Transformer):
+    """Keeps a window whose length an argument gives."""
+
+    def __init__(self, n=5):
+        self.n = n
+        self.mean = stats.Mean()
+        self.last = [0.0] * n
+
+    def learn_one(self, x):
+        self.mean.update(x["f0"])
+        self.last = [*self.last[1:], x["f0"]]
+
+    def transform_one(self, x):
+        return {**x, "mean": self.mean.get()}
+
+
+def test_what_was_learned_and_depends_on_a_changed_argument_does_not_fit():
+    """The message names the attribute, with its path; nothing learned in it fits."""
+    old = learned(Windowed() | pipeline())
+    with pytest.raises(MisfitError, match=r"^Windowed\.last does not fit: what was learned"):
+        taken_over(old, Windowed(n=7) | pipeline(), [__name__])
+    fresh = Windowed() | pipeline()
+    assert taken_over(fresh, Windowed(n=7) | pipeline(), [__name__])["Windowed"].last == [0.0] * 7
+
+
+class Renamed(base.Transformer):
+    def __init__(self):
+        self.seen = 0
+
+    def learn_one(self, x):  # noqa: ARG002
+        self.seen += 1
+
+    def transform_one(self, x):
+        return x
+
+
+def test_code_that_was_mended_goes_on_with_what_the_old_had(monkeypatch):
+    """A new attribute begins as the code has it; one of another type does not fit."""
+    old = learned(Renamed() | pipeline())
+
+    def more(self):
+        self.seen = 0
+        self.extra = {}
+
+    monkeypatch.setattr(Renamed, "__init__", more)
+    new = taken_over(old, Renamed() | pipeline(), [__name__])
+    assert (new["Renamed"].seen, new["Renamed"].extra) == (400, {})
+
+    def other(self):
+        self.seen = []
+
+    old = learned(Renamed() | pipeline())
+    old["Renamed"].seen = 400
+    monkeypatch.setattr(Renamed, "__init__", other)
+    with pytest.raises(MisfitError, match=r"^Renamed\.seen does not fit: it is of type int"):
+        taken_over(old, Renamed() | pipeline(), [__name__])
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "attribute"),
+    [
+        (LinearLearner, {}, {"rate": 0.1, "l2": 0.1, "clip": 5.0}, None),
+        (LinearLearner, {}, {"optimizer": "adam"}, None),
+        (LinearLearner, {"optimizer": "ftrl"}, {"optimizer": "sgd"}, "optimizer"),
+        (LinearLearner, {"bits": 8}, {"bits": 9}, "bits"),
+        (LinearLearner, {}, {"scale": False}, "scale"),
+        (LinearLearner, {}, {"features": 2}, "features"),
+        (LinearLearner, {}, {"threshold": 0.2, "class_weights": {True: 3.0}}, None),
+        (SoftmaxLearner, {}, {"rate": 0.1, "optimizer": "adagrad"}, None),
+        (SoftmaxLearner, {}, {"classes": 2}, "classes"),
+    ],
+)
+def test_options_of_compiled_learners(kind, old, new, attribute):
+    """Those that weights depend on do not fit; with the others what was learned goes on."""
+    task = "binary" if kind is LinearLearner else "multiclass"
+    trainer = Trainer(kind(task, **old))
+    for i, event in enumerate(events(300)):
+        y = event["y"] if task == "binary" else "abc"[i % 3]
+        trainer.step_one({**event["x"], "city": f"c{i % 7}"}, y)
+    blank = Trainer(kind(task, **{**old, **new}))
+    parts = blank.blank_parts(trainer.definition())
+    assert [change.level for change in blank.changes(trainer.definition())] == ["asked"] * len(new)
+    if attribute is not None:
+        with pytest.raises(MisfitError, match=f"^{attribute} does not fit"):
+            trainer.amended(parts)
+        return
+    amended = trainer.amended(parts)
+    assert amended.definition() == blank.definition()
+    assert amended.seen == 300
+    assert amended.learner.explain() == trainer.learner.explain()
+    amended.step_one({"f0": 1.0}, True if task == "binary" else "a")
+
+
+def test_every_river_model_of_the_zoo_is_taken_over_or_named():
+    """Whatever a change does to it, the answer is a model that learns, or a misfit."""
+    for model in (rules.AMRules(), tree.HoeffdingAdaptiveTreeRegressor(seed=1)):
+        for event in events(300):
+            model.learn_one(event["x"], float(event["y"]))
+        new = model.clone({"delta": 0.5})
+        got = taken_over(model, new)
+        got.learn_one(events(1)[0]["x"], 1.0)
+        assert got.delta == 0.5
