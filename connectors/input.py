@@ -23,7 +23,6 @@ __all__ = [
     "Format",
     "Input",
     "InputError",
-    "Position",
     "Range",
     "RowDecoder",
     "TableBlock",
@@ -179,14 +178,6 @@ class TableBlock:
     def last(self) -> int:
         """Number of its last row."""
         return max(self.first + self.lines - 1, self.first)
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """The next byte (of the uncompressed file), or row of a table, and the next line to read."""
-
-    byte: int = 0
-    line: int = 1
 
 
 class Decoded(NamedTuple):

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from midstream.connectors.decode.arrow_decoder import TableDecoder, TableForm, join, one_line
 from midstream.connectors.decode.fingerprint import HEAD_ROWS
 from midstream.connectors.files.discovery import open_regular
-from midstream.connectors.input import InputError, Position, TableBlock
+from midstream.connectors.input import Cursor, InputError, TableBlock
 
 __all__ = ["TablePartition"]
 
@@ -89,7 +89,7 @@ class TablePartition:
         *,
         format: Literal["arrow", "parquet"],  # noqa: A002 the word in the config
         decoder: TableDecoder,
-        position: Position = Position(),  # noqa: B008 immutable
+        position: Cursor = Cursor(),  # noqa: B008 immutable
     ) -> None:
         self.name = name
         self.position = position
@@ -143,7 +143,7 @@ class TablePartition:
         """
         if not self._opened(final=final):
             return None
-        form, start = self._form, self.position.byte
+        form, start = self._form, self.position.offset
         assert form is not None
         counted = max(form.row_bytes // _TEXT_PER_TABLE, 1)
         rows = min(max(max_bytes // counted, 1), _MOST_ROWS)
@@ -178,7 +178,7 @@ class TablePartition:
             return None
         table = parts[0] if len(parts) == 1 else _joined(parts)
         self._keep(start, table)
-        self.position = Position(start + n, self.position.line + n)
+        self.position = Cursor(start + n, self.position.line + n)
         self._give_back(n * form.row_bytes)
         first = self.position.line - n
         crc %= 2**32
@@ -220,7 +220,7 @@ class TablePartition:
 
     def tail(self) -> int:
         """Return the fingerprint of the last rows before the position, of `HEAD_ROWS` at most."""
-        stop = self.position.byte
+        stop = self.position.offset
         if self._tail[0] == stop:
             return self._tail[1] or 1
         first = max(stop - HEAD_ROWS, 0)
@@ -337,7 +337,7 @@ class TablePartition:
             raise self._failure
         try:
             if self._batches is None:
-                self._batches = self._table.batches(self._form, self.position.byte)
+                self._batches = self._table.batches(self._form, self.position.offset)
             return next(self._batches, None)
         except InputError as error:
             if not final:
@@ -358,7 +358,7 @@ class TablePartition:
 
     def _damaged(self, error: BaseException) -> InputError:
         what = "Parquet" if self._format == "parquet" else "Arrow"
-        row = self.position.byte + 1
+        row = self.position.offset + 1
         where = "" if self._table is None else f" from row {row} on"
         return InputError(f"{self.name}: cannot be read as {what}{where}: {one_line(error)}")
 

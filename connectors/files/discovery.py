@@ -13,16 +13,16 @@ from pathlib import Path, PurePath
 from midstream.connectors.decode.framing import CsvOptions
 from midstream.connectors.files.bytestream import ByteStream
 from midstream.connectors.files.partition import Partition
-from midstream.connectors.input import Block, Format, InputError, Position, TextFormat
+from midstream.connectors.input import Block, Cursor, Format, InputError, TextFormat
 
 __all__ = [
     "Block",
     "CsvOptions",
+    "Cursor",
     "FilePartition",
     "Format",
     "InputError",
     "NoFilesError",
-    "Position",
     "StdinPartition",
     "UnreadableError",
     "discover",
@@ -86,7 +86,7 @@ class FilePartition(Partition):
         name: str,
         *,
         format: TextFormat,  # noqa: A002 the word in the config
-        position: Position = Position(),  # noqa: B008 immutable
+        position: Cursor = Cursor(),  # noqa: B008 immutable
         max_record_bytes: int = 1024 * 1024,
     ) -> None:
         path = Path(path)
@@ -133,11 +133,11 @@ class StdinPartition(Partition):
         name: str = "-",
         *,
         format: TextFormat = "auto",  # noqa: A002 the word in the config
-        position: Position = Position(),  # noqa: B008 immutable
+        position: Cursor = Cursor(),  # noqa: B008 immutable
         max_record_bytes: int = 1024 * 1024,
     ) -> None:
         try:
-            stream = ByteStream(fd, name, path=None, offset=position.byte)
+            stream = ByteStream(fd, name, path=None, offset=position.offset)
         except OSError as error:
             raise InputError(f"{name}: standard input cannot be read: {error.strerror}") from None
         super().__init__(

@@ -33,16 +33,16 @@ from midstream.connectors.files.whereabouts import (
 from midstream.connectors.input import (
     NOT_THERE,
     Block,
+    Cursor,
     Decoded,
     Format,
     Input,
     InputError,
-    Position,
+    Range,
     TableBlock,
     TextFormat,
     Work,
 )
-from midstream.engine.shard.journal import Cursor, Range
 
 if TYPE_CHECKING:
     from midstream.connectors.decode.arrow_decoder import TableDecoder
@@ -218,7 +218,7 @@ class FileInput(Input):
                 prints = self._prints(partition)
             if at:
                 span = _span(file.name, at, at, line, 0, prints)
-                file.cursor = Cursor(*span.at_stop())
+                file.cursor = span.at_stop()
                 begun.append(Work(_nothing(span), span))
         return begun
 
@@ -292,7 +292,7 @@ class FileInput(Input):
                 "give the input as a file"
             )
         if span.start == span.stop:
-            file.cursor = Cursor(*span.at_stop())
+            file.cursor = span.at_stop()
             return Work(_nothing(span), span)
         work = self._read(file, max_bytes, until=span.stop)
         if work is None:
@@ -360,7 +360,7 @@ class FileInput(Input):
             whole = bool(block.oversize) or block.data.endswith(b"\n")
         prints = self._prints(partition)
         span = _span(file.name, block.start, block.stop, line, crc, prints, whole=whole)
-        file.cursor = Cursor(*span.at_stop())
+        file.cursor = span.at_stop()
         if not whole and until is None and not file.is_stdin:
             # Ended by its end: what is added now is for the next run.
             file.exhausted = state or GONE
@@ -393,7 +393,7 @@ class FileInput(Input):
         """Open a file where we are in it. Raises InputError if what is before it has changed."""
         cursor = file.cursor
         assert file.path is not None
-        partition = self._partition(file, file.path, Position(cursor.offset, cursor.line))
+        partition = self._partition(file, file.path, Cursor(cursor.offset, cursor.line))
         file.partition = partition
         if check and cursor.offset and not file.is_stdin:
             try:
@@ -408,7 +408,7 @@ class FileInput(Input):
         return partition
 
     def _partition(
-        self, file: File, path: Path, position: Position
+        self, file: File, path: Path, position: Cursor
     ) -> "FilePartition | StdinPartition | TablePartition":
         if file.format == "arrow" or file.format == "parquet":  # noqa: PLR1714 tells the types
             return self._table_partition(file, path, file.format, position)
@@ -417,7 +417,7 @@ class FileInput(Input):
     def _at(self, file: File, path: Path, cursor: Cursor) -> Prints:
         """Return by what a file at a path is known, as if it had been read up to a cursor."""
         if file.unit == "row":
-            there = self._partition(file, path, Position(cursor.offset, cursor.line))
+            there = self._partition(file, path, Cursor(cursor.offset, cursor.line))
             try:
                 return self._prints(there)
             finally:
@@ -434,10 +434,10 @@ class FileInput(Input):
         """Return by what a file is known again that was read up to here."""
         if isinstance(partition, FilePartition | StdinPartition):
             return Prints(partition.head, partition.tail, partition.inode)
-        return Prints(partition.head(partition.position.byte), partition.tail(), partition.inode)
+        return Prints(partition.head(partition.position.offset), partition.tail(), partition.inode)
 
     def _text_partition(
-        self, file: File, path: Path, kind: TextFormat, position: Position
+        self, file: File, path: Path, kind: TextFormat, position: Cursor
     ) -> FilePartition | StdinPartition:
         size = self._max_record_bytes
         if file.is_stdin:
@@ -445,7 +445,7 @@ class FileInput(Input):
         return FilePartition(path, file.name, format=kind, position=position, max_record_bytes=size)
 
     def _table_partition(
-        self, file: File, path: Path, kind: Literal["arrow", "parquet"], position: Position
+        self, file: File, path: Path, kind: Literal["arrow", "parquet"], position: Cursor
     ) -> "TablePartition":
         if file.is_stdin:
             raise InputError("standard input is read as JSON Lines or CSV; give Arrow as a file")

@@ -16,7 +16,7 @@ from midstream.connectors.decode.framing import (
     record_end,
 )
 from midstream.connectors.files.bytestream import ByteStream
-from midstream.connectors.input import Block, InputError, Position, TextFormat
+from midstream.connectors.input import Block, Cursor, InputError, TextFormat
 
 __all__ = ["Partition"]
 
@@ -42,7 +42,7 @@ class Partition:
         name: str,
         *,
         format: TextFormat,  # noqa: A002 the word in the config
-        position: Position,
+        position: Cursor,
         max_record_bytes: int,
     ) -> None:
         if max_record_bytes < 1:
@@ -57,7 +57,7 @@ class Partition:
         # A file is opened at its start, and its header read, before it goes on at a position;
         # a stream that is only counted (standard input) is at the position from the start.
         self._target = position
-        self._line = position.line if stream.offset == position.byte else 1
+        self._line = position.line if stream.offset == position.offset else 1
         self._past_bom = False
         self._begun = False
         self._at_end = False
@@ -66,11 +66,11 @@ class Partition:
         self._long: tuple[int, bytes, int] | None = None
 
     @property
-    def position(self) -> Position:
+    def position(self) -> Cursor:
         """Where the next block starts."""
         if not self._begun:
             return self._target
-        return Position(self._stream.offset if self._long is None else self._long[0], self._line)
+        return Cursor(self._stream.offset if self._long is None else self._long[0], self._line)
 
     @property
     def at_end(self) -> bool:
@@ -233,12 +233,12 @@ class Partition:
             return True
         stream, target = self._stream, self._target
         if not self._past_head():
-            if target.byte > stream.offset:
+            if target.offset > stream.offset:
                 stream.check()
-                raise InputError(stream.too_short(stream.offset, target.byte))
+                raise InputError(stream.too_short(stream.offset, target.offset))
             return False
-        if target.byte > stream.offset:
-            stream.seek(target.byte)
+        if target.offset > stream.offset:
+            stream.seek(target.offset)
             self._line = target.line
         self._begun = True
         return True

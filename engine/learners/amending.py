@@ -85,11 +85,12 @@ def _code(path: str, old: Any, new: Any, *, same_python: bool) -> list[Change]:
 
 
 def taken_over(old: Any, new: Any, modules: Collection[str] = (), path: str = "") -> Any:
-    """Return the model `new`, gone on from what `old`, of the same class, has learned.
+    """Return a model that is defined as `new`, gone on from what `old` has learned.
 
-    Arguments of constructors are those of `new`. Of the other attributes, those that a new model of
-    the old arguments would have as `new` has them are taken from `old`. One that they would not
-    have alike is taken from `new` if `old` has learned nothing in it.
+    It is `old` where that is of the same class. Arguments of constructors become those of `new`. Of
+    the other attributes, those stay that a new model of the old arguments would have as `new` has
+    them. One that they would not have alike becomes that of `new`, if `old` has learned nothing in
+    it.
 
     Parameters
     ----------
@@ -109,47 +110,47 @@ def taken_over(old: Any, new: Any, modules: Collection[str] = (), path: str = ""
     """
     if type(old) is not type(new):
         return new
-    steps = _steps(new)
-    if steps is not None:
-        before = _steps(old) or {}
+    steps, before = _steps(new), _steps(old)
+    if steps is not None and before is not None:
         for name, step in list(steps.items()):
             if name in before:
                 steps[name] = taken_over(before[name], step, modules, _at(path, str(name)))
-        return new
+        same = [(k, id(v)) for k, v in steps.items()] == [(k, id(v)) for k, v in before.items()]
+        return old if same else new
     if not isinstance(new, base.Base) or not hasattr(new, "__dict__"):
         return new if _bytes(old, modules) != _bytes(new, modules) else old
-    return _attributes(old, new, modules, path)
+    _take_over(old, new, modules, path)
+    return old
 
 
-def _attributes(old: Any, new: Any, modules: Collection[str], path: str) -> Any:
+def _take_over(old: Any, new: Any, modules: Collection[str], path: str) -> None:
+    """Change an object, in its place, to what a new one is defined as."""
     made = old.clone()  # of the old arguments, and of the code that is there now
     arguments = set(new._get_params()) | set(old._get_params())
     is_own = not type(new).__module__.startswith("river.")
     for name, fresh in list(vars(new).items()):
         at = _at(path, name)
         if name not in vars(old):
-            continue  # new in the code: as it begins
-        learned = vars(old)[name]
-        before = vars(made).get(name)
-        if name in arguments:
-            if isinstance(fresh, base.Base) and type(learned) is type(fresh):
-                vars(new)[name] = taken_over(learned, fresh, modules, at)
-            elif _bytes(fresh, modules) == _bytes(before, modules):
-                vars(new)[name] = learned  # a metric, say, which is fed
+            if name in vars(made):  # new in the code: as it begins
+                vars(old)[name] = fresh
+            continue
+        learned, before = vars(old)[name], vars(made).get(name)
+        if isinstance(fresh, base.Base) and type(learned) is type(fresh):
+            vars(old)[name] = taken_over(learned, fresh, modules, at)
         elif _bytes(before, modules) == _bytes(fresh, modules):
-            if is_own and fresh is not None and not _alike(learned, fresh):
+            if (
+                is_own
+                and name not in arguments
+                and fresh is not None
+                and not _alike(learned, fresh)
+            ):
                 raise MisfitError(
                     at, f"it is of type {type(learned).__name__}, needed: {type(fresh).__name__}"
                 )
-            vars(new)[name] = learned
-        elif isinstance(fresh, base.Base) and type(learned) is type(fresh):
-            vars(new)[name] = taken_over(learned, fresh, modules, at)
-        elif _bytes(learned, modules) != _bytes(before, modules):
+        elif name in arguments or _bytes(learned, modules) == _bytes(before, modules):
+            vars(old)[name] = fresh
+        else:
             raise MisfitError(at, "what was learned in it depends on what is defined otherwise now")
-    for name, learned in vars(old).items():
-        if name not in vars(new) and name not in vars(made):
-            vars(new)[name] = learned  # made while it learned
-    return new
 
 
 def taken_options(

@@ -14,6 +14,7 @@ import msgspec
 from midstream.engine.shard.journal import (
     MOST_RECORDS,
     Command,
+    Cursor,
     Entry,
     Journal,
     Range,
@@ -43,7 +44,8 @@ Kind: TypeAlias = Literal[
 REPLACING = ("restore", "rewind", "promote", "rollback")
 """Kinds that put the state of a version in the place of the model's."""
 
-_EVERYWHERE: Mapping[str, Sequence[int]] = {}
+_EVERYWHERE: Mapping[str, Cursor] = {}
+_BEGINNING = Cursor()
 _NONE: Mapping[int, str] = {}
 _PARTS = 50  # of what is relearned within a bound: how finely it can be cut
 
@@ -211,7 +213,7 @@ def pieces(
     records: Iterable[Record],
     skips: Sequence[Skip] = (),
     *,
-    start: Mapping[str, Sequence[int]] = _EVERYWHERE,
+    start: Mapping[str, Cursor] = _EVERYWHERE,
     most_events: float = float("inf"),
 ) -> list[Piece]:
     """Return what of the journal is to be applied to an earlier state: input, and amendments.
@@ -238,7 +240,9 @@ def pieces(
             if isinstance(entry, Command):
                 if entry.kind == "amend":
                     found.append(Piece(record.seq, entry, sources, ranges))
-            elif isinstance(entry, Range) and entry.start >= start.get(entry.partition, (0,))[0]:
+            elif not isinstance(entry, Range):
+                continue
+            elif entry.start >= start.get(entry.partition, _BEGINNING).offset:
                 _append(found, Piece(record.seq, entry, sources, ranges), most_events)
     return found
 
@@ -281,9 +285,9 @@ def bounded(
     records: Iterable[Record],
     most: int,
     lows: Mapping[str, int],
-    cursors: Mapping[str, Sequence[int]],
-    now: Mapping[str, Sequence[int]],
-) -> tuple[dict[str, list[int]], list[tuple[str, int, int, int]], list[tuple[int, int] | None]]:
+    cursors: Mapping[str, Cursor],
+    now: Mapping[str, Cursor],
+) -> tuple[dict[str, Cursor], list[tuple[str, int, int, int]], list[tuple[int, int] | None]]:
     """Choose what a version relearns of what came after it: the newest `most` events.
 
     Parameters
@@ -293,7 +297,7 @@ def bounded(
     lows
         By partition, of each, the oldest position that can still be read.
     cursors
-        Where the version was in each partition: the fields of a `Cursor`.
+        Where the version was in each partition.
     now
         Where the input is, likewise.
 
@@ -310,7 +314,7 @@ def bounded(
     spans = [piece.entry for piece in found if isinstance(piece.entry, Range)]
     last_left: dict[str, int] = {}
     total = 0
-    at = {partition: cursor[0] for partition, cursor in cursors.items()}
+    at = {partition: cursor.offset for partition, cursor in cursors.items()}
     gaps: list[tuple[str, int, int, int]] = []  # of which the journal does not know any more
     for span in spans:
         before = at.get(span.partition, span.start)
@@ -324,13 +328,13 @@ def bounded(
         after_gap = any(gap[0] == span.partition and gap[2] == span.start for gap in gaps)
         if total > most or unreadable or after_gap:
             last_left.setdefault(span.partition, i)
-    start = {partition: list(cursor) for partition, cursor in cursors.items()}
+    start = dict(cursors)
     for partition, cursor in now.items():
-        before = at.get(partition, cursor[0])
-        if before < cursor[0]:
-            gaps.append((partition, before, cursor[0], cursor[0] - before))
-        if before < cursor[0] or partition not in at:
-            start[partition] = list(cursor)
+        before = at.get(partition, cursor.offset)
+        if before < cursor.offset:
+            gaps.append((partition, before, cursor.offset, cursor.offset - before))
+        if before < cursor.offset or partition not in at:
+            start[partition] = cursor
     left = gaps
     for i, span in enumerate(spans):
         if i > last_left.get(span.partition, -1):
@@ -344,7 +348,7 @@ def bounded(
         else:
             partition, first, _, events = left[same]
             left[same] = (partition, first, span.stop, events + events_of(span))
-    line_at = {(p, cursor[0]): cursor[1] for known in (cursors, now) for p, cursor in known.items()}
+    line_at = {(p, c.offset): c.line for known in (cursors, now) for p, c in known.items()}
     line_at |= {(span.partition, span.stop): span.line for span in spans}
     lines: list[tuple[int, int] | None] = []
     for partition, first, stop, _ in left:

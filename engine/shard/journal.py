@@ -58,7 +58,20 @@ class UnavailableError(JournalError):
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
-    """Where reading of a partition goes on: as `Range.at_stop` gives it."""
+    """A position in a partition: where reading goes on, and what is known of what was before it.
+
+    The fields are those of a `Range` at its `stop`. It stands in journals and snapshots as the list
+    of them; one of an earlier version is shorter.
+
+    Attributes
+    ----------
+    offset
+        The next byte of an uncompressed file, row of a table, or offset of a topic.
+    line
+        The number of the next line or row, from 1.
+    crc, head, tail, inode
+        Of the partition up to here; 0 where that is not known.
+    """
 
     offset: int = 0
     line: int = 1
@@ -94,9 +107,9 @@ class Range(msgspec.Struct, frozen=True, omit_defaults=True, tag="range", tag_fi
     tail: int = 0
     inode: int = 0
 
-    def at_stop(self) -> list[int]:
-        """Return where reading goes on after it: the fields of a `Cursor`."""
-        return [self.stop, self.line, self.crc, self.head, self.tail, self.inode]
+    def at_stop(self) -> Cursor:
+        """Return where reading goes on after it."""
+        return Cursor(self.stop, self.line, self.crc, self.head, self.tail, self.inode)
 
 
 class Exclude(msgspec.Struct, frozen=True, omit_defaults=True, tag="exclude", tag_field="entry"):
@@ -152,7 +165,7 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", ta
     since
         The record from which on the input is applied again; -1: none is.
     start
-        By partition, where that begins: the fields of a `Cursor`.
+        By partition, where that begins.
     sources, ranges
         What is left out then: events of these sources, and [partition, first, last] of these.
     skips
@@ -184,7 +197,7 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", ta
     reason: str = ""
     digest: str = ""
     since: int = -1
-    start: dict[str, list[int]] = {}
+    start: dict[str, Cursor] = {}
     sources: list[str] = []
     ranges: list[tuple[str, int, int]] = []
     skips: list[Skip] = []

@@ -519,7 +519,7 @@ class Shard:
         known = dict(self.cursors)
         for entry in (piece.entry for piece in self._replay.all()):
             if isinstance(entry, Range):
-                known[entry.partition] = Cursor(*entry.at_stop())
+                known[entry.partition] = entry.at_stop()
         return known
 
     @property
@@ -612,7 +612,7 @@ class Shard:
             )
         if not self._relearning:  # else they were counted when they were new
             self._count(outcome, given, known, tried)
-        self.cursors[span.partition] = Cursor(*span.at_stop())
+        self.cursors[span.partition] = span.at_stop()
         self.data.add(span.partition, span.start, span.stop, batch, _lines(cursor, span, batch))
         self.stepped += len(batch) if live else 0
         if raised and not live:
@@ -912,10 +912,10 @@ class Shard:
             if order.kind == "promote":  # what was unlearned stays so; a rollback undoes that too
                 skips += [skip for skip in self._skips if skip not in skips]
             since = max(seq, self._journal.first)
-            records, now = self._journal.records(since), self._plain_cursors()
-            cursors = header["cursors"]
+            records, now = self._journal.records(since), self.cursors
+            cursors = _cursors(header)
             if seq < since:  # partitions that came later may be gone from the journal in part, too
-                cursors = {p: list(msgspec.structs.astuple(Cursor())) for p in now} | cursors
+                cursors = dict.fromkeys(now, Cursor()) | cursors
             start, left, lines = bounded(records, order.catch_up, lows(), cursors, now)
             files = self.data.lines
             return msgspec.structs.replace(
@@ -959,7 +959,7 @@ class Shard:
         return msgspec.structs.replace(
             command,
             since=seq,
-            start={p: list(c) for p, c in header["cursors"].items()},
+            start=_cursors(header),
             sources=sources,
             ranges=ranges,
             skips=skips,
@@ -1053,7 +1053,7 @@ class Shard:
         if command.amends or command.since != header["seq"]:  # some amendments may be gone
             found = [piece for piece in found if not isinstance(piece.entry, Command)]
         self._is_careful |= bool(self._excluded)
-        self.cursors = {p: Cursor(*cursor) for p, cursor in command.start.items()}
+        self.cursors = dict(command.start)
         self._replay.push(found)
 
     def _without_skipped(self, batch: EventBatch, piece: Piece) -> EventBatch:

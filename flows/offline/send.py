@@ -105,7 +105,7 @@ class _Source:
     @property
     def position(self) -> int:
         """Bytes read."""
-        return self._partition.position.byte
+        return self._partition.position.offset
 
     @property
     def ended(self) -> bool:

@@ -227,7 +227,7 @@ class Fold:
         assert command.skips == self.skips, "what is left out is not told"
         before = self.trainer.seen
         repeats = not command.amends and command.since == kept.seq  # all of the amendments
-        at = {partition: cursor[0] for partition, cursor in command.start.items()}
+        at = {partition: cursor.offset for partition, cursor in command.start.items()}
         self._since = command.since
         known = (key for key, at in self._excluded.items() if not kept.seq <= at < command.since)
         excluded = {*known, *_raised_meanwhile(records, seq)}
@@ -263,7 +263,7 @@ def _check_left(command: Command, kept: Version, at: dict[str, int]) -> None:
     for partition, stop in at.items():
         if partition not in kept.at:  # nobody knows where it began
             continue
-        begun = command.start[partition][0]
+        begun = command.start[partition].offset
         left = sorted(piece[1:3] for piece in command.left if piece[0] == partition)
         wanted = np.arange(kept.at[partition], begun).tolist()
         assert begun <= stop

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from midstream.connectors.files.input import FileInput
-from midstream.engine.shard.journal import Cursor, Range
+from midstream.engine.shard.journal import Range
 
 INPUTS = {"one": "events.log", "glob": "events.log*", "both": "*"}
 
@@ -111,10 +111,8 @@ class Reading:
 
     def start(self, *, until_eof: bool) -> None:
         self.input = FileInput(INPUTS[self.kind], self.folder, until_eof=until_eof, format_="jsonl")
-        cursors = {
-            span.partition: Cursor(*span.at_stop()) for span in self.journal[: self.snapshot]
-        }
-        known = {span.partition: Cursor(*span.at_stop()) for span in self.journal}
+        cursors = {span.partition: span.at_stop() for span in self.journal[: self.snapshot]}
+        known = {span.partition: span.at_stop() for span in self.journal}
         self.input.seek(cursors, known)
         for span in self.journal[self.snapshot :]:
             while not self.input.replay(span, 10_000).final:

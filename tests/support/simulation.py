@@ -771,7 +771,7 @@ class Office:
         if order.kind in ("promote", "rollback") and not command.refused and order.catch_up:
             assert fold.relearned[seq] <= order.catch_up, "too much is applied again"
             for span in spans:
-                begun = command.start.get(span.partition, [span.start])[0]
+                begun = command.start.get(span.partition, Cursor(span.start)).offset
                 low = lows.get(span.partition, 0)
                 assert begun <= span.start or span.stop <= begun, "a range is applied in part"
                 assert span.start < begun or span.start >= low, "what is gone is to be read again"

@@ -83,7 +83,7 @@ class TableInput(Input):
             return None
         start, stop, crc = cursor.offset, cursor.offset + count, zlib.crc32(data, cursor.crc)
         span = Range(name, start, stop, line=stop, crc=crc)
-        self._cursors[name] = Cursor(*span.at_stop())
+        self._cursors[name] = span.at_stop()
         return Work(Block(name, data, start, count, start, stop), span)
 
     def decode(self, work: Work) -> Decoded:

@@ -18,8 +18,7 @@ from midstream.connectors.decode.fields import FieldMap
 from midstream.connectors.decode.fingerprint import Fingerprints
 from midstream.connectors.files.discovery import discover
 from midstream.connectors.files.input import FileInput
-from midstream.connectors.input import InputError, Position, TableBlock
-from midstream.engine.shard.journal import Cursor
+from midstream.connectors.input import Cursor, InputError, TableBlock
 
 FLAT = FieldMap(label="y")
 WRITERS = ["arrow", "arrows", "lz4.arrow", "zstd.feather", "ipc", "parquet", "plain.parquet"]
@@ -507,9 +506,9 @@ def test_the_position_of_a_partition_is_a_row(tmp_path):
     path = write(tmp_path / "e.parquet", rows(30), 10)
     decoder = TableDecoder("binary", FLAT)
     partition = TablePartition(
-        path, "e", format="parquet", decoder=decoder, position=Position(25, 26)
+        path, "e", format="parquet", decoder=decoder, position=Cursor(25, 26)
     )
     block = partition.read(final=True)
     assert (block.first, block.lines, block.start, block.stop) == (26, 5, 25, 30)
-    assert partition.position == Position(30, 31)
+    assert partition.position == Cursor(30, 31)
     partition.close()

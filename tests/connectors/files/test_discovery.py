@@ -19,7 +19,7 @@ from midstream.connectors.decode.csv_decoder import CsvDecoder
 from midstream.connectors.decode.fields import FieldMap
 from midstream.connectors.decode.framing import CsvOptions
 from midstream.connectors.files.discovery import FilePartition, StdinPartition, discover
-from midstream.connectors.input import Block, InputError, Position
+from midstream.connectors.input import Block, Cursor, InputError
 
 
 def partition(path: Path, **options) -> FilePartition:
@@ -92,11 +92,11 @@ def test_the_last_line_without_newline_waits_unless_final(tmp_path):
     path.write_bytes(b"one\ntwo")
     part = partition(path)
     assert [b.data for b in drain(part, final=False)] == [b"one\n"]
-    assert part.position == Position(4, 2)
+    assert part.position == Cursor(4, 2)
     assert not part.at_end
     assert [(b.data, b.first, b.lines) for b in drain(part)] == [(b"two", 2, 1)]
     assert part.at_end
-    assert part.position == Position(7, 3)
+    assert part.position == Cursor(7, 3)
 
 
 def test_a_growing_file_is_followed(tmp_path):
@@ -221,7 +221,7 @@ def test_an_over_long_record_that_is_still_written_is_waited_for(tmp_path):
     path.write_bytes(b"x" * 300)
     part = partition(path, max_record_bytes=100)
     assert part.read(final=False) is None
-    assert part.position == Position(0, 1)
+    assert part.position == Cursor(0, 1)
     with path.open("ab") as file:
         file.write(b"x" * 200 + b"\none\n")
     block = part.read(final=False)
@@ -271,7 +271,7 @@ def test_a_file_shorter_than_the_position_is_an_error(tmp_path, format_, left, p
     path = tmp_path / "events"
     path.write_bytes(gzip.compress(left) if packed else left)
     with pytest.raises(InputError, match=r"^events: .* 400 were read before: it was truncated"):
-        partition(path, format=format_, position=Position(400, 9))
+        partition(path, format=format_, position=Cursor(400, 9))
 
 
 def test_a_file_truncated_while_it_is_followed_is_an_error(tmp_path):
@@ -481,13 +481,13 @@ def test_the_header_of_a_csv_file_is_no_event(tmp_path):
     part = csv_file(tmp_path, b'\xef\xbb\xbfa,"b c", d\r\n1,2,3\r\n')
     assert part.header == ["a", "b c", "d"]
     assert part.csv_options == CsvOptions(["a", "b c", "d"], ",")
-    assert part.position == Position(15, 2)
+    assert part.position == Cursor(15, 2)
     assert drain(part) == [Block("events.csv", b"1,2,3\r\n", 2, 1, 15, 22)]
 
 
 def test_the_header_is_read_at_a_later_position_too(tmp_path):
     """A resumed CSV file has its header, and goes on where it was."""
-    part = csv_file(tmp_path, b"a,b\n1,2\n3,4\n", position=Position(8, 3))
+    part = csv_file(tmp_path, b"a,b\n1,2\n3,4\n", position=Cursor(8, 3))
     assert part.header == ["a", "b"]
     assert drain(part) == [Block("events.csv", b"3,4\n", 3, 1, 8, 12)]
 
@@ -512,7 +512,7 @@ def test_a_header_that_is_still_written_is_waited_for(tmp_path):
     """While the header is not whole there are no names and no records."""
     part = csv_file(tmp_path, b"a,b")
     assert (part.header, part.read(final=False)) == ([], None)
-    assert part.position == Position()
+    assert part.position == Cursor()
     (tmp_path / "events.csv").write_bytes(b"a,bc\n1,2\n")
     assert part.read(final=False).data == b"1,2\n"
     assert part.header == ["a", "bc"]
@@ -765,11 +765,11 @@ def test_standard_input_may_be_a_file_or_an_archive(tmp_path):
 def test_standard_input_counts_on_and_is_not_replayable():
     """Bytes and lines are counted from the given position; nothing can be read twice."""
     out, into = os.pipe()
-    part = StdinPartition(out, format="jsonl", position=Position(100, 10))
+    part = StdinPartition(out, format="jsonl", position=Cursor(100, 10))
     os.write(into, b"one\n")
     os.close(into)
     assert drain(part) == [Block("-", b"one\n", 10, 1, 100, 104)]
-    assert part.position == Position(104, 11)
+    assert part.position == Cursor(104, 11)
     assert not part.replayable
     assert FilePartition.replayable
     part.close()
@@ -877,7 +877,7 @@ def test_records_never_depend_on_the_cuts(tmp_path_factory, *, content, limit, c
         at += step
         while block := part.read(data.draw(sizes), final=False):
             blocks.append(block)
-        assert part.position.byte in ends | {0, len(head)}
+        assert part.position.offset in ends | {0, len(head)}
     while block := part.read(data.draw(sizes), final=True):
         blocks.append(block)
     assert part.at_end
@@ -901,7 +901,7 @@ def test_records_never_depend_on_the_cuts(tmp_path_factory, *, content, limit, c
         j = data.draw(st.integers(i, len(blocks) - 1))
         part = FilePartition(
             path, "e", format="csv" if csv else "jsonl", max_record_bytes=limit,
-            position=Position(blocks[i].start, blocks[i].first),
+            position=Cursor(blocks[i].start, blocks[i].first),
         )  # fmt: skip
         again = []
         while block := part.read(

@@ -144,7 +144,7 @@ def drain(files, size=2_000):
 
 
 def cursor_of(work):
-    return {work.span.partition: Cursor(*work.span.at_stop())}
+    return {work.span.partition: work.span.at_stop()}
 
 
 @pytest.mark.parametrize("same", [500, 950])

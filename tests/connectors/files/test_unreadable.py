@@ -14,7 +14,6 @@ from midstream.connectors.decode.decoder import Decoding
 from midstream.connectors.decode.fields import FieldMap
 from midstream.connectors.files.input import FileInput
 from midstream.connectors.input import InputError
-from midstream.engine.shard.journal import Cursor
 
 ENDINGS = ("jsonl", "csv", "jsonl.gz", "arrow", "parquet")
 
@@ -95,7 +94,7 @@ def test_a_file_without_rights_is_told_in_a_resume(until_eof, ending, folder):
     span = works[0].span
     files = opened(name, folder, until_eof=until_eof)
     with closed(file), pytest.raises(InputError, match=rf"^e\.{ending}: cannot be read: Perm"):  # noqa: PT012
-        files.seek({name: Cursor(*span.at_stop())})
+        files.seek({name: span.at_stop()})
         files.read(1_000)
     with closed(file), pytest.raises(InputError, match=rf"^e\.{ending}: cannot be read: Perm"):
         opened(name, folder, until_eof=until_eof).replay(span, 1_000)

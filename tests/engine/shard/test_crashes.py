@@ -10,7 +10,7 @@ from simulation import Disk, Folder, Life, make_trainer
 
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.shard import shard as shard_module
-from midstream.engine.shard.journal import Command, Exclude, FileJournal, Range, Skip
+from midstream.engine.shard.journal import Command, Cursor, Exclude, FileJournal, Range, Skip
 from midstream.engine.shard.outbox import Outbox
 from midstream.engine.shard.shard import Shard
 from midstream.engine.state import snapshot as snapshot_module
@@ -288,7 +288,7 @@ def _bug_bounds_within_a_piece(monkeypatch):
     def pieces(records, *arguments, start=None, **options):
         found = real(records, *arguments, **options)
         start = start or {}
-        return [p for p in found if p.entry.start >= start.get(p.entry.partition, [0])[0]]
+        return [p for p in found if p.entry.start >= start.get(p.entry.partition, Cursor()).offset]
 
     monkeypatch.setattr(shard_module, "pieces", pieces)
 

@@ -2,13 +2,22 @@
 
 import shutil
 
+import msgspec
 import pytest
 
 from midstream.engine.basics.storage import LocalStorage
 from midstream.engine.shard import commands
 from midstream.engine.shard import journal as journal_module
 from midstream.engine.shard.commands import Coming, Piece
-from midstream.engine.shard.journal import Command, Exclude, FileJournal, JournalError, Range
+from midstream.engine.shard.journal import (
+    Command,
+    Cursor,
+    Exclude,
+    FileJournal,
+    JournalError,
+    Range,
+    Record,
+)
 
 
 def entry(i):
@@ -202,3 +211,15 @@ def test_what_is_to_come_of_a_journal_is_read_in_parts(folder, monkeypatch):
     assert [piece.seq for piece in left] == [0, 1, 2, *(i for i in range(3, 10) for _ in "ab"), 10]
     assert left[-1].entry == Command(8, "pause", refused="after all")
     assert not Coming(journal)
+
+
+def test_positions_are_lists_as_they_always_were():
+    """Also in a command; those of an earlier version, which knew less, are read."""
+    cursor = Range("p", 3, 9, 4, 5, 6, tail=7, inode=8).at_stop()
+    assert msgspec.json.encode(cursor) == b"[9,4,5,6,7,8]"
+    command = Command(1, "rewind", start={"p": cursor})
+    data = msgspec.json.encode(Record(0, [command]))
+    assert b'"start":{"p":[9,4,5,6,7,8]}' in data
+    assert msgspec.json.decode(data, type=Record).entries == [command]
+    old = msgspec.json.decode(data.replace(b"[9,4,5,6,7,8]", b"[9,4,5]"), type=Record)
+    assert old.entries[0].start == {"p": Cursor(9, 4, 5)}
