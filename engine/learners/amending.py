@@ -10,7 +10,7 @@ from midstream.engine.state.changes import Change, MisfitError, differences, sho
 
 __all__ = ["definition_differences", "taken_options", "taken_over"]
 
-_VERSIONS = ("python", "river")
+_UNKNOWN = object()
 
 
 def definition_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
@@ -84,10 +84,18 @@ def _code(path: str, old: Any, new: Any, *, same_python: bool) -> list[Change]:
     return [_of(path, f"code {before}", f"code {after}", "asked", "the new code goes on")]
 
 
-def taken_over(old: Any, new: Any, modules: Collection[str] = (), path: str = "") -> Any:
+def taken_over(
+    old: Any,
+    new: Any,
+    was: Any,
+    now: Any,
+    modules: Collection[str] = (),
+    path: str = "",
+) -> Any:
     """Return a model that is defined as `new`, gone on from what `old` has learned.
 
-    It is `old` where that is of the same class. Arguments of constructors become those of `new`. Of
+    It is `old` where that is of the same class. Arguments of constructors that are defined otherwise
+    become those of `new`: others stay, as a model may have changed its own. Of
     the other attributes, those stay that a new model of the old arguments would have as `new` has
     them. One that they would not have alike becomes that of `new`, if `old` has learned nothing in
     it.
@@ -98,6 +106,8 @@ def taken_over(old: Any, new: Any, modules: Collection[str] = (), path: str = ""
         Belongs to the caller no longer.
     new
         As it was made; likewise.
+    was, now
+        The definitions of both, as they were made.
     modules
         Modules besides River whose classes and functions models may hold.
     path
@@ -114,16 +124,24 @@ def taken_over(old: Any, new: Any, modules: Collection[str] = (), path: str = ""
     if steps is not None and before is not None:
         for name, step in list(steps.items()):
             if name in before:
-                steps[name] = taken_over(before[name], step, modules, _at(path, str(name)))
+                key, at = str(name), _at(path, str(name))
+                steps[name] = taken_over(
+                    before[name], step, _inner(was, key), _inner(now, key), modules, at
+                )
         same = [(k, id(v)) for k, v in steps.items()] == [(k, id(v)) for k, v in before.items()]
         return old if same else new
     if not isinstance(new, base.Base) or not hasattr(new, "__dict__"):
         return new if _bytes(old, modules) != _bytes(new, modules) else old
-    _take_over(old, new, modules, path)
+    _take_over(old, new, was, now, modules, path)
     return old
 
 
-def _take_over(old: Any, new: Any, modules: Collection[str], path: str) -> None:
+def _inner(definition: Any, name: str) -> Any:
+    """Return the definition of a step or an argument, if there is one."""
+    return definition.get(name, _UNKNOWN) if isinstance(definition, Mapping) else _UNKNOWN
+
+
+def _take_over(old: Any, new: Any, was: Any, now: Any, modules: Collection[str], path: str) -> None:
     """Change an object, in its place, to what a new one is defined as."""
     made = old.clone()  # of the old arguments, and of the code that is there now
     arguments = set(new._get_params()) | set(old._get_params())
@@ -135,8 +153,11 @@ def _take_over(old: Any, new: Any, modules: Collection[str], path: str) -> None:
                 vars(old)[name] = fresh
             continue
         learned, before = vars(old)[name], vars(made).get(name)
+        then, since = _inner(was, name), _inner(now, name)
+        if name in arguments and then == since and then is not _UNKNOWN:
+            continue
         if isinstance(fresh, base.Base) and type(learned) is type(fresh):
-            vars(old)[name] = taken_over(learned, fresh, modules, at)
+            vars(old)[name] = taken_over(learned, fresh, then, since, modules, at)
         elif _bytes(before, modules) == _bytes(fresh, modules):
             if (
                 is_own

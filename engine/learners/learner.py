@@ -448,7 +448,8 @@ class RiverLearner:
             RiverLearner.from_state(each.state(), task=self.task, modules=self.modules)
             for each in (old, self)
         )
-        new.model = taken_over(was.model, new.model, self.modules)
+        new.model = taken_over(was.model, new.model, was._definition, new._definition, self.modules)
+        new._definition = self._definition
         new._probes = was._probes
         new._bind()
         return new
