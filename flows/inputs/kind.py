@@ -99,6 +99,8 @@ class InputKind(ABC):
         How ranges of it are given to `--skip-range`.
     across_hosts
         Whether several hosts can share its shards: a name has the same number on all of them.
+    of_kafka
+        Whether it is read from the brokers that ``[kafka]`` names.
     whole
         Whether a partition is read from its beginning, and is there whole or not at all. Else its
         oldest records may be deleted, and only whoever keeps them knows how many.
@@ -110,6 +112,7 @@ class InputKind(ABC):
     position: ClassVar[str] = "line"
     range_form: ClassVar[str] = "PARTITION:FROM-TO"
     across_hosts: ClassVar[bool] = False
+    of_kafka: ClassVar[bool] = False
     whole: ClassVar[bool] = True
 
     def recognises(self, source: InputSection) -> bool:

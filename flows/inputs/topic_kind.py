@@ -73,6 +73,7 @@ class TopicKind(InputKind):
     position: ClassVar[str] = "offset"
     range_form: ClassVar[str] = "TOPIC:PARTITION:FROM-TO"
     across_hosts: ClassVar[bool] = True
+    of_kafka: ClassVar[bool] = True
     whole: ClassVar[bool] = False
 
     def recognises(self, source: InputSection) -> bool:

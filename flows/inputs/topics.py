@@ -15,7 +15,6 @@ from midstream.connectors.kafka.consumer import (
     Consumer,
     Heard,
     Identity,
-    NoAnswerError,
     partition_name,
     said,
     topics_of,
@@ -30,7 +29,6 @@ from midstream.flows.logs import log
 __all__ = [
     "Consumer",
     "KafkaJournal",
-    "NoAnswerError",
     "Sender",
     "Signature",
     "TopicInput",

@@ -26,7 +26,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from bytewax.run import cli_main
 
-from midstream.connectors.kafka.consumer import NoAnswerError
+from midstream.connectors.input import NoAnswerError
 from midstream.connectors.kafka.journal import Signature
 from midstream.engine.basics.storage import raise_limit
 from midstream.engine.registry.database import OtherStateError, RegistryError

@@ -6,12 +6,12 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from crashing import Crash, crash
 from journal_fold import Fold
 from project import Project, events, wait_for
 from sqlite_input import TableInput, fill, installed
 
 from midstream.connectors.decode.decoder import make_decoder
-from midstream.connectors.files.input import FileInput
 from midstream.connectors.input import Block, InputError
 from midstream.engine.basics.storage import LocalStorage
 from midstream.engine.shard.journal import FileJournal
@@ -25,10 +25,6 @@ from midstream.flows.running import online
 from midstream.flows.running.definition import make_trainer
 
 N = 6_000
-
-
-class Crash(Exception):  # noqa: N818 it is no error of anybody's
-    """The process died."""
 
 
 @pytest.fixture
@@ -203,7 +199,7 @@ def test_rows_that_were_changed_are_noticed(site, tmp_path, monkeypatch):
     """What has to be replayed is compared with what was learned."""
     made = project(tmp_path / "p", events=lines(3_000, 1))
     made.config.write_text(made.config.read_text().replace("0.01", "1e-6"))  # after each block
-    crash(monkeypatch, 12)
+    crash(monkeypatch, 12, TableInput)
     with pytest.raises(Crash):
         online.run(load(made.config), until_eof=True)
     monkeypatch.undo()
@@ -216,30 +212,6 @@ def test_rows_that_were_changed_are_noticed(site, tmp_path, monkeypatch):
 
 
 # --- several inputs of one shard
-
-
-def crash(monkeypatch, fuse):
-    """Have the process die at one of the next reads or commits, before it or after it."""
-    left = [fuse]
-
-    def fused(method):
-        def call(*arguments, **named):
-            left[0] -= 1
-            if left[0] == 0:
-                raise Crash
-            result = method(*arguments, **named)
-            left[0] -= 1
-            if left[0] == 0:
-                raise Crash
-            return result
-
-        return call
-
-    for where, name in (
-        (TableInput, "read"), (TableInput, "replay"), (FileInput, "read"), (FileInput, "replay"),
-        (FileJournal, "commit"),
-    ):  # fmt: skip
-        monkeypatch.setattr(where, name, fused(getattr(where, name)))
 
 
 def both(folder, n=400):
@@ -285,7 +257,7 @@ def test_two_kinds_of_input_in_one_shard_are_resumed_exactly(site, tmp_path, mon
     crashes = 0
     for _ in range(rng.randint(1, 6)):
         with monkeypatch.context() as patch:
-            crash(patch, rng.randint(1, 60))
+            crash(patch, rng.randint(1, 60), TableInput)
             try:
                 online.run(load(made.config), until_eof=True)
             except Crash:
