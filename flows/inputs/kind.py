@@ -14,7 +14,7 @@ from midstream.connectors.decode.decoder import Decoding
 from midstream.connectors.input import Input
 from midstream.flows.config.settings import Input as InputSection
 from midstream.flows.config.settings import Settings
-from midstream.flows.config.tables import Reader
+from midstream.flows.config.tables import ConfigReader
 
 __all__ = ["InputKind", "Source"]
 
@@ -120,7 +120,7 @@ class InputKind(ABC):
         del source
         return False
 
-    def check(self, settings: Settings, reader: Reader) -> None:
+    def check(self, settings: Settings, reader: ConfigReader) -> None:
         """Raise ConfigError if the config says what this kind of input does not allow.
 
         Parameters
@@ -130,7 +130,7 @@ class InputKind(ABC):
         """
         self.check_options(settings, reader)
 
-    def check_options(self, settings: Settings, reader: Reader) -> None:
+    def check_options(self, settings: Settings, reader: ConfigReader) -> None:
         """Raise ConfigError if ``[input.options]`` is not what `options` says."""
         given = settings.input.options
         if self.options is not None:
