@@ -220,8 +220,9 @@ class Input(ABC):
     - What is wrong is an `InputError` of one line, which names the partition and says what can be
       done; where the input only cannot be reached, a `NoAnswerError`: the run waits, and opens it
       anew.
-    - No method waits for records that are not there yet. A run calls all methods of an input from
-      one thread at a time; `decode` and `read` may be called from another than `confirm`.
+    - No method waits for records that are not there yet. With `input.ahead` a second thread calls
+      `read`, `decode`, `replay`, `rewind` and `oldest`, while the first may look at the properties
+      and call `has`, `confirm` and `settle`; all else is called when nothing else is.
 
     Partitions have names, which the journal keeps. In a shard that has several inputs, no two of
     them have a partition of the same name.

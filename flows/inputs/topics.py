@@ -27,11 +27,6 @@ from midstream.flows.config.tables import ConfigError
 from midstream.flows.logs import log
 
 __all__ = [
-    "Consumer",
-    "KafkaJournal",
-    "Sender",
-    "Signature",
-    "TopicInput",
     "check_kafka",
     "create_topics",
     "index_of",
@@ -41,7 +36,6 @@ __all__ = [
     "open_journal",
     "open_sender",
     "open_topic",
-    "partition_name",
     "partitions_of",
 ]
 
