@@ -266,6 +266,8 @@ class RunningShard:
         if self._next is not None:
             try:
                 work = self._reading(self.input.replay, self._next, self.block_bytes)
+            except NoAnswerError:
+                raise  # it may be there later
             except InputError as error:
                 if not self.shard.may_abandon:
                     raise

@@ -12,7 +12,7 @@ from project import Project, events, wait_for
 from sqlite_input import TableInput, fill, installed
 
 from midstream.connectors.decode.decoder import make_decoder
-from midstream.connectors.input import Block, InputError
+from midstream.connectors.input import Block, InputError, NoAnswerError
 from midstream.engine.basics.storage import LocalStorage
 from midstream.engine.shard.journal import FileJournal
 from midstream.engine.shard.shard import ResumeError
@@ -209,6 +209,44 @@ def test_rows_that_were_changed_are_noticed(site, tmp_path, monkeypatch):
         database.commit()
     with pytest.raises(InputError, match=r"events: rows up to \d+ were changed"):
         online.run(load(made.config), until_eof=True)
+
+
+@pytest.mark.parametrize("ahead", ["", "ahead = true"])
+def test_an_input_that_cannot_be_reached_is_waited_for(site, tmp_path, monkeypatch, caplog, ahead):
+    """While it is opened, read, confirmed or replayed; then all goes on from what was committed."""
+    caplog.set_level("INFO", logger="midstream")
+    monkeypatch.setattr(online, "_SHORTEST_PAUSE", 0.001)
+    monkeypatch.setattr(online, "_LONGEST_PAUSE", 0.001)
+    made = project(tmp_path / "p", more=ahead, events=lines(2_000, 1))
+    made.config.write_text(made.config.read_text().replace("0.01", "1e-6"))
+    told = []
+
+    def unreachable(name, when):
+        method, calls = getattr(TableInput, name), []
+
+        def call(*arguments):
+            calls.append(name)
+            if len(calls) in when:
+                told.append(name)
+                raise NoAnswerError(f"e.db: cannot be reached to {name}")
+            return method(*arguments)
+
+        monkeypatch.setattr(TableInput, name, call)
+
+    for name, when in {"seek": {2}, "read": {4, 9}, "replay": {2}, "confirm": {3, 8}}.items():
+        unreachable(name, when)
+    summary = online.run(load(made.config), until_eof=True)
+    assert sorted(told) == ["confirm", "confirm", "read", "read", "replay", "seek"]
+    assert summary.events == summary.learned == 2_000
+    assert [line["id"] for line in made.output("predictions")] == [f"1-e{i}" for i in range(2_000)]
+    whole = project(tmp_path / "whole", events=lines(2_000, 1))
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(site)
+    assert summary.digest == online.run(load(whole.config), until_eof=True).digest
+    messages = [record.message for record in caplog.records]
+    assert 0 < messages.count("input_unavailable") <= len(told)  # two at once are one outage
+    assert "input_available" in messages
+    assert "kafka_unavailable" not in messages
 
 
 # --- several inputs of one shard
