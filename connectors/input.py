@@ -23,6 +23,7 @@ __all__ = [
     "Format",
     "Input",
     "InputError",
+    "NoAnswerError",
     "Range",
     "RowDecoder",
     "TableBlock",
@@ -39,6 +40,13 @@ class InputError(ExpectedError, ValueError):
     """An input that cannot be read (any further). One line, naming the input."""
 
     exit_code = 2
+
+
+class NoAnswerError(InputError):
+    """Nobody has answered in time; later somebody may, and a run waits for that.
+
+    It then resumes from what was committed.
+    """
 
 
 TextFormat: TypeAlias = Literal["jsonl", "csv", "auto"]
@@ -209,8 +217,12 @@ class Input(ABC):
     - `replay` of a range returns the same records, bit for bit, or raises `InputError`. It may
       return them in other pieces than `read` did.
     - `decode` depends on the records alone, not on how they were cut into blocks.
-    - No method waits for records that are not there yet. A run calls all methods of an input from
-      one thread at a time; `decode` and `read` may be called from another than `confirm`.
+    - What is wrong is an `InputError` of one line, which names the partition and says what can be
+      done; where the input only cannot be reached, a `NoAnswerError`: the run waits, and opens it
+      anew.
+    - No method waits for records that are not there yet. With `input.ahead` a second thread calls
+      `read`, `decode`, `replay`, `rewind` and `oldest`, while the first may look at the properties
+      and call `has`, `confirm` and `settle`; all else is called when nothing else is.
 
     Partitions have names, which the journal keeps. In a shard that has several inputs, no two of
     them have a partition of the same name.
@@ -232,7 +244,8 @@ class Input(ABC):
         Parameters
         ----------
         cursors
-            Where each partition that was read before goes on: before what is to be replayed.
+            Where each partition that was read before goes on: before what is to be replayed. Where
+            that is all of the partition, only `offset` and `head` are known; `line` is 1.
         known
             Where each was read to: after what is to be replayed. Equal to `cursors` if nothing is.
 
@@ -292,7 +305,7 @@ class Input(ABC):
 
     @abstractmethod
     def rewind(self, cursors: Mapping[str, Cursor]) -> None:
-        """Go back to cursors; the ranges after them are replayed next."""
+        """Go back to cursors, as of `seek`; the ranges after them are replayed next."""
 
     @abstractmethod
     def oldest(self) -> Mapping[str, int]:
@@ -302,7 +315,7 @@ class Input(ABC):
 
         Raises
         ------
-        InputError
+        NoAnswerError
             If nobody can say it now; it is asked again later.
         """
 
@@ -335,8 +348,10 @@ class Input(ABC):
 
         Raises
         ------
+        NoAnswerError
+            If nobody can say it.
         InputError
-            If it is of another input, or nobody can say it.
+            If it is of another input.
         """
 
     def settle(self, learned: Mapping[str, int]) -> None:  # noqa: B027 not every input tells

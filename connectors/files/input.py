@@ -166,6 +166,7 @@ class FileInput(Input):
             known again.
         """
         known = {**cursors, **(known or {})}
+        cursors = {name: _from(cursor) for name, cursor in cursors.items()}
         # Of what is to be replayed, the range that it stops at knows the file better.
         cursors = {n: known[n] if known[n].offset == c.offset else c for n, c in cursors.items()}
         if not known or "-" in self._files.files:
@@ -181,7 +182,7 @@ class FileInput(Input):
         for name, cursor in cursors.items():
             if name in self._files.files:
                 self._shut(self._files.files[name])
-                self._files.files[name].go_to(cursor)
+                self._files.files[name].go_to(_from(cursor))
 
     def oldest(self) -> dict[str, int]:
         """Return, by file, the oldest position that can be read again: 0 where it is there.
@@ -477,6 +478,11 @@ def _span(
 
 def _nothing(span: Range) -> Block:
     return Block(span.partition, b"", first=span.line, lines=0, start=span.start, stop=span.stop)
+
+
+def _from(cursor: Cursor) -> Cursor:
+    """Return where reading goes on: before the first record a file begins, header and all."""
+    return Cursor() if cursor.line <= 1 else cursor
 
 
 def _at_end(partition: object) -> bool:

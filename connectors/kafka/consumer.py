@@ -17,7 +17,7 @@ import numpy as np
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from midstream.connectors.input import InputError
+from midstream.connectors.input import InputError, NoAnswerError
 from midstream.connectors.kafka.messages import Messages
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "Consumer",
     "Heard",
     "Identity",
-    "NoAnswerError",
     "no_topic",
     "partition_name",
     "said",
@@ -69,10 +68,6 @@ _GONE = (
     KafkaError._UNKNOWN_PARTITION,
     KafkaError.UNKNOWN_TOPIC_ID,
 )
-
-
-class NoAnswerError(InputError):
-    """No broker has answered in time; later one may."""
 
 
 class _GoneError(InputError):

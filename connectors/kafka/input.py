@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from midstream.connectors.decode.decoder import Decoding
-from midstream.connectors.input import Decoded, Input, InputError, Work
-from midstream.connectors.kafka.consumer import ASIDE, Consumer, NoAnswerError, partition_name
+from midstream.connectors.input import Decoded, Input, InputError, NoAnswerError, Work
+from midstream.connectors.kafka.consumer import ASIDE, Consumer, partition_name
 from midstream.connectors.kafka.messages import MessageBlock, MessageDecoder, Messages
 from midstream.engine.shard.journal import Cursor, Range
 

@@ -94,11 +94,10 @@ def taken_over(
 ) -> Any:
     """Return a model that is defined as `new`, gone on from what `old` has learned.
 
-    It is `old` where that is of the same class. Arguments of constructors that are defined otherwise
-    become those of `new`: others stay, as a model may have changed its own. Of
-    the other attributes, those stay that a new model of the old arguments would have as `new` has
-    them. One that they would not have alike becomes that of `new`, if `old` has learned nothing in
-    it.
+    It is `old` where that is of the same class. Arguments of constructors that are defined
+    otherwise become those of `new`; others stay, as a model may have changed its own. Of the other
+    attributes, those stay that a new model of the old arguments would have as `new` has them. One
+    that they would not have alike becomes that of `new`, if `old` has learned nothing in it.
 
     Parameters
     ----------

@@ -284,7 +284,7 @@ def _append(found: list[Piece], piece: Piece, most_events: float) -> None:
 def bounded(
     records: Iterable[Record],
     most: int,
-    lows: Mapping[str, int],
+    oldest: Mapping[str, int],
     cursors: Mapping[str, Cursor],
     now: Mapping[str, Cursor],
 ) -> tuple[dict[str, Cursor], list[tuple[str, int, int, int]], list[tuple[int, int] | None]]:
@@ -294,7 +294,7 @@ def bounded(
     ----------
     records
         From the version on.
-    lows
+    oldest
         By partition, of each, the oldest position that can still be read.
     cursors
         Where the version was in each partition.
@@ -324,7 +324,7 @@ def bounded(
     for i in range(len(spans) - 1, -1, -1):
         span = spans[i]
         total += events_of(span)
-        unreadable = span.start < span.stop and span.start < lows[span.partition]
+        unreadable = span.start < span.stop and span.start < oldest[span.partition]
         after_gap = any(gap[0] == span.partition and gap[2] == span.start for gap in gaps)
         if total > most or unreadable or after_gap:
             last_left.setdefault(span.partition, i)

@@ -727,7 +727,7 @@ class Shard:
         self,
         order: Order,
         *,
-        lows: Callable[[], Mapping[str, int]] = lambda: defaultdict(int),
+        oldest: Callable[[], Mapping[str, int]] = lambda: defaultdict(int),
         prepared: Snapshot | None = None,
     ) -> Done | None:
         """Carry a command out, or refuse it, and journal that: once, whatever happens.
@@ -737,7 +737,7 @@ class Shard:
 
         Parameters
         ----------
-        lows
+        oldest
             Gives, by partition, the oldest position of the input that can still be read; of any
             partition that was ever read, a very high one where nothing of it is there.
         prepared
@@ -770,7 +770,7 @@ class Shard:
                 snapshot = snapshot or self._fetch(order.version)
                 command = self._known(command, order, snapshot.header)
                 trainer = self._loaded(order.version, snapshot)
-                command = self._planned(command, order, snapshot.header, lows)
+                command = self._planned(command, order, snapshot.header, oldest)
                 command, trainer = self._fitted(command, trainer, snapshot.header)
         except RefusedError as error:
             command = msgspec.structs.replace(command, refused=str(error))
@@ -890,7 +890,7 @@ class Shard:
         command: Command,
         order: Order,
         header: Mapping[str, Any],
-        lows: Callable[[], Mapping[str, int]],
+        oldest: Callable[[], Mapping[str, int]],
     ) -> Command:
         """Add to a command what its effect depends on; raise RefusedError if it can have none."""
         version, seq = order.version, header["seq"]
@@ -916,7 +916,7 @@ class Shard:
             cursors = _cursors(header)
             if seq < since:  # partitions that came later may be gone from the journal in part, too
                 cursors = dict.fromkeys(now, Cursor()) | cursors
-            start, left, lines = bounded(records, order.catch_up, lows(), cursors, now)
+            start, left, lines = bounded(records, order.catch_up, oldest(), cursors, now)
             files = self.data.lines
             return msgspec.structs.replace(
                 command,
@@ -941,11 +941,11 @@ class Shard:
                 "without --rewind it can be restored"
             )
         found = pieces(self._journal.records(seq))
-        oldest = lows()
+        there = oldest()
         for entry in (piece.entry for piece in found):
             if not isinstance(entry, Range) or entry.start == entry.stop:
                 continue
-            low = oldest[entry.partition]
+            low = there[entry.partition]
             if entry.start < low:
                 gone = f"{entry.start} to {min(entry.stop, low) - 1}" if low < _NOTHING else "all"
                 raise RefusedError(

@@ -17,7 +17,7 @@ from midstream.engine.basics.names import name_fault, topic_fault
 from midstream.engine.events.event import Task
 from midstream.engine.events.rules import LabelKind
 from midstream.engine.learners.catalogue import BUILTIN, named_learners, options_of
-from midstream.flows.config.tables import ConfigError, Reader, repr_without
+from midstream.flows.config.tables import ConfigError, ConfigReader, repr_without
 
 __all__ = [
     "ConfigError",
@@ -467,7 +467,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         }
 
 
-def read(path: str | Path, check_input: Callable[[Settings, Reader], None]) -> Settings:
+def read(path: str | Path, check_input: Callable[[Settings, ConfigReader], None]) -> Settings:
     """Read a config; `midstream.flows.loading.load` does, with the check of its input.
 
     ``${VAR}`` and ``${VAR:-default}`` in a string are taken from the environment, the default also
@@ -486,7 +486,7 @@ def read(path: str | Path, check_input: Callable[[Settings, Reader], None]) -> S
         If the file cannot be read, or says what is not allowed.
     """
     file = Path(path)
-    reader = Reader(file, _WORDS)
+    reader = ConfigReader(file, _WORDS)
     raw = reader.read()
     if "name" not in raw and (fault := name_fault(file.stem)):
         found = textwrap.shorten(repr(file.stem), 100, placeholder="...")
@@ -527,7 +527,7 @@ def read(path: str | Path, check_input: Callable[[Settings, Reader], None]) -> S
     return settings
 
 
-def _start(value: object, reader: Reader) -> str | float:
+def _start(value: object, reader: ConfigReader) -> str | float:
     """Return a word as it is, a time as seconds since 1970: UTC where it has no zone."""
     if value in ("earliest", "latest"):
         return str(value)
@@ -557,7 +557,7 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _check(
-    settings: Settings, reader: Reader, check_input: Callable[[Settings, Reader], None]
+    settings: Settings, reader: ConfigReader, check_input: Callable[[Settings, ConfigReader], None]
 ) -> None:
     """Check what the types do not tell.
 
@@ -603,7 +603,7 @@ def _check(
     _check_parts(settings.parts, reader)
 
 
-def _check_names(settings: Settings, reader: Reader) -> None:
+def _check_names(settings: Settings, reader: ConfigReader) -> None:
     """Check what the model and its topics are called."""
     if fault := name_fault(settings.name):
         raise reader.found("name", settings.name, fault)
@@ -614,7 +614,7 @@ def _check_names(settings: Settings, reader: Reader) -> None:
             raise reader.found(key, topic, fault)
 
 
-def _check_features(settings: Settings, reader: Reader) -> None:
+def _check_features(settings: Settings, reader: ConfigReader) -> None:
     """Check a schema of the features against the learner, and what the fields are for."""
     if not settings.features:
         return
@@ -640,7 +640,7 @@ def _check_features(settings: Settings, reader: Reader) -> None:
             )
 
 
-def _check_topics(settings: Settings, reader: Reader) -> None:
+def _check_topics(settings: Settings, reader: ConfigReader) -> None:
     """Check what is said of outputs that are topics."""
     output = settings.output
     topics = output.topics
@@ -670,7 +670,7 @@ def _check_topics(settings: Settings, reader: Reader) -> None:
         raise reader.error("output", "found a topic twice; allowed: each once")
 
 
-def check_brokers(settings: Settings, reader: Reader) -> None:
+def check_brokers(settings: Settings, reader: ConfigReader) -> None:
     """Check what [kafka] says, for an input or outputs that are topics.
 
     Raises
@@ -700,7 +700,7 @@ def _commit_limit(kafka: Mapping[str, Any]) -> float:
         return math.inf  # it is refused when it is used
 
 
-def _check_learner(model: Model, reader: Reader) -> None:
+def _check_learner(model: Model, reader: ConfigReader) -> None:
     """Check that a built-in learner is there, for this task, and has these options."""
     if model.learner not in named_learners():
         if ":" not in model.learner:
@@ -727,7 +727,7 @@ def _check_learner(model: Model, reader: Reader) -> None:
             raise reader.unknown("model.options", key, known)
 
 
-def _check_detectors(drift: Drift, reader: Reader) -> None:
+def _check_detectors(drift: Drift, reader: ConfigReader) -> None:
     """Check that each detector is there, and that options are of one that is chosen."""
     known = {"adwin", "page_hinkley"}
     if not known.issuperset(drift.detectors):
@@ -744,7 +744,7 @@ def _check_detectors(drift: Drift, reader: Reader) -> None:
             raise reader.error(f"drift.options_of.{name}", "is no detector of drift.detectors")
 
 
-def _check_parts(parts: Mapping[str, Mapping[str, Any]], reader: Reader) -> None:
+def _check_parts(parts: Mapping[str, Mapping[str, Any]], reader: ConfigReader) -> None:
     """Check that each part is there."""
     if not parts:
         return
@@ -759,7 +759,7 @@ def _check_parts(parts: Mapping[str, Mapping[str, Any]], reader: Reader) -> None
             )  # fmt: skip
 
 
-def _check_options(at: str, options: Mapping[str, int | float], reader: Reader) -> None:
+def _check_options(at: str, options: Mapping[str, int | float], reader: ConfigReader) -> None:
     """Check options of a detector against those that River's has."""
     if not options:
         return

@@ -20,7 +20,7 @@ from msgspec import inspect
 from midstream.engine.basics.errors import ExpectedError
 from midstream.engine.basics.masking import hide_value, masked
 
-__all__ = ["ConfigError", "Reader", "nearest", "repr_without"]
+__all__ = ["ConfigError", "ConfigReader", "nearest", "repr_without"]
 
 _S = TypeVar("_S", bound=msgspec.Struct)
 _NUMBER = re.compile(r"[-+]?[0-9.]+")  # a port, a count: three stars for it would hide others
@@ -36,7 +36,7 @@ class ConfigError(ExpectedError, ValueError):
         super().__init__(masked(text))
 
 
-class Reader:
+class ConfigReader:
     """Reads one TOML file into typed tables, or says what is wrong with it.
 
     Parameters

@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint, entry_points
 from midstream.connectors.input import InputError
 from midstream.flows.config.settings import Input as InputSection
 from midstream.flows.config.settings import Settings
-from midstream.flows.config.tables import Reader
+from midstream.flows.config.tables import ConfigReader
 from midstream.flows.inputs.file_kind import FileKind
 from midstream.flows.inputs.kind import InputKind
 from midstream.flows.inputs.topic_kind import TopicKind
@@ -40,7 +40,7 @@ def kind_of(source: InputSection) -> InputKind:
     return _loaded(points[0])
 
 
-def check_input(settings: Settings, reader: Reader) -> None:
+def check_input(settings: Settings, reader: ConfigReader) -> None:
     """Check what a config says of its input, as its kind does.
 
     Raises

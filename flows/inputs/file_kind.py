@@ -9,7 +9,7 @@ from midstream.connectors.decode.decoder import Decoding
 from midstream.connectors.input import Input, InputError
 from midstream.flows.config.settings import Input as InputSection
 from midstream.flows.config.settings import Settings
-from midstream.flows.config.tables import Reader
+from midstream.flows.config.tables import ConfigReader
 from midstream.flows.inputs.kind import InputKind, Source
 from midstream.flows.process import closed_descriptors
 
@@ -80,7 +80,7 @@ class FileKind(InputKind):
         """Whether there is a `path`."""
         return source.path is not None
 
-    def check(self, settings: Settings, reader: Reader) -> None:
+    def check(self, settings: Settings, reader: ConfigReader) -> None:
         """Raise ConfigError if something is said of files that cannot be."""
         self.check_options(settings, reader)
         source = settings.input
@@ -125,7 +125,7 @@ class FileKind(InputKind):
         return FileSource(settings, until_eof=until_eof)
 
 
-def _check_standard_input(settings: Settings, reader: Reader) -> None:
+def _check_standard_input(settings: Settings, reader: ConfigReader) -> None:
     source = settings.input
     if settings.model.on_error == "reject":
         raise reader.error(

@@ -14,7 +14,7 @@ from midstream.connectors.decode.decoder import Decoding
 from midstream.connectors.input import Input
 from midstream.flows.config.settings import Input as InputSection
 from midstream.flows.config.settings import Settings
-from midstream.flows.config.tables import Reader
+from midstream.flows.config.tables import ConfigReader
 
 __all__ = ["InputKind", "Source"]
 
@@ -99,6 +99,8 @@ class InputKind(ABC):
         How ranges of it are given to `--skip-range`.
     across_hosts
         Whether several hosts can share its shards: a name has the same number on all of them.
+    of_kafka
+        Whether it is read from the brokers that ``[kafka]`` names.
     whole
         Whether a partition is read from its beginning, and is there whole or not at all. Else its
         oldest records may be deleted, and only whoever keeps them knows how many.
@@ -110,6 +112,7 @@ class InputKind(ABC):
     position: ClassVar[str] = "line"
     range_form: ClassVar[str] = "PARTITION:FROM-TO"
     across_hosts: ClassVar[bool] = False
+    of_kafka: ClassVar[bool] = False
     whole: ClassVar[bool] = True
 
     def recognises(self, source: InputSection) -> bool:
@@ -117,7 +120,7 @@ class InputKind(ABC):
         del source
         return False
 
-    def check(self, settings: Settings, reader: Reader) -> None:
+    def check(self, settings: Settings, reader: ConfigReader) -> None:
         """Raise ConfigError if the config says what this kind of input does not allow.
 
         Parameters
@@ -127,7 +130,7 @@ class InputKind(ABC):
         """
         self.check_options(settings, reader)
 
-    def check_options(self, settings: Settings, reader: Reader) -> None:
+    def check_options(self, settings: Settings, reader: ConfigReader) -> None:
         """Raise ConfigError if ``[input.options]`` is not what `options` says."""
         given = settings.input.options
         if self.options is not None:

@@ -7,7 +7,7 @@ from midstream.connectors.decode.decoder import Decoding
 from midstream.connectors.input import Input
 from midstream.flows.config.settings import Input as InputSection
 from midstream.flows.config.settings import Settings, check_brokers
-from midstream.flows.config.tables import Reader
+from midstream.flows.config.tables import ConfigReader
 from midstream.flows.inputs.kind import InputKind, Source
 
 if TYPE_CHECKING:
@@ -73,13 +73,14 @@ class TopicKind(InputKind):
     position: ClassVar[str] = "offset"
     range_form: ClassVar[str] = "TOPIC:PARTITION:FROM-TO"
     across_hosts: ClassVar[bool] = True
+    of_kafka: ClassVar[bool] = True
     whole: ClassVar[bool] = False
 
     def recognises(self, source: InputSection) -> bool:
         """Whether there is a `topic`."""
         return source.topic is not None
 
-    def check(self, settings: Settings, reader: Reader) -> None:
+    def check(self, settings: Settings, reader: ConfigReader) -> None:
         """Raise ConfigError if something is said of the topic that cannot be."""
         self.check_options(settings, reader)
         if settings.input.topic is None:

@@ -15,7 +15,6 @@ from midstream.connectors.kafka.consumer import (
     Consumer,
     Heard,
     Identity,
-    NoAnswerError,
     partition_name,
     said,
     topics_of,
@@ -28,12 +27,6 @@ from midstream.flows.config.tables import ConfigError
 from midstream.flows.logs import log
 
 __all__ = [
-    "Consumer",
-    "KafkaJournal",
-    "NoAnswerError",
-    "Sender",
-    "Signature",
-    "TopicInput",
     "check_kafka",
     "create_topics",
     "index_of",
@@ -43,7 +36,6 @@ __all__ = [
     "open_journal",
     "open_sender",
     "open_topic",
-    "partition_name",
     "partitions_of",
 ]
 

@@ -82,7 +82,7 @@ def inspect(settings: Settings, sample: int, *, amend: bool = False) -> Report:
         takes = "takes" if trainer.learner.takes_weights else "takes no"
         report.add("learner", f"{settings.model.learner} for {trainer.task}; {takes} weights")
     reaches = _try_kafka(settings, report)
-    if reaches or not settings.input.topic:
+    if reaches or not kind_of(settings.input).of_kafka:
         try:
             _try_input(settings, trainer, sample, report)
         except InputError as error:
@@ -134,7 +134,7 @@ def _try_saved_state(settings: Settings, report: Report, *, amend: bool) -> None
 
 def _try_kafka(settings: Settings, report: Report) -> bool:
     """See whether librdkafka takes its settings; no broker is asked."""
-    if settings.input.topic is None and not settings.output.topics:
+    if not (kind_of(settings.input).of_kafka or settings.output.topics):
         return True
     try:
         check_kafka(settings)

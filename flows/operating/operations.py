@@ -651,12 +651,12 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
     if not needed:
         return
     try:
-        lows = oldest_positions(settings)
+        oldest = oldest_positions(settings)
         gone = "it is gone"
     except InputError as error:
         if not whole:
             return  # nobody answers, and the shards will see
-        lows, gone = {}, f"it is gone ({error})"
+        oldest, gone = {}, f"it is gone ({error})"
     for partition, position in needed.items():
         if partition == "-":
             raise OperationError(
@@ -664,7 +664,7 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
                 f"{manifest.version} can be restored"
             )
         # Of a log that was rotated, the shard knows where it is now.
-        low = lows.get(partition, lows.get(first_name(partition)[0], NOT_THERE))
+        low = oldest.get(partition, oldest.get(first_name(partition)[0], NOT_THERE))
         if position < low:
             why = f"{gone}, and what came from {position} on is needed"
             if whole:  # of a file, all is there or nothing

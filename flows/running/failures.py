@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from midstream.connectors.kafka.consumer import NoAnswerError
+from midstream.connectors.input import NoAnswerError
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.shard.journal import UnavailableError
 from midstream.engine.shard.shard import EventError

@@ -26,7 +26,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from bytewax.run import cli_main
 
-from midstream.connectors.kafka.consumer import NoAnswerError
+from midstream.connectors.input import NoAnswerError
 from midstream.connectors.kafka.journal import Signature
 from midstream.engine.basics.storage import raise_limit
 from midstream.engine.registry.database import OtherStateError, RegistryError
@@ -385,7 +385,8 @@ class _Attempts:
         self._careful = False
         self._caught_up = until_eof
         self._stopping = False
-        self._outage = _Outage(lambda: beat("waiting", self._summary))
+        of_kafka = kind_of(settings.input).of_kafka
+        self._outage = _Outage(lambda: beat("waiting", self._summary), of_kafka=of_kafka)
         self._begun_at = time.monotonic()
         self._waits = os.environ.get(REPLACES) == "1"  # however long the brokers do not answer
 
@@ -511,17 +512,21 @@ class _Attempts:
 
 
 class _Outage:
-    """Waits while the brokers cannot be reached.
+    """Waits while the brokers, or an input, cannot be reached.
 
     Parameters
     ----------
     beat
         Called now and then while it waits.
+    of_kafka
+        Whether the input is read from the brokers.
     """
 
-    def __init__(self, beat: Callable[[], None]) -> None:
+    def __init__(self, beat: Callable[[], None], *, of_kafka: bool = True) -> None:
         self.begun = False
         self._beat = beat
+        self._of_kafka = of_kafka
+        self._what = "kafka"
         self._pause = _SHORTEST_PAUSE
 
     def wait(self, reason: Exception, stopping: Callable[[], bool]) -> None:
@@ -533,7 +538,9 @@ class _Outage:
             If the run is asked to stop meanwhile.
         """
         self.begun = True
-        log.warning("kafka_unavailable", reason=str(reason), again_in=self._pause)
+        of_input = isinstance(reason, NoAnswerError) and not self._of_kafka
+        self._what = "input" if of_input else "kafka"
+        log.warning(f"{self._what}_unavailable", reason=str(reason), again_in=self._pause)
         until = time.monotonic() + self._pause
         while time.monotonic() < until and not stopping():
             self._beat()
@@ -545,6 +552,6 @@ class _Outage:
     def over(self) -> None:
         """Tell that all is well again."""
         if self.begun:
-            log.info("kafka_available")
+            log.info(f"{self._what}_available")
         self.begun = False
         self._pause = _SHORTEST_PAUSE

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from midstream.connectors.input import Decoded, InputError
+from midstream.connectors.input import Decoded, InputError, NoAnswerError
 from midstream.engine.basics.storage import raise_limit
 from midstream.engine.shard.shard import Outcome, ResumeError
 from midstream.flows.claims.identity import settle
@@ -218,6 +218,8 @@ class ShardProcess:
                 self._check_registrar()
                 self._look()
                 found = running.next()
+            except NoAnswerError:
+                raise  # it is waited for
             except InputError as error:  # what was read before may be sound: commit, and end
                 self.input_failure = self.input_failure or error
                 self.stopping = True

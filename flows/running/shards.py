@@ -10,8 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from midstream.connectors.encode.choice import Choice
 from midstream.connectors.encode.outputs import encode_alarms, encode_predictions, encode_rejected
-from midstream.connectors.input import Decoded, InputError, Work
-from midstream.connectors.kafka.consumer import NoAnswerError
+from midstream.connectors.input import Decoded, InputError, NoAnswerError, Work
 from midstream.connectors.kafka.journal import KafkaJournal, Signature
 from midstream.engine.basics.storage import BackgroundStorage, LocalStorage
 from midstream.engine.events.batch import EventBatch
@@ -277,6 +276,8 @@ class RunningShard:
         if self._next is not None:
             try:
                 work = self._reading(self.input.replay, self._next, self.block_bytes)
+            except NoAnswerError:
+                raise  # it may be there later
             except InputError as error:
                 if not self.shard.may_abandon:
                     raise
@@ -340,7 +341,7 @@ class RunningShard:
         try:
             done = self.shard.carry_out(
                 command.order,
-                lows=lambda: self._reading(self.input.oldest),
+                oldest=lambda: self._reading(self.input.oldest),
                 prepared=command.snapshot,
             )
         except NoAnswerError as error:  # nothing was done

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from midstream.engine.basics.caching import choose_cache
 
 if TYPE_CHECKING:
+    from midstream.connectors.checks import check_input
     from midstream.engine.events.batch import EventBatch
     from midstream.engine.events.event import Alarm, Event, Prediction, Rejected
     from midstream.engine.learners.checks import check_learner
@@ -30,12 +31,14 @@ __all__ = [
     "RiverLearner",
     "Trainer",
     "__version__",
+    "check_input",
     "check_learner",
     "open_registry",
 ]
 
 _HOMES = {
     "open_registry": "flows.claims.registry",
+    "check_input": "connectors.checks",
     "check_learner": "engine.learners.checks",
     "Alarm": "engine.events.event",
     "Event": "engine.events.event",

@@ -21,7 +21,8 @@ from kafka_simulation import Cluster, Log, Process, Transaction
 from simulation import NAMED, Crash, Disk, make_trainer, soon
 
 from midstream.connectors.encode.outputs import encode_predictions, encode_rejected
-from midstream.connectors.kafka.consumer import Consumer, Identity, NoAnswerError
+from midstream.connectors.input import NoAnswerError
+from midstream.connectors.kafka.consumer import Consumer, Identity
 from midstream.connectors.kafka.input import TopicInput
 from midstream.connectors.kafka.journal import KafkaJournal, Signature
 from midstream.connectors.kafka.messages import MessageBlock, MessageDecoder, Messages
@@ -297,7 +298,7 @@ class Lane:
     def _carry_out(self, order: Order) -> None:
         gone = {name: self._rng.randint(0, 20) for name in self.input.names}
         real = self._rng.random() < 0.8
-        self.shard.carry_out(order, lows=lambda: self.input.oldest() | ({} if real else gone))
+        self.shard.carry_out(order, oldest=lambda: self.input.oldest() | ({} if real else gone))
         self._handed = order.id
         self.check()
         if self._rng.random() < 0.5:

@@ -592,7 +592,7 @@ class Office:
         self.orders: list[Order] = []
         self.store: dict[int, bytes] = {}
         self.told: dict[int, Done] = {}
-        self.lows: dict[int, Mapping[str, int]] = {}  # by command
+        self.oldest: dict[int, Mapping[str, int]] = {}  # by command
         self.firsts: dict[int, int] = {}  # of the journal, likewise
         self.ahead = commands > 0
         self.keep_from = life.rng.choice([0.0, 0.0, math.inf]) if commands else math.inf
@@ -656,8 +656,8 @@ class Office:
 
     def carry_out(self, shard: Shard, order: Order) -> None:
         rng = self._rng
-        lows = {p: rng.randint(0, len(s)) for p, s in self._life.streams.items()}
-        lows = defaultdict(int, lows if rng.random() < 0.15 else {})
+        oldest = {p: rng.randint(0, len(s)) for p, s in self._life.streams.items()}
+        oldest = defaultdict(int, oldest if rng.random() < 0.15 else {})
         prepared = None
         if order.kind in REPLACING and rng.random() < 0.5:
             if order.version in self.store:
@@ -666,12 +666,12 @@ class Office:
                 order = msgspec.structs.replace(order, problem="it is not in the registry")
         before, first = self._state(shard), shard._journal.first
         known = shard.last_command
-        done = shard.carry_out(order, lows=lambda: lows, prepared=prepared)
+        done = shard.carry_out(order, oldest=lambda: oldest, prepared=prepared)
         if done is None:
             assert order.id <= known, "a command is passed over"
             return
-        assert order.id not in self.lows, "a command is carried out twice"
-        self.lows[order.id], self.firsts[order.id] = lows, first
+        assert order.id not in self.oldest, "a command is carried out twice"
+        self.oldest[order.id], self.firsts[order.id] = oldest, first
         if done.command.refused:
             assert self._state(shard) == before, "a refused command has changed something"
         self.work(shard)
@@ -749,7 +749,7 @@ class Office:
 
     def _check_command(self, order: Order, seq: int, fold: Fold) -> None:
         """A command says what it was given as, and was refused only where it has to be."""
-        command, lows, first = fold.commands[seq], self.lows.get(order.id, {}), self.firsts
+        command, oldest, first = fold.commands[seq], self.oldest.get(order.id, {}), self.firsts
         assert (command.kind, command.version) == (order.kind, order.version)
         if order.id not in first:  # a crash came just after it was journaled
             return
@@ -762,7 +762,7 @@ class Office:
                 for entry in record.entries
                 if isinstance(entry, Range)
             ]
-        gone = [s for s in spans if s.start < lows.get(s.partition, 0)]
+        gone = [s for s in spans if s.start < oldest.get(s.partition, 0)]
         if order.kind == "rewind" and kept is not None and kept.seq <= seq:
             if gone or kept.seq < first[order.id]:
                 assert command.refused, "what is to be read again is not there"
@@ -772,7 +772,7 @@ class Office:
             assert fold.relearned[seq] <= order.catch_up, "too much is applied again"
             for span in spans:
                 begun = command.start.get(span.partition, Cursor(span.start)).offset
-                low = lows.get(span.partition, 0)
+                low = oldest.get(span.partition, 0)
                 assert begun <= span.start or span.stop <= begun, "a range is applied in part"
                 assert span.start < begun or span.start >= low, "what is gone is to be read again"
             events = sum(max(span.events, 0) for span in spans)

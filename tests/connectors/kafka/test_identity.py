@@ -6,9 +6,9 @@ import random
 import pytest
 from kafka_simulation import AdminClient, Cluster, timed_out
 
-from midstream.connectors.input import InputError
+from midstream.connectors.input import InputError, NoAnswerError
 from midstream.connectors.kafka import consumer as kafka
-from midstream.connectors.kafka.consumer import Consumer, Identity, NoAnswerError
+from midstream.connectors.kafka.consumer import Consumer, Identity
 from midstream.connectors.kafka.input import TopicInput
 from midstream.engine.shard.journal import Cursor
 

@@ -9,8 +9,8 @@ import pytest
 from kafka_simulation import Cluster
 from simulation import make_trainer
 
+from midstream.connectors.input import NoAnswerError
 from midstream.connectors.kafka import journal as kafka_journal
-from midstream.connectors.kafka.consumer import NoAnswerError
 from midstream.connectors.kafka.journal import KafkaJournal
 from midstream.engine.basics.storage import LocalStorage
 from midstream.engine.events.batch import EventBatch

@@ -6,13 +6,13 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from crashing import Crash, crash
 from journal_fold import Fold
 from project import Project, events, wait_for
 from sqlite_input import TableInput, fill, installed
 
 from midstream.connectors.decode.decoder import make_decoder
-from midstream.connectors.files.input import FileInput
-from midstream.connectors.input import Block, InputError
+from midstream.connectors.input import Block, InputError, NoAnswerError
 from midstream.engine.basics.storage import LocalStorage
 from midstream.engine.shard.journal import FileJournal
 from midstream.engine.shard.shard import ResumeError
@@ -25,10 +25,6 @@ from midstream.flows.running import online
 from midstream.flows.running.definition import make_trainer
 
 N = 6_000
-
-
-class Crash(Exception):  # noqa: N818 it is no error of anybody's
-    """The process died."""
 
 
 @pytest.fixture
@@ -203,7 +199,7 @@ def test_rows_that_were_changed_are_noticed(site, tmp_path, monkeypatch):
     """What has to be replayed is compared with what was learned."""
     made = project(tmp_path / "p", events=lines(3_000, 1))
     made.config.write_text(made.config.read_text().replace("0.01", "1e-6"))  # after each block
-    crash(monkeypatch, 12)
+    crash(monkeypatch, 12, TableInput)
     with pytest.raises(Crash):
         online.run(load(made.config), until_eof=True)
     monkeypatch.undo()
@@ -215,31 +211,45 @@ def test_rows_that_were_changed_are_noticed(site, tmp_path, monkeypatch):
         online.run(load(made.config), until_eof=True)
 
 
+@pytest.mark.parametrize("ahead", ["", "ahead = true"])
+def test_an_input_that_cannot_be_reached_is_waited_for(site, tmp_path, monkeypatch, caplog, ahead):
+    """While it is opened, read, confirmed or replayed; then all goes on from what was committed."""
+    caplog.set_level("INFO", logger="midstream")
+    monkeypatch.setattr(online, "_SHORTEST_PAUSE", 0.001)
+    monkeypatch.setattr(online, "_LONGEST_PAUSE", 0.001)
+    made = project(tmp_path / "p", more=ahead, events=lines(2_000, 1))
+    made.config.write_text(made.config.read_text().replace("0.01", "1e-6"))
+    told = []
+
+    def unreachable(name, when):
+        method, calls = getattr(TableInput, name), []
+
+        def call(*arguments):
+            calls.append(name)
+            if len(calls) in when:
+                told.append(name)
+                raise NoAnswerError(f"e.db: cannot be reached to {name}")
+            return method(*arguments)
+
+        monkeypatch.setattr(TableInput, name, call)
+
+    for name, when in {"seek": {2}, "read": {4, 9}, "replay": {2}, "confirm": {3, 8}}.items():
+        unreachable(name, when)
+    summary = online.run(load(made.config), until_eof=True)
+    assert sorted(told) == ["confirm", "confirm", "read", "read", "replay", "seek"]
+    assert summary.events == summary.learned == 2_000
+    assert [line["id"] for line in made.output("predictions")] == [f"1-e{i}" for i in range(2_000)]
+    whole = project(tmp_path / "whole", events=lines(2_000, 1))
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(site)
+    assert summary.digest == online.run(load(whole.config), until_eof=True).digest
+    messages = [record.message for record in caplog.records]
+    assert 0 < messages.count("input_unavailable") <= len(told)  # two at once are one outage
+    assert "input_available" in messages
+    assert "kafka_unavailable" not in messages
+
+
 # --- several inputs of one shard
-
-
-def crash(monkeypatch, fuse):
-    """Have the process die at one of the next reads or commits, before it or after it."""
-    left = [fuse]
-
-    def fused(method):
-        def call(*arguments, **named):
-            left[0] -= 1
-            if left[0] == 0:
-                raise Crash
-            result = method(*arguments, **named)
-            left[0] -= 1
-            if left[0] == 0:
-                raise Crash
-            return result
-
-        return call
-
-    for where, name in (
-        (TableInput, "read"), (TableInput, "replay"), (FileInput, "read"), (FileInput, "replay"),
-        (FileJournal, "commit"),
-    ):  # fmt: skip
-        monkeypatch.setattr(where, name, fused(getattr(where, name)))
 
 
 def both(folder, n=400):
@@ -285,7 +295,7 @@ def test_two_kinds_of_input_in_one_shard_are_resumed_exactly(site, tmp_path, mon
     crashes = 0
     for _ in range(rng.randint(1, 6)):
         with monkeypatch.context() as patch:
-            crash(patch, rng.randint(1, 60))
+            crash(patch, rng.randint(1, 60), TableInput)
             try:
                 online.run(load(made.config), until_eof=True)
             except Crash:

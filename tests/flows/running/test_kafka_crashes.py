@@ -19,9 +19,8 @@ from kafka_lives import Life
 from kafka_simulation import Process
 from simulation import Crash
 
-from midstream.connectors.input import InputError
+from midstream.connectors.input import InputError, NoAnswerError
 from midstream.connectors.kafka import input as kafka_input
-from midstream.connectors.kafka.consumer import NoAnswerError
 from midstream.engine.shard.journal import JournalError, UnavailableError
 from midstream.engine.shard.shard import EventError, Shard
 from midstream.flows.loading import load
