@@ -4,8 +4,8 @@ Importing takes two seconds; a test starts several processes. Each is a process 
 has its own descriptors, environment, folder and signals, and may be killed; only its interpreter is
 not taken apart at the end, which takes half a second. What the interpreter or native code read when
 they began cannot be changed any more: with an environment that has such a variable set otherwise,
-or with options that are not known here, a process is started as always. So are those of
-`tests/flows/commands/test_entry.py`, which is about the beginning and the end.
+or with options that are not known here, a process is started as always. So are those of tests that
+are about the beginning and the end, which are marked `unforked`.
 
 A supervisor (`run --processes`) has a fork server of its own, which is forked with it, and from
 which its processes come: their parent is that server, and all else is as the supervisor asks.

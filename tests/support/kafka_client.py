@@ -54,7 +54,7 @@ class Message(NamedTuple):
 class Kafka:
     """A cluster at an address. Every method raises when it is not done within `timeout` seconds."""
 
-    def __init__(self, bootstrap: str, *, timeout: float = 30.0) -> None:
+    def __init__(self, bootstrap: str, *, timeout: float = 120.0) -> None:
         self.bootstrap = bootstrap
         self.timeout = timeout
 
@@ -178,7 +178,7 @@ class Kafka:
         return acknowledged
 
     def read_all(
-        self, topic: str, read_committed: bool = True, *, settle: float = 5.0
+        self, topic: str, read_committed: bool = True, *, settle: float = 20.0
     ) -> list[Message]:
         """Read a topic from beginning to end, by partition and offset.
 

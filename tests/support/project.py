@@ -12,6 +12,9 @@ from typing import ClassVar
 
 from fork_server import ForkedPopen, forks
 
+PATIENCE = 300.0
+"""Seconds for whatever has to happen; it matters only where that does not happen at all."""
+
 MODEL = """
 from river import linear_model, preprocessing
 
@@ -95,7 +98,7 @@ class Project:
 
     def call(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess:
         process = self.start(*arguments, stdin=subprocess.PIPE if stdin else subprocess.DEVNULL)
-        out, err = process.communicate(stdin, timeout=300)
+        out, err = process.communicate(stdin, timeout=PATIENCE)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def run(self, *arguments: str, stdin: str | None = None) -> dict:
@@ -165,7 +168,7 @@ class Project:
         return [json.loads(line) for line in whole.splitlines()]
 
 
-def wait_for(condition, seconds: float = 60.0, what: str = "it", pause: float = 0.02):
+def wait_for(condition, seconds: float = PATIENCE, what: str = "it", pause: float = 0.02):
     """Wait until a condition holds; fail after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -179,5 +182,5 @@ def wait_for(condition, seconds: float = 60.0, what: str = "it", pause: float = 
 def stop(process: subprocess.Popen, number: int = signal.SIGTERM) -> tuple[int, str, str]:
     """Send a signal and wait for the end."""
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err
