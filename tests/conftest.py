@@ -27,8 +27,8 @@ from midstream.engine.basics import masking
 
 NEEDS = "needs an Apache Kafka of its own"
 
-# The same examples in every run, however slow the machine: a test fails for what was changed, not by
-# luck. MIDSTREAM_HYPOTHESIS=random looks for other ones.
+# The same examples in every run, however slow the machine: no test fails by luck.
+# MIDSTREAM_HYPOTHESIS=random looks for other ones.
 hypothesis.settings.register_profile(
     "same",
     deadline=None,

@@ -137,6 +137,16 @@ class Project:
         log = self.folder / "log"
         wait_for(lambda: what.encode() in log.read_bytes()[since:], what=what)
 
+    def until_recorded(self, name: str = "events.jsonl", shard: str = "000") -> None:
+        """Wait until the journal has all of a file of the input."""
+        end = f'"stop":{(self.folder / name).stat().st_size},'
+        journal = self.folder / "state" / "shards" / shard
+
+        def recorded():
+            return any(end in path.read_text() for path in journal.glob("journal-*"))
+
+        wait_for(recorded, what=f"a record of {name} in the journal")
+
     def kill_along(self, kills: int, whole: int, rng: random.Random, kind: str = "predictions"):
         """Kill a run again and again, at moments spread over an output of `whole` bytes.
 

@@ -128,15 +128,9 @@ def test_a_promoted_version_catches_up_within_its_bound(tmp_path):
     one.write(lines[:1_000])
     process = one.running()
     one.operate("snapshots", "create")
-    journal = one.folder / "state" / "shards" / "000"
     for at in range(1_000, 4_000, 500):
         one.append(lines[at : at + 500])
-        end = f'"stop":{(tmp_path / "events.jsonl").stat().st_size},'
-
-        def recorded(end=end):
-            return any(end in path.read_text() for path in journal.glob("journal-*"))
-
-        wait_for(recorded, what="a record of the journal")
+        one.until_recorded()
     (shard,) = one.operate("promote", "1", "--yes")["shards"]
     ((name, start, stop_, left),) = shard["left"]
     assert name == "events.jsonl"
