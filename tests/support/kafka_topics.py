@@ -50,13 +50,13 @@ snapshot_events = 20000
 
     def until_published(self, number):
         """Wait until so many predictions are published."""
-        topic = self.names["predictions"]
+        topic, admin = self.names["predictions"], self.kafka.admin()
 
         def published():  # marks of transactions have offsets, too; reading all takes its time
-            ends = self.kafka.ends(topic, read_committed=True)
+            ends = self.kafka.ends(topic, True, admin=admin)
             return sum(ends.values()) >= number and len(self.kafka.read_all(topic)) >= number
 
-        wait_for(published, what=f"{number} predictions", pause=0.05)
+        wait_for(published, what=f"{number} predictions", pause=0.1)
 
     def published_once(self, lines):
         """Check that every event has one prediction, as the events of a partition are in order."""

@@ -19,7 +19,7 @@ from midstream.engine.training import rejecting
 from midstream.engine.training.rejecting import Careful, Recent
 
 SEEDS = int(os.environ.get("MIDSTREAM_CRASH_SEEDS", "5000"))
-MORE = int(os.environ.get("MIDSTREAM_MORE_CRASH_SEEDS", "10000"))
+MORE = int(os.environ.get("MIDSTREAM_MORE_CRASH_SEEDS", "6000"))
 BLOCKS = 20
 EVENTS = (30, 20)  # in a life without commands, with some
 MANY = 8  # commands

@@ -63,9 +63,9 @@ class Victim:
         return True
 
 
-def progress(one):
+def progress(one, admin):
     """Return how far the outputs are, as offsets; what no transaction has committed counts, too."""
-    return sum(one.kafka.ends(one.names["predictions"]).values())
+    return sum(one.kafka.ends(one.names["predictions"], admin=admin).values())
 
 
 def killed(topics, kafka_own, *, processes, shards, kills, n, brokers):
@@ -76,12 +76,12 @@ def killed(topics, kafka_own, *, processes, shards, kills, n, brokers):
     lines = stream(n)
     rng = random.Random(f"{SEED}-{processes}-{shards}")
     victim = Victim(one.project, "--processes", str(processes))
-    portion = n // (kills + 1)
+    portion, admin = n // (kills + 1), kafka_own.admin()
     for i in range(kills):
         one.produce(lines[i * portion : (i + 1) * portion])
         if i % 3:  # in the midst of what came; the others while they start, or have just begun
-            until = progress(one) + rng.random() * portion / 2
-            wait_for(lambda until=until: progress(one) > until, what=f"kill {i}", pause=0.005)
+            until = progress(one, admin) + rng.random() * portion / 2
+            wait_for(lambda end=until: progress(one, admin) > end, what=f"kill {i}", pause=0.01)
         if brokers and i % brokers == brokers - 1:
             kafka_own.kill()
             time.sleep(rng.uniform(0.0, 2.0))
