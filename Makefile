@@ -7,6 +7,8 @@ PEERS ?= .venv-peers
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 JOBS ?= 2
+# Slow tests wait for brokers and for time to pass: two of them leave two cores idle.
+SLOW_JOBS ?= 3
 BOUNDS := $(patsubst %,tests/engine/learners/test_%.py,kernels linear softmax) \
 	$(patsubst %,tests/engine/%.py,drift/test_detectors drift/test_monitor metrics/test_prequential) \
 	tests/engine/training/test_replay.py tests/engine/state/test_states.py \
@@ -24,7 +26,7 @@ test: $(VENV)/.dev
 	$(BIN)/pytest -n $(JOBS) --dist worksteal
 
 test-slow: $(VENV)/.dev
-	$(BIN)/pytest -m slow -n $(JOBS) --dist worksteal
+	$(BIN)/pytest -m slow -n $(SLOW_JOBS) --dist worksteal
 
 # What compiled kernels index is checked; they are compiled anew, and kept apart from the others.
 test-bounds: $(VENV)/.dev

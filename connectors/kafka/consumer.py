@@ -215,7 +215,8 @@ class Identity:
                 return b""
             if code in _GONE:
                 raise _GoneError(f"{self._topic}: is gone: {said(error)}") from None
-            raise NoAnswerError(f"{self._topic}: {said(error)}") from None
+            self._admin.poll(0)  # so that it says what it has to say
+            raise NoAnswerError(f"{self._topic}: {self._heard.why(error)}") from None
         halves = found.get_most_significant_bits(), found.get_least_significant_bits()
         return b"".join(half.to_bytes(8, "big", signed=True) for half in halves)
 

@@ -4,11 +4,15 @@ Importing takes two seconds; a test starts several processes. Each is a process 
 has its own descriptors, environment, folder and signals, and may be killed; only its interpreter is
 not taken apart at the end, which takes half a second. What the interpreter or native code read when
 they began cannot be changed any more: with an environment that has such a variable set otherwise,
-or with options that are not known here, a process is started as always. So are those of
-`tests/flows/commands/test_entry.py`, which is about the beginning and the end.
+or with options that are not known here, a process is started as always. So are those of tests that
+are about the beginning and the end, which are marked `unforked`.
+
+A supervisor (`run --processes`) has a fork server of its own, which is forked with it, and from
+which its processes come: their parent is that server, and all else is as the supervisor asks.
 """
 
 import atexit
+import fcntl
 import gc
 import importlib
 import json
@@ -24,6 +28,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 __all__ = ["ForkServer", "ForkedPopen", "forks"]
@@ -33,12 +38,14 @@ _EARLY = (
     "HOME", "TMP", "TEMP",
 )  # fmt: skip
 _FOUR = 4  # bytes of a number
+_DESCRIPTORS = 8  # most of a request
 _MOST = 1 << 20  # bytes of a request
 _MODULES = (
     "bytewax.run", "fsspec", "pyarrow.parquet", "river.forest", "river.naive_bayes", "sqlalchemy",
     "midstream.flows.cli", "midstream.flows.entry", "midstream.flows.running.shards",
     "midstream.flows.demo.demo",
-    "midstream.flows.running.online", "midstream.flows.operating.operations",
+    "midstream.flows.running.online", "midstream.flows.running.supervisor",
+    "midstream.flows.operating.operations",
     "midstream.flows.commands.version_views",
     "midstream.flows.claims.registry", "midstream.connectors.kafka.journal",
     "fsspec.implementations.chained", "bytewax.operators", "sqlalchemy.dialects.sqlite",
@@ -60,15 +67,20 @@ class ForkServer:
 
     def fork(
         self, arguments: Sequence[str], folder: str, environment: dict[str, str],
-        descriptors: Sequence[int],
+        descriptors: dict[int, int], *, leads: bool = False,
     ) -> tuple[int, int]:  # fmt: skip
-        """Fork a process; return its id, and a descriptor that its exit status will come from."""
-        request = json.dumps([list(arguments), folder, environment]).encode()
+        """Fork a process; return its id, and a descriptor that its exit status will come from.
+
+        `descriptors` has ours by the numbers that they get in the process, which `leads` a process
+        group of its own or is in the server's.
+        """
+        what = [list(arguments), folder, environment, list(descriptors), leads]
+        request = json.dumps(what).encode()
         status, given = os.pipe()
         with self._lock:
             self._begin()
             try:
-                socket.send_fds(self._socket, [request], [*descriptors, given])
+                socket.send_fds(self._socket, [request], [*descriptors.values(), given])
             finally:
                 os.close(given)
             told = self._socket.recv(_FOUR)
@@ -101,10 +113,14 @@ class ForkedPopen(subprocess.Popen):
 
     def _execute_child(self, *given):
         (args, _, _, _, _, folder, environment, _, _, _), pipes = given[:10], given[10:16]
-        descriptors = [i if fd == -1 else fd for i, fd in enumerate((pipes[0], *pipes[3::2]))]
-        self.pid, self._status = self.server.fork(args, str(folder), environment, descriptors)
+        mine = (pipes[0], *pipes[3::2])
+        descriptors = {i: i if fd == -1 else fd for i, fd in enumerate(mine)}
+        self.pid, self._status = self._fork(args, str(folder), environment, descriptors, given)
         self._child_created = True
         self._close_pipe_fds(*pipes)
+
+    def _fork(self, args, folder, environment, descriptors, _):
+        return self.server.fork(args, folder, environment, descriptors)
 
     def _internal_poll(self, _deadstate: Any = None, **_: Any) -> int | None:
         if self.returncode is None and self._waitpid_lock.acquire(blocking=False):
@@ -143,8 +159,11 @@ def forks(environment: dict[str, str]) -> bool:
 
 
 class _Server:
-    def __init__(self, control: socket.socket) -> None:
+    """Forks at the request of a `ForkServer`; its children end with the tests, if so wanted."""
+
+    def __init__(self, control: socket.socket, *, kills: bool = True) -> None:
         self._control = control
+        self._kills = kills
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._children: dict[int, tuple[int, int]] = {}  # by pidfd: process, where its status goes
@@ -156,9 +175,9 @@ class _Server:
                 if descriptor in self._children:
                     self._reap(descriptor)
                     continue
-                request, descriptors, _, _ = socket.recv_fds(self._control, _MOST, 4)
+                request, descriptors, _, _ = socket.recv_fds(self._control, _MOST, _DESCRIPTORS)
                 if not request:  # the tests are over, or were killed
-                    for pid, _ in self._children.values():
+                    for pid, _ in self._children.values() if self._kills else ():
                         os.kill(pid, signal.SIGKILL)
                     return None
                 if self._fork(descriptors):
@@ -169,10 +188,11 @@ class _Server:
         pid = os.fork()
         if pid == 0:
             return True
-        for descriptor in descriptors[:3]:
+        *passed, status = descriptors
+        for descriptor in passed:
             os.close(descriptor)
         handle = os.pidfd_open(pid)
-        self._children[handle] = pid, descriptors[3]
+        self._children[handle] = pid, status
         self._poll.register(handle, select.POLLIN)
         self._control.send(pid.to_bytes(_FOUR, "little"))
         return False
@@ -188,15 +208,21 @@ class _Server:
 
     def _become(self, request: Any, descriptors: list[int]) -> list[str]:
         """Make a child what it would be had it been started by itself."""
-        arguments, folder, environment = request
+        arguments, folder, environment, numbers, leads = request
         for handle, (_, status) in self._children.items():
             os.close(handle)
             os.close(status)
         self._control.close()
-        for number, descriptor in enumerate(descriptors[:3]):
-            os.dup2(descriptor, number)
+        above = 1 + max(*numbers, *descriptors)  # out of the way of the numbers that are wanted
+        moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, above) for descriptor in descriptors]
         for descriptor in descriptors:
             os.close(descriptor)
+        for number, descriptor in zip(numbers, moved[:-1], strict=True):
+            os.dup2(descriptor, number)
+        for descriptor in moved:
+            os.close(descriptor)
+        if leads:
+            os.setpgid(0, 0)
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
@@ -255,12 +281,59 @@ def _end_after(main: Callable[[], None]) -> None:
     os._exit(code or 0)
 
 
+class _Supervised(ForkedPopen):
+    """The process of a supervisor that was forked itself."""
+
+    def __init__(self, command, **options):
+        super().__init__(command[len(_COMMAND) :], **{"cwd": Path.cwd(), **options})
+
+    def _fork(self, args, folder, environment, descriptors, given):
+        passed = {number: number for number in given[4]}
+        assert given[-1] == 0, "a group of its own"
+        return self.server.fork(args, folder, environment, descriptors | passed, leads=True)
+
+
+_COMMAND = [sys.executable, "-m", "midstream"]  # as a supervisor starts its processes
+
+
+class _Forked(ForkServer):
+    """A server that has been forked, not started: it lives as long as this process."""
+
+    def __init__(self, control: socket.socket) -> None:
+        super().__init__()
+        self._socket = control
+
+    def _begin(self) -> None:
+        pass
+
+
+def _supervise(arguments: list[str]) -> list[str]:
+    """Fork a server for a supervisor's processes; return there and here, with the arguments."""
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    mine.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST)
+    if os.fork() == 0:
+        mine.close()
+        os.setpgid(0, 0)  # Ctrl-C is for the supervisor
+        given = _Server(theirs, kills=False).serve()
+        if given is None:
+            os._exit(0)
+        return given
+    theirs.close()
+    _Supervised.server = _Forked(mine)
+    sys.modules["midstream.flows.running.supervisor"].subprocess = SimpleNamespace(
+        Popen=_Supervised, DEVNULL=subprocess.DEVNULL
+    )
+    return arguments
+
+
 def _main() -> None:
     _warm_up()
     place = Path(sys.modules["midstream"].__file__ or "").with_name("__main__.py")
     arguments = _Server(socket.socket(fileno=int(sys.argv[1]))).serve()
     if arguments is None:
         return
+    if "--processes" in arguments:
+        arguments = _supervise(arguments)
     sys.argv = [str(place), *arguments]
     sys.orig_argv = [sys.executable, "-m", "midstream", *arguments]
     sys.path[0] = str(Path.cwd())

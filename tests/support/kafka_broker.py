@@ -7,7 +7,9 @@ cluster in the foreground; tests use `Cluster`. `Noida` is the stand-in where th
 import argparse
 import atexit
 import base64
+import fcntl
 import importlib.util
+import os
 import random
 import secrets
 import shutil
@@ -42,10 +44,28 @@ def free_ports(number: int) -> list[int]:
     """Return ports that are free, below those the system hands out to clients.
 
     One of those could be taken by a client, even one that tries to reach the broker, while the
-    broker that had it is down.
+    broker that had it is down. No other process is given them as long as this one lives: it may
+    start the server later, or again.
     """
     some = random.SystemRandom().sample(range(20_000, 32_000), 200)
-    return [port for port in some if is_free(port)][:number]
+    return [port for port in some if is_free(port) and _ours(port)][:number]
+
+
+def _ours(port: int) -> bool:
+    """Take a port, unless another process, or this one, has it."""
+    folder = Path(tempfile.gettempdir(), f"midstream-ports-{os.geteuid()}")
+    folder.mkdir(exist_ok=True)
+    file = Path(folder, str(port)).open("w")  # noqa: SIM115 it stays open as long as we live
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return False
+    _held.append(file)
+    return True
+
+
+_held: list[Any] = []
 
 
 def is_free(port: int) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 
-from project import Project
+from project import Project, wait_for
 
 FEATURES = "\n[features]\n" + "".join(f'f{i} = "number"\n' for i in range(5))
 
@@ -47,6 +47,16 @@ snapshot_events = 20000
 
     def out(self, kind):
         return [json.loads(message.value) for message in self.kafka.read_all(self.names[kind])]
+
+    def until_published(self, number):
+        """Wait until so many predictions are published."""
+        topic, admin = self.names["predictions"], self.kafka.admin()
+
+        def published():  # marks of transactions have offsets, too; reading all takes its time
+            ends = self.kafka.ends(topic, True, admin=admin)
+            return sum(ends.values()) >= number and len(self.kafka.read_all(topic)) >= number
+
+        wait_for(published, what=f"{number} predictions", pause=0.1)
 
     def published_once(self, lines):
         """Check that every event has one prediction, as the events of a partition are in order."""

@@ -13,6 +13,9 @@ from typing import ClassVar
 
 from fork_server import ForkedPopen, forks
 
+PATIENCE = 300.0
+"""Seconds for whatever has to happen; it matters only where that does not happen at all."""
+
 MODEL = """
 from river import linear_model, preprocessing
 
@@ -96,7 +99,7 @@ class Project:
 
     def call(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess:
         process = self.start(*arguments, stdin=subprocess.PIPE if stdin else subprocess.DEVNULL)
-        out, err = process.communicate(stdin, timeout=300)
+        out, err = process.communicate(stdin, timeout=PATIENCE)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def run(self, *arguments: str, stdin: str | None = None) -> dict:
@@ -134,6 +137,16 @@ class Project:
         """Wait until something is in the log of a run, from a byte on."""
         log = self.folder / "log"
         wait_for(lambda: what.encode() in log.read_bytes()[since:], what=what)
+
+    def until_recorded(self, name: str = "events.jsonl", shard: str = "000") -> None:
+        """Wait until the journal has all of a file of the input."""
+        end = f'"stop":{(self.folder / name).stat().st_size},'
+        journal = self.folder / "state" / "shards" / shard
+
+        def recorded():
+            return any(end in path.read_text() for path in journal.glob("journal-*"))
+
+        wait_for(recorded, what=f"a record of {name} in the journal")
 
     def kill_along(
         self,
@@ -176,7 +189,7 @@ class Project:
         return [json.loads(line) for line in whole.splitlines()]
 
 
-def wait_for(condition, seconds: float = 60.0, what: str = "it", pause: float = 0.02):
+def wait_for(condition, seconds: float = PATIENCE, what: str = "it", pause: float = 0.02):
     """Wait until a condition holds; fail after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -190,5 +203,5 @@ def wait_for(condition, seconds: float = 60.0, what: str = "it", pause: float = 
 def stop(process: subprocess.Popen, number: int = signal.SIGTERM) -> tuple[int, str, str]:
     """Send a signal and wait for the end."""
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err

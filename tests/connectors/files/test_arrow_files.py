@@ -92,7 +92,7 @@ def expected(table):
 @pytest.mark.parametrize("kind", WRITERS)
 def test_every_row_comes_once_and_in_order(kind, tmp_path):
     """Whatever the format, the pieces it was written in, and the length of blocks."""
-    table = rows(1_000)
+    table = rows(300)
     for chunk in (7, 100, 5_000):
         path = write(tmp_path / f"e.{kind}", table, chunk)
         crcs = set()
@@ -100,8 +100,8 @@ def test_every_row_comes_once_and_in_order(kind, tmp_path):
             works = drain(open_input(path.name, tmp_path, until_eof=True), size)
             assert dicts(works) == expected(table)
             assert [w.span.start for w in works] == [0, *(w.span.stop for w in works)][:-1]
-            assert works[-1].span.stop == 1_000
-            assert works[-1].span.line == 1_001
+            assert works[-1].span.stop == 300
+            assert works[-1].span.line == 301
             crcs.add(works[-1].span.crc)
         assert len(crcs) == 1, "the fingerprint depends on the cuts"
 

@@ -7,6 +7,7 @@ import kafka_simulation
 import numpy as np
 import pytest
 from kafka_simulation import Cluster
+from project import wait_for
 from simulation import make_trainer
 
 from midstream.connectors.input import NoAnswerError
@@ -159,7 +160,8 @@ def test_a_first_transaction_that_kafka_gives_up_is_none_of_another_run(kafka_ow
     kafka_own.freeze()
     time.sleep(2.0)
     kafka_own.thaw()
-    time.sleep(12.0)  # brokers look for transactions to give up every 10 s
+    out = names["out"]  # a broker that has given up a transaction says so in its topics
+    wait_for(lambda: kafka_own.ends(out)[0] == kafka_own.ends(out, read_committed=True)[0] > 1)
     with pytest.raises(UnavailableError, match="gave up a transaction"):
         one.commit([])
     again = journal()

@@ -5,7 +5,7 @@ import shutil
 from contextlib import closing
 
 import pytest
-from project import Project, events, stop
+from project import PATIENCE, Project, events, stop
 
 from midstream.engine.basics.storage import LocalStorage
 from midstream.engine.registry.database import OtherStateError
@@ -396,7 +396,7 @@ def test_of_a_state_and_its_copy_the_first_goes_on(tmp_path):
     copy = Model(tmp_path / "copy", name="same")
     shutil.copytree(one.folder / "state", copy.folder / "state")
     first, second = one.running(), copy.running()
-    assert second.wait(timeout=30) == 1
+    assert second.wait(timeout=PATIENCE) == 1
     copy.logged("with the identity of the state here: one is a copy of the other")
     assert stop(first)[0] == 0
     copy.config.write_text(copy.config.read_text().replace('"same"', '"other"'))

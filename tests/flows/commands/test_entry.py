@@ -11,9 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from project import Project, events, stop, wait_for
-
-pytestmark = pytest.mark.unforked
+from project import PATIENCE, Project, events, stop, wait_for
 
 CONFIG = ("--config", "config.toml")
 
@@ -43,7 +41,7 @@ def shell(project: Project, redirections: str, *arguments: str) -> subprocess.Co
     """Run a command with redirections that only a shell can make."""
     command = ["bash", "-c", f'exec "$@" {redirections}', "bash", *MIDSTREAM, *arguments]
     return subprocess.run(
-        command, cwd=project.folder, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=project.folder, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
 
 
@@ -194,6 +192,7 @@ def test_a_signal_is_heard_from_the_first_moment(tmp_path):
     assert unheard == 0
 
 
+@pytest.mark.unforked
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_run_that_is_stopped_while_it_starts(tmp_path, number):
     """It has done nothing: that is in order."""
@@ -225,9 +224,10 @@ def test_a_process_that_is_number_1(tmp_path, until):
             wait_for(lambda: "caught_up" in log.read_text(), what="the input")
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-        assert outer.wait(30) == 0, log.read_text()
+        assert outer.wait(PATIENCE) == 0, log.read_text()
 
 
+@pytest.mark.unforked
 def test_sighup_drains(tmp_path):
     """As SIGTERM does: a snapshot is written, and the exit code is 0."""
     project = Project(tmp_path)

@@ -130,8 +130,7 @@ def test_a_promoted_version_catches_up_within_its_bound(tmp_path):
     one.operate("snapshots", "create")
     for at in range(1_000, 4_000, 500):
         one.append(lines[at : at + 500])
-        wait_for(lambda at=at: one.count() == at + 500)
-        time.sleep(0.6)  # a record of the journal is made every half second
+        one.until_recorded()
     (shard,) = one.operate("promote", "1", "--yes")["shards"]
     ((name, start, stop_, left),) = shard["left"]
     assert name == "events.jsonl"

@@ -98,9 +98,9 @@ def test_the_format_decides_nothing_that_is_learned(learner, task, own, tmp_path
 @pytest.mark.parametrize("kind", ["arrow", "parquet"])
 def test_killed_at_random_moments_nothing_is_lost_and_nothing_learned_twice(kind, tmp_path):
     """After 6 kills digest and predictions equal those of a run that was left alone."""
-    rows = flat(stream(150_000))
+    rows = flat(stream(60_000))
     calm, killed = (project(tmp_path / who, f"e.{kind}") for who in ("calm", "killed"))
-    write(calm.folder / f"e.{kind}", rows, 40_000)
+    write(calm.folder / f"e.{kind}", rows, 16_000)
     (killed.folder / f"e.{kind}").hardlink_to(calm.folder / f"e.{kind}")
     expected = calm.run()
     whole = (calm.folder / "out" / "predictions.jsonl").stat().st_size
@@ -114,7 +114,7 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_learned_twice(kind
 
 def test_a_changed_file_is_noticed_by_the_resume(tmp_path):
     """Another value in rows that are read again after a kill: refused, not learned."""
-    rows = flat(stream(150_000))
+    rows = flat(stream(20_000))
     made = project(tmp_path, "e.arrow")
     made.config.write_text(made.config.read_text().replace("= 20000", "= 1000000"))
     write(tmp_path / "e.arrow", rows)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from confluent_kafka import TopicPartition
-from project import Project, events, stop, wait_for
+from project import PATIENCE, Project, events, stop, wait_for
 
 
 def test_topics_in_and_out(topics):
@@ -100,10 +100,10 @@ def test_a_newer_run_on_the_same_outputs_shuts_out_the_older(topics, tmp_path):
             break
     more = [{**event, "id": f"m{event['id']}"} for event in events(50)]
     one.produce(more, partitions=1)
-    _, err = older.communicate(timeout=60)
+    _, err = older.communicate(timeout=PATIENCE)
     assert older.returncode == 1
     assert "another run has taken over" in err
-    wait_for(lambda: len(one.out("predictions")) >= 150)
+    one.until_published(150)
     assert stop(newer)[0] == 0
     one.published_once([*events(100), *more])
 
@@ -274,7 +274,7 @@ def test_nothing_lags_behind_what_compaction_left(topics, kafka, topic):
         values = [(b"%d" % (n % 7), json.dumps(lines[n]).encode(), 0) for n in range(i, i + 50)]
         kafka.produce(source, values, transactional_id="producer", abort=i == 250)
         time.sleep(0.2)
-    wait_for(lambda: len(kafka.read_all(source)) < 100, seconds=120)
+    wait_for(lambda: len(kafka.read_all(source)) < 100)
     learned = one.project.run()["learned"]
     assert 7 <= learned < 100
     assert lagging(one) == {}
@@ -287,12 +287,12 @@ def test_the_broker_killed_mid_stream(kafka_own, topics):
     lines = events(30_000)
     one.produce(lines[:10_000])
     process = one.project.start("run", "config.toml", stderr=subprocess.DEVNULL)
-    wait_for(lambda: len(one.kafka.read_all(one.names["predictions"])) > 1_000)
+    one.until_published(1_000)
     kafka_own.kill()
     time.sleep(3)
     kafka_own.restart()
     one.produce(lines[10_000:])
-    wait_for(lambda: len(one.kafka.read_all(one.names["predictions"])) >= 30_000, 120)
+    one.until_published(30_000)
     assert stop(process)[0] == 0
     one.published_once(lines)
 
@@ -330,7 +330,7 @@ def test_another_name_is_shut_out_of_the_same_journal(topics, tmp_path):
     other.config.write_text('name = "other"\n' + one.project.config.read_text())
     assert other.run()["learned"] == 0
     one.produce([{**event, "id": f"m{event['id']}"} for event in events(50)], partitions=1)
-    _, err = older.communicate(timeout=60)
+    _, err = older.communicate(timeout=PATIENCE)
     assert older.returncode == 1
     assert "another run has taken over" in err
 

@@ -14,6 +14,7 @@ from kafka_fold import fold, published
 from project import Project, events, stop, wait_for
 
 KILLS = int(os.environ.get("MIDSTREAM_KILLS", "15"))
+EVENTS = int(os.environ.get("MIDSTREAM_KILL_EVENTS", "80000"))
 SEED = os.environ.get("MIDSTREAM_KILL_SEED", "1")
 
 
@@ -62,23 +63,32 @@ class Victim:
         return True
 
 
+def progress(one, admin):
+    """Return how far the outputs are, as offsets; what no transaction has committed counts, too."""
+    return sum(one.kafka.ends(one.names["predictions"], admin=admin).values())
+
+
 def killed(topics, kafka_own, *, processes, shards, kills, n, brokers):
     """Kill processes, and every so often the broker, while events come; check all that is left."""
     one = topics("one", config=f"shards = {shards}")
+    text = one.project.config.read_text()  # several snapshots, of as few events as there are
+    one.project.config.write_text(text.replace("snapshot_events = 20000", "snapshot_events = 4000"))
     lines = stream(n)
     rng = random.Random(f"{SEED}-{processes}-{shards}")
     victim = Victim(one.project, "--processes", str(processes))
-    portion = n // (kills + 1)
+    portion, admin = n // (kills + 1), kafka_own.admin()
     for i in range(kills):
         one.produce(lines[i * portion : (i + 1) * portion])
-        time.sleep(rng.uniform(0.0, 4.0))
+        if i % 3:  # in the midst of what came; the others while they start, or have just begun
+            until = progress(one, admin) + rng.random() * portion / 2
+            wait_for(lambda end=until: progress(one, admin) > end, what=f"kill {i}", pause=0.01)
         if brokers and i % brokers == brokers - 1:
             kafka_own.kill()
             time.sleep(rng.uniform(0.0, 2.0))
             kafka_own.restart()
         else:
-            age = rng.uniform(0.0, 6.0)  # some before they have opened all, some while they learn
-            wait_for(lambda age=age: victim.kill(rng, age), what="a process to kill")
+            age = rng.uniform(0.0, 1.0)  # some before they have opened all, some while they learn
+            wait_for(lambda age=age: victim.kill(rng, age), what="a process to kill", pause=0.005)
         assert victim.supervisor.poll() is None, "the supervisor gave up"
     one.produce(lines[kills * portion :])
     code, _, _ = stop(victim.supervisor)
@@ -116,8 +126,8 @@ def test_a_few_kills(topics, kafka_own, processes, shards):
 @pytest.mark.timeout(1_800)
 @pytest.mark.parametrize(("processes", "shards"), MODES)
 def test_many_kills_of_processes_and_broker(topics, kafka_own, processes, shards):
-    """The same of 300,000 events, with the broker killed too."""
-    killed(topics, kafka_own, processes=processes, shards=shards, kills=KILLS, n=300_000, brokers=5)
+    """The same of more events, with the broker killed too."""
+    killed(topics, kafka_own, processes=processes, shards=shards, kills=KILLS, n=EVENTS, brokers=5)
 
 
 @pytest.mark.slow

@@ -52,10 +52,16 @@ def test_memory_is_bounded_while_input_waits(topics, processes):
     for _ in range(50):
         one.produce(lines)
     most = dict.fromkeys(pids, 0.0)
-    for _ in range(80):
-        time.sleep(0.1)
+
+    def looked():
         for pid in pids:
             most[pid] = max(most[pid], resident(pid))
+        return sum(one.kafka.ends(one.names["predictions"]).values()) > 1_000
+
+    wait_for(looked, what="a thousand predictions", pause=0.1)
+    for _ in range(30):
+        time.sleep(0.1)
+        looked()
     assert stop(run)[0] == 0
     for pid in pids:
         grown = most[pid] - before[pid]

@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 from confluent_kafka import TopicPartition
 from kafka_fold import fold, published
-from project import MODEL, Project, events, interleaved, poisoned, stop, wait_for
+from project import MODEL, PATIENCE, Project, events, interleaved, poisoned, stop, wait_for
 
 VERSIONS = "[versions]\npoll_seconds = 0.05\ndrift_margin = 50\n"
 
@@ -25,7 +25,7 @@ def of_river(topics):
 
 
 def committed(topics, n):
-    wait_for(lambda: len(topics.out("predictions")) >= n, what=f"{n} predictions")
+    topics.until_published(n)
 
 
 @pytest.mark.slow
@@ -233,7 +233,7 @@ def test_processes_and_commands_killed_at_any_moment(topics, moments):
             kill(rng.choice(pids).removeprefix("pid="))
         if which != "processor":
             operator.kill()
-        operator.communicate(timeout=60)
+        operator.communicate(timeout=PATIENCE)
         check_registry(one)
     assert victim.poll() is None, "the supervisor gave up"
     committed(one, len(lines))

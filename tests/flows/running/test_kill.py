@@ -9,7 +9,7 @@ from project import Project, events
 KILLS = 20
 CONFIG = """
 [state]
-snapshot_events = 20000
+snapshot_events = 8000
 commit_seconds = 0.02
 """
 
@@ -17,7 +17,7 @@ commit_seconds = 0.02
 @pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.slow), "gzip"])
 def test_killed_at_random_moments_nothing_is_lost_and_nothing_learned_twice(kind, tmp_path):
     """After 20 kills digest and prediction file equal those of a run that was left alone."""
-    lines = events(150_000)
+    lines = events(60_000)
     calm = Project(tmp_path / "calm", config=CONFIG)
     name = calm.write(lines).name
     killed_config = CONFIG

@@ -39,6 +39,7 @@ from midstream.flows.loading import load
 from midstream.flows.running import registrar
 
 SEEDS = int(os.environ.get("MIDSTREAM_REGISTRAR_SEEDS", "6"))
+MORE = int(os.environ.get("MIDSTREAM_MORE_REGISTRAR_SEEDS", "100"))
 EVENTS, EVERY, BATCH = 120, 15, 4
 ALARMS = (31, 32, 70, 111)  # events; of the first two, which are one drift, there is one version
 CONFIG = f"""[input]
@@ -403,9 +404,10 @@ def test_the_seeds_find_a_known_bug(bug, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_more_seeds_leave_all_of_it_right(tmp_path, monkeypatch):
+@pytest.mark.parametrize("part", range(5))
+def test_more_seeds_leave_all_of_it_right(part, tmp_path, monkeypatch):
     """The same for seeds that `make test` has no time for."""
-    for seed in range(10_000, 10_100):
+    for seed in range(10_000 + part * MORE // 5, 10_000 + (part + 1) * MORE // 5):
         with monkeypatch.context() as patch:
             try:
                 check(seed, tmp_path / str(seed), patch)

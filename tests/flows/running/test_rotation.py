@@ -7,7 +7,7 @@ import shutil
 import signal
 
 import pytest
-from project import Project, events, stop, wait_for
+from project import PATIENCE, Project, events, stop, wait_for
 
 CONFIG = '[input]\npath = "{path}"\nformat = "jsonl"\n[state]\ncommit_seconds = 0.05\n'
 
@@ -80,7 +80,7 @@ def test_a_log_that_is_truncated_in_place_ends_the_run(tmp_path):
     shutil.copy(log, tmp_path / "events.log.1")
     os.truncate(log, 0)
     append(log, events(80, seed=2))
-    assert run.wait(timeout=60) == 1
+    assert run.wait(timeout=PATIENCE) == 1
     assert len(one.output("predictions")) == 50
     again = one.call("run", "config.toml", "--until-eof")
     assert again.returncode == 1
