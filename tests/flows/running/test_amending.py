@@ -306,3 +306,38 @@ def test_a_state_of_a_newer_schema_is_refused_by_name(begun, tmp_path):
         assert old in told.stdout
         done = one.call("run", "config.toml", "--until-eof")
         assert old in done.stderr
+
+
+def test_a_feature_that_comes_into_the_schema_is_learned_from_then_on(tmp_path):
+    """The weights so far stay; the new feature has one from its first event on."""
+    schema = "[features]\n" + "".join(f'f{i} = "number"\n' for i in range(5))
+    one = Project(tmp_path, config="")
+    one.config.write_text(
+        '[model]\nlearner = "logistic"\ntask = "binary"\n[input]\npath = "events.jsonl"\n' + schema
+    )
+    lines = events(2_000)
+    one.write(lines[:1_000])
+    one.run()
+    one.config.write_text(one.config.read_text() + 'extra = "number"\n')
+    assert one.call("check", "config.toml").returncode == 0
+    one.write([*lines[:1_000], *({**e, "x": {**e["x"], "extra": 1.5}} for e in lines[1_000:])])
+    done = one.run()
+    assert (done["resumed_at"], done["learned"], done["rejected"]) == (1_000, 1_000, 0)
+
+
+@pytest.mark.slow
+def test_amendments_on_topics_are_folded_from_the_journal(topics):
+    """With the state folder lost, the journal alone gives the same state, amended where it was."""
+    one = topics("one", config='[metrics]\nnames = ["accuracy"]\n[replay]\ncapacity = 30\n')
+    lines = events(3_000)
+    one.produce(lines[:1_500])
+    one.project.run()
+    text = one.project.config.read_text()
+    one.project.config.write_text(text.replace('["accuracy"]', '["accuracy", "f1"]\nwindow = 70'))
+    one.produce(lines[1_500:])
+    expected = one.project.run()
+    shutil.rmtree(one.project.folder / "state")
+    rebuilt = one.project.run()
+    assert (rebuilt["digest"], rebuilt["metrics"]) == (expected["digest"], expected["metrics"])
+    assert rebuilt["learned"] == 0
+    one.published_once(lines)
