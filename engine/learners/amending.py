@@ -1,7 +1,7 @@
 """What a River model has learned, taken over by a model that is defined otherwise."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from river import base
 
@@ -11,6 +11,7 @@ from midstream.engine.state.changes import Change, MisfitError, differences, sho
 __all__ = ["definition_differences", "taken_options", "taken_over"]
 
 _UNKNOWN = object()
+_HOLDERS = ("Pipeline", "TransformerUnion")  # their keys are names of steps
 
 
 def definition_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
@@ -31,8 +32,8 @@ def definition_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> li
         return [_of("class", was_last, now_last, "refused", "another kind of learner")]
     if was.get("class") != now.get("class"):
         return [_of("class", was, now, "refused", "another kind of learner")]
-    same_python = old.get("python") == new.get("python")
-    return _nested("", was, now, same_python=same_python)
+    same = _Same(old.get("python") == new.get("python"), old.get("river") == new.get("river"))
+    return _nested("", was, now, same)
 
 
 _FROM_NOW = "alters learning from now on"
@@ -40,6 +41,19 @@ _FROM_NOW = "alters learning from now on"
 
 def _of(what: str, before: Any, after: Any, level: Any, effect: str) -> Change:
     return Change("learner", what, shown(before), shown(after), level, effect)
+
+
+class _Same(NamedTuple):
+    """Whether two definitions are of the same versions."""
+
+    python: bool
+    river: bool
+
+
+def _is_of_rivers(definition: Mapping[str, Any], same: _Same) -> bool:
+    """Whether this is a class of River's, which another version defines otherwise."""
+    name = str(definition.get("class", ""))
+    return not same.river and name.startswith("river.") and not name.endswith(_HOLDERS)
 
 
 def _last(model: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -51,12 +65,12 @@ def _last(model: Mapping[str, Any]) -> Mapping[str, Any]:
     return model
 
 
-def _nested(path: str, old: Any, new: Any, *, same_python: bool) -> list[Change]:
+def _nested(path: str, old: Any, new: Any, same: _Same) -> list[Change]:
     if old == new:
         return []
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         if isinstance(old, str) and isinstance(new, str) and "(code " in old and "(code " in new:
-            return _code(path, old, new, same_python=same_python)
+            return _code(path, old, new, same)
         return [_of(path, old, new, "asked", _FROM_NOW)]
     if old.get("class") != new.get("class"):
         return [_of(path, old, new, "asked", "begins anew")]
@@ -66,19 +80,21 @@ def _nested(path: str, old: Any, new: Any, *, same_python: bool) -> list[Change]
         if key == "code" and "class" in old:
             if old.get(key) != new.get(key):
                 name = path or shown(old)
-                found += _code(name, old.get(key), new.get(key), same_python=same_python)
+                found += _code(name, old.get(key), new.get(key), same)
+        elif (key in old) != (key in new) and _is_of_rivers(old, same):
+            continue  # an argument that came, or went: predictions tell whether it matters
         elif key not in old:
             is_part = isinstance(new[key], Mapping)
             found.append(_of(at, None, new[key], "asked", "begins now" if is_part else _FROM_NOW))
         elif key not in new:
             found.append(_of(at, old[key], None, "asked", "is let go of"))
         else:
-            found += _nested(at, old[key], new[key], same_python=same_python)
+            found += _nested(at, old[key], new[key], same)
     return found
 
 
-def _code(path: str, old: Any, new: Any, *, same_python: bool) -> list[Change]:
-    if not same_python:  # each version of Python compiles otherwise: predictions tell
+def _code(path: str, old: Any, new: Any, same: _Same) -> list[Change]:
+    if not same.python:  # each version of Python compiles otherwise: predictions tell
         return []
     before, after = (str(each).rpartition("(code ")[2].rstrip(")") for each in (old, new))
     return [_of(path, f"code {before}", f"code {after}", "asked", "the new code goes on")]
