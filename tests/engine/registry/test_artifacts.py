@@ -625,7 +625,7 @@ def test_a_full_disk_is_told_and_leaves_no_draft(tmp_path):
             [*script, str(tmp_path), sys.executable, FULL],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
             cwd=os.sep,
         )

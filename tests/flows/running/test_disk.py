@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from project import Project, events
+from project import PATIENCE, Project, events
 
 ROOM = 150_000  # bytes
 ON_A_SMALL_DISK = """
@@ -65,7 +65,7 @@ def test_no_file_may_grow(tmp_path, expected):
     """As a quota has it; no disk has to be made for this."""
     project = make(tmp_path / "one", "disk/out")
     process = project.start("run", "config.toml", "--until-eof", preexec_fn=limited)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     stopped_by(err.splitlines()[-1], "File too large")
     check(project, project.folder / "disk" / "out", project.run(), expected)
@@ -82,7 +82,7 @@ def test_no_room_on_a_disk(tmp_path, expected, out):
             cwd=project.folder,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=PATIENCE,
             check=False,
         )
     except FileNotFoundError:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from project import MODEL, Project, events, stop, wait_for
+from project import MODEL, PATIENCE, Project, events, stop, wait_for
 
 from midstream.connectors.files.input import FileInput
 from midstream.connectors.input import InputError
@@ -641,7 +641,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path):
         "run", "config.toml", "--until-eof",
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1, err
     assert "Traceback" not in err
     got = project.run()

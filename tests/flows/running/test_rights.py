@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from project import Project, events, stop, wait_for
+from project import PATIENCE, Project, events, stop, wait_for
 from readers import KINDS, NOBODY, Reader, listing, only_readable
 
 FEATURES = "".join(f'f{i} = "number"\n' for i in range(5))
@@ -179,7 +179,7 @@ def test_versions_are_read_while_a_run_writes(kind, ended, tmp_path):
     for start in range(300, 3_000, 100):
         append(one, lines[start : start + 100])
         time.sleep(0.02)
-    out, err = reading.communicate(timeout=300)
+    out, err = reading.communicate(timeout=PATIENCE)
     assert reading.returncode == 0, err
     seen = [json.loads(json.loads(line)[1]) for line in out.splitlines()]
     assert len(seen) == 40
