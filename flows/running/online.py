@@ -526,7 +526,7 @@ class _Outage:
         self.begun = False
         self._beat = beat
         self._of_kafka = of_kafka
-        self._what = "kafka"
+        self._of_input = False
         self._pause = _SHORTEST_PAUSE
 
     def wait(self, reason: Exception, stopping: Callable[[], bool]) -> None:
@@ -538,9 +538,11 @@ class _Outage:
             If the run is asked to stop meanwhile.
         """
         self.begun = True
-        of_input = isinstance(reason, NoAnswerError) and not self._of_kafka
-        self._what = "input" if of_input else "kafka"
-        log.warning(f"{self._what}_unavailable", reason=str(reason), again_in=self._pause)
+        self._of_input = isinstance(reason, NoAnswerError) and not self._of_kafka
+        if self._of_input:
+            log.warning("input_unavailable", reason=str(reason), again_in=self._pause)
+        else:
+            log.warning("kafka_unavailable", reason=str(reason), again_in=self._pause)
         until = time.monotonic() + self._pause
         while time.monotonic() < until and not stopping():
             self._beat()
@@ -552,6 +554,9 @@ class _Outage:
     def over(self) -> None:
         """Tell that all is well again."""
         if self.begun:
-            log.info(f"{self._what}_available")
+            if self._of_input:
+                log.info("input_available")
+            else:
+                log.info("kafka_available")
         self.begun = False
         self._pause = _SHORTEST_PAUSE
