@@ -178,5 +178,5 @@ def test_a_block_of_nothing_sound(consumer):
 def test_why_a_topic_cannot_be_told_from_another_is_said():
     """Nobody listens, or a password is wrong: not that a controller was waited for."""
     identity = kafka.Identity({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}, "in")
-    with pytest.raises(kafka.NoAnswerError, match="in: .*Connection refused"):
+    with pytest.raises(kafka.NoAnswerError, match=r"in: .*Connection refused"):
         identity(1.5)
