@@ -381,7 +381,7 @@ def send(
 @click.option("--amend", is_flag=True, help="Say what `run --amend` will do.")
 @JSON
 def check(config: Path, sample: int, *, amend: bool, as_json: bool) -> None:
-    """Say what is wrong with CONFIG, its learner and its input, and what `run` will do.
+    """Say what is wrong with CONFIG, and what `run` will do.
 
     The command tries them on the first events, compares the saved state with CONFIG, and writes
     nothing. The exit code is 1 if something is wrong, or if `run` would refuse the saved state.

@@ -179,6 +179,7 @@ def _config_text(name: str, path: str, found: Survey | None) -> str:
         _default(Drift, "direction", '"up": alarm where the loss rises; "both": any change'),
         _line("# adwin", {"delta": 0.002}, "options of River's ADWIN"),
         _line("# page_hinkley", {"threshold": 50.0}, "options of River's PageHinkley"),
+        _hint("options_of", "options of detectors that a package of yours brings", "{...}"),
         "",
         "[replay]",
         _default(Replay, "capacity", "past events that are kept, a uniform sample"),

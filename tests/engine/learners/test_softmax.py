@@ -12,7 +12,7 @@ from river import datasets, linear_model, optim, preprocessing
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.columns import Categories
 from midstream.engine.events.event import Event
-from midstream.engine.learners.catalogue import make_builtin
+from midstream.engine.learners.catalogue import make_named
 from midstream.engine.learners.checks import check_learner
 from midstream.engine.learners.learner import LearnerError, load_learner
 from midstream.engine.learners.softmax import SoftmaxLearner
@@ -480,9 +480,9 @@ def test_a_state_of_another_schema_is_refused(monkeypatch):
 
 def test_it_is_built_in_by_name():
     """With its options; the one for two classes says whom to ask."""
-    assert make_builtin("softmax", {"rate": 0.1}).definition()["rate"] == 0.1
+    assert make_named("softmax", "multiclass", {"rate": 0.1}).definition()["rate"] == 0.1
     with pytest.raises(ValueError, match="found 'multiclass'; for multiclass there is softmax"):
-        type(make_builtin("logistic", {}))("multiclass")
+        type(make_named("logistic", "binary", {}))("multiclass")
 
 
 def test_a_name_too_many_after_an_event_of_weight_zero_is_named():

@@ -201,7 +201,10 @@ def test_unknown_keys(refused, text, message):
 
 WRONG = [
     ("[model]\nlearner = 3", "model.learner: found 3; allowed: 'module:factory'"),
-    ("[model]\nlearner = 'models'", "model.learner: found 'models'; allowed: 'module:factory'"),
+    (
+        "[model]\nlearner = 'models'\ntask = 'binary'\n[input]\npath = 'e.jsonl'",
+        "model.learner: found 'models'; allowed: 'module:factory'",
+    ),
     ("[model]\nlearner = 'models.py:make'", None),
     ("[model]\nlearner = 'my models:make'", "model.learner: found 'my models:make'"),
     ("[model]\ntask = 'binary'", "model.learner: missing; needed: 'module:factory'"),

@@ -147,8 +147,8 @@ def test_a_saved_trainer_is_read_in_a_process_that_has_not_used_the_learner(tmp_
     """Kinds of learners are imported when their state is met."""
     save = (
         "from midstream import Trainer\n"
-        "from midstream.engine.learners.catalogue import make_builtin\n"
-        "t = Trainer(make_builtin('logistic', {}))\n"
+        "from midstream.engine.learners.catalogue import make_named\n"
+        "t = Trainer(make_named('logistic', 'binary', {}))\n"
         "t.step_one({'a': 1.0, 'c': 'red'}, True)\n"
         "t.save('saved')\n"
         "print(t.digest())\n"
