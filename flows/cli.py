@@ -456,7 +456,7 @@ def demo(report: Path, *, quick: bool, as_json: bool) -> None:
 @cli.command()
 @JSON
 def learners(*, as_json: bool) -> None:
-    """List the learners that a config can name, with their options and defaults.
+    """List the named learners, with their options and defaults.
 
     Each keeps the contract of a learner (midstream.check_learner): the same result however the
     stream is cut, no learning in a prediction, state saved and loaded bit for bit, bounded memory,
