@@ -65,8 +65,8 @@ class EventBatch:
     texts
         Beside an array: columns of n strings by name; None is a missing value.
     sound
-        Whether every value already obeys the rules (`engine.rules`), as from a decoder; otherwise
-        the `Trainer` checks them.
+        Whether every value already obeys the rules (`engine.events.rules`), as from a decoder;
+        otherwise the `Trainer` checks them.
     paths
         Where in an event "label", "weight" and "time" are, for messages; None: as in our own
         format.

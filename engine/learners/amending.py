@@ -120,7 +120,7 @@ def taken_over(
     old
         The old model; ownership passes to the function.
     new
-        A new model, unused; likewise.
+        A new, unused model; ownership passes, too.
     was, now
         The definitions of both, as they were made.
     modules

@@ -16,7 +16,7 @@ _MOST = 3
 _TRIED = 16
 _REMEMBERED = 100
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
-# What tables are written with where there is nothing: short, or one of these.
+# Texts for a missing value in tables: any short text, or one of these.
 _NOTHING = {"missing", "none", "null", "unknown"}
 
 

@@ -124,7 +124,7 @@ class Exclude(msgspec.Struct, frozen=True, omit_defaults=True, tag="exclude", ta
 
 
 class Skip(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
-    """What is left out of the input in the records from `since` up to, without, `until`.
+    """What is left out of the input in the records [`since`, `until`).
 
     Left out are events of `sources`, and [partition, first, last] positions.
     """
@@ -298,7 +298,7 @@ def is_whole(records: Sequence[Record]) -> bool:
 
 
 class Journal(Protocol):
-    """What a shard needs of a journal: `FileJournal` uses files, Kafka's commits a transaction."""
+    """The interface of a journal: `FileJournal` uses files, Kafka's commits a transaction."""
 
     first: int
     """`seq` of the oldest record still available."""
