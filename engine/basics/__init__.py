@@ -1,1 +1,1 @@
-"""Durable files, clocks, names, rights, and secrets kept out of messages."""
+"""Durable files, clocks, names, permissions, and secrets kept out of messages."""

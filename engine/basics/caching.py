@@ -1,8 +1,8 @@
-"""Where numba keeps what it has compiled, for a user who may not write where it usually does.
+"""Choose a cache folder for Numba where the usual ones are not writable.
 
-Numba takes NUMBA_CACHE_DIR, the package's own folder or the user's cache folder, and refuses to
-start where it may write to none of them. Then a private folder among the temporary files is taken,
-and where there is none, nothing is kept.
+Numba uses NUMBA_CACHE_DIR, the package's folder or the user's cache folder, and refuses to start if
+it cannot write to any of them. Then a private folder among the temporary files is used. If there is
+none, nothing is cached.
 """
 
 import os
@@ -13,14 +13,14 @@ from pathlib import Path
 __all__ = ["choose_cache", "kept", "private_folder"]
 
 kept = True
-"""Whether what is compiled is kept for the next start."""
+"""Whether compiled code is kept for the next start."""
 
 _PACKAGES = ("engine", "connectors", "flows")
-_TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 the last is there in containers, too
+_TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 containers have the last one, too
 
 
 def choose_cache(package: Path) -> Path | None:
-    """Have numba keep what it compiles where this user may write.
+    """Make Numba cache compiled code in a folder that this user may write to.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def choose_cache(package: Path) -> Path | None:
     Returns
     -------
     Path or None
-        The folder that was chosen; None where numba finds one by itself, or there is none (`kept`).
+        The folder chosen; None if Numba finds one by itself, or there is none (`kept`).
     """
     global kept  # noqa: PLW0603 there is one numba
     given = os.environ.get("NUMBA_CACHE_DIR")
@@ -56,13 +56,13 @@ def choose_cache(package: Path) -> Path | None:
 
 
 def _keep_nothing(_: object) -> None:
-    """Stand in for what would refuse to compile where nothing can be kept."""
+    """Replaces a function that would refuse to compile without a cache."""
 
 
 def private_folder(folder: Path) -> Path | None:
-    """Return a folder that is ours and nobody else's, made if need be; None if it cannot be.
+    """Return a folder that only this user can access, made if missing; None if impossible.
 
-    What lies in it is run: whoever could write to it could have us run anything.
+    Code in it is run: anyone who could write to it could make us run theirs.
     """
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -74,13 +74,13 @@ def private_folder(folder: Path) -> Path | None:
 
 
 def _temporary() -> list[str]:
-    """Return the folders of temporary files that there may be; not where we are, as Python does."""
+    """Return the possible temporary folders, without the working directory that Python adds."""
     given = (os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))
     return [*filter(None, given), *_TEMPORARY]
 
 
 def _may_write(folder: Path) -> bool:
-    """Whether files can be made in a folder, or in one that can be made."""
+    """Whether files can be made in a folder that exists or can be made."""
     try:
         while not folder.exists():
             folder = folder.parent

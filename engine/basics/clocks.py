@@ -1,8 +1,8 @@
-"""Clocks that are set: what a wall clock tells is a claim, and what follows from it is bounded.
+"""Clocks that may be set: a wall clock's time is a claim, and its consequences are bounded.
 
-Durations are told by the monotonic clock. Of times that were written down by wall clocks, perhaps
-of other hosts, or before a clock was set, the order in which they were written tells which are
-wrong. What cannot be taken back relies on an age only as far as both agree (`ages`).
+The monotonic clock measures durations. For times recorded by wall clocks, perhaps of other hosts or
+before a clock was set, the order in which they were recorded shows which are wrong. Irreversible
+actions rely on an age only as far as both agree (`ages`).
 """
 
 import time
@@ -14,12 +14,12 @@ __all__ = ["DAY", "HOUR", "SLACK", "Ages", "WallClock", "ages", "by_then", "set_
 HOUR = 3_600.0
 DAY = 86_400.0
 SLACK = 1.0
-"""Seconds by which two readings of clocks may differ without one having been set."""
-_STOOD = DAY  # seconds after which a clock that was set ahead is believed
+"""Seconds by which two clock readings may differ without a clock having been set."""
+_STOOD = DAY  # seconds after which a clock that was set ahead is trusted
 
 
 def steady() -> float:
-    """Return seconds that no setting of the clock changes, those of a suspended host among them."""
+    """Return seconds that setting a clock does not change; they include suspension of the host."""
     try:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     except (AttributeError, OSError):  # not Linux
@@ -27,20 +27,21 @@ def steady() -> float:
 
 
 def ages(times: Sequence[float], now: float, period: float) -> list[float]:
-    """Return how old things are at least, of when each was made, in the order of their making.
+    """Return the minimum ages of things from the times they were made, in order of making.
 
-    The age is the lesser of two. By the clock: now less the time of making; of what was made in the
-    future, the age of what came later. By the order: the sum of the steps from each to the next,
-    and to now. A step back counts nothing, and neither does one of more than two periods: a clock
-    was set, or nobody was there.
+    The age is the lesser of two. By the clock: now minus the time of making; for a time in the
+    future, the age of later things. By the order: the sum of the steps from each to the next, and
+    to now. A step back, or one of more than two periods, counts nothing: a clock was set, or
+    nothing ran.
 
     Parameters
     ----------
     times
-        Seconds since 1970, as the clocks said then.
+        Seconds since 1970, by the clocks of that time.
     now
-        The same, as ours says.
+        Likewise, by the present clock.
     period
+        Seconds.
         Seconds.
 
     Returns
@@ -62,15 +63,16 @@ def ages(times: Sequence[float], now: float, period: float) -> list[float]:
 
 
 def set_back(times: Sequence[float]) -> list[bool]:
-    """Return of each time whether the next is earlier: the clock was set back in between."""
+    """Return, for each time, whether the next is earlier, so the clock was set back between."""
     back = [later < at - SLACK for at, later in pairwise(times)]
     return [*back, False] if times else []
 
 
 def by_then(times: Iterable[float], at: float, now: float) -> int:
-    """Return how many of the first things had been made by a time, whatever clocks said.
+    """Return how many things, from the first on, had been made by a time, despite wrong clocks.
 
-    Of these, none was made later than `at` by its own clock, but for what is of the future even
+    The last of these was made by `at` according to its own clock. So were the others, unless their
+    clock was wrong: their time is still in the future now.
     now, whose clock was wrong; and neither was the last.
     """
     count = 0
@@ -83,14 +85,14 @@ def by_then(times: Iterable[float], at: float, now: float) -> int:
 
 
 class WallClock:
-    """A wall clock that is watched: when it is set, and what of it is to be relied on.
+    """A monitored wall clock: detects when it is set, and corrects for that.
 
     Parameters
     ----------
     wall
         Seconds since 1970.
     steady
-        Seconds that go on whatever is set.
+        Monotonic seconds.
     """
 
     def __init__(
@@ -100,17 +102,17 @@ class WallClock:
     ) -> None:
         self._wall, self._steady = wall, steady
         self._looked = wall(), steady()
-        self._set: list[tuple[float, float]] = []  # when, and by how much
+        self._set: list[tuple[float, float]] = []  # when, and by how much, it was set
         self._untold = 0.0
 
     def look(self) -> float:
-        """Return by how many seconds the clock was set since the last look; 0.0: it was not."""
+        """Return the seconds by which the clock was set since the last call; 0.0: it was not."""
         self._notice()
         by, self._untold = self._untold, 0.0
         return by
 
     def now(self) -> float:
-        """Return the time by the clock, less what it was set ahead by within the last day."""
+        """Return the clock's time, minus the amount it was set ahead within the last day."""
         self._notice()
         now, at = self._looked
         self._set = [each for each in self._set if at - each[0] < _STOOD]
@@ -126,15 +128,15 @@ class WallClock:
 
 
 class Ages:
-    """How long ago versions were asked for: by the monotonic clock, of those that we saw come.
+    """Ages of versions since they were asked for: by the monotonic clock if seen to arrive.
 
-    What was there before us is as old as the wall clock says; from then on the monotonic clock
-    counts. One that is of the future is older than anything.
+    Versions from before the start have their age by the wall clock at the start, and age by the
+    monotonic clock since then. One with a time in the future counts as infinitely old.
 
     Parameters
     ----------
     newest
-        The last version that was there before us.
+        The last version from before the start.
     """
 
     def __init__(
@@ -148,19 +150,19 @@ class Ages:
         self._came: dict[int, float] = {}
 
     def came(self, version: int) -> None:
-        """Take note that a version is there."""
+        """Note that a version has arrived."""
         if version > self._newest:
             self._came.setdefault(version, self._steady())
 
     def ahead(self, version: int, at: float) -> float:
-        """Return by how many seconds a version from before us is of the future; else 0.0."""
+        """Return the seconds by which an earlier version is in the future; else 0.0."""
         by = at - self._began[0]
         return by if 0 < version <= self._newest and by > SLACK else 0.0
 
     def of(self, version: int, at: float) -> float:
-        """Return how many seconds ago a version was asked for, which says that it was at `at`.
+        """Return how many seconds ago a version was asked for; its own record says at `at`.
 
-        Version 0 stands for our beginning.
+        Version 0 stands for the start.
         """
         now = self._steady()
         if version > self._newest:

@@ -6,16 +6,16 @@ __all__ = ["ExpectedError"]
 
 
 class ExpectedError(Exception):
-    """What users can mend themselves: a command prints its message in one line, and no traceback.
+    """An error that users can correct: a command prints its message on one line, no traceback.
 
     Attributes
     ----------
     exit_code
-        Of a command that ends by it.
+        Exit code of a command that it ends.
     exit_code_running
-        Of a run that ends by it.
+        Exit code of a run that it ends.
     prefix
-        What is printed before the message.
+        Text printed before the message.
     """
 
     exit_code: ClassVar[int] = 1

@@ -1,7 +1,7 @@
-"""What no message may show: secrets that a config names, and the credentials in URLs.
+"""Keep secrets that a config names, and credentials in URLs, out of messages.
 
-One place masks. Whoever reads a secret calls `hide`; whatever is written for people (logs, error
-lines, findings, reports) goes through `masked`.
+Only this module masks. Code that reads a secret calls `hide`; all output for people (logs, error
+lines, findings, reports) passes through `masked`.
 """
 
 import json
@@ -23,11 +23,11 @@ __all__ = [
 ]
 
 _CREDENTIALS = re.compile(r"(?<=://)[^\s'\"<>/:@]*:[^\s'\"<>]*@")
-# The same of a text that is a URL from its beginning to its end, whatever is in its password.
+# The same for a text that is all URL, whatever its password contains.
 _OF_ALL = re.compile(r"[A-Za-z][\w+.-]*://([^/:@]*:.*)@", re.DOTALL)
-_SHORTEST = 3  # characters: three stars for each "1" or "on" would make every line unreadable
-_SHORTEST_VALUE = 6  # ... of what is no secret by itself
-_SHORT = 8  # a shorter one is hidden as a word, not within others
+_SHORTEST = 3  # characters: masking each "1" or "on" would make every line unreadable
+_SHORTEST_VALUE = 6  # ... for a value that is not known to be secret
+_SHORT = 8  # a shorter secret is masked as a whole word only
 _PLAIN = {"true", "false", "none", "null"}
 
 _lock = threading.Lock()
@@ -36,9 +36,9 @@ _pattern: re.Pattern[str] | None = None
 
 
 def credentials(text: str) -> str:
-    """Return the `USER:PASSWORD` of a URL; nothing if it has no password.
+    """Return the `USER:PASSWORD` of a URL; empty if it has no password.
 
-    It ends at the last `@`: one in a password that is not written as `%40` is a part of it.
+    It ends at the last `@`: one in a password that is not written as `%40` belongs to it.
     """
     if whole := _OF_ALL.match(text):
         return whole[1]
@@ -47,17 +47,17 @@ def credentials(text: str) -> str:
 
 
 def hide_value(text: str) -> None:
-    """Hide a text that may be a secret: of six characters at least, since words would go too."""
+    """Hide a text that may be a secret, from six characters on, so as not to hide words."""
     if len(text) >= _SHORTEST_VALUE:
         hide(text)
 
 
 def hide(secret: str) -> None:
-    """Have `masked` put three stars for a text from now on, in each form it may be written in.
+    """Make `masked` replace a text by three stars from now on, in each form it may take.
 
-    The forms are: as it is, on one line, percent-encoded, decoded from that, and escaped as in
-    JSON and in Python. A text of fewer than three characters, or a truth value, is too common to be
-    found in other text: it is hidden only where its key is known.
+    The forms are: as it is, on one line, percent-encoded, percent-decoded, and escaped as in JSON
+    and in Python. A text of fewer than three characters, or a truth value, is too common in other
+    text: it is hidden only where its key is known.
     """
     forms = set()
     for text in (secret, unquote(secret)):
@@ -91,7 +91,7 @@ def hide_credentials(url: str) -> None:
 
 
 def reveal() -> None:
-    """Forget all secrets: what was hidden for one config is none for the next, in a test say."""
+    """Forget all secrets, since those of one config do not concern the next, as in tests."""
     global _pattern  # noqa: PLW0603 as above
     with _lock:
         _known.clear()
@@ -104,14 +104,14 @@ def _expression(form: str) -> str:
 
 
 def masked(text: str) -> str:
-    """Return a text with three stars for each secret, and for the credentials of each URL."""
-    if _pattern is not None:  # before a URL in the text is taken to end within a password
+    """Replace each secret in a text, and the credentials of each URL, by three stars."""
+    if _pattern is not None:  # first: a password may hold what seems to end a URL
         text = _pattern.sub("***", text)
     return _CREDENTIALS.sub("***@", text) if "@" in text else text
 
 
 def masked_values(value: Any) -> Any:
-    """Return plain JSON values with every string masked; numbers and keys stay as they are."""
+    """Mask every string in plain JSON values; numbers and keys are unchanged."""
     if isinstance(value, str):
         return masked(value)
     if isinstance(value, dict):

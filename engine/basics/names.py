@@ -1,7 +1,7 @@
-"""What a model and a topic may be called: checked once, for every use of the name.
+"""Valid names for models and topics, checked once for every use of the name.
 
-A model's name is that of its folder of artifacts and of its rows in the registry, the consumer
-group, a part of its transactional ids, and the beginning of its journal's topic.
+A model's name is used for its folder of artifacts, its rows in the registry, its consumer group, in
+its transactional ids, and as the prefix of its journal's topic.
 """
 
 import re
@@ -9,13 +9,13 @@ import re
 __all__ = ["LONGEST_NAME", "name_fault", "topic_fault"]
 
 LONGEST_NAME = 200
-"""Characters of a model's name: a folder may have 255, and a topic, `NAME.journal`, 249."""
+"""Most characters of a model's name: a folder has up to 255, a topic, `NAME.journal`, 249."""
 _LONGEST_TOPIC = 249
 _LETTERS = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def name_fault(name: str) -> str:
-    """Return why this cannot be a model's name, with what is allowed; nothing if it can."""
+    """Return why this cannot be a model's name, and the rule; empty if it can."""
     if not _LETTERS.fullmatch(name):
         return "allowed: a name of letters, digits, '.', '_' and '-'"
     if name[0] in ".-":
@@ -29,7 +29,7 @@ def name_fault(name: str) -> str:
 
 
 def topic_fault(topic: str) -> str:
-    """Return why Kafka has no topic of this name, with what is allowed; nothing if it may."""
+    """Return why Kafka cannot have a topic of this name, and the rule; empty if it can."""
     if not _LETTERS.fullmatch(topic):
         return "a topic's name is of letters, digits, '.', '_' and '-'"
     if topic in (".", ".."):

@@ -1,4 +1,4 @@
-"""What other packages add to Midstream: found by the entry points that they declare."""
+"""Extensions in other packages, found through the entry points that they declare."""
 
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeAlias
@@ -17,7 +17,7 @@ Group: TypeAlias = Literal[
 
 
 class PluginError(ExpectedError, ValueError):
-    """What another package adds cannot be used; the message names the package and says why."""
+    """An extension cannot be used; the message names its package and the reason."""
 
 
 def _declared(group: str) -> dict[str, EntryPoint]:
@@ -33,17 +33,17 @@ def _declared(group: str) -> dict[str, EntryPoint]:
 
 
 def names(group: Group) -> list[str]:
-    """Return the names that packages declare, in order; nothing is imported."""
+    """Return the names that packages declare, sorted; nothing is imported."""
     return sorted(_declared(group))
 
 
 def load(group: Group, name: str) -> Any:
-    """Return what a package declares under a name.
+    """Load the object that a package declares under a name.
 
     Raises
     ------
     KeyError
-        If none declares it.
+        If no package declares it.
     PluginError
         If it cannot be imported.
     """

@@ -1,9 +1,9 @@
-"""What a user who may only read can do: rights on files, and SQLite without writing beside it.
+"""Access for a user who may only read: file permissions, and SQLite without writing beside it.
 
-SQLite in WAL mode keeps two files beside a database. While somebody has it open, and after who had
-it was killed, they are there, and reading needs no more than to read them, too. Else SQLite would
-make them: then the database is read into memory, under the lock by which SQLite tells that somebody
-reads. Nothing is written, and what is read is how it stands at that moment.
+SQLite in WAL mode keeps two files beside a database. They exist while a process has it open, and
+after one that had it open was killed; then reading needs only read access to them, too. Otherwise
+SQLite would create them. In that case the database is read into memory, under SQLite's lock for
+readers. Nothing is written, and the content is that of this moment.
 """
 
 import errno
@@ -17,17 +17,17 @@ from tempfile import TemporaryDirectory
 
 __all__ = ["database_unwritable", "open_for_reading", "readable", "told", "unwritable"]
 
-_SECONDS = 5.0  # while who opens and closes a database is waited for
+_SECONDS = 5.0  # to wait for a process that opens or closes a database
 _AGAIN = 0.05
-_SHARED = 0x40000002, 510  # where SQLite locks a database that is read, and how many bytes
-_VERSIONS = 18, 20  # where its header says by whom it can be read and written
+_SHARED = 0x40000002, 510  # offset and length of SQLite's lock bytes for readers
+_VERSIONS = 18, 20  # where the header says which formats are needed to write and read it
 _HEADER = 100  # bytes
 
 
 def unwritable(path: Path) -> str:
-    """Return why a file or folder cannot be written to, in words that name it; nothing if it can.
+    """Return why a file or folder cannot be written to, naming it; empty if it can.
 
-    Of what is not there, the nearest folder that is there decides.
+    For a missing path, the nearest existing folder decides.
     """
     while not _is_there(path):
         path = path.parent
@@ -35,9 +35,9 @@ def unwritable(path: Path) -> str:
 
 
 def readable(path: Path) -> None:
-    """Raise PermissionError if a file may not be read, or a folder not be looked into.
+    """Raise PermissionError if a file cannot be read, or a folder not listed.
 
-    Nothing happens if it is not there.
+    A missing path is no error.
     """
     for _ in range(3):  # it may come and go meanwhile
         if not _is_there(path):
@@ -49,7 +49,7 @@ def readable(path: Path) -> None:
 
 
 def told(error: OSError) -> str:
-    """Say in words what the system refused, and of which file."""
+    """Describe what the system refused, and for which file."""
     if not error.filename or not isinstance(error.filename, str | bytes | os.PathLike):
         return str(error)
     path = Path(os.fsdecode(error.filename))
@@ -67,22 +67,22 @@ def told(error: OSError) -> str:
 
 
 def database_unwritable(file: Path) -> str:
-    """Return why a SQLite database cannot be written to; nothing if it can, or is not there."""
+    """Return why a SQLite database cannot be written to; empty if it can, or does not exist."""
     if not _is_there(file):
         return ""
     beside = _beside(file)
-    if all(map(_is_there, beside)):  # they need not be made
+    if all(map(_is_there, beside)):  # no need to create them
         return next(filter(None, map(_no_right, (file, *beside))), "")
     return unwritable(file)
 
 
 def open_for_reading(file: Path) -> sqlite3.Connection:
-    """Connect to a SQLite database, which is as it is now, or as it will be; nothing is written.
+    """Connect to a SQLite database, live or as of this moment; nothing is written.
 
     Raises
     ------
     PermissionError
-        If there is no right to read it.
+        If there is no permission to read it.
     OSError, sqlite3.Error
         If it cannot be read.
     """
@@ -101,11 +101,11 @@ def open_for_reading(file: Path) -> sqlite3.Connection:
             problem = error
         if time.monotonic() > until:
             raise problem
-        time.sleep(_AGAIN)  # somebody was just opening or closing it
+        time.sleep(_AGAIN)  # another process was just opening or closing it
 
 
 def _shared(file: Path) -> sqlite3.Connection:
-    """Connect to what others may have open."""
+    """Connect to a database that other processes may have open."""
     where = f"{file.absolute().as_uri()}?mode=ro&readonly_shm=1"
     connection = sqlite3.connect(where, _SECONDS, uri=True, check_same_thread=False)
     try:
@@ -117,10 +117,10 @@ def _shared(file: Path) -> sqlite3.Connection:
 
 
 def _image(file: Path, wal: Path, memory: Path) -> sqlite3.Connection | None:
-    """Return a database in memory with what a file holds that nobody has open; None: try again.
+    """Copy a database that no process has open into memory; None: try again.
 
-    While it is locked, a file that SQLite makes beside it stays there: so none can have come, been
-    written to the database, and gone again unseen.
+    Under the lock, a file that SQLite makes beside it stays there. So no such file can have been
+    made, written back to the database, and removed unnoticed.
     """
     rollback = file.with_name(f"{file.name}-journal")
     with file.open("rb") as opened:
@@ -142,7 +142,7 @@ def _image(file: Path, wal: Path, memory: Path) -> sqlite3.Connection | None:
 
 
 def _with_log(data: bytes, log: bytes) -> bytes:
-    """Return a database with what its log holds; SQLite does that, in a folder of its own."""
+    """Return a database with its log applied; SQLite does that, in a temporary folder."""
     with TemporaryDirectory(prefix="midstream-") as folder:
         copy = Path(folder) / "copy.db"
         copy.write_bytes(data)
@@ -153,7 +153,7 @@ def _with_log(data: bytes, log: bytes) -> bytes:
 
 
 def _beside(file: Path) -> tuple[Path, Path]:
-    """Return the files that SQLite keeps beside a database: log, and memory that is shared."""
+    """Return the files that SQLite keeps beside a database: log and shared memory."""
     return file.with_name(f"{file.name}-wal"), file.with_name(f"{file.name}-shm")
 
 

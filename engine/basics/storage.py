@@ -1,7 +1,7 @@
-"""Files in one folder, as the few operations that durability is made of.
+"""Files in one folder, through the few operations that durability needs.
 
-The journal, the snapshots and the outputs are written through a `Storage`, so that tests can put
-one underneath that fails before, within and after every single operation.
+The journal, the snapshots and the outputs are written through a `Storage`, so that tests can
+replace it by one that fails before, within and after every operation.
 """
 
 import fcntl
@@ -25,27 +25,27 @@ __all__ = [
     "replace",
 ]
 
-_MOST_WAITING = 16  # appends
-_FEWEST_OPEN = 8  # files that storages keep open between two operations
+_MOST_WAITING = 16  # most appends that wait
+_FEWEST_OPEN = 8  # files that storages may keep open in any case
 
 
 def raise_limit() -> int:
-    """Allow this process as many descriptors as it may have; return how many these are.
+    """Raise this process's limit of descriptors to its maximum; return the limit.
 
-    Many systems give a process 1,024 at first, and far more to one that asks.
+    Many systems start a process with 1,024, and grant far more on request.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = hard if hard != resource.RLIM_INFINITY else max(soft, 2**16)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(OSError, ValueError):  # it stays as it is
+        with suppress(OSError, ValueError):  # the limit stays
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def beyond_standard(descriptor: int) -> int:
-    """Return a descriptor of the same file that is none of 0, 1 and 2, to which libraries print.
+    """Return a descriptor of the same file other than 0, 1 and 2, to which libraries print.
 
-    Files get these numbers in a process that has closed them.
+    In a process that has closed those, files get these numbers.
     """
     if descriptor > 2:
         return descriptor
@@ -56,10 +56,10 @@ def beyond_standard(descriptor: int) -> int:
 
 
 class _Descriptors:
-    """The files that all storages of the process keep open, the one used last at the end.
+    """The files that all storages of the process keep open, the most recently used last.
 
-    They take at most a quarter of the descriptors that the process may have: what was not used for
-    longest is closed, and opened again when it is needed. A file in use is never closed.
+    They take at most a quarter of the process's descriptors: the least recently used file is
+    closed, and reopened when it is needed. A file in use is never closed.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class _Descriptors:
 
     @contextmanager
     def use(self, storage: int, path: Path) -> Iterator[int]:
-        """Give the descriptor of a file, which is created if need be, to write at its end."""
+        """Yield a descriptor to append to a file, which is created if missing."""
         key = storage, path
         with self._lock:
             descriptor, users = self._open.pop(key, (-1, 0))
@@ -110,16 +110,16 @@ class Storage(Protocol):
     """A flat folder of files. Nothing is durable before `sync` (data) or `sync_folder` (names)."""
 
     def names(self) -> list[str]:
-        """Names of the files, sorted."""
+        """Return the names of the files, sorted."""
 
     def length(self, name: str) -> int | None:
-        """Length in bytes; None if there is no such file."""
+        """Return the length in bytes; None if there is no such file."""
 
     def read(self, name: str) -> bytes:
-        """Whole content of a file."""
+        """Return the whole content of a file."""
 
     def append(self, name: str, data: bytes) -> None:
-        """Write `data` at the end of a file, which is created if need be."""
+        """Append `data` to a file, which is created if missing."""
 
     def truncate(self, name: str, length: int) -> None:
         """Cut a file to `length` bytes."""
@@ -131,19 +131,19 @@ class Storage(Protocol):
         """Make creations, renames and removals durable."""
 
     def rename(self, old: str, new: str) -> None:
-        """Give a file another name, replacing what had it, in one piece."""
+        """Rename a file atomically, replacing one with the new name."""
 
     def remove(self, name: str) -> None:
         """Remove a file; nothing happens if there is none."""
 
     def reopen(self, name: str) -> None:
-        """Have what follows be written to the file that has this name now, or to a new one."""
+        """Direct later writes to the file that has this name now, or to a new one."""
 
 
 def replace(storage: Storage, name: str, data: bytes) -> None:
-    """Give the file `name` the content `data`, so that a crash leaves the old or the new, whole."""
+    """Replace the content of file `name` by `data`; a crash leaves the old or new one complete."""
     draft = f".{name}.draft"
-    storage.remove(draft)  # one may be left from a crash
+    storage.remove(draft)  # a crash may have left one
     storage.append(draft, data)
     storage.sync(draft)
     storage.rename(draft, name)
@@ -151,12 +151,12 @@ def replace(storage: Storage, name: str, data: bytes) -> None:
 
 
 class LocalStorage:
-    """A `Storage` in a local folder, which is made if need be.
+    """A `Storage` in a local folder, which is created if missing.
 
     Raises
     ------
     OSError
-        From any operation, as the operating system gives it (disk full, no rights, …).
+        From any operation, as raised by the operating system (disk full, no permission, …).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -166,22 +166,22 @@ class LocalStorage:
         self._number = next(_numbers)
 
     def names(self) -> list[str]:
-        """Names of the files, sorted."""
+        """Return the names of the files, sorted."""
         return sorted(p.name for p in self.folder.iterdir() if p.is_file())
 
     def length(self, name: str) -> int | None:
-        """Length in bytes; None if there is no such file."""
+        """Return the length in bytes; None if there is no such file."""
         try:
             return (self.folder / name).stat().st_size
         except FileNotFoundError:
             return None
 
     def read(self, name: str) -> bytes:
-        """Whole content of a file."""
+        """Return the whole content of a file."""
         return (self.folder / name).read_bytes()
 
     def append(self, name: str, data: bytes) -> None:
-        """Write `data` at the end of a file, which is created if need be."""
+        """Append `data` to a file, which is created if missing."""
         view = memoryview(data)
         with self._using(name) as descriptor:
             while view:
@@ -206,7 +206,7 @@ class LocalStorage:
             os.close(descriptor)
 
     def rename(self, old: str, new: str) -> None:
-        """Give a file another name, replacing what had it, in one piece."""
+        """Rename a file atomically, replacing one with the new name."""
         self._forget(old)
         self._forget(new)
         (self.folder / old).replace(self.folder / new)
@@ -217,18 +217,18 @@ class LocalStorage:
         (self.folder / name).unlink(missing_ok=True)
 
     def reopen(self, name: str) -> None:
-        """Have what follows be written to the file that has this name now, or to a new one."""
+        """Direct later writes to the file that has this name now, or to a new one."""
         self._forget(name)
-        self.folder.mkdir(parents=True, exist_ok=True)  # it may have gone with what was in it
+        self.folder.mkdir(parents=True, exist_ok=True)  # it may have been removed with its files
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all open files."""
         for name in list(self._used):
             self._forget(name)
 
     @contextmanager
     def _using(self, name: str) -> Iterator[int]:
-        """Give the descriptor of a file, and have an error name the file."""
+        """Yield the descriptor of a file, and name the file in errors."""
         path = self.folder / name
         self._used.add(name)
         try:
@@ -244,10 +244,10 @@ class LocalStorage:
 
 
 class BackgroundStorage(LocalStorage):
-    """A `LocalStorage` that appends in a thread of its own, while its owner goes on.
+    """A `LocalStorage` that appends in a thread of its own.
 
-    All else waits until what was given is appended, so nothing less is seen or made durable. An
-    append that fails is the last: its error is raised by whatever comes next.
+    All other operations wait for pending appends, so they see and make durable nothing less. After
+    an append fails nothing more is appended: the next operation raises its error.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -257,7 +257,7 @@ class BackgroundStorage(LocalStorage):
         self._thread: threading.Thread | None = None
 
     def append(self, name: str, data: bytes) -> None:
-        """Have `data` written at the end of a file, which is created if need be."""
+        """Queue `data` to be appended to a file, which is created if missing."""
         if self._failure is not None:
             raise self._failure
         if self._thread is None:
@@ -281,17 +281,17 @@ class BackgroundStorage(LocalStorage):
             raise self._failure
 
     def names(self) -> list[str]:
-        """Names of the files, sorted."""
+        """Return the names of the files, sorted."""
         self._settle()
         return super().names()
 
     def length(self, name: str) -> int | None:
-        """Length in bytes; None if there is no such file."""
+        """Return the length in bytes; None if there is no such file."""
         self._settle()
         return super().length(name)
 
     def read(self, name: str) -> bytes:
-        """Whole content of a file."""
+        """Return the whole content of a file."""
         self._settle()
         return super().read(name)
 
@@ -311,7 +311,7 @@ class BackgroundStorage(LocalStorage):
         super().sync_folder()
 
     def rename(self, old: str, new: str) -> None:
-        """Give a file another name, replacing what had it, in one piece."""
+        """Rename a file atomically, replacing one with the new name."""
         self._settle()
         super().rename(old, new)
 
@@ -321,12 +321,12 @@ class BackgroundStorage(LocalStorage):
         super().remove(name)
 
     def reopen(self, name: str) -> None:
-        """Have what follows be written to the file that has this name now, or to a new one."""
+        """Direct later writes to the file that has this name now, or to a new one."""
         self._settle()
         super().reopen(name)
 
     def close(self) -> None:
-        """Close what is open, once all is appended."""
+        """Close all open files, once everything is appended."""
         if self._thread is not None:
             self._waiting.put(None)
             self._thread.join()

@@ -1,7 +1,7 @@
-"""Detectors of change: told one value after the other, they say where the mean has moved.
+"""Change detectors: fed one value after the other, they report where the mean has changed.
 
-Equal to River's bit for bit, but compiled, and fed whole batches. Values go through a kernel one
-after the other, so neither detections nor state depend on how the stream was cut into batches.
+Equal to River's bit for bit, but compiled, and fed whole batches. Values pass through a kernel one
+after the other, so detections and state do not depend on how the stream was cut into batches.
 """
 
 import math
@@ -20,15 +20,15 @@ __all__ = ["ADWIN", "Detection", "Detector", "PageHinkley"]
 
 _SCHEMA = 1
 _ROWS = 64  # row r holds buckets of 2**r values: more than any stream has
-_EXACT = 2**53  # to here widths, which are floats, count every value
+_EXACT = 2**53  # up to here widths, which are floats, count exactly
 _MOST_BUCKETS = 10_000
 
 _WINDOW = np.dtype([
-    ("rows", "i8"),  # how many are in use, at least 1
+    ("rows", "i8"),  # number in use, at least 1
     ("width", "f8"),
     ("total", "f8"),
     ("variance", "f8"),  # sum of squared deviations from the mean
-    ("tick", "i8"),  # values since the last look for a cut
+    ("tick", "i8"),  # values since the last check for a cut
     ("detected", "?"),  # at the last value: the next one starts anew
 ])  # fmt: skip
 _SUMS = np.dtype([
@@ -43,10 +43,9 @@ _SUMS = np.dtype([
 
 
 class Detection(NamedTuple):
-    """A change at a row of a batch, with the mean before that value and after it.
+    """A change at a row of a batch, with the detector's mean before and after that value.
 
-    Both are the mean as the detector sees it: where it forgets what came before the change, it has
-    done so in the second.
+    If the detector forgets what came before the change, it has done so in the second.
     """
 
     row: int
@@ -55,22 +54,22 @@ class Detection(NamedTuple):
 
 
 class Detector(Protocol):
-    """What every detector does. Its options are the arguments of its constructor, by name."""
+    """The contract of a detector. Its options are the arguments of its constructor, by name."""
 
     def __init__(self, **options: Any) -> None: ...
 
     def update(self, values: FloatArray) -> list[Detection]:
-        """Feed (n,) values, in order, nan skipped, and return the changes found."""
+        """Feed (n,) values in order, skipping nan, and return the changes found."""
 
     def definition(self) -> dict[str, Any]:
         """Return the options: plain JSON values."""
 
     def state(self) -> dict[str, Any]:
-        """Return everything that later detections depend on, copied out, for `encoding`."""
+        """Return everything that later detections depend on, copied, for `encoding`."""
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Detector":
-        """Build what `state` describes; it continues exactly as the original would have."""
+        """Build a detector from `state`; it continues exactly as the original would have."""
 
 
 # River's operations in River's order; no fastmath, which would let the compiler reorder them.
@@ -83,7 +82,7 @@ def _insert(
     totals: FloatArray,
     variances: FloatArray,
 ) -> None:
-    """Add a bucket of one value; where there are too many of a size, merge the oldest two."""
+    """Add a bucket of one value; merge the oldest two of a size that has too many."""
     w = window[0]
     totals[0, counts[0]] = x
     variances[0, counts[0]] = 0.0
@@ -120,10 +119,10 @@ def _has_cut(
     counts: IntArray,
     totals: FloatArray,
 ) -> bool:
-    """Whether anywhere between two buckets the means before and after differ too much."""
+    """Whether the means before and after some bucket boundary differ too much."""
     w = window[0]
     n0, u0 = 0.0, 0.0  # length and total of the older part
-    n1, u1 = w.width, w.total  # and of the newer
+    n1, u1 = w.width, w.total  # and of the newer part
     spread = w.variance / w.width
     confidence = math.log(2.0 * math.log(w.width) / delta)
     size = 2.0 ** (w.rows - 1)
@@ -149,7 +148,7 @@ def _has_cut(
 def _drop_oldest(
     window: npt.NDArray[np.void], counts: IntArray, totals: FloatArray, variances: FloatArray
 ) -> None:
-    """Take the oldest bucket out of the window."""
+    """Remove the oldest bucket from the window."""
     w = window[0]
     row = w.rows - 1
     size = 2.0**row
@@ -180,7 +179,7 @@ def _adwin(
     rows: IntArray,
     estimates: FloatArray,
 ) -> int:
-    """Feed values; fill `rows` and `estimates` from the start and return how many there are."""
+    """Feed values; fill `rows` and `estimates` from the start, and return how many there are."""
     if rows.size < values.size or estimates.shape[0] < values.size or estimates.shape[1] != 2:
         raise ValueError("there must be room for a detection at every value")
     if counts.size != _ROWS or totals.shape != variances.shape or window.size != 1:
@@ -237,7 +236,7 @@ def _page_hinkley(
     rows: IntArray,
     estimates: FloatArray,
 ) -> int:
-    """Feed values; fill `rows` and `estimates` from the start and return how many there are."""
+    """Feed values; fill `rows` and `estimates` from the start, and return how many there are."""
     if rows.size < values.size or estimates.shape[0] < values.size or estimates.shape[1] != 2:
         raise ValueError("there must be room for a detection at every value")
     if sums.size != 1:
@@ -281,21 +280,21 @@ class ADWIN:
     """Adaptive windowing: the longest window whose parts have the same mean.
 
     ADWIN2 [1]_. The window is kept as sums over buckets of 1, 2, 4, … values, so memory is bounded.
-    Where the means of its older and its newer part differ by more than chance, the oldest buckets
-    go, and a change is detected; with the next value an empty window is begun.
+    If the means of its older and newer part differ by more than chance, the oldest buckets are
+    dropped and a change is detected; the next value starts an empty window.
 
     Parameters
     ----------
     delta
-        About the rate of false alarms at each look, from 0 to 1.
+        About the rate of false alarms at each check, from 0 to 1.
     clock
-        Values from one look for a change to the next.
+        Number of values between two checks for a change.
     max_buckets
-        Most buckets of a size; the more, the finer the places at which a window can be cut.
+        Most buckets of a size; more buckets give finer positions to cut the window.
     min_window_length
         Fewest values in either part.
     grace_period
-        While the window holds no more values than this, no change is looked for.
+        While the window holds no more values than this, there is no check.
 
     Raises
     ------
@@ -306,9 +305,9 @@ class ADWIN:
 
     Notes
     -----
-    Equal bit for bit to `river.drift.ADWIN` (0.23 to 0.26). Like there, a value that is infinite,
-    or so large that its square is, makes the variance infinite, and no change is detected from then
-    on; `DriftMonitor` hands on none such. With `max_buckets` 1, River's stops with an error where
+    Equal bit for bit to `river.drift.ADWIN` (0.23 to 0.26). As there, a value that is infinite, or
+    whose square is, makes the variance infinite, and no change is detected from then on;
+    `DriftMonitor` passes on no such value. With `max_buckets` 1, River's stops with an error, and
     this one goes on.
 
     References
@@ -333,7 +332,7 @@ class ADWIN:
         self.grace_period = _whole("grace_period", grace_period, 0)
         self._window = np.zeros(1, _WINDOW)
         self._window["rows"] = 1
-        # A row for each size of buckets, the oldest first; what lies beyond `counts` is garbage.
+        # One row per bucket size, oldest bucket first; what lies beyond `counts` is garbage.
         self._counts = np.zeros(_ROWS, np.int64)
         self._totals = np.zeros((_ROWS, self.max_buckets + 1))
         self._variances = np.zeros((_ROWS, self.max_buckets + 1))
@@ -355,11 +354,11 @@ class ADWIN:
 
     @property
     def estimate(self) -> float:
-        """Mean of the values in the window; 0 where there are none."""
+        """Mean of the values in the window; 0 if it is empty."""
         return self.total / self.width if self.width else 0.0
 
     def update(self, values: FloatArray) -> list[Detection]:
-        """Feed (n,) values, in order, nan skipped, and return the changes found."""
+        """Feed (n,) values in order, skipping nan, and return the changes found."""
         values = np.ascontiguousarray(values, np.float64)
         rows = np.empty(len(values), np.int64)
         estimates = np.empty((len(values), 2))
@@ -381,7 +380,7 @@ class ADWIN:
         }
 
     def state(self) -> dict[str, Any]:
-        """Return everything that later detections depend on, as values and arrays, copied out.
+        """Return everything that later detections depend on, as values and arrays, copied.
 
         ``counts`` is (rows,), the number of buckets of 1, 2, 4, … values; ``totals`` and
         ``variances`` are (buckets,), row after row, oldest first.
@@ -403,12 +402,12 @@ class ADWIN:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "ADWIN":
-        """Build what `state` describes; it continues exactly as the original would have.
+        """Build a detector from `state`; it continues exactly as the original would have.
 
         Raises
         ------
         ValueError
-            If the state has another schema than this version's, or is none of a detector.
+            If the state is of another schema, or is not that of a detector.
         """
         given = _options(cls.__name__, state, cls().definition())
         with _damage(cls.__name__):
@@ -452,15 +451,15 @@ class ADWIN:
 class PageHinkley:
     """Page-Hinkley test: how far deviations from the running mean have added up.
 
-    A change is detected where the sum of deviations has moved away from its extreme by more than
-    the threshold [1]_; with the next value everything is begun anew.
+    A change is detected if the sum of deviations has moved away from its extreme by more than the
+    threshold [1]_; with the next value everything starts anew.
 
     Parameters
     ----------
     min_instances
-        Values before the first detection, and after each.
+        Number of values before the first detection, and after each.
     delta
-        Deviation that is tolerated, in units of the values.
+        Tolerated deviation, in units of the values.
     threshold
         Sum of deviations at which a change is detected, in units of the values.
     alpha
@@ -477,8 +476,8 @@ class PageHinkley:
 
     Notes
     -----
-    Equal bit for bit to `river.drift.PageHinkley`. Like there, no change is detected any more after
-    an infinite value.
+    Equal bit for bit to `river.drift.PageHinkley`. As there, no change is detected after an
+    infinite value.
 
     References
     ----------
@@ -504,11 +503,11 @@ class PageHinkley:
 
     @property
     def estimate(self) -> float:
-        """Mean of the values since the last detection, the value that caused it included."""
+        """Mean of the values since the last detection, including the value that caused it."""
         return float(self._sums["mean"][0])
 
     def update(self, values: FloatArray) -> list[Detection]:
-        """Feed (n,) values, in order, nan skipped, and return the changes found."""
+        """Feed (n,) values in order, skipping nan, and return the changes found."""
         values = np.ascontiguousarray(values, np.float64)
         rows = np.empty(len(values), np.int64)
         estimates = np.empty((len(values), 2))
@@ -535,12 +534,12 @@ class PageHinkley:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "PageHinkley":
-        """Build what `state` describes; it continues exactly as the original would have.
+        """Build a detector from `state`; it continues exactly as the original would have.
 
         Raises
         ------
         ValueError
-            If the state has another schema than this version's, or is none of a detector.
+            If the state is of another schema, or is not that of a detector.
         """
         given = _options(cls.__name__, state, cls().definition())
         with _damage(cls.__name__):
@@ -566,7 +565,7 @@ def _detections(found: int, rows: IntArray, estimates: FloatArray) -> list[Detec
 
 @contextmanager
 def _damage(name: str) -> Iterator[None]:
-    """Say of whatever goes wrong within that the state of a detector is damaged."""
+    """Report any error in the block as damage of a detector's state."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:

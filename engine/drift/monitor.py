@@ -1,10 +1,10 @@
-"""Drift: detectors over the losses, and what they say.
+"""Drift: detectors over the losses, and their alarms.
 
-To add a detector of ours, write a class with the methods of `Detector` (`engine.drift.detectors`),
-and give it a line in `DETECTORS`. Packages declare theirs as entry points of the group
-``midstream.detectors``; `threshold` of the class is the option that an alarm quotes. One of
-River's, which takes values one by one, fits into such a class: its loop in `update`, the detector
-itself in the state.
+To add a built-in detector, write a class with the methods of `Detector` (`engine.drift.detectors`),
+and add a line to `DETECTORS`. Packages declare theirs as entry points of the group
+``midstream.detectors``; the class attribute `threshold` names the option that an alarm quotes. A
+detector of River's, which takes single values, can be wrapped in such a class: loop over the values
+in `update`, and put the detector into the state.
 """
 
 import math
@@ -26,7 +26,7 @@ __all__ = ["DETECTORS", "DriftMonitor", "detector_names", "drift_options"]
 class _Kind(NamedTuple):
     make: type[Detector]
     threshold: str  # the option that an alarm quotes
-    up: Mapping[str, Any] = {}  # options with which it looks for a rise only, where it has such
+    up: Mapping[str, Any] = {}  # options that make it look for a rise only, if it has any
 
 
 DETECTORS: Mapping[str, _Kind] = {
@@ -35,13 +35,13 @@ DETECTORS: Mapping[str, _Kind] = {
 }
 
 
-_FADING = 0.99  # the usual loss is that of about the last 100
+_FADING = 0.99  # the usual loss remembers about the last 100
 _BOUND = 10.0  # the root of 100: one loss at most doubles the mean of their squares
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba publishes no types
 def _bounded(losses: FloatArray, usual: FloatArray, bounded: FloatArray) -> None:
-    """Bound losses; `usual` is the faded sum of the squares of those that are not 0, and of 1s."""
+    """Bound losses; `usual` holds faded sums: squares of the losses that are not 0, and ones."""
     if usual.size != 2 or bounded.size != losses.size:
         raise ValueError("a bound for each loss, by two sums")
     squares, count = usual[0], usual[1]
@@ -52,8 +52,8 @@ def _bounded(losses: FloatArray, usual: FloatArray, bounded: FloatArray) -> None
             continue
         sized = abs(x) <= LARGEST
         if not sized:
-            # A power of two: a model that is dead gives it again and again, and sums of it
-            # are exact, so that no detector takes their rounding for a change.
+            # A power of two: a dead model gives it again and again. Sums of it are exact,
+            # so that no detector takes rounding for a change.
             x = 1.0
             if squares > 0.0:
                 x = max(x, math.ldexp(0.5, math.frexp(_BOUND * math.sqrt(squares / count))[1]))
@@ -72,7 +72,7 @@ def drift_options(name: str) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If there is no detector of that name; the message lists those there are.
+        If there is no such detector; the message lists the known ones.
     """
     if name not in detector_names():
         raise ValueError(f"unknown detector {name!r}; there are: {', '.join(detector_names())}")
@@ -80,7 +80,7 @@ def drift_options(name: str) -> dict[str, Any]:
 
 
 def detector_names() -> list[str]:
-    """Return the names of the detectors: ours, and those that packages declare."""
+    """Return the names of the detectors: built-in ones, and those that packages declare."""
     added = (name for name in plugins.names("midstream.detectors") if name not in DETECTORS)
     return [*DETECTORS, *added]
 
@@ -95,29 +95,29 @@ def _kind_of(name: str) -> _Kind:
 
 
 class DriftMonitor:
-    """Watches the loss of each event and raises alarms where it has changed.
+    """Watches the loss of each event and raises alarms when it changes.
 
     Parameters
     ----------
     detectors
-        Names out of `DETECTORS`, or a mapping from name to options.
+        Names from `DETECTORS`, or a mapping from name to options.
     direction
-        "up": alarm only where the loss has risen; a model that gets better is no reason to wake
+        "up": alarm only where the loss has risen; a model that improves is no reason to wake
         anyone. "both": any change.
 
     Raises
     ------
     ValueError
-        If there is no such detector or option, an option is out of range, or it contradicts the
+        If a detector or option is unknown, or an option is out of range or contradicts the
         direction.
 
     Notes
     -----
-    One wild loss would blind a detector, whose variance or mean it is in, for as long as it
-    remembers. So none is seen as more than 10 times the usual loss, the root of the mean square of
-    about the last 100 that were not 0; the first is, as nothing is usual before. Losses up to 1, as
-    all of classification are, are seen as they are. One that is infinite, or beyond 1e140, is seen
-    as the worst: the power of two up to that bound, at least 1.
+    One wild loss would blind a detector for as long as it stays in its variance or mean. So a loss
+    is passed on as at most 10 times the usual loss: the root mean square of about the last 100
+    losses that were not 0. The first is passed on unchanged, since there is no usual loss yet.
+    Losses up to 1, such as all of classification, are passed on unchanged. A loss that is infinite,
+    or beyond 1e140, is passed on as the worst: the power of two up to that bound, at least 1.
     """
 
     SCHEMA = 1
@@ -151,23 +151,23 @@ class DriftMonitor:
         position: int,
         time: Callable[[int], float | None] | None = None,
     ) -> list[Alarm]:
-        """Feed the losses of a batch, in order, and return the alarms that they cause.
+        """Feed the losses of a batch in order, and return the alarms that they cause.
 
         Parameters
         ----------
         losses
-            (n,) one loss per event; nan where the event was not scored, which is skipped; inf
-            where its prediction was none.
+            (n,) one loss per event; nan if the event was not scored: it is skipped; inf if its
+            prediction was not finite.
         position
-            How many events came before this batch.
+            Number of events before this batch.
         time
-            Gives the time of event i, in seconds, for the alarms.
+            Returns the time of event i, in seconds, for the alarms.
 
         Returns
         -------
         list of Alarm
-            In the order of the events, and for one event in the order of the detectors. `value` is
-            the mean loss as the detector sees it after the event, `position` counts the event.
+            In event order, and for one event in the order of the detectors. `value` is the
+            detector's mean loss after the event; `position` includes the event.
         """
         alarms = []
         seen = np.empty(len(losses))
@@ -191,7 +191,7 @@ class DriftMonitor:
         return alarms
 
     def changes(self, old: Mapping[str, Any]) -> list[Change]:
-        """Return what differs from a saved definition, and what becomes of each detector."""
+        """Return the differences from a saved definition, and their effect on each detector."""
         new = self.definition()
         found = differences(
             "drift", {"direction": old.get("direction")}, {"direction": self.direction},
@@ -211,7 +211,7 @@ class DriftMonitor:
         return found
 
     def amended(self, old: "DriftMonitor") -> "DriftMonitor":
-        """Return a monitor as this one is defined; a detector that `old` has goes on in it."""
+        """Return a monitor defined as this one; a detector that `old` also has continues."""
         new = DriftMonitor.from_state(self.state())
         for name, detector in old._detectors.items():
             if name in new._detectors and (
@@ -222,7 +222,7 @@ class DriftMonitor:
         return new
 
     def definition(self) -> dict[str, Any]:
-        """Return what it is, without what it has seen: plain JSON values."""
+        """Return what defines the monitor, without what it has seen: plain JSON values."""
         options = {name: detector.definition() for name, detector in self._detectors.items()}
         return {"direction": self.direction, **options}
 
@@ -245,8 +245,7 @@ class DriftMonitor:
         Raises
         ------
         ValueError
-            If the state has another schema than this version's, or a detector that it has not, or
-            is damaged.
+            If the state is of another schema, is damaged, or has an unknown detector.
         """
         state = encoding.decode(data)
         try:
@@ -257,7 +256,7 @@ class DriftMonitor:
             new = cls(tuple(state["detectors"]), direction=state["direction"])
             for name, detector in state["detectors"].items():
                 new._detectors[name] = _kind_of(name).make.from_state(detector)
-            usual = state.get("usual", [0.0, 0.0])  # states of before it was kept have none
+            usual = state.get("usual", [0.0, 0.0])  # older states lack it
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise ValueError(f"damaged drift state: {type(error).__name__}: {error}") from error
         if not (

@@ -1,1 +1,1 @@
-"""Events in batches, predictions, and what a value may be."""
+"""Events in batches, predictions, and the rules for values."""

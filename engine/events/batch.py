@@ -1,7 +1,6 @@
-"""Events in batches: what travels through the engine.
+"""Batches of events, the unit of data in the engine.
 
-Batches travel, events don't: an `EventBatch` holds columns, and per-event objects are made only
-where a learner needs them.
+An `EventBatch` holds columns; it makes objects of single events only where a learner needs them.
 """
 
 import math
@@ -28,7 +27,7 @@ __all__ = ["EventBatch", "Targets"]
 
 
 class Targets(NamedTuple):
-    """Labels as a column: (n,) float64 `values`, NaN where there is none.
+    """Labels as a column: (n,) float64 `values`, NaN for none.
 
     `binary`: they are 0.0 and 1.0, for False and True; else they are the numbers themselves.
     """
@@ -43,20 +42,20 @@ class EventBatch:
     Parameters
     ----------
     x
-        Features as one dict per event. Or None, where `array` and `names` are given.
+        One feature dict per event. Or None, if `array` and `names` are given.
     labels
         One label per event, None for an event without one; or `Targets`.
     offsets
         (n,) int64, the events' positions in their partition. Default: 0, 1, 2, …
     rows
-        (n,) int64, their places in one message that holds them all, whose offset they share; None:
-        a position holds one event.
+        (n,) int64, the events' places in one message that holds them all and gives them one offset;
+        None: each position holds one event.
     partition, index
-        The input partition: topic or file, and the number of the partition in it.
+        The input partition: topic or file, and the partition's number in it.
     ids
-        Ids, None where an event brought none; an id is then made from the origin when asked for.
+        Ids, None for an event without one: its id is then made from its origin on demand.
     times
-        Event times in seconds, None where unknown (in an array: NaN).
+        Event times in seconds, None if unknown (in an array: NaN).
     weights
         Sample weights, as a list or (n,) float64; None: all 1.
     sources, groups, keys
@@ -66,11 +65,11 @@ class EventBatch:
     texts
         Beside an array: columns of n strings by name; None is a missing value.
     sound
-        Whether every value is as the rules (`engine.rules`) have it, as a decoder makes them; the
-        `Trainer` holds others against the rules itself.
+        Whether every value already obeys the rules (`engine.events.rules`), as from a decoder;
+        otherwise the `Trainer` checks them.
     paths
-        Where in an event its "label", "weight" and "time" are, for messages; None: as in our own
-        form.
+        Where in an event "label", "weight" and "time" are, for messages; None: as in our own
+        format.
     """
 
     __slots__ = (
@@ -186,7 +185,7 @@ class EventBatch:
 
     @property
     def labels(self) -> list[Label | None]:
-        """One label per event, None for an event without one."""
+        """One label per event, None for no label."""
         if self._labels is None:
             assert self.targets is not None
             values, binary = self.targets
@@ -198,13 +197,13 @@ class EventBatch:
 
     @property
     def labelled(self) -> int:
-        """How many events have a label."""
+        """Number of events with a label."""
         if self.targets is None:
             return len(self) - self.labels.count(None)
         return len(self) - int(np.count_nonzero(np.isnan(self.targets.values)))
 
     def without_label(self) -> npt.NDArray[np.bool_]:
-        """Return (n,) bool: whether an event has no label."""
+        """Return (n,) bool: whether each event lacks a label."""
         if self.targets is not None:
             return np.isnan(self.targets.values)
         return np.array([label is None for label in self.labels], np.bool_)
@@ -215,12 +214,12 @@ class EventBatch:
 
     @property
     def given_ids(self) -> list[str | None] | TextColumn | None:
-        """The ids that the events brought, None where one brought none; None: none did."""
+        """The ids given with the events, None for an event without; None: no event has one."""
         return self._ids
 
     @property
     def id_stem(self) -> str | None:
-        """What comes before the numbers in the ids, where no event brought one; else None."""
+        """The prefix of the numbers in ids, if no event was given an id; else None."""
         if self._ids is not None:
             return None
         return (
@@ -229,7 +228,7 @@ class EventBatch:
 
     @property
     def numbers(self) -> IntArray:
-        """(n,) int64, that tell the events apart: their rows in a message, else their offsets."""
+        """(n,) int64 that identify the events: their rows in a message, else their offsets."""
         return self.offsets if self.rows is None else self.rows
 
     @property
@@ -238,7 +237,7 @@ class EventBatch:
 
     @property
     def ids(self) -> list[str]:
-        """An id per event: the one it brought, else its origin (and row)."""
+        """One id per event: the one given, else its origin (and row)."""
         if self._ids is None:
             stem = self.id_stem
             return [f"{stem}{number}" for number in self.numbers.tolist()]
@@ -252,24 +251,24 @@ class EventBatch:
         return f"{self._stem}{self.offsets[i]}{row}"
 
     def row(self, i: int) -> int:
-        """Place of event `i` in its message; -1 where a message holds one event."""
+        """Place of event `i` in its message; -1 if each message holds one event."""
         return -1 if self.rows is None else int(self.rows[i])
 
     def path(self, i: int, path: str = "") -> str:
-        """Return where in its message event `i`, or a field at `path` in it, is."""
+        """Return where event `i`, or a field at `path` in it, is in its message."""
         return path if self.rows is None else row_path(self.row(i), path)
 
     def field(self, role: Literal["label", "weight", "time"]) -> str:
-        """Return where in an event what has this role is."""
+        """Return the path in an event of the field with this role."""
         return OWN_PATHS[role] if self._paths is None else self._paths.get(role, role)
 
     @property
     def place(self) -> str:
-        """What the journal calls the input partition."""
+        """The journal's name of the input partition."""
         return self._stem[:-1]
 
     def fill_times(self, times: FloatArray) -> None:
-        """Give events without a time one of (n,) `times`, in seconds, NaN where there is none."""
+        """Set the times of events without one from (n,) `times`, in seconds, NaN for none."""
         own = self._times
         if own is None:
             self._times = None if np.isnan(times).all() else times
@@ -283,19 +282,19 @@ class EventBatch:
 
     @property
     def origins(self) -> list[Origin]:
-        """Where each event came from."""
+        """The origin of each event."""
         index = max(self.index, 0)
         return [(self.partition, index, offset) for offset in self.offsets.tolist()]
 
     @property
     def times(self) -> list[float | None] | None:
-        """Event times in seconds, None where unknown; None: all are."""
+        """Event times in seconds, None if unknown; None: all are unknown."""
         if isinstance(self._times, np.ndarray):
             self._times = [None if math.isnan(t) else t for t in self._times.tolist()]
         return self._times
 
     def time(self, i: int) -> float | None:
-        """Time of event `i` in seconds, None where unknown."""
+        """Time of event `i` in seconds, None if unknown."""
         time = None if self._times is None else self._times[i]
         if isinstance(time, np.floating):
             return None if math.isnan(time) else float(time)
@@ -306,7 +305,7 @@ class EventBatch:
         return 1.0 if self.weights is None else float(self.weights[i])
 
     def dicts(self) -> list[Features]:
-        """Return one dict of features per event: those decoded, or floats from the array."""
+        """Return one dict of features per event: as decoded, or floats from the array."""
         if self._dicts is None:
             assert self._array is not None
             assert self._names is not None
@@ -323,18 +322,18 @@ class EventBatch:
 
     @property
     def columns(self) -> FeatureColumns | None:
-        """The features as columns, if that is how they came; else None."""
+        """The features as columns, if they came as such; else None."""
         if self._array is None or self._names is None:
             return None
         return FeatureColumns(self._names, self._array, self._texts)
 
     def array(self, names: Sequence[str]) -> FloatArray:
-        """Return features as an (n, d) float64 array with the columns `names`; NaN is missing.
+        """Return features as an (n, d) float64 array with columns `names`; NaN is missing.
 
         Raises
         ------
         TypeError
-            If a value would change by becoming a float: a string, or an integer beyond 2**53.
+            If conversion to float would change a value: a string, or an integer beyond 2**53.
         """
         names = tuple(names)
         if self._array is not None and names == self._names and not self._texts:
@@ -391,7 +390,7 @@ class EventBatch:
         )
 
     def made_sound(self, **columns: Any) -> "EventBatch":
-        """Return the same events with these columns in the place of theirs, as a sound batch."""
+        """Return a sound batch of the same events, with these columns replaced."""
         fields: dict[str, Any] = {
             "offsets": self.offsets, "rows": self.rows, "partition": self.partition,
             "index": self.index, "ids": self._ids, "times": self._times, "weights": self.weights,
@@ -401,7 +400,7 @@ class EventBatch:
         return EventBatch(**(fields | columns), sound=True)
 
     def event(self, i: int) -> Event:
-        """Return event `i` by itself."""
+        """Return event `i` as an object."""
 
         def text(column: Sequence[str | None] | None) -> str | None:
             return None if column is None else column[i]
@@ -439,5 +438,5 @@ class EventBatch:
         return x
 
     def __iter__(self) -> Iterator[Event]:
-        """Yield the events one by one, for people rather than for speed."""
+        """Yield the events as objects: convenient, but slow."""
         return map(self.event, range(len(self)))

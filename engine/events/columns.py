@@ -11,10 +11,10 @@ __all__ = ["Categories", "FeatureColumns", "TextColumn", "Texts"]
 
 
 class TextColumn(Sequence[str | None]):
-    """A column of n strings, None where there is none, which are made when they are asked for."""
+    """A column of n strings, None for none; a string is made on access."""
 
     __slots__ = ()
-    __hash__ = None  # type: ignore[assignment]  # as of a list
+    __hash__ = None  # type: ignore[assignment]  # as a list
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -41,9 +41,9 @@ class TextColumn(Sequence[str | None]):
 
 
 class Texts(TextColumn):
-    """Strings that lie in one piece of UTF-8: string i is ``data[starts[i]:stops[i]]``.
+    """Strings in one block of UTF-8: string i is ``data[starts[i]:stops[i]]``.
 
-    None where ``starts[i]`` is negative. `plain`: nothing in them is written otherwise in JSON.
+    None if ``starts[i]`` is negative. `plain`: JSON needs no escapes for them.
     """
 
     __slots__ = ("_data", "_plain", "_starts", "_stops")
@@ -58,9 +58,9 @@ class Texts(TextColumn):
 
     @property
     def pieces(self) -> tuple[bytes | memoryview, IntArray, IntArray] | None:
-        """Their bytes as they stand in JSON, and where each begins and ends.
+        """The strings' JSON bytes, and where each begins and ends.
 
-        None if some of them are written otherwise there, or there is none for an event.
+        None if JSON needs escapes, or an event has no string.
         """
         if not self._plain or (self._starts < 0).any():
             return None
@@ -68,7 +68,7 @@ class Texts(TextColumn):
 
     @property
     def spans(self) -> tuple[bytes | memoryview, IntArray, IntArray]:
-        """Their bytes, and where each begins and ends; one that is not there begins below 0."""
+        """The strings' bytes, and where each begins and ends; a missing one begins below 0."""
         return self._data, self._starts, self._stops
 
     def __len__(self) -> int:
@@ -83,9 +83,9 @@ class Texts(TextColumn):
 
 
 class Categories(TextColumn):
-    """Strings by code: string i is ``words[codes[i]]``, None where the code is negative.
+    """Strings by code: string i is ``words[codes[i]]``, None if the code is negative.
 
-    `words` may get longer, but what is in it stays, so what was made of a word can be kept.
+    `words` may grow, but its items never change, so a result for a word can be cached.
     """
 
     __slots__ = ("codes", "words")
@@ -106,7 +106,7 @@ class Categories(TextColumn):
 
 
 class FeatureColumns(NamedTuple):
-    """Features as columns: the names of numbers, (n, d) float64 of them, and strings by name."""
+    """Features as columns: names of the numbers, their (n, d) float64 values, strings by name."""
 
     names: tuple[str, ...]
     array: FloatArray

@@ -1,4 +1,4 @@
-"""Events, predictions, rejected input and alarms, one at a time; the types of their values."""
+"""Single events, predictions, rejected input and alarms; the types of their values."""
 
 from array import array
 from collections.abc import Sequence
@@ -37,15 +37,15 @@ TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression")
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 IntArray: TypeAlias = npt.NDArray[np.int64]
 NON_FINITE = "non_finite"
-"""The kind of an alarm, and its detector: a prediction is not a finite number."""
+"""Kind and detector of the alarm that a prediction is not a finite number."""
 EXACT_INT = 2**53
 LARGEST = 1e140
-"""Most that a number may be, either sign, for its error to be scored: squares add up below inf."""
+"""Largest absolute value whose error can be scored: sums of squares stay below inf."""
 OWN_PATHS = {"label": "$.y", "weight": "$.weight", "time": "$.ts"}
 
 
 def row_path(row: int, path: str = "") -> str:
-    """Return where a field is in a message that holds many events."""
+    """Return the path of a field in a message that holds many events."""
     return f"row {row}: {path}" if path else f"row {row}"
 
 
@@ -55,7 +55,7 @@ def floats(column: Sequence[Any] | FloatArray) -> FloatArray:
     Raises
     ------
     TypeError, OverflowError
-        If one is no number or too large: unlike NumPy, this takes neither None nor text for one.
+        If one is no number or too large. Unlike NumPy, this accepts neither None nor text.
     """
     if isinstance(column, np.ndarray):
         return column
@@ -76,10 +76,10 @@ class Event(msgspec.Struct, gc=False, kw_only=True):
 
 
 class Prediction(msgspec.Struct, gc=False):
-    """What was predicted for one event, before it was learned.
+    """The prediction for one event, made before it was learned.
 
-    `y_pred` is None while the learner has seen no label. `y_proba` maps each label (on
-    the wire: as a string) to its probability; None where the learner gives none.
+    `y_pred` is None while the learner has seen no label. `y_proba` maps each label (in output: as a
+    string) to its probability; None if the learner gives none.
     """
 
     id: str
@@ -93,7 +93,7 @@ class Prediction(msgspec.Struct, gc=False):
 
 
 class Rejected(msgspec.Struct, gc=False):
-    """Input that was not learned: a value, not an exception. `path` is where in the event."""
+    """Input that was not learned: a value, not an exception. `path` is its place in the event."""
 
     origin: Origin
     reason: str
@@ -103,11 +103,11 @@ class Rejected(msgspec.Struct, gc=False):
 
 
 class Alarm(msgspec.Struct, gc=False):
-    """A detector's word that the stream has changed at `position` (events learned so far).
+    """A detector's report that the stream changed at `position` (events learned so far).
 
-    Of kind "drift", with the mean loss as `value` and an option of the detector as `threshold`. Or
-    of kind "non_finite", for the first prediction that is not a finite number, and for the next
-    after 1,000 events without: `value` is how many there have been.
+    Kind "drift" has the mean loss as `value` and an option of the detector as `threshold`. Kind
+    "non_finite" marks the first non-finite prediction, and the next one after 1,000 events without;
+    `value` is how many there have been.
     """
 
     kind: str

@@ -22,7 +22,7 @@ class Table(NamedTuple):
 
 def odd_probas(probas: Sequence[Mapping[Any, float] | None] | Table | None) -> set[int]:
     """Return the rows with a probability that is not a finite number."""
-    # One pass over all of them, which tells as a rule; probabilities do not add up to inf.
+    # One pass over all usually suffices: finite probabilities do not sum to inf.
     if probas is None:
         return set()
     if not isinstance(probas, Table):
@@ -42,13 +42,13 @@ def _within(number: float, most: float) -> bool:
 
 
 class Predictions:
-    """The predictions for a batch, in its order, before they are dressed for an output.
+    """The predictions for a batch, in its order, before they are formatted for an output.
 
     Parameters
     ----------
     values
-        A label (or a number, for regression) per event, None where the learner has none. Or an
-        (n,) array of bool or float64, where every event has one.
+        A label (or a number, for regression) per event, None for no prediction. Or an (n,) array
+        of bool or float64, if every event has one.
     probas
         A mapping from label to probability per event, or a `Table` of them; None: there are none.
     """
@@ -70,7 +70,7 @@ class Predictions:
 
     @property
     def values(self) -> list[Label | None]:
-        """A label or a number per event, None where the learner has none."""
+        """One label or number per event, None for no prediction."""
         if self._values is None:
             assert self.array is not None
             self._values = self.array.tolist()
@@ -78,17 +78,17 @@ class Predictions:
 
     @property
     def probas(self) -> list[dict[Label, float]] | None:
-        """A mapping from label to probability per event; None: there are none."""
+        """One mapping from label to probability per event; None: there are none."""
         if self._probas is None and self.table is not None:
             classes, rows = self.table.classes, self.table.values.tolist()
             self._probas = [dict(zip(classes, row, strict=True)) for row in rows]
         return self._probas
 
     def not_finite(self, task: Task) -> IntArray:
-        """Return the rows, in order, of which the number or a probability is not a finite number.
+        """Return the rows, in order, whose number or one of whose probabilities is not finite.
 
-        For regression one beyond `LARGEST` counts as infinite. None is no prediction, and not one
-        of them.
+        For regression a number beyond `LARGEST` counts as infinite. None is no prediction, and does
+        not count.
         """
         most = LARGEST if task == "regression" else math.inf
         found = odd_probas(self._probas if self.table is None else self.table)
@@ -101,7 +101,7 @@ class Predictions:
         return np.array(sorted(found), np.int64)
 
     def without(self, rows: IntArray) -> "Predictions":
-        """Return these with no value at `rows`; probabilities stay as they are."""
+        """Return a copy without values at `rows`; probabilities are kept."""
         values = list(self.values)
         for i in rows.tolist():
             values[i] = None

@@ -1,9 +1,9 @@
-"""What a value may be: one rule each for features, labels, weights and times.
+"""The rules for values: one each for features, labels, weights and times.
 
-Decoders of every format hold what they read against these rules, and so does the `Trainer` what it
-is given in Python: the same value is the same event, or is rejected for the same reason.
+Decoders of every format apply these rules, and so does the `Trainer` to values given in Python. So
+the same value gives the same event, or is rejected for the same reason.
 
-None, NaN and what pandas has in their place mean that a value is missing.
+None, NaN and the equivalents of pandas mean that a value is missing.
 """
 
 import math
@@ -44,10 +44,10 @@ __all__ = [
 ]
 
 LabelKind: TypeAlias = Literal["text", "integer", "bool"]
-"""What the labels of many classes are: all of a stream are of one kind."""
+"""The kinds of multiclass labels: all labels of a stream are of one kind."""
 LABEL_KINDS: tuple[LabelKind, ...] = ("text", "integer", "bool")
 TimeUnit: TypeAlias = Literal["auto", "s", "ms", "us", "ns", "date"]
-"""What a time is that is a number; "date": digits of a date, as 20261129 or 20261129030000."""
+"""The unit of a numeric time; "date": digits of a date, as 20261129 or 20261129030000."""
 TIME_UNITS: tuple[TimeUnit, ...] = ("auto", "s", "ms", "us", "ns", "date")
 
 NOT_FINITE = "number is too large or not finite"
@@ -55,7 +55,7 @@ TOO_LONG = "integer does not fit in 64 bits"
 BINARY: dict[Any, bool | None] = {False: False, True: True, None: None}
 """Equality finds 0, 1, 0.0 and 1.0 as well."""
 UNITS: dict[str, float] = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
-"""How many of a unit are a second."""
+"""Number of each unit in a second."""
 
 _TYPES = {
     bool: "bool", int: "number", float: "number", str: "string", list: "array", dict: "object",
@@ -68,12 +68,12 @@ _WORDS: dict[Task, str] = {
 _KINDS: dict[type, LabelKind] = {str: "text", int: "integer", bool: "bool"}
 _NAMES: dict[LabelKind, str] = {"text": "text", "integer": "an integer", "bool": "true/false"}
 _PANDAS = ("NAType", "NaTType")
-_DATES = (8, 12, 14)  # digits of a date, of one with hours and minutes, and with seconds
+_DATES = (8, 12, 14)  # number of digits: a date; with hours and minutes; with seconds
 _YEARS = range(1900, 2101)
 
 
 class BadValueError(ValueError):
-    """A value that breaks a rule; the message is the reason for rejecting its event."""
+    """A value breaks a rule; the message is the reason for rejecting its event."""
 
 
 def type_name(value: object) -> str:
@@ -82,7 +82,7 @@ def type_name(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value for a message: short, and as it was written."""
+    """Return a value for a message: short, and as written."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else spelled(value)
     if isinstance(value, list | dict):
@@ -92,7 +92,7 @@ def shown(value: object) -> str:
 
 
 def spelled(value: Feature) -> str:
-    """Return a scalar as it is written in JSON, a string as it is."""
+    """Return a scalar as written in JSON, but a string without quotes."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -102,10 +102,10 @@ def fits(value: int) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Return a scalar as Python's own; None where it is missing."""
+    """Return a scalar as a plain Python value; None if missing."""
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, Decimal):  # as databases have it; it could be neither learned nor saved
+    if isinstance(value, Decimal):  # from databases; it can be neither learned nor saved
         value = math.nan if value.is_nan() else float(value)
     if type(value).__name__ in _PANDAS or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -113,14 +113,14 @@ def _plain(value: Any) -> Any:
 
 
 def feature_of(value: Any) -> Any:
-    """Return a feature as an event has it; None where it is missing.
+    """Convert a value to a feature; None if missing.
 
-    What is no scalar is passed on as it is: some learners take it.
+    A non-scalar is returned unchanged: some learners accept it.
 
     Raises
     ------
     BadValueError
-        If it is a number that is infinite, or an integer of more than 64 bits.
+        If it is an infinite number, or an integer of more than 64 bits.
     """
     kind = type(value)
     if kind is str or kind is bool:
@@ -138,9 +138,9 @@ def feature_of(value: Any) -> Any:
 
 
 def label_of(task: Task, value: Any) -> Label | None:
-    """Return a label as the task has it; None where there is none.
+    """Convert a value to a label of the task; None if missing.
 
-    Of many classes, a number without a fraction is an integer, however it is written.
+    For multiclass tasks, a number without a fraction is an integer, however it is written.
 
     Raises
     ------
@@ -171,22 +171,22 @@ def label_of(task: Task, value: Any) -> Label | None:
 
 
 def kind_of(label: Label) -> LabelKind | None:
-    """Return of which kind a label of many classes is; None for one that is none."""
+    """Return the kind of a multiclass label; None for an invalid one."""
     return _KINDS.get(type(label))
 
 
 def kinds_of(labels: Sequence[Label | None]) -> set[LabelKind | None]:
-    """Return of which kinds labels of many classes are."""
+    """Return the kinds of multiclass labels."""
     return set(map(_KINDS.get, set(map(type, labels)) - {type(None)}))
 
 
 def label_fault(label: Label, kind: LabelKind, first: Label | None) -> str:
-    """Return why a label is rejected that is not of the kind that is settled.
+    """Return why a label is rejected that is not of the settled kind.
 
     Parameters
     ----------
     first
-        The label that has settled it; None: the config has.
+        The label that settled the kind; None: the config did.
     """
     by = "as labels says" if first is None else f"as the first one was ({shown(first)})"
     reason = f"label must be {_NAMES[kind]} {by}, found {shown(label)}"
@@ -196,12 +196,12 @@ def label_fault(label: Label, kind: LabelKind, first: Label | None) -> str:
 
 
 def weight_of(value: Any) -> float:
-    """Return a sample weight; 1 where it is missing.
+    """Convert a value to a sample weight; 1 if missing.
 
     Raises
     ------
     BadValueError
-        If it is no finite number of at least 0.
+        If it is not a finite number of at least 0.
     """
     kind = type(value)
     if kind is not int and kind is not float:
@@ -224,15 +224,15 @@ def weight_of(value: Any) -> float:
 
 
 def unit_of(number: float) -> str:
-    """Return the unit of a time that is a number, by its size: s, ms, us or ns.
+    """Return the unit of a numeric time, from its size: s, ms, us or ns.
 
-    Below 1e11 it is seconds, to the year 5138; each further unit begins at a thousand times as
-    much, which is in March 1973. So no time in seconds of before 5138 is taken for another unit.
+    Below 1e11 it is seconds, up to the year 5138. Each further unit starts at a thousand times as
+    much, which is in March 1973. So no time in seconds before 5138 is taken for another unit.
 
     Raises
     ------
     BadValueError
-        If it is too large for all of them.
+        If it is too large for all units.
     """
     size = abs(number)
     for unit, per_second in UNITS.items():
@@ -242,19 +242,19 @@ def unit_of(number: float) -> str:
 
 
 def seconds_of(value: Any, unit: TimeUnit = "auto", *, dates: bool = True) -> float | None:
-    """Return a time in seconds since 1970; None where it is missing.
+    """Convert a value to a time in seconds since 1970; None if missing.
 
     Parameters
     ----------
     unit
-        What a number is.
+        The unit of a number.
     dates
-        Whether the digits of a number may be a date. In events of our own form they are not.
+        Whether the digits of a number may be a date. In events of our own format they may not.
 
     Raises
     ------
     BadValueError
-        If it is none, or could be read in two ways.
+        If it is not a time, or is ambiguous.
     """
     kind = type(value)
     if kind is not int and kind is not float:
@@ -302,7 +302,7 @@ def _seconds_of_text(text: str, unit: TimeUnit, *, dates: bool) -> float | None:
     text = text.strip()
     if not text:
         return None
-    # Nothing is both; the fifth character of most ISO dates tells which to try first.
+    # No text is both; the fifth character of most ISO dates shows which to try first.
     if text[4:5] == "-" and (seconds := _iso(text)) is not None:
         return seconds
     try:
@@ -330,7 +330,7 @@ def _timestamp(moment: date) -> float:
 
 
 def _date_of(digits: str) -> datetime | None:
-    """Return the moment that digits are, of the years from 1900 to 2100; None if they are none."""
+    """Return the moment that digits denote, in years 1900 to 2100; None if they denote none."""
     if len(digits) not in _DATES or not digits.isdigit() or int(digits[:4]) not in _YEARS:
         return None
     pairs = [int(digits[i : i + 2]) for i in range(4, len(digits), 2)]
@@ -341,19 +341,19 @@ def _date_of(digits: str) -> datetime | None:
 
 
 def sound(batch: EventBatch, task: Task | None) -> tuple[EventBatch, dict[int, tuple[str, str]]]:
-    """Hold a batch that no decoder has made against the rules.
+    """Apply the rules to a batch that no decoder made.
 
     Parameters
     ----------
     task
-        What labels have to be; None: they are not looked at.
+        The task of the labels; None: labels are not checked.
 
     Returns
     -------
     batch
-        The same events, without what is missing.
+        The same events, without missing values.
     faults
-        (reason, path) of each event that breaks a rule, by its row.
+        (reason, path) for each event that breaks a rule, by row.
     """
     faults: dict[int, tuple[str, str]] = {}
     columns: dict[str, Any] = {}
@@ -412,7 +412,7 @@ def converted(
     faults: dict[int, tuple[str, str]],
     missing: Any = None,
 ) -> list[Any]:
-    """Apply a rule to each value; what breaks it is noted in `faults`, and becomes `missing`."""
+    """Apply a rule to each value; a value that breaks it goes to `faults` and gives `missing`."""
     out = []
     for row, value in enumerate(values):
         try:

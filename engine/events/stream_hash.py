@@ -1,7 +1,7 @@
-"""A 64-bit print over values in their order, however they come in batches.
+"""A 64-bit hash of a sequence of values, independent of how it is cut into batches.
 
-Of each word of 8 bytes, a multiplication and a shift, as in the finalizers of splitmix64 and
-MurmurHash3: it tells streams apart that differ by accident, and is no protection against malice.
+Each word of 8 bytes takes a multiplication and a shift, as in the finalizers of splitmix64 and
+MurmurHash3. The hash detects accidental differences; it does not protect against malice.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from midstream.engine.events.event import IntArray
 __all__ = ["over_numbers", "over_texts"]
 
 _PRIME = 0x9FB21C651E98DF25
-_STEP = 0x9E3779B97F4A7C15  # so that also noughts leave a print
+_STEP = 0x9E3779B97F4A7C15  # so that zeros change the hash, too
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba publishes no types
@@ -25,7 +25,7 @@ def _mixed(state: Any, word: Any) -> Any:
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def over_numbers(state: Any, numbers: IntArray) -> Any:
-    """Return the state (uint64) after (n,) numbers, one after the other."""
+    """Return the state (uint64) after (n,) numbers, in order."""
     for number in numbers:
         state = _mixed(state, np.uint64(number))
     return state
@@ -33,9 +33,9 @@ def over_numbers(state: Any, numbers: IntArray) -> Any:
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def over_texts(state: Any, data: Any, starts: IntArray, stops: IntArray, numbers: IntArray) -> Any:
-    """Return the state after n texts, whose bytes lie in `data`.
+    """Return the state after n texts, whose bytes are in `data`.
 
-    One that begins below 0 is not there, and its number counts in its place.
+    A text that begins below 0 is missing; its number is hashed instead.
 
     Raises
     ------

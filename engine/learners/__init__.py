@@ -1,1 +1,1 @@
-"""Learners: River's, those of ours that are compiled, and what is known of each."""
+"""Learners: River's, the compiled ones, and what is known of each."""

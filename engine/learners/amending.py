@@ -1,4 +1,4 @@
-"""What a River model has learned, taken over by a model that is defined otherwise."""
+"""Transfer what a River model has learned to a model with another definition."""
 
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
@@ -11,13 +11,13 @@ from midstream.engine.state.changes import Change, MisfitError, differences, sho
 __all__ = ["definition_differences", "taken_options", "taken_over"]
 
 _UNKNOWN = object()
-_HOLDERS = ("Pipeline", "TransformerUnion")  # their keys are names of steps
+_HOLDERS = ("Pipeline", "TransformerUnion")  # the keys of their definitions are step names
 
 
 def definition_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
-    """Return what differs between two definitions of learners.
+    """Return the differences between two definitions of learners.
 
-    Versions of Python and River are left out: predictions tell whether they make a difference.
+    Versions of Python and River are left out: predictions show whether they matter.
     """
     for key in ("kind", "task"):
         if old.get(key) != new.get(key):
@@ -44,20 +44,20 @@ def _of(what: str, before: Any, after: Any, level: Any, effect: str) -> Change:
 
 
 class _Same(NamedTuple):
-    """Whether two definitions are of the same versions."""
+    """Whether two definitions name the same versions."""
 
     python: bool
     river: bool
 
 
 def _is_of_rivers(definition: Mapping[str, Any], same: _Same) -> bool:
-    """Whether this is a class of River's, which another version defines otherwise."""
+    """Whether this is a class of River's that another version may define differently."""
     name = str(definition.get("class", ""))
     return not same.river and name.startswith("river.") and not name.endswith(_HOLDERS)
 
 
 def _last(model: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what predicts, of the definition of a model: the last step of a pipeline."""
+    """Return the definition of the step that predicts: the last one of a pipeline."""
     if str(model.get("class", "")).endswith("pipeline.Pipeline"):
         steps = [step for step in model.values() if isinstance(step, Mapping)]
         if steps:
@@ -82,7 +82,7 @@ def _nested(path: str, old: Any, new: Any, same: _Same) -> list[Change]:
                 name = path or shown(old)
                 found += _code(name, old.get(key), new.get(key), same)
         elif (key in old) != (key in new) and _is_of_rivers(old, same):
-            continue  # an argument that came, or went: predictions tell whether it matters
+            continue  # an argument was added or removed: predictions show whether it matters
         elif key not in old:
             is_part = isinstance(new[key], Mapping)
             found.append(_of(at, None, new[key], "asked", "begins now" if is_part else _FROM_NOW))
@@ -94,7 +94,7 @@ def _nested(path: str, old: Any, new: Any, same: _Same) -> list[Change]:
 
 
 def _code(path: str, old: Any, new: Any, same: _Same) -> list[Change]:
-    if not same.python:  # each version of Python compiles otherwise: predictions tell
+    if not same.python:  # each version of Python compiles differently: predictions show
         return []
     before, after = (str(each).rpartition("(code ")[2].rstrip(")") for each in (old, new))
     return [_of(path, f"code {before}", f"code {after}", "asked", "the new code goes on")]
@@ -108,30 +108,30 @@ def taken_over(
     modules: Collection[str] = (),
     path: str = "",
 ) -> Any:
-    """Return a model that is defined as `new`, gone on from what `old` has learned.
+    """Return a model that is defined as `new` and continues from what `old` has learned.
 
-    It is `old` where that is of the same class. Arguments of constructors that are defined
-    otherwise become those of `new`; others stay, as a model may have changed its own. Of the other
-    attributes, those stay that a new model of the old arguments would have as `new` has them. One
-    that they would not have alike becomes that of `new`, if `old` has learned nothing in it.
+    It is `old` if both are of the same class. Constructor arguments that are defined
+    differently get the values of `new`; the others stay, since a model may have changed its own.
+    Another attribute stays if a new model with the old arguments has it as `new` has it. If not,
+    it gets the value of `new`, provided that `old` has learned nothing in it.
 
     Parameters
     ----------
     old
-        Belongs to the caller no longer.
+        The old model; ownership passes to the function.
     new
-        As it was made; likewise.
+        A new, unused model; ownership passes, too.
     was, now
         The definitions of both, as they were made.
     modules
         Modules besides River whose classes and functions models may hold.
     path
-        Where in the model they are.
+        The place of both in the whole model.
 
     Raises
     ------
     MisfitError
-        If an attribute of what was learned does not fit; the message names it.
+        If a learned attribute does not fit; the message names it.
     """
     if type(old) is not type(new):
         return new
@@ -157,14 +157,14 @@ def _inner(definition: Any, name: str) -> Any:
 
 
 def _take_over(old: Any, new: Any, was: Any, now: Any, modules: Collection[str], path: str) -> None:
-    """Change an object, in its place, to what a new one is defined as."""
-    made = old.clone()  # of the old arguments, and of the code that is there now
+    """Change an object in place to the definition of a new one."""
+    made = old.clone()  # with the old arguments and the present code
     arguments = set(new._get_params()) | set(old._get_params())
     is_own = not type(new).__module__.startswith("river.")
     for name, fresh in list(vars(new).items()):
         at = _at(path, name)
         if name not in vars(old):
-            if name in vars(made):  # new in the code: as it begins
+            if name in vars(made):  # new in the code: keeps its initial value
                 vars(old)[name] = fresh
             continue
         learned, before = vars(old)[name], vars(made).get(name)
@@ -192,12 +192,12 @@ def _take_over(old: Any, new: Any, was: Any, now: Any, modules: Collection[str],
 def taken_options(
     state: dict[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the state of a compiled learner with other options.
+    """Return the state of a compiled learner under other options.
 
     Raises
     ------
     MisfitError
-        If what was learned depends on an option that has changed.
+        If what was learned depends on a changed option.
     """
     reasons = {
         "bits": "categories were hashed into another number of weights",
@@ -213,21 +213,21 @@ def taken_options(
     if old["optimizer"] != new["optimizer"]:
         if "ftrl" in (old["optimizer"], new["optimizer"]):
             raise MisfitError("optimizer", "FTRL keeps its weights in another form")
-        for name in ("weights", "table"):  # what the optimizer keeps beside the weights
+        for name in ("weights", "table"):  # the optimizer's rows beside the weights
             state[name] = state[name].copy()
             state[name][1:] = 0.0
     return state
 
 
 def _alike(learned: Any, fresh: Any) -> bool:
-    """Whether a value is of the kind that the code begins with; numbers are of one kind."""
+    """Whether a value has the type that the code starts with; all numbers count as one type."""
     if isinstance(fresh, int | float) and isinstance(learned, int | float):
         return True
     return isinstance(learned, type(fresh)) or isinstance(fresh, type(learned))
 
 
 def _steps(model: Any) -> dict[Any, Any] | None:
-    """Return the steps of a pipeline, or the parts of a union, by name; None of all else."""
+    """Return the steps of a pipeline, or the parts of a union, by name; None for other models."""
     for name in ("steps", "transformers"):
         steps = getattr(model, name, None)
         if isinstance(model, base.Estimator) and isinstance(steps, dict):

@@ -1,4 +1,4 @@
-"""What a model of River is built of."""
+"""The components of a River model."""
 
 import functools
 import inspect
@@ -32,7 +32,7 @@ _KEEP_MODEL = (compose.TargetTransformRegressor, preprocessing.PredClipper)
 
 
 def raised_by(error: BaseException) -> Exception:
-    """Return what a model has raised as an exception; raise again what is not the model's.
+    """Return an error of the model as an exception; raise it again if it is not the model's.
 
     A panic of River's compiled code is no `Exception`, by its author's choice.
     """
@@ -46,9 +46,9 @@ def raised_by(error: BaseException) -> Exception:
 
 
 def within(value: Any, _seen: set[int] | None = None) -> Iterator[Any]:
-    """Yield what a model is built of: it, the estimators and the other objects in its arguments.
+    """Yield the model, its estimators and the other objects in its arguments, recursively.
 
-    Numbers, strings, functions and classes are not among them.
+    Numbers, strings, functions and classes are left out.
     """
     seen = set() if _seen is None else _seen
     if value is None or isinstance(value, _STATELESS):
@@ -75,7 +75,7 @@ def within(value: Any, _seen: set[int] | None = None) -> Iterator[Any]:
 
 
 def arguments(model: base.Base) -> dict[str, Any]:
-    """Return the constructor's arguments as they are on the model now."""
+    """Return the model's present values of its constructor arguments."""
     parts = getattr(model, "steps", None) or getattr(model, "transformers", None)
     if isinstance(parts, Mapping) and not isinstance(parts, defaultdict):  # pipelines and unions
         return dict(parts)
@@ -83,13 +83,13 @@ def arguments(model: base.Base) -> dict[str, Any]:
     return {n: getattr(model, n) for n in _names(of) if hasattr(model, n)}
 
 
-@functools.lru_cache(1_000)  # a learner is read anew after each event that it raises on
+@functools.lru_cache(1_000)  # a learner is loaded again after each event that it raises on
 def _names(of: type) -> tuple[str, ...]:
     return tuple(inspect.signature(of).parameters)
 
 
 def steps(model: Any) -> Iterator[Any]:
-    """Yield what stays in its place in a model: the steps of its pipelines and unions."""
+    """Yield the fixed components of a model: the steps of its pipelines and unions."""
     if type(model) is compose.Pipeline:
         parts = model.steps
     elif type(model) in (compose.TransformerUnion, compose.TransformerProduct):
@@ -102,17 +102,16 @@ def steps(model: Any) -> Iterator[Any]:
 
 
 def last_step(model: Any) -> Any:
-    """Return what predicts in the end: the last step of a pipeline, and of a pipeline in that."""
+    """Return the estimator that predicts: the last step of a pipeline, also a nested one."""
     while isinstance(model, compose.Pipeline):
         model = model._last_step
     return model
 
 
 def imputers(model: Any) -> Iterator[Any]:
-    """Yield the imputers of a model that are given the features by their own names.
+    """Yield the imputers of a model that see the features under their original names.
 
-    Before them in a pipeline there is nothing, but steps that choose among the features, imputers
-    and unions.
+    In a pipeline only feature selectors, imputers and unions may precede them.
     """
     if type(model) is compose.Pipeline:
         for step in model.steps.values():
@@ -124,7 +123,7 @@ def imputers(model: Any) -> Iterator[Any]:
             yield from imputers(part)
     elif type(model) in _IMPUTERS:
         yield model
-    elif isinstance(model, base.Wrapper):  # others than these make models anew, by that one
+    elif isinstance(model, base.Wrapper):  # other wrappers make new models from the wrapped one
         for step in imputers(model._wrapped_model):
             if isinstance(model, _KEEP_MODEL) or type(step) is preprocessing.StatImputer:
                 yield step
@@ -142,8 +141,8 @@ def path_of(cls: type) -> str:
 
 
 def addressed(model: Any) -> list[str]:
-    """Name the attributes of a model that hold the `id()` of something in it: `Class.name`."""
-    places: dict[int, str] = {}  # the numbers that may be one, and where they are
+    """Name the attributes that hold the `id()` of an object in the model, as `Class.name`."""
+    places: dict[int, str] = {}  # integers that may be an id, and where they are
     seen: set[int] = set()
     waiting: list[tuple[Any, str]] = [(model, type(model).__name__)]
     while waiting:

@@ -1,8 +1,8 @@
-"""The one catalogue of learners: those that a config can name, and what loads each kind.
+"""The catalogue of learners: those that a config can name, and what loads each kind.
 
-Other packages add learners by the entry points ``midstream.learners``: a name, and a class that
-keeps the contract `Learner`, whose constructor takes the task and options with defaults, whose
-`kind` is that name, and which has `from_state`.
+Other packages add learners by entry points of the group ``midstream.learners``: a name, and a class
+that fulfils `Learner`. Its constructor takes the task and options with defaults, its `kind` is that
+name, and it has `from_state`.
 """
 
 import importlib
@@ -25,9 +25,9 @@ __all__ = [
 
 
 class Builtin(NamedTuple):
-    """A built-in learner: the task it is for, what it is, and how to make it, by import path.
+    """A built-in learner: its task, a description, and the import path to make it.
 
-    `kind` is that of its state; `without` are options of the class that are not for this task.
+    `kind` is the kind of its state; `without` names options that the task does not have.
     """
 
     task: Task
@@ -65,18 +65,18 @@ BUILTIN: dict[str, Builtin] = {
 
 
 def named_learners() -> list[str]:
-    """Return the names that a config may give in place of a factory."""
+    """Return the names that a config may give instead of a factory."""
     added = (name for name in plugins.names("midstream.learners") if name not in BUILTIN)
     return [*BUILTIN, *added]
 
 
 def class_of(name: str) -> Any:
-    """Return the class of a learner by its name.
+    """Return the class of a named learner.
 
     Raises
     ------
     PluginError
-        If it is another package's and cannot be imported, or its `kind` is another one.
+        If another package declares it and it cannot be imported, or its `kind` differs.
     """
     if name in BUILTIN:
         return getattr(importlib.import_module(BUILTIN[name].module), BUILTIN[name].cls)
@@ -106,7 +106,7 @@ def options_of(name: str) -> dict[str, Any]:
 
 
 def make_named(name: str, task: Task, options: Mapping[str, Any]) -> Any:
-    """Return a new learner for a task.
+    """Make a named learner for a task.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The contract of a learner, as checks that anyone can run on their own.
+"""The contract of a learner, as checks that anyone can run.
 
 >>> from river import linear_model, preprocessing
 >>> from midstream.engine.learners.checks import check_learner
@@ -30,11 +30,11 @@ from midstream.engine.state import encoding
 
 __all__ = ["CHECKS", "CheckError", "Passed", "Subject", "check_learner", "difference"]
 
-_NEXT = 1_000  # predictions that are compared after a round trip
+_NEXT = 1_000  # predictions compared after a round trip
 
 
 class CheckError(AssertionError):
-    """A learner breaks its contract; the message gives the check and the numbers."""
+    """A learner breaks its contract; the message names the check and gives the numbers."""
 
 
 class Passed(msgspec.Struct):
@@ -45,14 +45,14 @@ class Passed(msgspec.Struct):
 
 
 class Subject(msgspec.Struct):
-    """What is checked: how to make the learner, and events to feed it."""
+    """The subject of the checks: how to make the learner, and events to feed it."""
 
     make: Callable[[], Learner]
     events: list[Event]
     modules: tuple[str, ...] = ()
 
     def batch(self, start: int = 0, stop: int | None = None) -> EventBatch:
-        """Return events as a batch with objects of its own."""
+        """Return events as a batch of copied objects."""
         return EventBatch.from_events(copy.deepcopy(self.events[start:stop]))
 
     def learned(self, stop: int) -> Learner:
@@ -87,7 +87,7 @@ def result_is_independent_of_the_cuts(subject: Subject) -> str:
 
 
 def prediction_comes_before_learning(subject: Subject) -> str:
-    """What `predict_learn` predicts is what `predict` would have, before the event is learned."""
+    """`predict_learn` predicts what `predict` would have, before the event is learned."""
     half = len(subject.events) // 2
     learner = subject.learned(half)
     stop = min(half + 100, len(subject.events))
@@ -99,7 +99,7 @@ def prediction_comes_before_learning(subject: Subject) -> str:
 
 
 def predicting_changes_nothing(subject: Subject) -> str:
-    """After predicting any number of events, later predictions are what they would have been."""
+    """Predicting any number of events leaves later predictions unchanged."""
     half = len(subject.events) // 2
     quiet, asked = subject.learned(half), subject.learned(half)
     asked.predict(subject.batch())
@@ -111,7 +111,7 @@ def predicting_changes_nothing(subject: Subject) -> str:
 
 
 def state_round_trip_goes_on_identically(subject: Subject) -> str:
-    """A learner built from the state predicts and learns on as the original does, bit for bit."""
+    """A learner built from the state predicts and learns as the original does, bit for bit."""
     cut = max(len(subject.events) - _NEXT, len(subject.events) // 2)
     original = subject.learned(cut)
     state = original.state()
@@ -137,7 +137,7 @@ def state_round_trip_goes_on_identically(subject: Subject) -> str:
 
 
 def memory_is_bounded(subject: Subject) -> str:
-    """The state grows by less than what the events themselves take."""
+    """The state grows by less than the size of the events."""
     n = len(subject.events)
     early = len(subject.learned(n // 2).state())
     late = len(subject.learned(n).state())
@@ -149,7 +149,7 @@ def memory_is_bounded(subject: Subject) -> str:
 
 
 def input_is_not_aliased(subject: Subject) -> str:
-    """Changing an event after it was learned changes nothing that was learned from it."""
+    """Changing an event after it was learned does not change the learner."""
     half = len(subject.events) // 2
     expected = subject.learned(half).predict_learn(subject.batch(half))
     learner = subject.make()
@@ -180,14 +180,14 @@ def check_learner(
     task: Task | None = None,
     modules: Collection[str] = (),
 ) -> Iterator[Passed]:
-    """Run every check on learners that `make` makes, and yield each that passes.
+    """Run every check on learners made by `make`, and yield each that passes.
 
     Parameters
     ----------
     make
-        Makes a new River estimator or `Learner`, the same one each time.
+        Makes a new River estimator or `Learner`, always the same one.
     events
-        (features, label) in the order of a stream; some hundreds at least, better 2,000.
+        (features, label) in stream order: at least some hundreds, better 2,000.
     modules
         Modules besides River whose classes and functions the learner's state may hold.
 
@@ -210,7 +210,7 @@ def check_learner(
 
 
 def difference(expected: Predictions, got: Predictions) -> int | None:
-    """Return the first event that is predicted otherwise, bit for bit; None if none is."""
+    """Return the first event whose predictions differ, bit for bit; None if none does."""
     for i, (a, b) in enumerate(zip(expected.values, got.values, strict=True)):
         if not _same(a, b):
             return i
@@ -233,5 +233,5 @@ def _same_predictions(expected: Predictions, got: Predictions, when: str) -> Non
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two values are equal, NaN to NaN included."""
+    """Whether two values are equal; NaN equals NaN."""
     return bool(a == b or (a != a and b != b))  # noqa: PLR0124

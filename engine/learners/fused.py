@@ -1,11 +1,10 @@
-"""Some of River's models, predict and learn in one go: the same arithmetic in fewer calls.
+"""Predict and learn in one pass for some of River's models: the same arithmetic in fewer calls.
 
 River asks a model for a prediction and then to learn, and computes much twice: the dot product of a
-linear model, the way down a tree, the votes in its leaf. Here it is computed once, on River's own
-objects and in the order of River's own operations, so every weight and every leaf is the one that
-River would have, bit for bit (`tests/engine/learners/test_fused.py`; trees measure themselves by
-what they hold, see `learners.sizes`). Whatever is not exactly what this was written for goes
-through River's methods.
+linear model, the path down a tree, the votes in its leaf. Here each is computed once, on River's
+objects and in the order of River's operations. So every weight and every leaf equals River's, bit
+for bit (`tests/engine/learners/test_fused.py`; trees measure their size by their content, see
+`learners.sizes`). Any model of another class or version goes through River's methods.
 """
 
 import math
@@ -26,8 +25,8 @@ from midstream.engine.events.event import Features, Label
 __all__ = ["Loop", "Step", "fused_loop", "fused_step"]
 
 Loop: TypeAlias = Callable[[Sequence[Features], Sequence[Label | None], list[float]], None]
-"""Predicts events and learns those with a label, in order, and appends to the list what it
-predicted for each that is done: the probability of True, or the number."""
+"""Predicts events in order, learns those with a label, and appends the prediction of each finished
+event to the list: the probability of True, or the number."""
 
 Step: TypeAlias = Callable[[Features, Label], dict[Label, float]]
 """Predicts one event, learns it, and returns the probabilities that it predicted."""
@@ -40,12 +39,12 @@ def _is_known() -> bool:
 
 
 def fused_step(model: Any) -> Step | None:
-    """Return the step for a model; None if there is none for just this kind."""
+    """Return the step for a model; None if there is none for its exact class."""
     return _tree(model) if type(model) is tree.HoeffdingTreeClassifier and _is_known() else None
 
 
 def fused_loop(model: Any) -> Loop | None:
-    """Return the loop for a model; None if there is none for just this kind."""
+    """Return the loop for a model; None if there is none for its exact class."""
     losses = {
         linear_model.LogisticRegression: optim.losses.Log,
         linear_model.LinearRegression: optim.losses.Squared,

@@ -1,18 +1,18 @@
 """The compiled loops of the linear learners: test, then train, event by event.
 
-An event is a row of numbers, which stand in columns, and then a row of slots and values: numbers by
-the slot of their name, 0 or more, and categories by the slot they are hashed to, as ``-1 - slot``.
-NaN is a missing value. Whether a number comes as a column or by its slot makes no difference to
-any bit: both ways do the same operations in the same order.
+An event is a row of numbers in columns, followed by a row of slots and values. A number has the
+slot of its name, 0 or more; a category has the slot it is hashed to, as ``-1 - slot``. NaN is a
+missing value. A number in a column and one with a slot give the same bits: both go through the same
+operations in the same order.
 
-Numbers in columns are worked on in a block of scratch memory with a row for each thing there is
-to know of a feature, padded to whole vectors, and in loops without branches, which the compiler
-turns into vector instructions. None of them adds up along a vector: sums are in the order of the
-features. No fastmath, which would let the compiler reorder.
+Numbers in columns are processed in a scratch block. It has a row for each quantity of a feature,
+padded to whole vectors, and is processed in loops without branches, which the compiler vectorizes.
+No loop sums along a vector: sums are in the order of the features. There is no fastmath, which
+would let the compiler reorder operations.
 
-Compiled code does not check what it indexes. So every array that has room for whole vectors is
-made by `grown`, a learner's state is checked when it is loaded, and each kernel checks at its entry
-the sizes and the slots that it relies on: `_check_rows`, some 1 ns a value.
+Compiled code does not check its indices. So `grown` makes every array with room for whole vectors,
+a learner's state is checked when it is loaded, and each kernel checks the sizes and slots that it
+relies on when it is called: `_check_rows`, about 1 ns a value.
 """
 
 import math
@@ -64,24 +64,24 @@ _WHOLE: dict[str, tuple[int, int]] = {
     "features": (1, 10_000_000),
     "classes": (2, 1_000_000),
 }
-_DECIDING = {"threshold": (0.0, 1.0)}  # of what is predicted; no kernel reads it
+_DECIDING = {"threshold": (0.0, 1.0)}  # applies to predictions; no kernel reads it
 _FACTOR = 1e-6, 1e6
 _OPTIONS = np.dtype([(name, "f8") for name in _NUMBERS])
-LANES = 8  # float64 in the widest vector that there is
+LANES = 8  # float64 values in the widest vector
 
 Kernel: TypeAlias = Callable[..., int]
 
 
 @register_jitable  # type: ignore[untyped-decorator]  # numba publishes no types
 def in_lanes(size: int) -> int:
-    """Return how many numbers whole vectors for `size` of them hold."""
+    """Round `size` up to whole vectors of numbers."""
     return (size + LANES - 1) // LANES * LANES
 
 
 def grown(array: npt.NDArray[Any], size: int, axis: int = 1) -> npt.NDArray[Any]:
     """Return `array` with room for `size` along an axis, in whole vectors.
 
-    Where more has to be made, it is at least doubled: what is there is copied seldom.
+    If it must grow, the axis at least doubles, so that copies are rare.
     """
     room = array.shape[axis]
     if room >= in_lanes(size):
@@ -94,7 +94,7 @@ def grown(array: npt.NDArray[Any], size: int, axis: int = 1) -> npt.NDArray[Any]
 
 
 def diverged() -> FloatingPointError:
-    """Return why a kernel stops at an event whose labels and values are as they should be."""
+    """Return the error for an event with valid labels and values at which a kernel stops."""
     return FloatingPointError(
         "a weight or a variance would become infinite or nan; smaller features, a lower rate "
         "or clip help"
@@ -102,7 +102,7 @@ def diverged() -> FloatingPointError:
 
 
 def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a learner, with floats where there may be fractions.
+    """Return the options of a learner, with floats where fractions are allowed.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     checked: dict[str, Any] = {}
     for name, value in options.items():
         checked[name] = value
-        if name in ("optimizer", "class_weights"):  # the latter are checked by who has them
+        if name in ("optimizer", "class_weights"):  # the learner checks class_weights
             continue
         if name == "scale":
             if not isinstance(value, bool):
@@ -141,24 +141,24 @@ def _check_number(name: str, value: Any, low: float, high: float) -> None:
 
 
 def class_name(label: Any) -> str:
-    """Return the name of a class, as probabilities have it on the wire: that of True is true."""
+    """Return the name of a class as output has it in probabilities: "true" for True."""
     return str(label).lower() if isinstance(label, bool) else str(label)
 
 
 def checked_class_weights(given: Any, known: Mapping[str, str] | None = None) -> dict[str, float]:
-    """Return factors by the names of classes, in their order.
+    """Return factors by class name, in the order of the names.
 
     Parameters
     ----------
     given
-        A mapping from class, or its name, to its factor.
+        A mapping from a class, or its name, to its factor.
     known
-        What a class may be called, and its name; default: anything, which is its name.
+        What a class may be called, and its name; default: anything, which is its own name.
 
     Raises
     ------
     ValueError
-        If it is none, a class is unknown or there twice, or a factor is out of range.
+        If it is not a mapping, a class is unknown or given twice, or a factor is out of range.
     """
     if not isinstance(given, Mapping):
         raise ValueError(f"class_weights must be a table from class to factor, got {given!r:.100}")
@@ -177,7 +177,7 @@ def checked_class_weights(given: Any, known: Mapping[str, str] | None = None) ->
 
 
 def weighted(sample_weights: FloatArray, factors: FloatArray) -> FloatArray:
-    """Return (n,) sample weights, none for all 1, times factors; what had a weight keeps one."""
+    """Multiply (n,) sample weights (empty: all 1) by factors; a positive weight stays positive."""
     if not len(sample_weights):
         return factors
     least = np.where(sample_weights > 0.0, math.ulp(0.0), 0.0)
@@ -185,7 +185,7 @@ def weighted(sample_weights: FloatArray, factors: FloatArray) -> FloatArray:
 
 
 def options_record(options: Mapping[str, Any]) -> npt.NDArray[np.void]:
-    """Return what kernels read of the options, as an array of one record."""
+    """Return the options that kernels read, as an array of one record."""
     record = np.zeros(1, _OPTIONS)
     for name in _NUMBERS:
         record[name] = options.get(name, 0.0)
@@ -193,9 +193,9 @@ def options_record(options: Mapping[str, Any]) -> npt.NDArray[np.void]:
 
 
 def possible(optimizer: str, weights: FloatArray, scaler: FloatArray) -> bool:
-    """Whether the optimizer and the scaler can have come to these rows, all of finite numbers.
+    """Whether the optimizer and the scaler can have produced these rows of finite numbers.
 
-    `weights` has rows: weight, and two of the optimizer's; `scaler`: mean, variance, count.
+    Rows of `weights`: weight, and two of the optimizer's. Rows of `scaler`: mean, variance, count.
     """
     squares = {"adagrad": [1], "adam": [2], "ftrl": [2]}.get(optimizer, [])
     return not ((weights[squares] < 0.0).any() or (scaler[1:] < 0.0).any())
@@ -229,7 +229,7 @@ def _rate(optimizer: int, o: Any, steps: float) -> float:
     """Return the learning rate of the step after `steps`."""
     if optimizer != _ADAM:
         return o.rate  # type: ignore[no-any-return]
-    # A power below 2**-54 changes nothing when taken from 1, and is slow to compute.
+    # A power below 2**-54 does not change 1 when subtracted, and is slow to compute.
     first = o.beta_1 ** (steps + 1.0) if steps * (1.0 - o.beta_1) < 40.0 else 0.0
     second = o.beta_2 ** (steps + 1.0) if steps * (1.0 - o.beta_2) < 40.0 else 0.0
     rate = o.rate * math.sqrt(1.0 - second)
@@ -241,7 +241,7 @@ def _stepped(
     optimizer: int, penalized: bool, o: Any, rate: float, penalty: float, g: float,
     w: float, a: float, b: float,
 ) -> tuple[float, float, float]:  # fmt: skip
-    """Return a weight, and two numbers of the optimizer's, after a step along the gradient `g`."""
+    """Return a weight and two values of the optimizer after a step along the gradient `g`."""
     if optimizer == _FTRL:
         total = b + g * g
         sigma = (math.sqrt(total) - math.sqrt(b)) / rate
@@ -272,7 +272,7 @@ def _stepped(
 
 @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
 def _scaled(v: float, mean: float, variance: float, root: float, n: float) -> Any:
-    """Return a value standardized by what was known, and by what is known with it; and that."""
+    """Standardize a value without and with itself; return both, and the new statistics."""
     n += 1.0
     gap = v - mean
     before = gap / root if root != 0.0 else 0.0
@@ -283,14 +283,14 @@ def _scaled(v: float, mean: float, variance: float, root: float, n: float) -> An
     return before, after, mean, variance, root, n
 
 
-# Rows of the scratch block: those of weights and scaler, and what lives for an event only.
+# Rows of the scratch block: those of weights and scaler, and those used for one event only.
 _W, _A, _B, _MEAN, _VARIANCE, _COUNT, _ROOT, _VALUE, _BEFORE, _AFTER = range(10)
 
 
-# Inlined before anything else: only within the kernel does the compiler turn this into vectors.
+# Inlined by Numba: the compiler vectorizes this only within the kernel.
 @njit(inline="always", error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
 def _standardize(s: FloatArray, scale: bool, learns: bool) -> None:
-    """Standardize an event's numbers, 0 for a missing one; if it `learns`, also with themselves."""
+    """Standardize an event's numbers, 0 if missing; if it `learns`, also with themselves."""
     wide = s.shape[1]
     if not scale:
         for k in range(wide):
@@ -330,7 +330,7 @@ def _check_rows(
     scaler: FloatArray,
     table: FloatArray,
 ) -> None:
-    """Raise ValueError unless every index that a batch leads to is within its array."""
+    """Raise ValueError unless all indices that a batch uses are within their arrays."""
     n, d = numbers.shape
     room, places = min(weights.shape[1], scaler.shape[1]), table.shape[1]
     if weights.shape[0] != 3 or scaler.shape[0] != 3 or table.shape[0] != 3:
@@ -354,7 +354,7 @@ def _check_rows(
     lowest, highest = np.int64(0), np.int64(-1)
     for k in range(starts[0], starts[n]):
         slot = slots[k]
-        here = not math.isnan(values[k])  # the slot of a missing value is not looked at
+        here = not math.isnan(values[k])  # the slot of a missing value is not read
         lowest = min(lowest, slot if here else np.int64(0))
         highest = max(highest, slot if here else np.int64(-1))
     if highest >= room or -1 - lowest >= places:
@@ -374,13 +374,13 @@ def _check_classes(
     best: IntArray,
     seen: IntArray,
 ) -> None:
-    """Raise ValueError unless there is room for the classes that a batch has and brings."""
+    """Raise ValueError unless there is room for the known classes and the batch's new ones."""
     if count.size != 1 or classes.shape[0] != 2:
         raise ValueError("count and classes of a kernel must have 1 and 2 rows")
     most = count[0]
     for i in range(labels.size):
         if sample_weights.size and sample_weights[i] == 0.0:
-            continue  # it is not learned
+            continue  # the event is not learned
         if labels[i] > most:
             raise ValueError("a label's code is beyond that of the next new class")
         most += labels[i] == most
@@ -393,14 +393,14 @@ def _check_classes(
 
 @cache
 def linear_kernel(logistic: bool, optimizer: int, scale: bool, penalized: bool) -> Kernel:
-    """Return the loop for one kind of learner: what never changes is compiled in.
+    """Return the loop for one kind of learner; these parameters are compiled in.
 
     Parameters
     ----------
     logistic
         Logistic loss, not squared loss.
     optimizer
-        Its place in `OPTIMIZERS`.
+        Index in `OPTIMIZERS`.
     scale
         Standardize numbers.
     penalized
@@ -425,11 +425,11 @@ def linear_kernel(logistic: bool, optimizer: int, scale: bool, penalized: bool) 
     ) -> int:
         """Predict each event, then learn it if it has a label; return how many were done.
 
-        `numbers` is (n, d), of the names with slots `at`; `starts`, where the slots and values of
-        each event begin, may be empty, as may `labels` and `sample_weights`. `weights` and `table`
-        have rows: weight, and two of the optimizer's. `scaler` has rows: mean, variance, count.
-        Stops at a label that is none, and where a weight, or what it depends on, would not be
-        finite.
+        `numbers` is (n, d), for the names with slots `at`. `starts` holds where the slots and
+        values of each event begin; it may be empty, as may `labels` and `sample_weights`.
+        `weights` and `table` have rows: weight, and two of the optimizer's. `scaler` has rows:
+        mean, variance, count. Stops at an invalid label, and where a weight, or a value it
+        depends on, would not be finite.
         """
         _check_rows(
             numbers, at, starts, slots, values, labels, sample_weights, weights, scaler, table
@@ -577,7 +577,7 @@ def _normalize(scores: FloatArray, known: int, probas: FloatArray) -> None:
 
 @cache
 def softmax_kernel(optimizer: int, scale: bool, penalized: bool) -> Kernel:
-    """Return the loop of softmax regression; parameters as those of `linear_kernel`."""
+    """Return the loop of softmax regression; parameters as for `linear_kernel`."""
 
     @njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]  # numba publishes no types
     def softmax(  # kernels take arrays, not objects
@@ -600,11 +600,11 @@ def softmax_kernel(optimizer: int, scale: bool, penalized: bool) -> Kernel:
     ) -> int:
         """Predict each event, then learn it if it has a label; return how many were done.
 
-        As the loop of linear learners, but `labels` are codes, negative where there is none, and a
-        code is that of a new class if it is the number of classes so far. `weights` and `table`
-        are (3, slots, classes), with room for classes in whole vectors. `classes` has rows: steps,
-        penalty. `count` is the number of classes, before and after. `best` gets the code that is
-        predicted, -1 where there is none, and `seen` how many classes there were at each event.
+        As the loop of linear learners, but `labels` are codes: negative for no label, and the
+        number of classes so far for a new class. `weights` and `table` are (3, slots, classes),
+        with room for whole vectors of classes. `classes` has rows: steps, penalty. `count` is
+        the number of classes, updated in place. `best` receives the predicted code, -1 for
+        none, and `seen` the number of classes known at each event.
         """
         _check_rows(
             numbers, at, starts, slots, values, labels, sample_weights, weights, scaler, table
@@ -643,7 +643,7 @@ def softmax_kernel(optimizer: int, scale: bool, penalized: bool) -> Kernel:
             for k in range(d):
                 s[_VALUE, k] = numbers[i, k]
             _standardize(s, scale, learns)
-            # Lanes of no class yet have weights of zero, and no slope.
+            # Lanes without a class have zero weights and no slope.
             lanes = in_lanes(known)
             both = scale and learns
             for c in range(lanes):
@@ -703,7 +703,7 @@ def softmax_kernel(optimizer: int, scale: bool, penalized: bool) -> Kernel:
                 lanes = in_lanes(known)
             weight = sample_weights[i] if sample_weights.size else 1.0
             for c in range(known):
-                clamped = max(min(p[c], 1.0 - 1e-15), 1e-15)  # River's
+                clamped = max(min(p[c], 1.0 - 1e-15), 1e-15)  # as River does
                 slope[c] = (clamped - (1.0 if c == y else 0.0)) * weight
                 bad |= math.isnan(p[c]) or not math.isfinite(slope[c])
                 slope[c] = max(min(slope[c], o.clip), -o.clip)

@@ -48,13 +48,13 @@ __all__ = [
 
 
 _Asking: TypeAlias = Callable[[Callable[[Any, Features], Any], Features], Any]
-"""Asks a model about features, without leaving a trace in it."""
+"""Asks a model about features and leaves the model unchanged."""
 
 
 class LearnerError(ExpectedError, RuntimeError):
-    """A learner raised on the event at `row` of a batch; it may be half updated by it.
+    """A learner raised on the event at `row` of a batch; it may be half updated.
 
-    `hint` names the feature and the value that it raised on, and what to do, where that is known.
+    `hint` names the feature and value that it raised on, and a remedy, if known.
     """
 
     def __init__(self, row: int, cause: Exception, hint: str = "") -> None:
@@ -65,15 +65,15 @@ class LearnerError(ExpectedError, RuntimeError):
 
 
 class UnseededError(ValueError):
-    """A learner draws random numbers from a generator without a seed: no run could be repeated."""
+    """A learner draws random numbers from an unseeded generator, so no run could be repeated."""
 
 
 @runtime_checkable
 class Learner(Protocol):
-    """What the engine asks of a learner. `midstream.engine.learners.checks` tests that it is kept.
+    """The contract of a learner. `midstream.engine.learners.checks` tests it.
 
-    The result of a stream never depends on how it was cut into batches; predicting leaves later
-    predictions unchanged; a learner built from another's state is that learner, bit for bit.
+    The result of a stream never depends on how it was cut into batches. Predicting leaves later
+    predictions unchanged. A learner built from another's state equals that learner, bit for bit.
     """
 
     kind: ClassVar[str]
@@ -87,24 +87,24 @@ class Learner(Protocol):
         Raises
         ------
         LearnerError
-            If it cannot; it may then be half updated and is not to be used any more.
+            If it fails. It may then be half updated and must not be used any more.
         """
 
     def predict(self, batch: EventBatch) -> Predictions:
-        """Predict only."""
+        """Predict without learning."""
 
     def learn(self, batch: EventBatch) -> None:
-        """Learn only."""
+        """Learn without predicting."""
 
     def state(self) -> bytes:
-        """Everything that its next result depends on; equal learners give equal bytes."""
+        """Return everything that its next result depends on; equal learners give equal bytes."""
 
     def definition(self) -> dict[str, Any]:
-        """What it is, without what it has learned, with library versions: plain JSON values."""
+        """Return what defines it, without learned state, with library versions: plain JSON."""
 
 
 def as_learner(model: Any, task: Task | None = None, modules: Collection[str] = ()) -> Learner:
-    """Return `model` as a `Learner`: as it is, or a River estimator wrapped.
+    """Return `model` as a `Learner`: unchanged if it is one, else a River estimator wrapped.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def load_learner(kind: str, state: bytes, *, task: Task, modules: Collection[str
     Raises
     ------
     ValueError
-        If this version has no such kind of learner.
+        If this version does not know the kind.
     """
     if kind not in LEARNERS:
         found = class_of_kind(kind)
@@ -148,7 +148,7 @@ def load_learner(kind: str, state: bytes, *, task: Task, modules: Collection[str
 
 
 def definition_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Say what differs between two definitions, a line each; empty if nothing does."""
+    """Describe the differences between two definitions, one line each; empty if equal."""
     lines = []
     for key in sorted({*old, *new}):
         before, after = old.get(key), new.get(key)
@@ -167,7 +167,7 @@ class RiverLearner:
     Parameters
     ----------
     model
-        The estimator. It belongs to the learner from now on.
+        The estimator. The learner owns it from now on.
     task
         Default: "regression" for a regressor, "binary" for a classifier.
     modules
@@ -215,7 +215,7 @@ class RiverLearner:
         self.takes_weights = takes_weights(self.model, self.task, self._definition)
         self._keeps_time = keeps_time(self.model)
         last = last_step(self.model)
-        # Some classifiers (one-versus-one, output codes, voting) have no probabilities.
+        # Some classifiers (one-versus-one, output codes, voting) give no probabilities.
         self._has_probas = (
             isinstance(last, base.Classifier)
             and type(last).predict_proba_one is not base.Classifier.predict_proba_one
@@ -232,7 +232,7 @@ class RiverLearner:
         memo[id(self)] = new
         for name in ("model", "task", "modules", "_definition", "_probes"):
             setattr(new, name, copy.deepcopy(getattr(self, name), memo))
-        new._bind()  # the loops that are written out are of one model
+        new._bind()  # the fused loops belong to one model
         return new
 
     def predict_learn(self, batch: EventBatch) -> Predictions:
@@ -256,12 +256,12 @@ class RiverLearner:
             raise self._failure(batch, row, cause) from cause
 
     def _dicts(self, batch: EventBatch) -> Iterable[Features]:
-        """Return the features of each event, as the model is to be given them."""
+        """Return the features of each event in the form that the model is given."""
         dicts = batch.dicts()
         return map(self._with_gaps, dicts) if self._imputers else dicts
 
     def _with_gaps(self, x: Features) -> Features:
-        """Return features with None for each missing one that an imputer knows, as River has it."""
+        """Return features with None for each missing one that an imputer knows, as in River."""
         known = (name for step in self._imputers for name in imputed(step))
         gaps: dict[str, Any] = {name: None for name in known if name not in x}
         return {**x, **gaps} if gaps else x
@@ -271,7 +271,7 @@ class RiverLearner:
             self.model.learn_one(x, y, **self._beside_label(batch, row))
 
     def _beside_label(self, batch: EventBatch, row: int) -> dict[str, Any]:
-        """Return what the model is to be told when it learns, besides features and label."""
+        """Return the arguments that the model learns with, besides features and label."""
         weight = batch.weight(row)
         more: dict[str, Any] = {} if weight == 1.0 else {"w": weight}
         if self._keeps_time:
@@ -282,14 +282,14 @@ class RiverLearner:
         cause = raised_by(error)
 
         def again(x: Features) -> Exception | None:
-            """Predict and learn `x` in the event's place, with a copy."""
+            """Predict and learn `x` in place of the event, on a copy; return the error, if any."""
             x = self._with_gaps(x)
             try:
                 model = copy.deepcopy(self.model)
                 model.predict_one(x)
                 if batch.labels[row] is not None:
                     model.learn_one(x, batch.labels[row], **self._beside_label(batch, row))
-            except BaseException as found:  # noqa: BLE001  # what it is, is the answer
+            except BaseException as found:  # noqa: BLE001  # the error is the result
                 return raised_by(found)
             return None
 
@@ -357,7 +357,7 @@ class RiverLearner:
     def _run_decisions(
         self, batch: EventBatch, labels: list[Label | None], only_ask: _Asking
     ) -> Predictions:
-        """Run a classifier that decides otherwise than by the largest probability."""
+        """Run a classifier that does not decide by the largest probability."""
         keeps = self._keeps_input
         found = _Probabilities(binary=self.task == "binary")
         values: list[Label | None] = []
@@ -382,9 +382,9 @@ class RiverLearner:
     def _beside(self, x: Features) -> dict[Label, float] | None:
         """Return the probabilities of an event whose decision River asked for.
 
-        River asks for one of both. Where asking for the other, too, might change the model, it is
-        found out on the first events: `_probes` tells how many of them are left, and is -1 once
-        it was found; a copy is asked from then on.
+        River asks for only one of the two. If asking for the other might change the model, the
+        first events show whether it does: `_probes` counts how many of them are left, and -1 means
+        that it does. From then on a copy is asked.
         """
         untouched = self._untouched
         before = None
@@ -423,7 +423,7 @@ class RiverLearner:
 
     @staticmethod
     def _plain(values: list[Label | None]) -> list[Label | None]:
-        """Return predicted labels as values of Python."""
+        """Return predicted labels as plain Python values."""
         if not set(map(type, values)) <= _LABELS:
             values = [v.item() if isinstance(v, np.generic) else v for v in values]
             for row, value in enumerate(values):
@@ -433,16 +433,16 @@ class RiverLearner:
         return values
 
     def changes(self, old: Mapping[str, Any]) -> list[Change]:
-        """Return what differs from a saved definition, and what becomes of what was learned."""
+        """Return the differences from a saved definition, and their effect on what was learned."""
         return definition_differences(old, self.definition())
 
     def amended(self, old: "RiverLearner") -> "RiverLearner":
-        """Return this learner, gone on from what `old` has learned.
+        """Return this learner, continued from what `old` has learned.
 
         Raises
         ------
         MisfitError
-            If some of it does not fit; the message names the attribute.
+            If an attribute does not fit; the message names it.
         """
         was, new = (
             RiverLearner.from_state(each.state(), task=self.task, modules=self.modules)
@@ -455,7 +455,7 @@ class RiverLearner:
         return new
 
     def state(self) -> bytes:
-        """Everything that its next result depends on; equal learners give equal bytes."""
+        """Return everything that its next result depends on; equal learners give equal bytes."""
         state = {"model": self.model, "definition": self._definition}
         if self._decides and self._probes != _PROBES:
             state["probes"] = self._probes
@@ -470,7 +470,7 @@ class RiverLearner:
         Raises
         ------
         EncodingError
-            If the data is damaged or holds what is not allowed to be loaded.
+            If the data is damaged or holds a type that may not be loaded.
         """
         state = encoding.decode(data, modules=modules)
         new = cls.__new__(cls)
@@ -483,7 +483,7 @@ class RiverLearner:
         return new
 
     def definition(self) -> dict[str, Any]:
-        """What it is, without what it has learned, with library versions."""
+        """Return what defines it, without what it has learned, with library versions."""
         return {
             "kind": self.kind,
             "task": self.task,
@@ -494,9 +494,9 @@ class RiverLearner:
 
 
 LEARNERS: dict[str, Callable[..., Learner]] = {RiverLearner.kind: RiverLearner.from_state}
-"""What builds a learner of each kind from its state: `f(state, task=…, modules=…)`.
+"""Functions that build a learner of each kind from its state: `f(state, task=…, modules=…)`.
 
-Of the kinds in the catalogue, those that were needed so far.
+Of the catalogue's kinds, it holds those needed so far.
 """
 
 _LABELS = {bool, int, float, str, type(None)}
@@ -504,30 +504,30 @@ _PROBES = 20
 
 
 class _Probabilities:
-    """The probabilities of a batch: as two columns wherever they are of False and True.
+    """The probabilities of a batch, kept as two columns if they are of False and True.
 
     Parameters
     ----------
     binary
-        Whether there may be columns.
+        Whether they may be kept as columns.
 
     Attributes
     ----------
     values
-        The label with the largest probability, the first of them, an event; None without any.
+        By event, the first label with the largest probability; None if there are none.
     """
 
     def __init__(self, *, binary: bool) -> None:
         self.values: list[Label | None] = []
         self._binary = binary
-        # Copies: some learners hand out a dict that they go on using. False and True with two
-        # probabilities that differ, which is nearly all there is, are kept as columns.
+        # Copies, since some learners reuse the dict they return. The usual case, False and True
+        # with different probabilities, is kept as columns.
         self._odd: dict[int, dict[Label, float]] = {}
         self._falses: list[float] = []
         self._trues: list[float] = []
 
     def add(self, proba: dict[Label, float]) -> None:
-        """Add those of the next event."""
+        """Add the probabilities of the next event."""
         false, true = 0.0, 0.0
         binary = self._binary
         if binary and len(proba) == 2 and True in proba and False in proba:
@@ -545,12 +545,12 @@ class _Probabilities:
         self._trues.append(true)
 
     def probas(self) -> Table | list[dict[Label, float]]:
-        """Return all of them.
+        """Return all probabilities.
 
         Raises
         ------
         TypeError, ValueError
-            If one is no number.
+            If one is not a number.
         """
         if not self._odd:
             columns = np.array([self._falses, self._trues], np.float64)
@@ -559,8 +559,8 @@ class _Probabilities:
         return [self._odd.get(i, {False: float(f), True: float(t)}) for i, (f, t) in rows]
 
     def odd_row(self, row: int, events: int) -> int:
-        """Return which event is at fault where it seems to be `row`, of `events`."""
-        if len(self._trues) == events:  # perhaps all was learned, and one is no number
+        """Return the event at fault where the error appeared at `row` of `events` events."""
+        if len(self._trues) == events:  # all may be learned, with one that is not a number
             pairs = zip(self._falses, self._trues, strict=True)
             return next((i for i, pair in enumerate(pairs) if not _numbers(pair)), row)
         return row
@@ -585,7 +585,7 @@ def _probabilities(model: Any, x: Features) -> Any:
 def _maybe_probabilities(model: Any, x: Features) -> Any:
     try:
         return model.predict_proba_one(x)
-    except NotImplementedError:  # a wrapper of what has none
+    except NotImplementedError:  # a wrapper of a model without probabilities
         return None
 
 
@@ -594,7 +594,7 @@ def _decision(model: Any, x: Features) -> tuple[Any, Any]:
 
 
 def _moment(seconds: float | None) -> dt.datetime:
-    """Return a time as River's windows take it: in UTC, without a zone."""
+    """Return a time as River's windows need it: in UTC, without a time zone."""
     if seconds is None:
         raise ValueError(
             "the event has no time, and a step of the model keeps a window of time; name the "
@@ -608,7 +608,7 @@ def _name(model: base.Estimator) -> str:
 
 
 def _describe(value: Any) -> Any:
-    """Describe a model's parameters as plain JSON values, functions by a hash of their code."""
+    """Describe a model's parameters as plain JSON values; a function by a hash of its code."""
     if isinstance(value, base.Base):
         code = _class_code(type(value))
         return {
@@ -616,7 +616,7 @@ def _describe(value: Any) -> Any:
             **({"code": code} if code else {}),
             **{name: _describe(p) for name, p in _parameters(value).items()},
         }
-    if isinstance(value, float):  # NumPy's, too; JSON has neither infinities nor nan
+    if isinstance(value, float):  # also NumPy's; JSON has neither infinities nor NaN
         return float(value) if math.isfinite(value) else repr(float(value))
     if isinstance(value, bool | int | str | None):
         return value
@@ -633,7 +633,7 @@ def _describe(value: Any) -> Any:
 
 
 def _code_text(code: CodeType) -> str:
-    """Return what a function does, as text, functions within it included."""
+    """Return the code of a function as text, including nested functions."""
     constants = [_code_text(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
     constants = [re.sub(r" at 0x[0-9a-f]+", "", constant) for constant in constants]
     return repr((code.co_code, code.co_names, constants))
@@ -647,14 +647,14 @@ _READS_ONLY = {
     "preprocessing.scale",
     "tree",
 }
-"""Parts of River that never keep a dict of features they are given, nor change it.
+"""Modules of River whose estimators never keep or change a dict of features they are given.
 
-`check_learner` holds them to that (`input_is_not_aliased`); everything else gets a copy.
+`check_learner` checks that (`input_is_not_aliased`); all others get a copy.
 """
 
 
 def _packages(definition: Any) -> set[str]:
-    """Name the parts of River that a model is made of, as `_READS_ONLY` does; else the class."""
+    """Name the modules of River in a model, as in `_READS_ONLY`; for other classes, the class."""
     if isinstance(definition, dict):
         found = {name for value in definition.values() for name in _packages(value)}
         name = definition.get("class", "")
@@ -671,7 +671,7 @@ def _packages(definition: Any) -> set[str]:
 
 
 def _class_code(cls: type) -> str | None:
-    """Return a digest of the code of a class and its bases outside River; None if there is none."""
+    """Return a digest of the code of a class and its bases outside River; None without any."""
     own = [c for c in cls.__mro__ if c is not object and not c.__module__.startswith("river.")]
     texts = [
         f"{c.__qualname__}.{name} {_code_text(function.__code__)}"
@@ -683,7 +683,7 @@ def _class_code(cls: type) -> str | None:
 
 
 def _parameters(model: base.Base) -> dict[str, Any]:
-    """Return the constructor's arguments as they are on the model now."""
+    """Return the model's present values of its constructor arguments."""
     steps = getattr(model, "steps", None) or getattr(model, "transformers", None)
     if isinstance(steps, Mapping):  # pipelines and unions
         return dict(steps)
@@ -692,7 +692,7 @@ def _parameters(model: base.Base) -> dict[str, Any]:
 
 
 def _unseeded(model: Any) -> list[str]:
-    """Name the estimators within whose seed is not set."""
+    """Name the estimators in a model whose seed is not set."""
     return [
         type(part).__name__
         for part in within(model)

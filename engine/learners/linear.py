@@ -1,9 +1,8 @@
 """Linear learners whose test-then-train loop over a batch is one compiled kernel.
 
-Exact per sample, in stream order: event i is predicted by what the events before it taught. The
-arithmetic of scaling, losses, SGD, AdaGrad and L2 is River's, operation by operation, up to the
-last bits of a square root; FTRL-Proximal is that of the paper. Features may come and go, and a
-missing one costs nothing.
+Exact per sample, in stream order: event i is predicted from the events before it. The arithmetic of
+scaling, losses, SGD, AdaGrad and L2 is River's, operation by operation, up to the last bits of a
+square root; FTRL-Proximal follows the paper. Features may come and go; a missing one costs nothing.
 """
 
 import math
@@ -40,7 +39,7 @@ _CLASSES = {"false": "false", "true": "true", "0": "false", "1": "true"}
 
 
 class Explanation(NamedTuple):
-    """What a linear model says, in the features' own units: score = intercept + sum(weight * x)."""
+    """A linear model in the features' own units: score = intercept + sum(weight * x)."""
 
     intercept: float
     weights: dict[str, float]
@@ -63,9 +62,9 @@ def explained(
 class LinearLearner:
     """Linear or logistic regression, learned by stochastic gradients, in a compiled loop.
 
-    Numbers and booleans are features by name. Strings are categories, hashed with the name of
-    their feature, and a sign, into a table of 2**bits weights [1]_: any number of them takes
-    bounded memory.
+    Numbers and booleans are features by name. Strings are categories, hashed with their feature's
+    name, and with a sign, into a table of 2**bits weights [1]_: memory is bounded for any number
+    of categories.
 
     Parameters
     ----------
@@ -76,25 +75,25 @@ class LinearLearner:
     rate
         Learning rate; for FTRL its alpha.
     intercept_rate
-        Learning rate of the intercept, which has neither penalty nor optimizer.
+        Learning rate of the intercept, to which neither penalty nor optimizer applies.
     l1, l2
         Penalties; `l1` with SGD (cumulative [5]_) and FTRL only.
     scale
-        Standardize numbers by their running mean and variance, as River's StandardScaler.
+        Standardize numbers by their running mean and variance, as River's StandardScaler does.
     bits
         The table of categories has 2**bits weights.
     features
-        Most names of numeric features; one more is refused, since memory would not be bounded.
+        Most names of numeric features; another name is refused, to bound memory.
     clip
-        Most that the gradient of the loss may be, either sign.
+        Largest absolute gradient of the loss.
     beta, beta_1, beta_2, eps
-        Of FTRL; of Adam; of AdaGrad and Adam.
+        `beta` of FTRL; `beta_1` and `beta_2` of Adam; `eps` of AdaGrad and Adam.
     threshold
-        Binary only: True is predicted where its probability is above this, from 0 to 1.
+        Binary only: True is predicted if its probability is above this, from 0 to 1.
     class_weights
         Binary only: factors on the sample weights, from 1e-6 to 1e6, by class: True and False, or
-        their names "true" and "false"; a class that is left out has 1. The probabilities are then
-        those of a stream in which the classes have such weights.
+        their names "true" and "false"; the default of a class is 1. The probabilities are then
+        those of a stream with such class weights.
 
     Raises
     ------
@@ -139,7 +138,7 @@ class LinearLearner:
             softmax = "; for multiclass there is softmax" if task == "multiclass" else ""
             raise ValueError(f"task must be binary or regression, found {task!r}{softmax}")
         self.task: Task = task
-        # Only where asked for: without them, state and definition are as they always were.
+        # Only if given: without them, state and definition equal those of earlier versions.
         asked: dict[str, Any] = {}
         if threshold != 0.5:
             asked["threshold"] = threshold
@@ -168,10 +167,10 @@ class LinearLearner:
         self._threshold: float = self._options.get("threshold", 0.5)
         self._record = options_record(self._options)
         self._slots = Slots(bits, features)
-        # Weight, and two numbers of the optimizer's; mean, variance and count: with room to grow.
+        # Rows: weight, and two of the optimizer's; mean, variance, count. Both have room to grow.
         self._weights = np.zeros((3, 0))
         self._scaler = np.zeros((3, 0))
-        self._table = np.zeros((3, 0))  # as weights, of categories; empty before the first
+        self._table = np.zeros((3, 0))  # as weights, for categories; empty before the first
         self._totals = np.zeros(1, TOTALS)
 
     def predict_learn(self, batch: EventBatch) -> Predictions:
@@ -180,16 +179,16 @@ class LinearLearner:
         Raises
         ------
         LearnerError
-            At an event that would make a weight infinite, or that has one name too many.
+            At an event that would make a weight infinite, or that has a name too many.
         """
         return self._predictions(self._pass(batch, learn=True))
 
     def predict(self, batch: EventBatch) -> Predictions:
-        """Predict only."""
+        """Predict without learning."""
         return self._predictions(self._pass(batch, learn=False))
 
     def learn(self, batch: EventBatch) -> None:
-        """Learn only."""
+        """Learn without predicting."""
         self._pass(batch, learn=True)
 
     def _predictions(self, predicted: FloatArray) -> Predictions:
@@ -205,7 +204,7 @@ class LinearLearner:
             rows = self._slots.rows(batch, grow=learn)
         except (TypeError, ValueError, OverflowError, LearnerError) as cause:
             row = cause.row if isinstance(cause, LearnerError) else odd_row(batch, _number)
-            if row:  # an event before it may be one to stop at
+            if row:  # the kernel may stop at an event before it
                 self._pass(batch[:row], learn=learn)
             if isinstance(cause, LearnerError):
                 raise
@@ -232,14 +231,14 @@ class LinearLearner:
         return predicted
 
     def _reason(self, batch: EventBatch, labels: FloatArray, row: int) -> Exception:
-        """Say why the kernel stopped at an event."""
+        """Return why the kernel stopped at an event."""
         if self.task == "binary" and labels[row] not in (0.0, 1.0):
             label = batch.labels[row]
             return ValueError(f"a binary label is True, False, 1 or 0, got {label!r}")
         return diverged()
 
     def _targets(self, batch: EventBatch) -> FloatArray:
-        """Return labels as numbers, NaN where there is none."""
+        """Return labels as numbers, NaN for none."""
         if batch.targets is not None:
             return plain(batch.targets.values)
         labels = batch.labels
@@ -251,8 +250,8 @@ class LinearLearner:
         Parameters
         ----------
         categories
-            Values of categorical features to give weights for, as ``name=value``; the table itself
-            does not know their names.
+            Values of categorical features to give weights for, as ``name=value``; the table does
+            not hold their names.
         """
         d = len(self._slots.names)
         told = explained(
@@ -269,22 +268,22 @@ class LinearLearner:
         return told
 
     def changes(self, old: Mapping[str, Any]) -> list[Change]:
-        """Return what differs from a saved definition, and what becomes of what was learned."""
+        """Return the differences from a saved definition, and their effect on what was learned."""
         return definition_differences(old, self.definition())
 
     def amended(self, old: "LinearLearner") -> "LinearLearner":
-        """Return this learner, gone on from what `old` has learned.
+        """Return this learner, continued from what `old` has learned.
 
         Raises
         ------
         MisfitError
-            If some of it does not fit; the message names the option.
+            If part of that does not fit; the message names the option.
         """
         state = taken_options(encoding.decode(old.state()), old._options, self._options)
         return LinearLearner._restored(state, self.task)
 
     def state(self) -> bytes:
-        """Everything that its next result depends on; equal learners give equal bytes."""
+        """Return everything that its next result depends on; equal learners give equal bytes."""
         d = len(self._slots.names)
         used = np.flatnonzero(self._table.any(axis=0))
         totals = self._totals[0]
@@ -352,7 +351,7 @@ class LinearLearner:
         return new
 
     def definition(self) -> dict[str, Any]:
-        """What it is, without what it has learned: plain JSON values."""
+        """Return what defines it, without what it has learned: plain JSON values."""
         return {"kind": self.kind, "task": self.task, **self._options}
 
 

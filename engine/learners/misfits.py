@@ -1,4 +1,4 @@
-"""Which feature of an event a learner raised on, and what to write so that it does not again."""
+"""Which feature of an event a learner raised on, and how to avoid it."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -16,37 +16,37 @@ _MOST = 3
 _TRIED = 16
 _REMEMBERED = 100
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
-# What tables are written with where there is nothing: short, or one of these.
+# Texts for a missing value in tables: any short text, or one of these.
 _NOTHING = {"missing", "none", "null", "unknown"}
 
 
 Tried: TypeAlias = dict[tuple[str, ...], list[str]]
-"""What was found by trying: the features that are at fault, by what was raised and of which."""
+"""Results of earlier trials: the features at fault, by error type, message and features."""
 
 
 def misfit(
     cause: Exception, x: Features, again: Callable[[Features], Exception | None], tried: Tried
 ) -> str:
-    """Return what in the features `x` a learner raised `cause` on, in which step, and what to do.
+    """Return which of the features `x` a learner raised `cause` on, in which step, and a remedy.
 
-    Empty where that is not to be told.
+    Empty if that cannot be determined.
 
     Parameters
     ----------
     again
-        Tries other features, on a copy of the learner, and returns what is raised then.
+        Tries other features on a copy of the learner, and returns the error, if any.
     tried
-        What was found before, and is not tried again: a copy may be large. It is added to.
+        Results of earlier trials, which are not repeated, since a copy may be large. It is updated.
     """
 
     def at_fault(names: list[str]) -> list[str]:
-        """Return those of the features with which the learner does not raise when they are 0."""
+        """Return the features that, set to 0, keep the learner from raising."""
         key = (type(cause).__name__, str(cause), *names)
         if key not in tried:
             if len(tried) >= _REMEMBERED:
                 tried.clear()
             found = [name for name in names if not _same(again(x | {name: 0.0}), cause)]
-            if not found and len(names) > 1:  # more than one of them
+            if not found and len(names) > 1:  # more than one is at fault
                 found = [] if _same(again(x | dict.fromkeys(names, 0.0)), cause) else names
             tried[key] = found
         return tried[key]
@@ -100,7 +100,7 @@ def _key(name: str) -> str:
 
 
 def _frames(traceback: TracebackType | None) -> list[Mapping[str, Any]]:
-    """Return the local variables of the model's frames, the innermost first."""
+    """Return the local variables of the model's frames, innermost first."""
     found: list[Mapping[str, Any]] = []
     while traceback is not None:
         frame, traceback = traceback.tb_frame, traceback.tb_next
@@ -111,13 +111,13 @@ def _frames(traceback: TracebackType | None) -> list[Mapping[str, Any]]:
 
 
 def _step(frame: Mapping[str, Any]) -> str:
-    """Return the name of the estimator whose method a frame is of."""
+    """Return the name of the estimator whose method a frame runs."""
     owner = frame.get("self")
     return type(owner).__name__ if isinstance(owner, base.Estimator) else ""
 
 
 def _named(frames: list[Mapping[str, Any]], x: Features) -> list[tuple[str, Any]]:
-    """Return the feature that was at hand, with its name, and is no number."""
+    """Return the non-numeric feature in the frames' variables whose name is there, too."""
     for frame in frames:
         for name in [value for value in frame.values() if isinstance(value, str)]:
             if name in x and not isinstance(x[name], _NUMERIC) and _holds(frame, x[name], name):
@@ -128,7 +128,7 @@ def _named(frames: list[Mapping[str, Any]], x: Features) -> list[tuple[str, Any]
 
 
 def _beside_numbers(frames: list[Mapping[str, Any]], x: Features) -> list[tuple[str, Any]]:
-    """Return the features that are no numbers among those that were computed with."""
+    """Return the non-numeric features among those that the frames computed with."""
     for frame in frames:
         features = frame.get("x")
         if isinstance(features, Mapping):
@@ -140,5 +140,5 @@ def _beside_numbers(frames: list[Mapping[str, Any]], x: Features) -> list[tuple[
 
 
 def _holds(frame: Mapping[str, Any], value: Any, name: str) -> bool:
-    """Whether another variable of the frame is the value of the feature."""
+    """Whether another variable of the frame holds the value of the feature."""
     return any(held is value for key, held in frame.items() if held is not name and key != "x")

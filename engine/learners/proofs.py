@@ -1,8 +1,8 @@
-"""What is proven about a model of River once, when its learner is made.
+"""Facts about a River model, established once, when its learner is made.
 
-How a model is asked, and what it is handed, follows from what it does, and not from what its
-methods are called or take: a method may take a weight and drop it, and a classifier may decide
-otherwise than by its largest probability.
+How a model is called, and with which arguments, depends on what it does, and not on the names or
+parameters of its methods: a method may take a weight and drop it, and a classifier may decide by
+something else than its largest probability.
 """
 
 import functools
@@ -19,7 +19,7 @@ from midstream.engine.state import encoding
 
 __all__ = ["decides_by_probability", "keeps_time", "refusal", "takes_weights"]
 
-# What a model that is neither a classifier nor a regressor is, by a class that it is derived from.
+# Descriptions of models that are neither classifiers nor regressors, by a base class.
 _OTHERS = {
     "AnomalyDetector": "it scores anomalies; put it in a pipeline as the detector of an "
     "anomaly.ThresholdFilter or QuantileFilter, before a classifier or regressor",
@@ -39,7 +39,7 @@ _OTHERS = {
     "engine",
     "BaseTransformer": "it transforms features; put a classifier or regressor behind it",
 }
-# Those that can learn here, but not go on after a restart, or not be scored.
+# Models that can learn here, but cannot be resumed, or cannot be scored.
 _REFUSED = {
     "river.feature_extraction.kernel_approx.RandomTreesEmbedding": (
         "keeps what it has learned by the id() of objects, which are others after a restart; use "
@@ -57,7 +57,7 @@ _REFUSED = {
 
 
 def refusal(model: Any) -> str | None:
-    """Return why a model cannot be a learner, and what to use instead; None if it may be one."""
+    """Return why a model cannot be a learner, and an alternative; None if it can be one."""
     for part in within(model):
         name = path_of(type(part))
         if name in _REFUSED:
@@ -97,10 +97,10 @@ _AGGREGATES = "river.feature_extraction.agg."
 
 
 def decides_by_probability(model: Any) -> bool:
-    """Whether a classifier's decision is the label with the largest of its probabilities.
+    """Whether a classifier always predicts the label with the largest probability.
 
-    So it is where `predict_one` is River's own, which asks `predict_proba_one` once and takes the
-    first of the largest, or None where there is none.
+    It does if `predict_one` is River's own. That asks `predict_proba_one` once and takes the first
+    of the largest, or None if there is none.
     """
     while isinstance(model, compose.Pipeline):
         if "predict_one" in vars(model) or any(
@@ -114,9 +114,9 @@ def decides_by_probability(model: Any) -> bool:
 
 
 def keeps_time(model: Any) -> bool:
-    """Whether a step has to be told when an event was: it has a window of time, or asks for `t`.
+    """Whether a step needs the time of an event: it has a time window, or takes `t`.
 
-    River's own steps take `t` for windows of time only; others take it where they name it.
+    River's own steps take `t` for time windows only; others get it if they name it.
     """
     for part in within(model):
         if _rolls_by_time(part):
@@ -128,7 +128,7 @@ def keeps_time(model: Any) -> bool:
 
 
 def _learning(part: base.Estimator) -> Mapping[str, inspect.Parameter]:
-    """Return what an estimator takes when it learns; nothing, if it does not learn by itself."""
+    """Return the parameters with which an estimator learns; none if it does not learn."""
     learn_one = getattr(type(part), "learn_one", None)
     return {} if learn_one is None else _parameters(learn_one)
 
@@ -139,8 +139,8 @@ def _parameters(of: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 
 def _loses_time(part: Any) -> bool:
-    """Whether something in `part` is to be told the time, and `part` takes none."""
-    unions = (compose.TransformerUnion, compose.TransformerProduct)  # pipelines look into them
+    """Whether an object in `part` needs the time, but `part` does not take it."""
+    unions = (compose.TransformerUnion, compose.TransformerProduct)  # pipelines handle them
     if not isinstance(part, base.Estimator) or isinstance(part, unions):
         return False
     parameters = _learning(part)
@@ -155,17 +155,17 @@ def _rolls_by_time(value: Any) -> bool:
 
 
 def takes_weights(model: Any, task: Task, definition: Any) -> bool:
-    """Whether a model learns otherwise from an event of another weight: two are made, and learn.
+    """Whether the sample weight changes what a model learns, tested on two new models.
 
     Parameters
     ----------
     definition
-        What tells models apart that may differ in it.
+        Identifies models that may differ in this.
 
     Notes
     -----
-    A model that raises on features that are made up here is believed where its `learn_one` names
-    the weight `w`; one that takes whatever it is given (``**kwargs``) is not.
+    A model that raises on the made-up features takes weights if its `learn_one` names the weight
+    `w`; accepting any argument (``**kwargs``) does not count.
     """
     last = last_step(model)
     parameters = inspect.signature(last.learn_one).parameters
@@ -187,13 +187,13 @@ _EVENTS = 24
 
 
 def _state_after(model: Any, task: Task, weight: float) -> bytes | None:
-    """Return the state of a new model of the kind after some events; None if it raises."""
+    """Return the state of a new model of this kind after some events; None if it raises."""
     try:
         new = model.clone()
         for x, y in _events(task):
             new.learn_one(x, y, w=weight)
         return encoding.encode(new, modules=(*_modules(new),))
-    except BaseException as error:  # noqa: BLE001  # whatever it does with events not made for it
+    except BaseException as error:  # noqa: BLE001  # any error on made-up events
         raised_by(error)
         return None
 

@@ -1,11 +1,10 @@
-"""How large River's trees think they are: a function of their state, and of nothing else.
+"""Measure River's trees as a function of their state alone.
 
-Hoeffding trees measure themselves from time to time, and deactivate leaves where a limit is
-passed. River adds up `sys.getsizeof` of every object once, which depends on what happens to be
-shared and on how a dict has grown: a tree that was saved and loaded comes out otherwise than one
-that was not, and so does what it learns from then on. Inside a learner of ours, trees are measured
-by nominal sizes of what they hold, near CPython's: a resumed tree goes on as the uninterrupted one.
-Trees used outside are measured by River.
+Hoeffding trees measure themselves from time to time, and deactivate leaves beyond a size limit.
+River sums `sys.getsizeof` over all objects, each once. That depends on which objects happen to be
+shared and on how a dict has grown, so a tree that was saved and loaded gets another size, and then
+learns differently. A learner measures trees by nominal sizes of their content, near CPython's: a
+resumed tree goes on as the uninterrupted one. Trees used elsewhere are measured by River.
 """
 
 import random
@@ -36,11 +35,11 @@ def measured_by_state() -> Iterator[None]:
 
 
 def nominal_size(value: Any) -> int:
-    """Return nominal bytes of a value and all that it holds.
+    """Return the nominal size in bytes of a value and all that it holds.
 
-    Objects, dicts, lists and sets count once, whatever refers to them; numbers, strings and tuples
-    each time, since which of them are one object is not part of any state. Generators of random
-    numbers, classes and functions count nothing.
+    Objects, dicts, lists and sets count once, however often they are referred to. Numbers, strings
+    and tuples count each time, since their identity is not part of any state. Random generators,
+    classes and functions count nothing.
     """
     total = 0
     seen: set[int] = set()

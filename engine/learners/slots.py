@@ -1,7 +1,7 @@
-"""Where the features of an event have their weights: what compiled learners read of a batch.
+"""The slots of features: where compiled learners find the weights of an event's features.
 
-A number's slot is the place of its name among those learned. A category's is its hash, with a sign,
-in a table of 2**bits [1]_, written as ``-1 - slot``, so that the two are told apart.
+A number's slot is the index of its name among those learned. A category's slot is its hash, with a
+sign, in a table of 2**bits [1]_. It is written as ``-1 - slot``, which tells the two apart.
 
 References
 ----------
@@ -34,16 +34,16 @@ __all__ = [
 
 NO_FLOATS: FloatArray = np.zeros(0)
 _NO_SLOTS: IntArray = np.zeros(0, np.int64)
-_KEPT = 100_000  # categories whose slot is remembered
-_LISTS = 2  # lists of words whose slots are, for each feature: a decoder has one at a time
-_FEW_LISTS = 8  # ... and with few features: there may be a decoder for each file
+_KEPT = 100_000  # most categories whose slots are cached
+_LISTS = 2  # lists of words with cached slots per feature: a decoder has one at a time
+_FEW_LISTS = 8  # ... if there are few features: each file may have a decoder
 
 
 class Rows(NamedTuple):
-    """The features of n events: numbers in columns, then the others one after the other.
+    """The features of n events: numbers in columns, then the other features event by event.
 
     (n, d) `numbers` with (d,) slots `at`; (n + 1,) `starts`, where each event's `slots` and
-    `values` begin, or none of the three where there are only columns. NaN is a missing value.
+    `values` begin. These three are empty if there are only columns. NaN is a missing value.
     """
 
     numbers: FloatArray
@@ -54,19 +54,19 @@ class Rows(NamedTuple):
 
 
 def plain(values: FloatArray) -> FloatArray:
-    """Return an array as kernels are compiled for: float64 in one piece, writable."""
+    """Return an array in the form kernels are compiled for: float64, contiguous, writable."""
     if values.flags.carray and values.dtype == np.float64:
         return values
     return np.array(values, np.float64, order="C")
 
 
 def sample_weights(batch: EventBatch) -> FloatArray:
-    """Return a batch's sample weights; an empty array where all are 1."""
+    """Return a batch's sample weights; empty if all are 1."""
     return NO_FLOATS if batch.weights is None else plain(floats(batch.weights))
 
 
 def sound(array: Any, shape: tuple[int, ...]) -> bool:
-    """Whether an array of a saved state is one of finite numbers, and of this shape."""
+    """Whether an array of a saved state holds finite numbers and has this shape."""
     return (
         isinstance(array, np.ndarray)
         and array.dtype == np.float64
@@ -76,7 +76,7 @@ def sound(array: Any, shape: tuple[int, ...]) -> bool:
 
 
 def odd_row(batch: EventBatch, check_label: Callable[[Label | None], object]) -> int:
-    """Find the event with a value that is no number and no text, or with an odd label."""
+    """Find the event with a value that is neither number nor text, or with an invalid label."""
     for row, (x, y) in enumerate(zip(batch.dicts(), batch.labels, strict=True)):
         try:
             check_label(y)
@@ -88,14 +88,14 @@ def odd_row(batch: EventBatch, check_label: Callable[[Label | None], object]) ->
 
 
 class Slots:
-    """Gives features their slots.
+    """Assigns slots to features.
 
     Parameters
     ----------
     bits
         The table of categories has 2**bits slots.
     features
-        Most names of numbers; one more is refused, since memory would not be bounded.
+        Most names of numbers; another name is refused, to bound memory.
     """
 
     def __init__(self, bits: int, features: int) -> None:
@@ -104,13 +104,13 @@ class Slots:
         self.names: dict[str, int] = {}
         self.hashed = False
         """Whether a category has been learned."""
-        # Caches, no state.
+        # Caches, not state.
         self._columns: tuple[tuple[str, ...], IntArray] = ((), _NO_SLOTS)
         self._categories: dict[tuple[str, str], tuple[int, float]] = {}
         self._words: dict[tuple[str, int], tuple[list[str], IntArray, FloatArray, int]] = {}
 
     def takes(self, names: Any, used: Any) -> bool:
-        """Whether these could be the names and the used slots of a saved state."""
+        """Whether a saved state may have these names and used slots."""
         return (
             type(names) is list
             and len(set(names)) == len(names) <= self.features
@@ -125,14 +125,14 @@ class Slots:
     def rows(self, batch: EventBatch, *, grow: bool) -> Rows:
         """Return the features of a batch.
 
-        What has no slot is a missing value, unless names and categories may `grow`.
+        A feature without a slot is a missing value, unless names and categories may `grow`.
 
         Raises
         ------
         LearnerError
-            If there is one name too many.
+            If there is a name too many.
         TypeError, ValueError, OverflowError
-            If a value is no number and no text: `odd_row` finds it.
+            If a value is neither number nor text: `odd_row` finds it.
         """
         columns = batch.columns
         if columns is not None and len(set(columns.names)) == len(columns.names):
@@ -143,7 +143,7 @@ class Slots:
             try:
                 given = floats(list(chain.from_iterable(map(dict.values, dicts))))
             except (TypeError, ValueError, OverflowError):
-                pass  # there are texts, or there is what is neither
+                pass  # there are texts, or values that are neither
             else:
                 array = given.reshape(len(dicts), len(names))
                 return self._column_rows(FeatureColumns(names, array, {}), grow=grow)
@@ -176,7 +176,7 @@ class Slots:
     def _column(
         self, name: str, column: list[str | None] | TextColumn
     ) -> tuple[IntArray, FloatArray]:
-        """Return the slots of a column of strings, and their signs."""
+        """Return the slots and signs of a column of strings."""
         if isinstance(column, Categories):
             slots, signs = self._of_words(name, column.words)
             missing = column.codes < 0
@@ -188,7 +188,7 @@ class Slots:
         )
 
     def _of_words(self, name: str, words: list[str]) -> tuple[IntArray, FloatArray]:
-        """Return slot and sign of each word, for a list that may have got longer."""
+        """Return slot and sign of each word; the list may have grown since the last call."""
         key = name, id(words)
         known = self._words.get(key)
         if known is None or known[0] is not words:
@@ -219,7 +219,7 @@ class Slots:
     def _mixed(
         self, keys: list[str], given: Sequence[Any], starts: IntArray, *, grow: bool
     ) -> tuple[IntArray, FloatArray]:
-        """Return slots and values where there are categories among them."""
+        """Return slots and values of numbers and categories mixed."""
         is_text = np.array([isinstance(value, str) for value in given])
         slots, values = np.full(len(keys), -1, np.int64), np.full(len(keys), np.nan)
         numbers = np.flatnonzero(~is_text)
@@ -235,7 +235,7 @@ class Slots:
         return slots, values
 
     def _at(self, keys: Sequence[str], starts: Sequence[int] | IntArray, *, grow: bool) -> IntArray:
-        """Return the slot of each name, -1 for one that has none."""
+        """Return the slot of each name, -1 for none."""
         try:
             return np.array(list(map(self.names.__getitem__, keys)), np.int64)
         except KeyError:
@@ -260,7 +260,7 @@ class Slots:
             self.names[name] = len(self.names)
 
     def category(self, name: str, value: str) -> tuple[int, float]:
-        """Return the slot, as ``-1 - slot``, and the sign that a category is hashed to."""
+        """Return the slot of a category, as ``-1 - slot``, and its sign."""
         found = self._categories.get((name, value))
         if found is None:
             if len(self._categories) >= _KEPT:

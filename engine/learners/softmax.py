@@ -1,8 +1,8 @@
 """Softmax regression whose test-then-train loop over a batch is one compiled kernel.
 
-River's, operation by operation, with running standardization before it: a weight for each feature
-and class, no intercept, classes as they come. The optimizers, penalties, categories and what is
-kept of features are those of `midstream.engine.learners.linear`.
+River's arithmetic, operation by operation, after running standardization: a weight for each feature
+and class, no intercept, classes added as they appear. Optimizers, penalties, categories and the
+statistics of features are those of `midstream.engine.learners.linear`.
 """
 
 import math
@@ -43,10 +43,10 @@ _NO_CODES: IntArray = np.zeros(0, np.int64)
 
 
 class _Outcome(NamedTuple):
-    """What the kernel says of n events.
+    """The kernel's result for n events.
 
-    (n, classes) `probas`; (n,) `best`, codes of classes, -1 for none; (n,) `seen`, how many
-    classes there were.
+    (n, classes) `probas`; (n,) `best`, codes of classes, -1 for none; (n,) `seen`, the number of
+    classes known.
     """
 
     probas: FloatArray
@@ -57,36 +57,36 @@ class _Outcome(NamedTuple):
 class SoftmaxLearner:
     """Softmax regression (multinomial logistic regression), in a compiled loop.
 
-    Numbers and booleans are features by name, strings are hashed categories, as with
-    `LinearLearner`. A class is known once an event of it was learned. Labels are told apart as keys
-    of a dict: 1, 1.0 and True are one class, named by the first that came; a `Trainer` lets labels
-    of one kind through only.
+    Numbers and booleans are features by name, strings are hashed categories, as for
+    `LinearLearner`. A class is known once an event of it was learned. Labels are compared as keys
+    of a dict: 1, 1.0 and True are one class, named by the first to appear; a `Trainer` admits
+    labels of one kind only.
 
     Parameters
     ----------
     task
         "multiclass".
     optimizer
-        "sgd", "adagrad", "adam" or "ftrl", each class with its own steps.
+        "sgd", "adagrad", "adam" or "ftrl"; each class counts its own steps.
     rate
         Learning rate; for FTRL its alpha.
     l1, l2
         Penalties; `l1` with SGD (cumulative) and FTRL only.
     scale
-        Standardize numbers by their running mean and variance, as River's StandardScaler.
+        Standardize numbers by their running mean and variance, as River's StandardScaler does.
     bits
-        Categories are hashed into 2**bits slots, which take memory when they are first used.
+        Categories are hashed into 2**bits slots, which are allocated on first use.
     features
-        Most names of numeric features; one more is refused, since memory would not be bounded.
+        Most names of numeric features; another name is refused, to bound memory.
     classes
-        Most classes; one more is refused likewise.
+        Most classes; another class is refused, likewise.
     clip
-        Most that the gradient of the loss by a score may be, either sign.
+        Largest absolute gradient of the loss by a score.
     beta, beta_1, beta_2, eps
-        Of FTRL; of Adam; of AdaGrad and Adam.
+        `beta` of FTRL; `beta_1` and `beta_2` of Adam; `eps` of AdaGrad and Adam.
     class_weights
-        Factors on the sample weights, from 1e-6 to 1e6, by class or its name; a class that is left
-        out has 1.
+        Factors on the sample weights, from 1e-6 to 1e6, by class or its name; the default of a
+        class is 1.
 
     Raises
     ------
@@ -120,7 +120,7 @@ class SoftmaxLearner:
         if task != "multiclass":
             raise ValueError(f"task must be multiclass, found {task!r}")
         self.task: Task = task
-        # Only where asked for: without them, state and definition are as they always were.
+        # Only if given: without them, state and definition equal those of earlier versions.
         asked = {"class_weights": checked_class_weights(class_weights)} if class_weights else {}
         self._options = checked_options(
             {
@@ -144,9 +144,9 @@ class SoftmaxLearner:
         self._slots = Slots(bits, features)
         self._codes: dict[Label | None, int] = {None: -1}
         self._classes: list[Label] = []
-        self._factors: list[float] = []  # of the classes, on sample weights
-        self._count = np.zeros(1, np.int64)  # of the classes, those that the kernel has learned
-        # All with room to grow: (3, names, classes), as those of a linear learner; (3, names);
+        self._factors: list[float] = []  # factors of the classes on sample weights
+        self._count = np.zeros(1, np.int64)  # number of classes that the kernel has learned
+        # All have room to grow: (3, names, classes), as in a linear learner; (3, names);
         # (3, places of categories, classes); and steps and penalty by class.
         self._weights = np.zeros((3, 0, LANES))
         self._scaler = np.zeros((3, 0))
@@ -162,16 +162,16 @@ class SoftmaxLearner:
         Raises
         ------
         LearnerError
-            At an event that would make a weight infinite, or that has one name or class too many.
+            At an event that would make a weight infinite, or that has a name or class too many.
         """
         return self._predictions(self._pass(batch, learn=True))
 
     def predict(self, batch: EventBatch) -> Predictions:
-        """Predict only."""
+        """Predict without learning."""
         return self._predictions(self._pass(batch, learn=False))
 
     def learn(self, batch: EventBatch) -> None:
-        """Learn only."""
+        """Learn without predicting."""
         self._pass(batch, learn=True)
 
     def _predictions(self, outcome: _Outcome) -> Predictions:
@@ -193,7 +193,7 @@ class SoftmaxLearner:
             rows = self._slots.rows(batch, grow=learn)
         except (TypeError, ValueError, OverflowError, LearnerError) as cause:
             row = cause.row if isinstance(cause, LearnerError) else odd_row(batch, _plain_label)
-            if row:  # an event before it may be one to stop at
+            if row:  # the kernel may stop at an event before it
                 self._pass(batch[:row], learn=learn)
             if isinstance(cause, LearnerError):
                 raise
@@ -225,7 +225,7 @@ class SoftmaxLearner:
         self._totals = grown(self._totals, classes)
 
     def _labels(self, labels: Sequence[Label | None], weights: FloatArray) -> IntArray:
-        """Return labels as codes of classes, new ones included, -1 where there is none."""
+        """Return labels as class codes, new ones included; -1 for none."""
         try:
             return np.array(array("q", map(self._codes.__getitem__, labels)), np.int64)
         except (KeyError, TypeError):
@@ -234,7 +234,7 @@ class SoftmaxLearner:
         for row, label in enumerate(labels):
             try:
                 if label is None or (len(weights) and weights[row] == 0.0):
-                    continue  # nothing is learned, so nothing becomes known
+                    continue  # nothing is learned, so no class is added
                 if label not in self._codes:
                     self._add_class(_plain_label(label))
             except (TypeError, ValueError) as cause:
@@ -254,7 +254,7 @@ class SoftmaxLearner:
         self._factors.append(self._options.get("class_weights", {}).get(class_name(label), 1.0))
 
     def _placed(self, rows: Rows, *, grow: bool) -> Rows:
-        """Return rows whose categories have places instead of slots."""
+        """Return rows with the places of categories instead of their slots."""
         if not len(rows.slots) or not self._slots.hashed:
             return rows
         given = np.flatnonzero((rows.slots < 0) & ~np.isnan(rows.values))
@@ -270,7 +270,7 @@ class SoftmaxLearner:
         return rows
 
     def _take(self, slots: IntArray) -> None:
-        """Give slots their places."""
+        """Assign places to slots."""
         stop = self._places + len(slots)
         self._used = grown(self._used, stop, 0)
         self._used[self._places : stop] = slots
@@ -282,7 +282,7 @@ class SoftmaxLearner:
     ) -> dict[Label, Explanation]:
         """Return the model of each class in the features' own names and units.
 
-        The class with the highest score is predicted. Parameters as those of `LinearLearner`.
+        The class with the highest score is predicted. Parameters as for `LinearLearner`.
         """
         d = len(self._slots.names)
         told = {}
@@ -298,22 +298,22 @@ class SoftmaxLearner:
         return told
 
     def changes(self, old: Mapping[str, Any]) -> list[Change]:
-        """Return what differs from a saved definition, and what becomes of what was learned."""
+        """Return the differences from a saved definition, and their effect on what was learned."""
         return definition_differences(old, self.definition())
 
     def amended(self, old: "SoftmaxLearner") -> "SoftmaxLearner":
-        """Return this learner, gone on from what `old` has learned.
+        """Return this learner, continued from what `old` has learned.
 
         Raises
         ------
         MisfitError
-            If some of it does not fit; the message names the option.
+            If part of that does not fit; the message names the option.
         """
         state = taken_options(encoding.decode(old.state()), old._options, self._options)
         return SoftmaxLearner._restored(state, self.task)
 
     def state(self) -> bytes:
-        """Everything that its next result depends on; equal learners give equal bytes."""
+        """Return everything that its next result depends on; equal learners give equal bytes."""
         d, k = len(self._slots.names), len(self._classes)
         order = np.argsort(self._used[: self._places])
         order = order[self._table[:, order, :k].any(axis=(0, 2))]
@@ -390,7 +390,7 @@ class SoftmaxLearner:
         return new
 
     def definition(self) -> dict[str, Any]:
-        """What it is, without what it has learned: plain JSON values."""
+        """Return what defines it, without what it has learned: plain JSON values."""
         return {"kind": self.kind, "task": self.task, **self._options}
 
 
@@ -400,7 +400,7 @@ def _plain_label(label: Any) -> Label:
     Raises
     ------
     ValueError
-        If it is none.
+        If it is not a label.
     """
     if isinstance(label, np.generic):
         label = label.item()

@@ -1,22 +1,22 @@
-"""Predictions that leave a model of River as it was.
+"""Ask a River model for predictions and leave the model unchanged.
 
-Not every model of River's does by itself. One that draws random numbers for a feature that it has
-not seen keeps them, one that makes a group for a value that it has not seen keeps the group, and
-what it predicts later depends on it. An event with a label is predicted as River predicts it, with
-all that this changes, and then learned. An event without one is only asked about. By what a step
-of the model is made of:
+Some of River's models change when they predict. One that draws random numbers for an unseen feature
+keeps them; one that makes a group for an unseen value keeps the group. Later predictions depend on
+that. An event with a label is predicted as River predicts it, with all such changes, and then
+learned. An event without a label must leave the model unchanged. For each step this depends on its
+parts:
 
-- Most of River's estimators change nothing when they predict. They are asked as they are.
+- Most of River's estimators change nothing when they predict. They are asked directly.
 - Some only add to their dicts, draw random numbers and set attributes (`_KEEP`). That is undone
-  after the prediction, at a cost that does not grow with what they hold.
-- A few change otherwise (`_COPIED`): a copy of them is asked.
-- Some ensembles make their members for the features that they first meet (`_LATE`): a copy is asked
-  until they have any.
-- Of classes outside River nothing is known. They are asked as they are, and their state before and
-  after is compared, once for a batch that is only predicted. Where it has changed it is put back,
-  and from then on a copy is asked.
+  after the prediction, at a cost that does not grow with their size.
+- A few change otherwise (`_COPIED`): a copy is asked.
+- Some ensembles make their members for the first features they see (`_LATE`): a copy is asked until
+  they have members.
+- Of classes outside River nothing is known. They are asked directly, and their states before and
+  after are compared, once for a batch that is only predicted. If a state has changed it is
+  restored, and from then on a copy is asked.
 
-`tests/engine/learners/test_catalogue.py` holds River's estimators to this, every public one.
+`tests/engine/learners/test_catalogue.py` checks every public estimator of River.
 """
 
 import copy
@@ -54,18 +54,18 @@ _COPIED = (
 )
 _LATE = ("river.ensemble.streaming_random_patches.", "river.forest.adaptive_random_forest.")
 _KNOWN = ("river.", "numpy.", "datetime.", "builtins.", "operator.", "re.")
-# What these keep changes no later prediction.
+# What these keep does not change later predictions.
 _SILENT = ("river.preprocessing.scale.", "river.linear_model.bayesian_lin_reg.")
 _log = logging.getLogger("midstream")
 
 
 class Untouched:
-    """Asks a model for predictions, and leaves it as it was.
+    """Asks a model for predictions and leaves it unchanged.
 
     Parameters
     ----------
     model
-        The model; its steps may learn, but stay the same objects.
+        The model; its steps may learn, but must stay the same objects.
     modules
         Modules besides River whose classes and functions its state may hold.
 
@@ -80,10 +80,10 @@ class Untouched:
     def __init__(self, model: Any, modules: Collection[str] = ()) -> None:
         self._model = model
         self._modules = modules
-        self._shared: dict[int, Any] = {}  # what a copy has in common with the model, by id
+        self._shared: dict[int, Any] = {}  # the steps that a copy shares with the model, by id
         self._undone: list[Any] = []
-        self._silent: list[Any] = []  # of these, at the end of a batch
-        self._late: list[Any] = []  # of these, those that may have no members yet
+        self._silent: list[Any] = []  # steps undone only at the end of a batch
+        self._late: list[Any] = []  # steps that may have no members yet
         self.foreign: list[Any] = []
         self._copies = False
         self._told: set[str] = set()
@@ -100,7 +100,7 @@ class Untouched:
                 continue
             if path_of(type(step)).startswith(_LATE):
                 self._late.append(step)
-            elif any(name.startswith(_LATE) for name in names):  # each has a time of its own
+            elif any(name.startswith(_LATE) for name in names):  # each gets members at another time
                 self._copies = True
                 continue
             else:
@@ -113,19 +113,19 @@ class Untouched:
         self.needed = bool(
             self._silent or self._undone or self._late or self.foreign or self._copies
         )
-        self._foreign_changes = False  # which has been found out
+        self._foreign_changes = False  # whether predicting was seen to change a foreign step
 
     def one(self, ask: Callable[[Any, Features], T], x: Features) -> T:
-        """Return what `ask` says of the model, or of a copy, and `x`."""
+        """Return the result of `ask` for the model, or a copy, and `x`."""
         return self.run(lambda: self.each(ask, x))
 
     def run(self, predict: Callable[[], T]) -> T:
-        """Call `predict`, which asks through `each`; again, from copies, if that changed the model.
+        """Call `predict`, which asks through `each`; if the model changed, call it again on copies.
 
         Parameters
         ----------
         predict
-            Gives the same result when called twice, of a model that is the same.
+            Gives the same result when called twice on an unchanged model.
         """
         marks = [_Mark(part) for step in self._silent for part in _estimators(step)]
         try:
@@ -137,11 +137,11 @@ class Untouched:
                 mark.undo()
 
     def each(self, ask: Callable[[Any, Features], T], x: Features) -> T:
-        """Return what `ask` says of the model, or of a copy, and `x`: for `run`."""
+        """Return the result of `ask` for the model, or a copy, and `x`; use it within `run`."""
         return self.ask(ask, x, copied=self._foreign_changes)
 
     def ask(self, ask: Callable[[Any, Features], T], x: Features, *, copied: bool) -> T:
-        """Return what `ask` says and undo what River's steps keep; `copied`: of a copy."""
+        """Return the result of `ask` and undo what River's steps keep; `copied`: ask a copy."""
         model = self._model
         if self._late:
             for step in self._late:
@@ -169,7 +169,7 @@ class Untouched:
         result, failure = None, None
         try:
             result = predict()
-        except BaseException as error:  # noqa: BLE001  # raised again once the model is as it was
+        except BaseException as error:  # noqa: BLE001  # raised again once the model is restored
             failure = error
         if self.states() != before:
             self.put_back(before)
@@ -178,7 +178,7 @@ class Untouched:
             return predict()
         if failure is not None:
             raise failure
-        return result  # type: ignore[return-value]  # None only where `predict` gave that
+        return result  # type: ignore[return-value]  # None only if `predict` returned it
 
     def states(self) -> list[bytes] | None:
         """Return the states of the foreign steps; None if one has none."""
@@ -188,14 +188,14 @@ class Untouched:
             return None
 
     def put_back(self, states: list[bytes]) -> None:
-        """Give the foreign steps the states that they had."""
+        """Restore the states of the foreign steps."""
         for step, state in zip(self.foreign, states, strict=True):
             fresh = encoding.decode(state, modules=self._modules)
             vars(step).clear()
             vars(step).update(vars(fresh))
 
     def tell(self, changed: list[Any], why: str) -> None:
-        """Log, once for each of these, that a prediction alone does not change it any more."""
+        """Log, once for each of these, that a prediction alone no longer changes it."""
         for part in changed:
             name = path_of(type(part))
             if name not in self._told:
@@ -205,7 +205,7 @@ class Untouched:
 
 
 def _estimators(step: Any) -> Iterator[Any]:
-    """Yield a step and the estimators that it holds now, in lists and dicts, too."""
+    """Yield a step and the estimators that it holds now, also in lists and dicts."""
     waiting, seen = [step], {id(step)}
     while waiting:
         estimator = waiting.pop()
@@ -228,7 +228,7 @@ def _estimators(step: Any) -> Iterator[Any]:
 
 
 class _Mark:
-    """What an estimator is before a prediction: attributes, sizes of dicts, generators."""
+    """An estimator before a prediction: attributes, sizes of dicts, random generators."""
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
@@ -238,7 +238,7 @@ class _Mark:
         for value in self.attributes.values():
             self._add(value)
             if isinstance(value, base.Base) and not isinstance(value, base.Estimator):
-                for held in vars(value).values():  # an initializer, which draws
+                for held in vars(value).values():  # an initializer, which draws random numbers
                     self._add(held)
 
     def _add(self, value: Any) -> None:
@@ -254,7 +254,7 @@ class _Mark:
             self._generators.append((value.bit_generator, value.bit_generator.state))
 
     def undo(self) -> bool:
-        """Put back what was; return whether anything had changed."""
+        """Restore the estimator; return whether anything had changed."""
         changed = False
         own = vars(self.estimator)
         if own.keys() != self.attributes.keys() or any(
@@ -264,7 +264,7 @@ class _Mark:
             own.clear()
             own.update(self.attributes)
         for items, size in self._sizes:
-            while len(items) > size:  # what was added last comes out first
+            while len(items) > size:  # remove the last items first
                 items.popitem()
                 changed = True
         for generator, state in self._generators:

@@ -1,4 +1,4 @@
-"""Metrics of other packages, beside those that are compiled."""
+"""User-defined metrics, beside the compiled ones."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -10,12 +10,12 @@ __all__ = ["Metric", "make_metric", "metric_names"]
 
 
 class Metric:
-    """A metric of one's own: it sees every batch, in order, and is asked for its values.
+    """A user-defined metric: it sees every batch, in order, and reports its values.
 
-    A subclass sets `tasks`, keeps what it counts in attributes of plain values or arrays, and
-    defines `update` and `report`. It is declared as an entry point of the group
-    ``midstream.metrics``, and named in ``metrics.names`` of a config. Its result must not depend on
-    how the stream is cut into batches.
+    A subclass sets `tasks`, keeps its counts in attributes of plain values or arrays, and defines
+    `update` and `report`. A package declares it as an entry point of the group
+    ``midstream.metrics``; ``metrics.names`` of a config names it. The result must not depend on how
+    the stream is cut into batches.
     """
 
     tasks: ClassVar[tuple[Task, ...]]
@@ -26,15 +26,15 @@ class Metric:
         values: Sequence[Label | None],
         probas: Sequence[Mapping[Label, float] | None],
     ) -> None:
-        """Take n labels (None: none), predicted values, and probabilities by label."""
+        """Score n labels (None: no label), predicted values, and probabilities by label."""
         raise NotImplementedError
 
     def report(self) -> dict[str, float]:
-        """Return its values by view: "" is that over all events, ".window" and so on are others."""
+        """Return the values by view: "" over all events; ".window" and so on for other views."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """Return everything that its later values depend on: plain values and arrays."""
+        """Return everything that later values depend on: plain values and arrays."""
         return dict(vars(self))
 
     @classmethod
@@ -52,12 +52,12 @@ def metric_names(task: Task) -> list[str]:
 
 
 def make_metric(name: str, task: Task) -> Metric:
-    """Return a new metric that a package declares.
+    """Make a metric that a package declares.
 
     Raises
     ------
     ValueError
-        If none declares it for this task.
+        If no package declares it for this task.
     """
     from midstream.engine.metrics.prequential import METRICS
 

@@ -1,16 +1,16 @@
 """Test-then-train metrics: over the whole stream, faded, and over a window.
 
-Each event is predicted before it is learned, and what was predicted is scored here. Whatever
-accumulates does so one event after the other in compiled kernels, so that neither results nor
-state depend on how the stream was cut into batches, to the last bit.
+Each event is predicted before it is learned, and the prediction is scored here. Compiled kernels
+accumulate one event after the other, so results and state do not depend on how the stream was cut
+into batches, to the last bit.
 
-Classification is kept as three counts per class (labels, predictions, hits): accuracy, balanced
+Classification keeps three counts per class (labels, predictions, hits). Accuracy, balanced
 accuracy, macro F1, F1 and kappa follow from them at report time, and memory grows with the number
 of classes, not with its square. Windowed values are computed anew from a ring buffer at report
 time, so they cannot drift.
 
-Every sum stays finite whatever comes: a prediction that is not a finite number is counted and left
-out, and so is a number whose square could not be added up.
+Every sum stays finite for any input: a prediction that is not a finite number is counted and left
+out, and so is a number whose square could not be summed.
 """
 
 import math
@@ -49,23 +49,23 @@ _Views: TypeAlias = dict[str, dict[str, float]]  # view -> metric -> value
 
 _NO_PROBA = math.nan  # the learner gave no probabilities for this event, or none that are finite
 _PROBA_MIN, _PROBA_MAX = 1e-15, 1 - 1e-15  # River's clamp
-_FADING_MIN = 0.001  # so that a weight cannot overflow between two rescalings
+_FADING_MIN = 0.001  # no smaller, or a weight could overflow between two rescalings
 _RESCALE = 2.0**64  # a power of two: rescaling rounds nothing
-_MOST = 2**53  # events that can be counted in a float, too
-_SLACK = 1.0 + 1e-6  # sums of many roundings
+_MOST = 2**53  # most events: a float counts them exactly
+_SLACK = 1.0 + 1e-6  # tolerates rounding errors of sums
 _MOST_CLASSES = 2**31 - 1  # codes are kept as 32 bits
-_LOSS_MAX = 40.0  # more than the clamp lets a logarithm cost
-_SQUARES_MAX = 1e300  # more than squares of `LARGEST` add up to
+_LOSS_MAX = 40.0  # above any logarithmic loss of a clamped probability
+_SQUARES_MAX = 1e300  # above any sum of squares of numbers up to `LARGEST`
 _LABELS = {bool, int, float, str}
-_HOLE = -1  # in a ring of codes: an event that it had no room for
-_NO_NUMBER = 1e300  # likewise in one of numbers: beyond all that is counted
-_GONE = 1e-9  # a class whose faded count is below this part of an event has left the fading view
+_HOLE = -1  # in a ring of codes: an event that the old ring did not hold
+_NO_NUMBER = 1e300  # likewise in a ring of numbers: beyond any number scored
+_GONE = 1e-9  # a class whose faded count is below this has left the fading view
 
 _LABEL_TOTALS = np.dtype([
     ("scored", "i8"),
     ("last", "i8"),  # code of the last label; -1: none yet
-    ("pairs", "i8"),  # scored events that had a label before them: what no-change can predict
-    ("same", "i8"),  # ... and whose label equals it
+    ("pairs", "i8"),  # scored events with a label before them, which no-change can predict
+    ("same", "i8"),  # ... and whose label equals that one
     ("weight", "f8"),  # what the newest event adds to the faded counts
     ("faded_pairs", "f8"),
     ("faded_same", "f8"),
@@ -96,17 +96,17 @@ _NUMBER_TOTALS = np.dtype([
 
 
 # Means are River's, operation by operation: mean += (1 / n) * (x - mean). No fastmath, which
-# would let the compiler reorder them. What a kernel indexes it has looked at before it counts.
+# would let the compiler reorder them. A kernel checks each index before it counts.
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba publishes no types
 def _read_codes(column: FloatArray, codes: IntArray) -> tuple[int, int]:
-    """Turn 0.0 and 1.0 into codes, what is not finite into -1.
+    """Turn 0.0 and 1.0 into codes, and non-finite numbers into -1.
 
-    Return the row of the first other number, or -1, and how many are not finite.
+    Return the row of the first other number, or -1, and the number of non-finite ones.
     """
     if codes.size != column.size:
         raise ValueError("a code for each number")
     others = 0
-    for i in range(column.size):  # without a branch, that no processor could foretell
+    for i in range(column.size):  # without branches, which would be mispredicted
         x = column[i]
         codes[i] = x == 1.0
         others += (x != 0.0) & (x != 1.0)
@@ -157,7 +157,7 @@ def _score_labels(  # kernels take arrays, not objects
             counts[0, truth] += 1
             counts[1, guess] += 1
             counts[2, truth] += hit
-            # Old counts do not shrink: new events weigh more. O(1), however many classes.
+            # Old counts do not shrink: new events weigh more. O(1) for any number of classes.
             t.weight /= fading
             while t.weight > _RESCALE:
                 t.weight /= _RESCALE
@@ -230,8 +230,8 @@ def _score_numbers(  # kernels take arrays, not objects
 ) -> int:
     """Score numbers, unless a label is not finite; return the row of the first such, or -1.
 
-    `given` adds up 1 where there is a label and 2 where there is a prediction. Predictions that are
-    not finite and labels that are too large are counted in `left_out`.
+    `given` is the sum of 1 for a label and 2 for a prediction. Non-finite predictions and labels
+    that are too large are counted in `left_out`.
     """
     t = totals[0]
     n = truths.size
@@ -297,8 +297,8 @@ class Prequential:
     metrics
         Names of metrics, see Notes. Default: all of the task (`METRICS`).
     window
-        Number of scored events in the windowed values; for `log_loss` and `roc_auc`, of events with
-        probabilities.
+        Number of scored events in the windowed values; for `log_loss` and `roc_auc`, number of
+        events with probabilities.
     fading
         Factor by which an event's weight falls with each later one, in [0.001, 1]; the faded
         values remember about ``1 / (1 - fading)`` events. [1]_
@@ -306,38 +306,36 @@ class Prequential:
     Raises
     ------
     ValueError
-        If the task or a metric is unknown, a metric is not of the task, or `window` or `fading`
+        If the task or a metric is unknown, a metric is of another task, or `window` or `fading`
         is out of range.
 
     Notes
     -----
-    Cumulative values are River's, its conventions included, except where said: probabilities are
-    clamped to [1e-15, 1 - 1e-15], and where a denominator is zero the value is 0. Before the first
+    Cumulative values equal River's, including its conventions, except where stated: probabilities
+    are clamped to [1e-15, 1 - 1e-15], and a value with a zero denominator is 0. Before the first
     scored event all values are nan.
 
-    An event whose prediction is not finite (`non_finite`) is left out of every metric: River's
-    would be nan from then on. So is one whose label is beyond ±1e140 (`too_large`), whose squared
-    error could not be added up; a prediction beyond that counts as infinite. The label before such
-    an event is the one that no-change goes by where the label was too large.
+    An event with a non-finite prediction (`non_finite`) is left out of every metric: River's would
+    be nan from then on. So is an event whose label is beyond ±1e140 (`too_large`), since its
+    squared error could not be summed; a prediction beyond that counts as infinite. If the label was
+    too large, no-change keeps the label before such an event.
 
     - ``accuracy``, ``balanced_accuracy`` (mean recall of the classes that had labels),
       ``macro_f1`` (mean over the classes that were labels or predictions), ``kappa`` [2]_.
     - ``f1`` (binary): of the positive class, True.
-    - ``log_loss``, in nats: River's LogLoss (binary) and CrossEntropy (multiclass). It has a count
-      of its own: every labelled event with probabilities. A label that is not among them has
-      probability 0 and costs the clamp, 34.54, where it costs nothing in River's CrossEntropy. An
-      event with no probabilities at all, as before the first label, is not scored, as in River's
-      progressive_val_score.
+    - ``log_loss``, in nats: River's LogLoss (binary) and CrossEntropy (multiclass). It has its own
+      count: every labelled event with probabilities. A label that is not among them has probability
+      0 and costs the clamp, 34.54; in River's CrossEntropy it costs nothing. An event without any
+      probabilities, as before the first label, is not scored, as in River's progressive_val_score.
     - ``roc_auc`` (binary): exact over the window, ties counted half [3]_; there is no cumulative
       or faded one. nan while the window has one class only.
-    - ``kappa_temporal``: how much of the no-change classifier's errors are avoided [4]_; nan where
-      it makes none.
+    - ``kappa_temporal``: the share of the no-change classifier's errors that is avoided [4]_; nan
+      if it makes none.
     - ``mae`` and ``rmse`` in units of the label, ``r2``. Faded variance as in [5]_.
 
-    Binary labels are True and False, or 1 and 0. Labels of more classes are told apart as keys of
-    a dict: 1, 1.0 and True are one class, named by the first that came; a `Trainer` lets labels of
-    one kind through only. In the fading view a class has gone once its count is below 1e-9 of an
-    event.
+    Binary labels are True and False, or 1 and 0. Multiclass labels are compared as keys of a dict:
+    1, 1.0 and True are one class, named by the first to appear; a `Trainer` admits labels of one
+    kind only. A class leaves the fading view once its count is below 1e-9 of an event.
 
     References
     ----------
@@ -402,9 +400,9 @@ class Prequential:
 
     @property
     def no_change(self) -> float:
-        """What predicting the last label would score: accuracy, or mean absolute error.
+        """The score of predicting the last label: accuracy, or mean absolute error.
 
-        Over the scored events that had a label before them, so that it compares with the
+        Taken over the scored events that had a label before them, so that it is comparable with the
         learner's own; nan before the first of them.
         """
         return self._tally.no_change()
@@ -420,7 +418,7 @@ class Prequential:
         Parameters
         ----------
         labels
-            n labels; None: no label. Or `Targets`, if `values` is an array too.
+            n labels; None: no label. Or `Targets`, if `values` is an array, too.
         values
             n predicted labels or numbers; None: no prediction. Or an (n,) array without any None.
         probas
@@ -431,16 +429,16 @@ class Prequential:
         -------
         numpy.ndarray
             (n,) float64, one loss per event: 0 or 1 (wrong) for classification, the absolute error
-            for regression; nan for an event that is not scored: it has no label or no prediction,
-            or one that is not finite, or too large a label.
+            for regression; nan for an event that is not scored, because its label or prediction is
+            missing, its prediction is not finite, or its label is too large.
 
         Raises
         ------
         ValueError
             If the columns differ in length, a label is not finite, or a binary label or predicted
-            label is none of True, False, 1 and 0. Nothing has been scored then.
+            label is none of True, False, 1 and 0. Nothing is scored then.
         TypeError
-            If a label cannot be the key of a dict, or for regression is not a number. Likewise.
+            If a label cannot be a key of a dict, or for regression is not a number. Likewise.
         """
         n = len(labels.values) if isinstance(labels, Targets) else len(labels)
         rows = probas.values if isinstance(probas, Table) else probas
@@ -469,7 +467,7 @@ class Prequential:
         listed: Any = values
         if isinstance(values, np.ndarray):
             if self.task == "binary" and values.dtype.kind in "iuf":
-                _codes("predicted label", values)  # a number is none of another class
+                _codes("predicted label", values)  # raises unless 0 or 1
             listed = values.tolist()
         losses = self._tally.update(labels, listed, probas)
         if self._own:
@@ -482,7 +480,7 @@ class Prequential:
         values: Sequence[Label | None],
         probas: Sequence[_Proba] | Table | None,
     ) -> None:
-        """Have metrics of other packages see a batch."""
+        """Pass a batch to the metrics of other packages."""
         rows: list[_Proba]
         if isinstance(probas, Table):
             rows = [dict(zip(probas.classes, row, strict=True)) for row in probas.values.tolist()]
@@ -494,8 +492,8 @@ class Prequential:
     def report(self) -> dict[str, float]:
         """Return the present values: ``name``, ``name.fading`` and ``name.window`` of each metric.
 
-        ROC AUC has the one of the window only. Undefined values are nan. Costs time in
-        proportion to the window and the number of classes.
+        ROC AUC has the windowed value only. Undefined values are nan. The cost is proportional to
+        the window and the number of classes.
         """
         views = self._tally.views()
         out: dict[str, float] = {}
@@ -527,7 +525,7 @@ class Prequential:
         return "\n".join(lines)
 
     def changes(self, old: Mapping[str, Any]) -> list[Change]:
-        """Return what differs from a saved definition, and what becomes of what was counted."""
+        """Return the differences from a saved definition, and their effect on the counts."""
         new = self.definition()
         if old.get("task") != new["task"]:
             return differences("metrics", {"task": old.get("task")}, {"task": self.task},
@@ -559,12 +557,12 @@ class Prequential:
         return "begins now" if name in reads and reads.isdisjoint(before) else "over all events"
 
     def amended(self, old: "Prequential") -> "Prequential":
-        """Return metrics as these are defined, going on from what `old` has counted.
+        """Return metrics defined as these, continued from what `old` has counted.
 
         Raises
         ------
         ValueError
-            If that is of another task.
+            If `old` is for another task.
         """
         if old.task != self.task:
             raise ValueError(f"metrics of task {old.task} are none of task {self.task}")
@@ -578,7 +576,7 @@ class Prequential:
         return Prequential.from_state(state)
 
     def definition(self) -> dict[str, Any]:
-        """Return what is measured, without what has been: plain JSON values."""
+        """Return what is measured, without the counts: plain JSON values."""
         return {
             "task": self.task,
             "metrics": list(self.metrics),
@@ -587,7 +585,7 @@ class Prequential:
         }
 
     def state(self) -> dict[str, Any]:
-        """Return everything that affects later results, as plain values and arrays, copied out."""
+        """Return everything that affects later results, as plain values and arrays, copied."""
         own = {name: metric.state() for name, metric in self._own.items()}
         return {
             "schema": _SCHEMA,
@@ -598,13 +596,13 @@ class Prequential:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Prequential":
-        """Build what `state` describes; it continues exactly as the original would have.
+        """Build metrics from `state`; they continue exactly as the original would have.
 
         Raises
         ------
         ValueError
-            If the state's schema is not the one that this version reads, or its parts are none that
-            counting could have led to: kernels index and loop by them.
+            If this version does not read the state's schema, or counting cannot have led to its
+            parts: kernels index and loop by them.
         """
         if not isinstance(state, Mapping) or state.get("schema") != _SCHEMA:
             found = state.get("schema") if isinstance(state, Mapping) else state
@@ -640,7 +638,7 @@ class _Classes:
         self.totals = np.zeros(1, _LABEL_TOTALS)
         self.totals["last"] = -1
         self.totals["weight"] = 1.0
-        # Rows: labels, predictions, hits. Columns: classes, and room for more.
+        # Rows: labels, predictions, hits. Columns: classes, with room for more.
         self.counts = np.zeros((3, 2), np.int64)
         self.faded = np.zeros((3, 2))
         # Rows: label, prediction, whether no-change was right (-1: nothing before it).
@@ -710,9 +708,9 @@ class _Classes:
     def _scores(
         self, probas: Sequence[_Proba] | Table | None, labels: Sequence[Label | None]
     ) -> FloatArray | None:
-        """Return the probability of True, or of the label where there are many classes: (n,).
+        """Return (n,) probabilities: of True, or of the label in a multiclass task.
 
-        nan where the learner gave none at all; 0 where it gave some, but none for this class.
+        nan if the learner gave none at all; 0 if it gave some, but none for this class.
         """
         if probas is None or not self.scores_probas:
             return None
@@ -740,13 +738,13 @@ class _Classes:
         return np.fromiter(map(self.codes.__getitem__, column), np.int64, len(column))
 
     def _add_classes(self, labels: Sequence[Label | None], values: Sequence[Label | None]) -> None:
-        # Event by event, label before prediction: the codes must not depend on the cuts.
+        # Event by event, label before prediction: codes must not depend on the cuts.
         pairs = zip(labels, values, strict=True)
         fresh = dict.fromkeys(c for pair in pairs for c in pair if c not in self.codes)
         for c in fresh:
             if isinstance(c, float) and not math.isfinite(c):
                 raise ValueError(f"a label must be finite, got {c}")
-        if self.binary and not fresh.keys().isdisjoint(labels):  # a model may say what it likes
+        if self.binary and not fresh.keys().isdisjoint(labels):  # a model may predict anything
             wrong = [repr(c) for c in fresh if c in set(labels)]
             raise ValueError(f"a binary label is True, False, 1 or 0, got {', '.join(wrong)}")
         for c in fresh:
@@ -783,7 +781,7 @@ class _Classes:
     def _of_counts(
         self, counts: npt.NDArray[Any], no_change: float, least: float = 0.0
     ) -> dict[str, float]:
-        """Metrics from the (3, k) labels, predictions and hits; up to `least` counts as none."""
+        """Return the metrics of (3, k) labels, predictions, hits; up to `least` counts as none."""
         present = (counts[0] > least) | (counts[1] > least)
         if not present.any():
             return dict.fromkeys(METRICS["binary"], math.nan)
@@ -797,7 +795,7 @@ class _Classes:
             "accuracy": accuracy,
             "balanced_accuracy": recall.mean(),
             "macro_f1": f1.mean(),
-            # True has code 1; a model that abstains may have said something else besides.
+            # True has code 1; a model that abstains may have predicted something else, too.
             "f1": f1[int(present[0])] if self.binary and present[1] else 0.0,
             "kappa": (accuracy - chance) / (1 - chance) if abs(1 - chance) > least else 0.0,
             "kappa_temporal": (
@@ -906,7 +904,7 @@ class _Numbers:
         try:
             truths, guesses = floats(labels), floats(values)
             given = np.full(n, 3, np.int8)
-        except TypeError:  # None is among them, or what is no number and raises once more
+        except TypeError:  # a None, or something that is no number and raises again
             truths = floats([math.nan if y is None else y for y in labels])
             guesses = floats([math.nan if v is None else v for v in values])
             pairs = zip(labels, values, strict=True)
@@ -946,7 +944,7 @@ class _Numbers:
         y, guesses = _without_holes(self.ring[:, :n])
         with np.errstate(over="ignore", invalid="ignore"):  # a diverged learner: inf and nan
             errors = y - guesses
-            y = y - y[0]  # so that labels that are all equal have a variance of exactly 0
+            y = y - y[0]  # so that equal labels have a variance of exactly 0
             everything = t["mae"], t["mse"], t["residual"], t["label_squares"]
             faded = (
                 t["faded_absolute"] / t["faded_count"],
@@ -1004,13 +1002,13 @@ def _only(options: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _resized(ring: npt.NDArray[Any], scored: int, window: int) -> npt.NDArray[Any]:
-    """Return a ring with room for another number of events, the newest of `scored` in their places.
+    """Return a ring for another number of events; the newest of `scored` keep their places.
 
-    Where it is longer, the places of what the old one had let go of are holes.
+    In a longer ring, the places of events that the old one no longer held are holes.
     """
     known = min(scored, ring.shape[1], window)
     new = np.zeros((ring.shape[0], window), ring.dtype)
-    if scored > known:  # what came before those that are known
+    if scored > known:  # places of the events before those that are known
         new[:] = _HOLE if ring.dtype.kind == "i" else _NO_NUMBER
     places = np.arange(scored - known, scored)
     new[:, places % window] = ring[:, places % ring.shape[1]]
@@ -1029,14 +1027,14 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _roc_auc(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> float:
-    """Share of (positive, negative) pairs in the right order, ties half: an exact integer ratio."""
+    """Share of correctly ordered (positive, negative) pairs, ties half: an exact integer ratio."""
     high, low = scores[positive], np.sort(scores[~positive])
     below = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")
     return _ratio(below.sum(), 2 * high.size * low.size)
 
 
 def _codes(what: str, column: npt.NDArray[Any]) -> tuple[IntArray, int]:
-    """Return 0 and 1 as codes of False and True, -1 for what is not finite; and how many are not.
+    """Return codes, 0 and 1 for False and True, -1 for non-finite; and the number of these.
 
     Raises
     ------
@@ -1058,7 +1056,7 @@ def _left_out(counts: IntArray) -> dict[str, int]:
 
 def _load_left_out(counts: IntArray, state: Mapping[str, Any]) -> None:
     for i, name in enumerate(_left_out(counts)):
-        count = state.get(name, 0)  # states of before they were counted have none
+        count = state.get(name, 0)  # older states lack it
         _check(type(count) is int and 0 <= count <= _MOST, name)
         counts[i] = count
 
@@ -1075,7 +1073,7 @@ def _fill(totals: npt.NDArray[np.void], plain: Mapping[str, int | float]) -> Non
 
 
 def _fits(array: Any, dtype: Any, shape: tuple[int, ...]) -> bool:
-    """Whether a part of a state is an array of finite numbers as they are counted in."""
+    """Whether a part of a state is an array of finite numbers with this dtype and shape."""
     return (
         isinstance(array, np.ndarray)
         and array.dtype == dtype

@@ -1,1 +1,1 @@
-"""The registry of versions, and the artifacts that it names."""
+"""The registry of versions, and their artifacts."""

@@ -1,8 +1,8 @@
-"""The files of versions, in a local folder or any store that fsspec knows.
+"""The files of versions, in a local folder or any store that fsspec supports.
 
 A version is a folder: `manifest.json`, and for each shard a folder with its parts, each compressed
-with zstd. The manifest names every file with its length and SHA-256 and is written last; it may be
-signed. Nothing is decoded before its sums are right.
+with zstd. The manifest gives every file's length and SHA-256. It is written last, and may be
+signed. Nothing is decoded before its checksums are verified.
 """
 
 import errno
@@ -41,18 +41,18 @@ __all__ = [
 
 SCHEMA = 1
 _MANIFEST = "manifest.json"
-_OWNER = "identity"  # of the state whose versions these are
+_OWNER = "identity"  # name of the file with the identity of the state that owns the versions
 _LEVEL = 3
 _DRAFT = re.compile(r"\..*\.draft\Z")
 _FOLDER = re.compile(r"\d{8,}\Z")
 _PART_OF_PATH = re.compile(r"(?!\.)[^/\\\0]+\Z")
-_MOST_PACKED = 32_768  # bytes that a byte can stand for: zstd's densest block has 128 KiB in four
-_TRIES = 10  # at writing into a folder that others remove meanwhile
-_SEND_SECONDS, _SLOWEST = 20.0, 100_000  # to a store: with so many bytes a second besides
+_MOST_PACKED = 32_768  # most bytes from one compressed byte: zstd's densest block, 128 KiB in four
+_TRIES = 10  # attempts to write into a folder that others remove meanwhile
+_SEND_SECONDS, _SLOWEST = 20.0, 100_000  # timeout of a store: seconds, plus a second per so many B
 _S3: dict[str, Any] = {
-    # What another process has written is to be seen: no listings from memory.
+    # Files written by other processes must be visible: no cached listings.
     "use_listings_cache": False,
-    # A store that does not answer is tried again by who waits for it, and that he knows why.
+    # The caller retries a store that does not answer, and reports why.
     "config_kwargs": {
         "connect_timeout": 5,
         "read_timeout": 10,
@@ -62,15 +62,15 @@ _S3: dict[str, Any] = {
 
 
 class ArtifactError(ExpectedError, ValueError):
-    """An artifact that cannot be used; the message names it and what is wrong with it."""
+    """An artifact cannot be used; the message names it and the reason."""
 
 
 class StoreError(ExpectedError, RuntimeError):
-    """The store cannot be read or written to at the moment."""
+    """The store cannot be read or written to at present."""
 
 
 class PartFile(msgspec.Struct, frozen=True):
-    """A file: its name within the version, its length and SHA-256, and its length unpacked."""
+    """A file: its name within the version, its length and SHA-256, and its uncompressed length."""
 
     name: str
     bytes: int
@@ -79,18 +79,18 @@ class PartFile(msgspec.Struct, frozen=True):
 
 
 class ShardPart(msgspec.Struct, frozen=True):
-    """What a version holds of one shard.
+    """A version's content for one shard.
 
     Attributes
     ----------
     shard
-        Its name.
+        The shard's name.
     header
-        That of a snapshot: position in the journal (`seq`, `generation`), `cursors`, `digest`,
-        `seen`, `learned`, `metrics`, `definition`.
+        The header of a snapshot: position in the journal (`seq`, `generation`), `cursors`,
+        `digest`, `seen`, `learned`, `metrics`, `definition`.
     files
         By name of the part: learner, metrics, drift (detectors), replay, trainer (counts). The
-        state of random generators is in the part that draws from them.
+        state of a random generator is in the part that draws from it.
     """
 
     shard: str
@@ -99,33 +99,33 @@ class ShardPart(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a version is.
+    """The description of a version.
 
     Attributes
     ----------
     parent
-        The version that it has come from; 0: none.
+        The version that it derives from; 0: none.
     kind
         "online", "consolidated", "restored" or "imported".
     reason
-        "schedule", "drift", "shutdown", "manual", or in words.
+        "schedule", "drift", "shutdown", "manual", or a text.
     created
         Seconds since 1970.
     learner
-        Its definition, without what it has learned.
+        The learner's definition, without what it has learned.
     fingerprint
-        SHA-256 of that.
+        SHA-256 of the definition.
     libraries
-        Versions of Midstream, Python and the libraries that state depends on.
+        Versions of Midstream, Python and the libraries that the state depends on.
     data
-        What was learned, in all and since the parent: stretches of the input by partition, counts
-        by source, a fingerprint over the ids in order.
+        What was learned, in total and since the parent: ranges of the input by partition, counts
+        by source, a fingerprint of the ids in order.
     metrics
-        By shard, prequential metrics at that point; undefined ones are null.
+        By shard, the prequential metrics at that point; undefined ones are null.
     shards
         The parts.
     signature
-        HMAC-SHA256 of all the rest; empty: it is not signed.
+        HMAC-SHA256 of all the rest; empty: not signed.
     """
 
     schema: int = SCHEMA
@@ -145,22 +145,22 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def identity(self) -> str:
-        """Of the state that it was made of; "": of one of before states had any."""
+        """Identity of the state it was made from; "": from before states had identities."""
         found = {str(part.header.get("identity", "")) for part in self.shards}
         return max(found, default="")
 
     @property
     def bytes(self) -> int:
-        """Length of all files together."""
+        """Total length of all files."""
         return sum(file.bytes for part in self.shards for file in part.files.values())
 
     def part(self, shard: str) -> ShardPart:
-        """Return what it holds of a shard.
+        """Return the part of a shard.
 
         Raises
         ------
         ArtifactError
-            If it holds nothing.
+            If the version has no part of it.
         """
         for part in self.shards:
             if part.shard == shard:
@@ -170,27 +170,27 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnreadableError(StoreError):
-    """There is no right to read a file."""
+    """A file cannot be read for lack of permission."""
 
 
 class Artifacts:
     """The files of the versions of one model.
 
-    Guarantee: a file has its whole content or is not there, locally also after a loss of power.
+    Guarantee: a file is either complete or absent, locally also after a loss of power.
 
     Parameters
     ----------
     place
         A folder, or a URL that fsspec knows (`s3://bucket/prefix`).
     model
-        Whose.
+        The model's name.
     key
-        With which manifests are signed, and have to be.
+        Key with which manifests are signed, and must be signed.
 
     Raises
     ------
     StoreError
-        If there is no such store, or what it takes is not installed.
+        If the store is unknown, or its client library is not installed.
     """
 
     def __init__(self, place: str | Path, model: str, *, key: bytes | None = None) -> None:
@@ -205,7 +205,7 @@ class Artifacts:
             self._files, root = fsspec.core.url_to_fs(self.place, **options)
             if options:
                 self._files.retries = 1
-        except Exception as error:  # noqa: BLE001 some clients connect now: whatever theirs raise
+        except Exception as error:  # noqa: BLE001 clients may connect here: any error
             known = isinstance(error, ImportError | ValueError)
             reason = str(error) if known else _reason(error)
             raise StoreError(masked(f"{self.place}: {reason}")) from None
@@ -213,22 +213,22 @@ class Artifacts:
         self._local = isinstance(self._files, LocalFileSystem)
 
     def folder(self, version: int) -> str:
-        """Where the files of a version are."""
+        """Return the folder of a version's files."""
         return f"{self._root}/{version:08d}"
 
     # --- writing
 
     def claim(self, identity: str, *, takes: bool = False) -> None:
-        """Have the place be that of a state, or see that it is; `takes`: whose ever it was.
+        """Claim the place for a state, or check its owner; `takes`: take it from another owner.
 
         Raises
         ------
         OtherStateError
-            If it is that of another state.
+            If it belongs to another state.
         StoreError
             If the store does not answer.
         """
-        if not identity:  # of who has no state
+        if not identity:  # the caller has no state
             return
         path = f"{self._root}/{_OWNER}"
         with self._naming(path):
@@ -239,7 +239,7 @@ class Artifacts:
                 raise self._refused(owner, identity)
             self._claim(path, identity, takes=takes)
             owner = self._owner(path)
-            if owner != identity:  # another came at the same time
+            if owner != identity:  # another state claimed it at the same time
                 raise self._refused(owner, identity)
 
     def _owner(self, path: str) -> str:
@@ -250,14 +250,14 @@ class Artifacts:
             return ""
 
     def _claim(self, path: str, identity: str, *, takes: bool) -> None:
-        """Write whose the place is; `takes`: also where it is another's."""
+        """Write the owner of the place; `takes`: also over another owner."""
         data = f"{identity}\n".encode()
         if takes or not (self._local or self.place.startswith("s3:")):
             self._write(path, data)
         elif self._local:
             draft = f"{path}.{os.urandom(8).hex()}.draft"
             self._write(draft, data)
-            with suppress(FileExistsError):  # another was faster
+            with suppress(FileExistsError):  # another process was faster
                 os.link(draft, path)
             LocalStorage(Path(path).parent).remove(Path(draft).name)
             LocalStorage(Path(path).parent).sync_folder()
@@ -273,17 +273,17 @@ class Artifacts:
         )
 
     def require_writing(self) -> None:
-        """Raise StoreError if it is known that this user may only read."""
+        """Raise StoreError if this user is known to have read access only."""
         if self._local and (why := unwritable(Path(self._root))):
             raise StoreError(why)
 
     def write_part(
         self, version: int, shard: str, header: Mapping[str, Any], parts: Mapping[str, bytes]
     ) -> ShardPart:
-        """Write a shard's part of a version. The same again changes nothing.
+        """Write a shard's part of a version. Writing it again changes nothing.
 
-        If the version is removed meanwhile, there may be some of its files afterwards: who writes
-        them has to see whether it is still wanted.
+        If the version is removed meanwhile, some of its files may remain: the caller must check
+        whether the version is still wanted.
 
         Raises
         ------
@@ -300,14 +300,14 @@ class Artifacts:
         return ShardPart(shard, dict(header), files)
 
     def write_manifest(self, manifest: Manifest) -> bytes:
-        """Sign a manifest, if there is a key, write it, and return its bytes.
+        """Sign a manifest if there is a key, write it, and return its bytes.
 
         Raises
         ------
         StoreError
             If it cannot be written.
         """
-        # Signed as it will be read: 1 as 1.0 where a metric is meant.
+        # Signed in the form in which it is read: 1 as 1.0 for a metric.
         manifest = msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest)
         signed = msgspec.structs.replace(manifest, signature=self._signature(manifest))
         data = msgspec.json.format(msgspec.json.encode(signed), indent=1) + b"\n"
@@ -315,7 +315,7 @@ class Artifacts:
         return data
 
     def write_manifest_again(self, version: int, data: bytes) -> None:
-        """Write the bytes of a manifest, as `write_manifest` gave them.
+        """Write the bytes of a manifest, as `write_manifest` returned them.
 
         Raises
         ------
@@ -334,14 +334,14 @@ class Artifacts:
     def _write(self, path: str, data: bytes) -> None:
         with self._naming(path):
             if not self._local:
-                # A client that waits to be let send (Expect: 100-continue) may wait for ever.
+                # A client that waits for permission to send (Expect: 100-continue) may hang.
                 limit = {"timeout": _SEND_SECONDS + len(data) / _SLOWEST}
                 self._files.pipe_file(path, data, **limit if self._files.async_impl else {})
                 return
             _in_a_folder_that_may_go(partial(_write_locally, Path(path), data))
 
     def _sync_folders(self, version: int) -> None:
-        """Make the names of the folders durable that those of files are in."""
+        """Make the names of the folders of a version's files durable."""
         if not self._local:
             return
         with self._naming(self.folder(version)):
@@ -349,19 +349,20 @@ class Artifacts:
                 _in_a_folder_that_may_go(partial(_sync_folder, Path(folder)))
 
     def remove(self, version: int) -> None:
-        """Remove all files of a version, the manifest first; nothing happens if there are none.
+        """Remove all files of a version, the manifest first; without files nothing happens.
 
-        What others write meanwhile may stay: they find out that it is not wanted, and remove it.
+        Files that others write meanwhile may remain: the writers find that the version is not
+        wanted, and remove them.
 
         Raises
         ------
         StoreError
-            If one cannot be removed.
+            If a file cannot be removed.
         """
         with self._naming(self.folder(version)):
             names = self._names(version)
             for name in sorted(names, key=lambda name: name != _MANIFEST):
-                with suppress(FileNotFoundError):  # another may be removing it, too
+                with suppress(FileNotFoundError):  # another process may be removing it, too
                     self._files.rm_file(f"{self.folder(version)}/{name}")
             if self._local:
                 for folder, _, _ in os.walk(self.folder(version), topdown=False, onerror=_unseen):
@@ -370,7 +371,7 @@ class Artifacts:
     # --- reading
 
     def versions(self) -> list[int]:
-        """Return which versions there are files of, or a folder.
+        """Return the versions that have files, or a folder.
 
         Raises
         ------
@@ -396,12 +397,12 @@ class Artifacts:
         Parameters
         ----------
         sha256
-            What its SHA-256 has to be.
+            Its required SHA-256.
 
         Raises
         ------
         ArtifactError
-            If it is missing, damaged, of a newer schema, or not signed as it has to be.
+            If it is missing, damaged, of a newer schema, or lacks the required signature.
         StoreError
             If the store does not answer.
         """
@@ -412,7 +413,7 @@ class Artifacts:
         return self.decoded(data, version)
 
     def has_manifest(self, version: int) -> bool:
-        """Return whether there is a manifest of a version: it is whole.
+        """Return whether a version has a manifest, so is complete.
 
         Raises
         ------
@@ -422,14 +423,14 @@ class Artifacts:
         return _MANIFEST in self._names(version)
 
     def found(self, version: int) -> tuple[Manifest, bytes] | None:
-        """Return the manifest of a version that nobody has told us of, with its bytes.
+        """Return the manifest of a version that the registry does not know, with its bytes.
 
-        Returns None if there is none: the version is not whole, or its removal was begun.
+        None if there is no manifest: the version is incomplete, or its removal has begun.
 
         Raises
         ------
         ArtifactError, StoreError
-            If it is damaged, of a newer schema, or not signed as it has to be, or cannot be read.
+            If it is damaged, of a newer schema, lacks the required signature, or cannot be read.
         """
         if not self.has_manifest(version):
             return None
@@ -437,7 +438,7 @@ class Artifacts:
         return self.decoded(data, version), data
 
     def decoded(self, data: bytes, version: int) -> Manifest:
-        """Decode a manifest; raise ArtifactError if it is of a newer schema, or not signed."""
+        """Decode a manifest; raise ArtifactError if it is of a newer schema, or unsigned."""
         what = f"version {version}: {_MANIFEST}"
         try:
             schema = msgspec.json.decode(data, type=dict[str, Any]).get("schema")
@@ -466,7 +467,7 @@ class Artifacts:
         return manifest
 
     def read_part(self, manifest: Manifest, shard: str) -> dict[str, bytes]:
-        """Read a shard's part of a version: the bytes of each part, once their sums are right.
+        """Read a shard's part of a version: the bytes of each part, after checking the checksums.
 
         Raises
         ------
@@ -478,7 +479,7 @@ class Artifacts:
         return self.read_files(manifest.version, manifest.part(shard))
 
     def read_files(self, version: int, part: ShardPart) -> dict[str, bytes]:
-        """Read what a shard has put, also before the version is whole; else as `read_part`."""
+        """Read a shard's files, also before the version is complete; otherwise as `read_part`."""
         return {name: self._unpacked(version, file) for name, file in part.files.items()}
 
     def _unpacked(self, version: int, file: PartFile) -> bytes:
@@ -504,7 +505,7 @@ class Artifacts:
             ) from None
 
     def problems(self, manifest: Manifest) -> list[str]:
-        """Return what is wrong with the files of a version, a sentence each.
+        """Return the faults of a version's files, one sentence each.
 
         Raises
         ------
@@ -540,7 +541,7 @@ class Artifacts:
                     f"{self._shown(path)}: cannot be read: {_reason(error)}"
                 ) from None
             except FileNotFoundError:
-                if not self._files.exists(self._root):  # it may be back in a while, a file is not
+                if not self._files.exists(self._root):  # unlike a file, the place may return
                     raise StoreError(
                         f"{self._shown(self._root)}: the artifacts of {self.model} are not there"
                     ) from None
@@ -562,7 +563,7 @@ class Artifacts:
 
     @contextmanager
     def _naming(self, path: str) -> Iterator[None]:
-        """Say in one line which file it was that could not be read or written."""
+        """Name the file in a one-line error if it cannot be read or written."""
         try:
             yield
         except (ArtifactError, StoreError, OtherStateError):
@@ -572,7 +573,7 @@ class Artifacts:
                 raise
             if isinstance(error, PermissionError) and self._local and error.filename:
                 raise StoreError(told(error)) from None
-            # What clients of stores raise is of their own making.
+            # Clients of stores raise errors of their own.
             raise StoreError(f"{self._shown(path)}: {masked(_reason(error))}") from None
 
     def _shown(self, path: str) -> str:
@@ -580,7 +581,7 @@ class Artifacts:
 
 
 def _write_locally(path: Path, data: bytes) -> None:
-    """Write a file so that it has its whole content or is not there."""
+    """Write a file so that it is either complete or absent."""
     name = path.name
     draft = f".{name}.{os.urandom(8).hex()}.draft"  # others may be writing the same file
     storage = LocalStorage(path.parent)
@@ -598,14 +599,14 @@ def _write_locally(path: Path, data: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable; it is made if it is not there."""
+    """Make the names in a folder durable; create it if it is missing."""
     LocalStorage(folder).sync_folder()
 
 
 def _in_a_folder_that_may_go(work: Callable[[], None]) -> None:
-    """Do what makes a folder and writes into it, again if another has removed that meanwhile."""
+    """Make a folder and write into it; repeat that if another process removes it meanwhile."""
     for _ in range(_TRIES - 1):
-        # That it exists is told of one that goes while it is looked at.
+        # An error that it exists may concern a folder that is just being removed.
         with suppress(FileNotFoundError, FileExistsError):
             work()
             return
@@ -613,7 +614,7 @@ def _in_a_folder_that_may_go(work: Callable[[], None]) -> None:
 
 
 def _remove_empty(folder: Path) -> None:
-    """Remove a folder, unless another has, or has written something into it."""
+    """Remove a folder, unless another process has, or has written something into it."""
     try:
         folder.rmdir()
     except OSError as error:
@@ -622,7 +623,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _unseen(error: OSError) -> None:
-    """Raise what hides files in a folder; one that is gone holds none."""
+    """Raise an error that hides files of a folder; ignore one for a folder that is gone."""
     if isinstance(error, PermissionError):
         raise error
 
@@ -632,7 +633,7 @@ def _name(shard: str, part: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Say what a client of a store raised."""
+    """Describe an error of a store's client."""
     if not isinstance(error, OSError):
         return f"{type(error).__name__}: {error}"
     silent = "does not answer" if isinstance(error, TimeoutError) else ""

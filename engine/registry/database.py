@@ -1,7 +1,7 @@
-"""The registry's database: how SQLite and PostgreSQL are opened and spoken to, for one model.
+"""The registry's database: access to SQLite and PostgreSQL for one model.
 
-Of SQLite, writers take turns from the beginning of their transactions (WAL mode, BEGIN IMMEDIATE);
-of PostgreSQL, by a lock on the row of their model. Nothing here knows what a version is.
+In SQLite, writers take turns from the start of their transactions (WAL mode, BEGIN IMMEDIATE); in
+PostgreSQL, by a lock on the row of their model. This module does not know what a version is.
 """
 
 import os
@@ -30,7 +30,7 @@ _LOCKED_SECONDS = 5.0
 _ANSWER_SECONDS = 5
 _POSTGRES = {
     "connect_timeout": _ANSWER_SECONDS,
-    # A server that cannot be reached any more is given up after about half a minute.
+    # A server that became unreachable is given up after about half a minute.
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
@@ -41,28 +41,28 @@ _T = TypeVar("_T")
 
 
 class RegistryError(ExpectedError, RuntimeError):
-    """The registry cannot be read or written to; the message names it and says why."""
+    """The registry cannot be read or written to; the message names it and the reason."""
 
 
 class OtherStateError(RegistryError):
-    """The model of this name is that of another state; the message says what can be done."""
+    """The model with this name belongs to another state; the message says what can be done."""
 
 
 class NoRegistryError(RegistryError):
-    """There is none, or it has not this model."""
+    """There is no registry, or it lacks this model."""
 
 
 def _url_of(database: str | Path) -> tuple[sa.URL, str]:
-    """Return the URL of a database, and how to show it: without a password."""
+    """Return the URL of a database, and its display form: without a password."""
     text = str(database)
     hide_credentials(text)
-    if any(sign in credentials(text) for sign in "@/"):  # to a URL, the host begins there
+    if any(sign in credentials(text) for sign in "@/"):  # in a URL the host begins there
         raise RegistryError(
             "the registry's password holds an '@' or a '/'; in a URL they are written %40 and %2F"
         )
     try:
         url = sa.make_url(text) if "://" in text else sa.URL.create("sqlite", database=text)
-    except (exc.ArgumentError, ValueError):  # which shows a part of it, perhaps the password
+    except (exc.ArgumentError, ValueError):  # its message may show the password
         raise RegistryError(
             "the registry's URL cannot be read; needed: sqlite:///PATH or "
             "postgresql://USER@HOST/DATABASE"
@@ -78,14 +78,14 @@ def _url_of(database: str | Path) -> tuple[sa.URL, str]:
 
 
 def make_engine(url: sa.URL, *, create: bool, only_read: Path | None = None) -> sa.Engine:
-    """Return what connects to a database; `create`: a SQLite file is to be made in WAL mode.
+    """Return an engine for a database; `create`: make a missing SQLite file, in WAL mode.
 
-    `only_read`: the SQLite file of it, which this user may not write to.
+    `only_read`: its SQLite file, which this user may not write to.
 
     Raises
     ------
     RegistryError
-        If there is no driver for it.
+        If there is no driver for the database.
     """
     sqlite = url.get_backend_name() == "sqlite"
     if url.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
@@ -96,7 +96,7 @@ def make_engine(url: sa.URL, *, create: bool, only_read: Path | None = None) -> 
         engine = sa.create_engine(
             "sqlite://",
             creator=lambda: open_for_reading(only_read),
-            poolclass=sa.NullPool,  # each connection shows how it stands when it is made
+            poolclass=sa.NullPool,  # a connection shows the database as it was when made
         )
         event.listen(engine, "connect", _leave_transactions)
         event.listen(engine, "begin", _begin_sqlite)
@@ -127,17 +127,17 @@ def _open_sqlite(connection: Any, record: Any) -> None:
 
 
 def _leave_transactions(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # transactions are begun by `_begin_sqlite`
+    connection.isolation_level = None  # `_begin_sqlite` begins transactions
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    # What is read stands in one piece too; who means to write must not find out late.
+    # Reads are consistent, too. A writer must find out at once that it has to wait.
     reading = _READING.items() <= connection.get_execution_options().items()
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 def _ask_postgres(connection: Any, _: Any, __: Any) -> None:
-    """Give up a connection whose server does not answer; psycopg itself would wait for ever."""
+    """Time out a connection whose server does not answer; psycopg itself would wait forever."""
     limit = time.monotonic() + _ANSWER_SECONDS
     try:
         server = connection.pgconn
@@ -164,27 +164,27 @@ class Database:
     database
         A URL of SQLAlchemy's, `sqlite:///…` or `postgresql://…`, or the path of a SQLite file.
     model
-        Its name.
+        The model's name.
     create
         Make the database and the model's row if they are not there.
     identity
-        Of the state that speaks. What it writes to for the first time is its own from then on, and
-        what is another's it neither reads nor writes. "": of somebody who has no state, and goes by
-        the name alone; None: of a state that has no identity yet, which may not go by it.
+        Identity of the accessing state. It owns a model that it writes to first; a model of another
+        state it neither reads nor writes. "": a caller without a state, which goes by the name
+        alone; None: a state without an identity yet, which may not go by the name.
 
     Attributes
     ----------
     place
-        How to name it to people: without a password.
+        Display name, without a password.
     engine
-        SQLAlchemy's.
+        SQLAlchemy's engine.
 
     Raises
     ------
     NoRegistryError
-        If it is not there, and not to be made.
+        If it does not exist and `create` is False.
     OtherStateError
-        If the model is that of another state; so does any access, should it become that.
+        If the model belongs to another state; any later access raises it, too.
     RegistryError
         If it cannot be used.
     """
@@ -263,14 +263,14 @@ class Database:
             raise RegistryError(
                 f"{self.place}: has schema {schema}, this Midstream reads {SCHEMA}; use a newer one"
             )
-        with self.reading():  # whose it is
+        with self.reading():  # checks the owner
             pass
 
     def _make(self) -> None:
         with self._saying():
             if self._file is not None:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
-            for _ in range(2):  # another may be making the same
+            for _ in range(2):  # another process may be making the same
                 try:
                     META.create_all(self.engine)
                     break
@@ -286,7 +286,7 @@ class Database:
         return found
 
     def models(self) -> list[str]:
-        """Return the names of all models that the registry has."""
+        """Return the names of all models in the registry."""
         with self.reading(checked=False) as connection:
             found = connection.execute(sa.select(MODELS.c.model).order_by(MODELS.c.model))
             return list(found.scalars())
@@ -296,12 +296,12 @@ class Database:
         self.engine.dispose()
 
     def ours(self, table: sa.Table) -> sa.ColumnElement[bool]:
-        """Return the condition that a row is of this model."""
+        """Return the condition that a row belongs to this model."""
         return table.c.model == self.model
 
     @contextmanager
     def reading(self, *, checked: bool = True) -> Iterator[sa.Connection]:
-        """Look at something, as it stands at one moment; `checked`: if it is this state's."""
+        """Read within one transaction; `checked`: raise if the model belongs to another state."""
         self._look()
         with self._saying(), self.engine.connect() as connection:
             connection.execution_options(**_READING)
@@ -313,7 +313,7 @@ class Database:
         return sa.select(MODELS.c.identity).where(self.ours(MODELS))
 
     def _require_ours(self, owner: str | None) -> None:
-        """Raise OtherStateError if the model is that of another state."""
+        """Raise OtherStateError if the model belongs to another state."""
         if not owner or self.identity in ("", owner):
             return
         if self.identity is None:
@@ -329,15 +329,15 @@ class Database:
         )
 
     def owner(self) -> str:
-        """Return the identity of the state that the model is; "": none has claimed it."""
+        """Return the identity of the state that owns the model; "": no owner."""
         with self.reading(checked=False) as connection:
             return connection.execute(self._owner()).scalar() or ""
 
     @contextmanager
     def writing(self, *, checked: bool = True) -> Iterator[sa.Connection]:
-        """Change something, in one piece; of several that write, one goes after the other.
+        """Write within one transaction; concurrent writers take turns.
 
-        With `checked`, the model has to be this state's, or becomes that if it is nobody's yet.
+        With `checked`, the model must belong to this state, or becomes its own if it has no owner.
         """
         if self._unwritable:
             raise RegistryError(self._unwritable)
@@ -352,14 +352,14 @@ class Database:
 
     @property
     def steady(self) -> bool:
-        """Whether nobody can set the clock of `clock`: it is that of the host, since its start."""
+        """Whether nobody can set the clock of `clock`: it counts from the host's start."""
         return self.url.get_backend_name() == "sqlite"
 
     def clock(self) -> float:
-        """Return seconds by a clock that all have in common who use this database.
+        """Return seconds of a clock that all users of this database share.
 
-        Of PostgreSQL it is the server's, from 1970 on. A file is used on one host: it is the
-        monotonic clock of that.
+        For PostgreSQL it is the server's clock, since 1970. A file is used on one host only, so it
+        is that host's monotonic clock.
         """
         if self.steady:
             return time.monotonic()
@@ -368,15 +368,15 @@ class Database:
             return float(connection.execute(sa.select(now)).scalar_one())
 
     def owner_in(self, connection: sa.Connection) -> str:
-        """Return the same as `owner`, as a part of a transaction."""
+        """Return the same as `owner`, within a transaction."""
         return connection.execute(self._owner()).scalar() or ""
 
     def own(self, connection: sa.Connection, identity: str) -> None:
-        """Have the model be that of a state from now on. Part of a transaction."""
+        """Make a state the owner of the model. Part of a transaction."""
         connection.execute(sa.update(MODELS).where(self.ours(MODELS)).values(identity=identity))
 
     def require_writing(self) -> None:
-        """Raise RegistryError if this user may only read; what else may fail shows later."""
+        """Raise RegistryError if this user may only read; other obstacles show later."""
         if self._unwritable:
             raise RegistryError(self._unwritable)
         if self._file is not None or self.engine.dialect.name != "postgresql":
@@ -395,7 +395,7 @@ class Database:
                 )
 
     def rows(self, wanted: Any) -> list[dict[str, Any]]:
-        """Return what is asked for, a dict a row."""
+        """Return the result of a query, one dict per row."""
         with self.reading() as connection:
             return [
                 {str(name): value for name, value in row._mapping.items()}
@@ -403,7 +403,7 @@ class Database:
             ]
 
     def add(self, connection: sa.Connection, table: sa.Table, row: Mapping[str, Any]) -> bool:
-        """Insert a row of this model unless one with its key is there; what it lacks is default.
+        """Insert a row of this model unless its key exists; missing columns get defaults.
 
         Returns whether it was inserted.
         """
@@ -418,14 +418,14 @@ class Database:
         return connection.execute(adding, execution_options=options).rowcount > 0
 
     def decoded(self, text: str, type_: type[_T]) -> _T:
-        """Return what a column of JSON holds."""
+        """Decode the content of a JSON column."""
         with self._saying():
             return msgspec.json.decode(text, type=type_)
 
     def _look(self) -> None:
-        """Refuse a file that is gone, and open anew what has taken its place.
+        """Refuse a file that is gone, and reopen one that was replaced.
 
-        SQLite would go on with what was removed, and all that it is told would be lost.
+        SQLite would go on with the removed file, and everything written would be lost.
         """
         if self._file is None:
             return
@@ -438,7 +438,7 @@ class Database:
         self._node = node
 
     def _status(self) -> os.stat_result | None:
-        """Return what the system says of the file; None: it is not there."""
+        """Return the file's status; None: it does not exist."""
         assert self._file is not None
         try:
             return self._file.stat()
@@ -449,12 +449,12 @@ class Database:
 
     @contextmanager
     def _saying(self) -> Iterator[None]:
-        """Say in one line what the database fails of."""
+        """Report an error of the database in one line."""
         try:
             yield
         except exc.SQLAlchemyError as error:
             raise RegistryError(masked(f"{self.place}: {_reason_of(error)}")) from None
-        except PermissionError as error:  # perhaps of a file beside it
+        except PermissionError as error:  # perhaps for a file beside the database
             raise RegistryError(masked(told(error))) from None
         except (sqlite3.Error, OSError) as error:
             reason = getattr(error, "strerror", None) or error
@@ -474,7 +474,7 @@ def _inserting(engine: sa.Engine, table: sa.Table) -> Any:
 
 
 def _reason_of(error: exc.SQLAlchemyError) -> str:
-    """Return in one line, and in our words where we know them, what a database fails of."""
+    """Describe a database error in one line, in our words for known ones."""
     what = getattr(error, "orig", None) or error
     text = " ".join(str(what).split())
     if "database is locked" in text:

@@ -1,8 +1,8 @@
-"""The registry: versions, commands and deployments of a model, in a database; artifacts in files.
+"""The registry: versions, commands and deployments of a model in a database, artifacts in files.
 
-Several processes write to it, and each may die at any moment: what belongs together is one
-transaction, files are written before the row that names them, and all that a shard tells may be
-told again. The truth about a shard is in its journal; the registry is told of it.
+Several processes write to it, and each may die at any moment. So related changes are one
+transaction, files are written before the row that names them, and a shard may repeat every report.
+A shard's journal is authoritative; the registry holds what shards report.
 """
 
 import time
@@ -44,13 +44,12 @@ __all__ = [
 
 
 class ShardRow(msgspec.Struct):
-    """A shard as it last told of itself; `beat_at` 0: it never did, or has stopped.
+    """A shard as last reported; `beat_at` 0: it never reported, or has stopped.
 
-    That is when it did by the registry's clock (`Registry.clock`); that it changes tells that the
-    shard runs.
-    `seen` is how many events it has applied in all, which no restore changes. `ending` 1: it is at
-    the end of its run; 2: and has learned what no version has. `sources`: those it has heard of, as
-    a JSON list; what an earlier run heard of, versions tell.
+    `beat_at` is the time of the report by the registry's clock (`Registry.clock`); it changes while
+    the shard runs. `seen` counts all events that it has applied; no restore changes it. `ending`
+    1: its run is ending; 2: and it has learned events that no version has. `sources`: those of its
+    events, as a JSON list; versions hold the sources of earlier runs.
     """
 
     shard: str
@@ -65,9 +64,9 @@ class ShardRow(msgspec.Struct):
 
 
 class Deployed(msgspec.Struct):
-    """What a shard did of a command, and when it began (`kind` "start").
+    """A shard's report on a command, or of its start (`kind` "start").
 
-    `present`: its epoch is that of the shard as it is now, which no clock tells.
+    `present`: its epoch is the shard's present one; no clock tells that.
     """
 
     shard: str
@@ -77,14 +76,14 @@ class Deployed(msgspec.Struct):
 
     @property
     def kind(self) -> str:
-        """Of the command."""
+        """The kind of the command."""
         return self.done.command.kind
 
 
 class Drifted(NamedTuple):
     """An alarm: `position` counts the events that the shard's model had seen.
 
-    `command` is the last one that the shard had carried out; `feature` "": it is of the loss.
+    `command` is the last one that the shard had carried out; `feature` "": it concerns the loss.
     """
 
     shard: str
@@ -98,20 +97,20 @@ class Drifted(NamedTuple):
 
 
 class CommandError(ExpectedError, ValueError):
-    """A command that cannot be taken back; the message says why. Nothing was changed."""
+    """A command cannot be cancelled; the message says why. Nothing was changed."""
 
 
 class Waiting(msgspec.Struct):
-    """A command that was given, and that not all shards have carried out or refused.
+    """A command that some shards have neither carried out nor refused.
 
     Attributes
     ----------
     at
         When it was given, in seconds since 1970.
     taken_at
-        When a processor took it up, after which it cannot be taken back; 0: none has.
+        When a processor took it up, so that it cannot be cancelled any more; 0: none has.
     answered, missing
-        The shards that have carried it out or refused it, and those that have not.
+        The shards that have carried it out or refused it, and the others.
     """
 
     id: int
@@ -135,22 +134,22 @@ class Registry(Versions):
     artifacts
         Where the files of versions are: a folder, or a URL that fsspec knows.
     model
-        Its name.
+        The model's name.
     key
-        With which manifests are signed, and have to be.
+        Key with which manifests are signed, and must be signed.
     modules
         Modules besides River whose classes and functions a version may hold.
     create
-        Make the database and the model's row if they are not there.
+        Make the database and the model's row if they are missing.
     identity
-        Of the state that speaks, as of `Database`.
+        Identity of the accessing state, as for `Database`.
 
     Raises
     ------
     RegistryError
-        If it is not there, or cannot be used.
+        If it does not exist, or cannot be used.
     StoreError
-        If the store of the artifacts cannot be.
+        If the store of the artifacts cannot be used.
     """
 
     # --- shards
@@ -161,20 +160,20 @@ class Registry(Versions):
         last_command: int,
         last_version: int,
     ) -> dict[str, int]:
-        """Tell of all shards of the model, and of the highest numbers that their journals know.
+        """Register the shards of the model, and the highest numbers in their journals.
 
-        A registry that was lost and made anew gives none of these numbers again.
+        A registry that was lost and recreated then does not assign these numbers again.
 
         Parameters
         ----------
         shards
-            Their names, with the epoch of each that is known: under what it was begun anew.
+            Their names, with the epoch of each if known: the beginning that its state derives from.
 
         Returns
         -------
         dict
-            By shard, the id of the last command that is not for it, since others had answered it
-            before this one, or its present epoch, had begun.
+            By shard, the id of the last command that it must not carry out: others had answered it
+            before this shard, or its present epoch, began.
         """
         epochs = shards if isinstance(shards, Mapping) else dict.fromkeys(shards)
         answered = sa.select(sa.func.coalesce(sa.func.max(DEPLOYMENTS.c.command), 0))
@@ -201,7 +200,7 @@ class Registry(Versions):
         return found
 
     def newest(self) -> tuple[float, int, int, str, int]:
-        """Return of the last version that was asked for what `request_version` tells `due`."""
+        """Return the arguments of `due` in `request_version`, for the last version at all."""
         with self.database.reading() as connection:
             row = connection.execute(self._last(None)).first()
             seen = int(connection.execute(self._seen()).scalar_one())
@@ -220,7 +219,7 @@ class Registry(Versions):
         return sa.select(total).where(self._ours(SHARDS))
 
     def beat(self, rows: Sequence[ShardRow]) -> None:
-        """Tell how shards get on."""
+        """Record the reports of shards."""
         with self.database.writing() as connection:
             for row in rows:
                 connection.execute(
@@ -230,7 +229,7 @@ class Registry(Versions):
                 )
 
     def clock(self) -> float:
-        """Return seconds by the registry's clock, that of `Database.clock`."""
+        """Return seconds of the registry's clock, that of `Database.clock`."""
         return self.database.clock()
 
     @property
@@ -239,7 +238,7 @@ class Registry(Versions):
         return self.database.steady
 
     def leave(self, run: str) -> None:
-        """Tell that a run has stopped."""
+        """Record that a run has stopped."""
         with self.database.writing() as connection:
             mine = (self._ours(SHARDS), SHARDS.c.run == run)
             connection.execute(sa.update(SHARDS).where(*mine).values(beat_at=0.0))
@@ -250,9 +249,9 @@ class Registry(Versions):
         return [_struct(row, ShardRow) for row in self.database.rows(wanted)]
 
     def commands(self, after: int = 0) -> list[Order]:
-        """Return the commands that were given after the one with this id, in order.
+        """Return the commands given after the one with this id, in order.
 
-        Those that were dropped are not among them.
+        Dropped commands are left out.
         """
         wanted = (
             sa.select(COMMANDS.c.order)
@@ -266,10 +265,10 @@ class Registry(Versions):
         return [self.database.decoded(row["order"], Order) for row in self.database.rows(wanted)]
 
     def take(self, command: int) -> bool:
-        """Take a command up for a shard, which then has to carry it out, or refuse it.
+        """Take up a command for a shard, which must then carry it out or refuse it.
 
-        What one shard has taken up all have to, and nobody can take it back any more. Returns False
-        if it was taken back, or dropped, before.
+        Once one shard takes it up, all must, and it cannot be cancelled any more. Returns False if
+        it was cancelled or dropped before.
         """
         this = (self._ours(COMMANDS), COMMANDS.c.id == command, COMMANDS.c.dropped == "")
         with self.database.writing() as connection:
@@ -322,15 +321,15 @@ class Registry(Versions):
         return found
 
     def cancel(self, command: int, why: str) -> list[int]:
-        """Take a command back that no processor has taken up; return which ids are.
+        """Cancel a command that no processor has taken up; return the ids that were cancelled.
 
-        Those are more than one where it was given in one piece with others: the versions before and
-        after a restore go with it, as far as they were not taken up.
+        There are several if it was given together with others: the versions before and after a
+        restore are cancelled with it, if not taken up yet.
 
         Raises
         ------
         CommandError
-            If there is none, or it is carried out, or was taken back.
+            If there is no such command, or it was taken up, carried out or cancelled.
         """
         with self.database.writing() as connection:
             ours = self._ours(COMMANDS)
@@ -365,9 +364,7 @@ class Registry(Versions):
                     VERSIONS.c.version.in_(unmade),
                     VERSIONS.c.state == "open",
                 )
-                .values(
-                    state="removing", kind=CANCELLED
-                )  # should there be parts: by the next prune
+                .values(state="removing", kind=CANCELLED)  # the next prune removes parts, if any
             )
         return gone
 
@@ -378,7 +375,7 @@ class Registry(Versions):
         return connection.execute(wanted.limit(1)).first() is not None
 
     def drop(self, why: str) -> int:
-        """Drop the commands that no shard has answered yet; return how many."""
+        """Drop the commands that no shard has answered yet; return their number."""
         answered = sa.select(DEPLOYMENTS.c.command).where(self._ours(DEPLOYMENTS))
         with self.database.writing() as connection:
             done = connection.execute(
@@ -393,12 +390,12 @@ class Registry(Versions):
             )
             return int(done.rowcount)
 
-    # --- whose the model is
+    # --- the owner of the model
 
     def join_state(self, identity: str) -> str:
-        """Return the identity that the model has; where it has none, it is this one from now on.
+        """Return the identity of the model's owner; a model without one gets this identity.
 
-        So one who shares shards with others finds theirs, whoever was first.
+        So processes that share shards agree on an identity, whichever comes first.
         """
         with self.database.writing(checked=False) as connection:
             owner = self.database.owner_in(connection)
@@ -407,24 +404,24 @@ class Registry(Versions):
         return owner or identity
 
     def take_over(self, identity: str, last_command: int, by: str) -> str:
-        """Have the model be that of a state, whose ever it was, as its history tells.
+        """Make a state the owner of the model, whoever owned it before, and record that.
 
-        The state of before is shut out; what was given for it and nobody has carried out is
-        dropped. Each version of it is kept while it is tagged adopted-N.
+        The former owner is locked out. Commands that were given to it and not carried out are
+        dropped. Each of its versions is kept while it is tagged adopted-N.
 
         Parameters
         ----------
         identity
-            Of the state.
+            Identity of the new owner.
         last_command
-            The highest number of a command that its journals know.
+            The highest number of a command in its journals.
         by
-            Who wants that.
+            Who asks for it.
 
         Returns
         -------
         str
-            The identity of the state that it was; "": of none, or of this one.
+            The identity of the former owner; "": none, or this one.
         """
         why = f"the model was taken over by another state ({identity[:12]})"
         answered = sa.select(DEPLOYMENTS.c.command).where(self._ours(DEPLOYMENTS))
@@ -461,27 +458,28 @@ class Registry(Versions):
         return owner
 
     def begin_anew(self) -> int:
-        """Forget the shards, and drop what nobody has answered, for a model that is begun anew.
+        """Forget the shards and drop unanswered commands, for a model that is begun anew.
 
-        Its versions stay. Returns how many commands were dropped.
+        Its versions stay. Returns the number of dropped commands.
         """
         with self.database.writing() as connection:
             connection.execute(sa.delete(SHARDS).where(self._ours(SHARDS)))
         return self.drop("the model was begun anew")
 
     def order(self, *wanted: Mapping[str, Any], at: float | None = None) -> list[Order]:
-        """Give commands, in one piece: to be carried out one after the other.
+        """Give commands, in one transaction, to be carried out in this order.
 
         Parameters
         ----------
         wanted
-            Fields of `Order`, each, besides `id`. The version of a "snapshot" is chosen here, and
-            with `before` True, another is told the version of the snapshot before it.
+            The fields of an `Order` without `id`, one mapping per command. The version number of a
+            "snapshot" is chosen here; `before` True is replaced by the version of the snapshot
+            before it.
 
         Raises
         ------
         UnknownVersionError
-            If a version is named that is not there.
+            If a named version does not exist.
         """
         at = time.time() if at is None else at
         with self.database.writing() as connection:
@@ -536,16 +534,16 @@ class Registry(Versions):
         *,
         since: str | None = None,
     ) -> Order | None:
-        """Ask all shards for a version, unless another process has: whoever looks first asks.
+        """Ask all shards for a version, unless another process has: the first to look asks.
 
         Parameters
         ----------
         due
-            Says whether it is time for one, of when the last was asked for (seconds since 1970, 0:
-            never), how many events all shards had seen then, how many they have now, why it was
-            asked for, and its number.
+            Decides whether one is due, from: when the last one was asked for (seconds since 1970,
+            0: never), the events that all shards had seen then, those that they have seen now, its
+            reason, and its number.
         since
-            The last is that of this reason; else of any.
+            The last one with this reason counts; by default, with any.
         """
         at = time.time() if at is None else at
         with self.database.writing() as connection:
@@ -572,7 +570,7 @@ class Registry(Versions):
         return self._order(connection, [{"kind": "snapshot", "reason": reason}], at)[0]
 
     def tell(self, shard: str, epoch: str, done: Sequence[Done]) -> None:
-        """Tell what a shard did of commands; what is told again changes nothing."""
+        """Record what a shard did of commands; repeating a report changes nothing."""
         key = ["epoch", "shard", "seq"]
         with self.database.writing() as connection:
             for each in done:
@@ -599,7 +597,7 @@ class Registry(Versions):
                 )
 
     def deployments(self, commands: Collection[int] | None = None) -> list[Deployed]:
-        """Return what shards did of commands, of all or of some, oldest first."""
+        """Return what shards did of commands, of all or of these, oldest first."""
         wanted = sa.select(DEPLOYMENTS).where(self._ours(DEPLOYMENTS))
         if commands is not None:
             wanted = wanted.where(DEPLOYMENTS.c.command.in_(commands))
@@ -622,12 +620,12 @@ class Registry(Versions):
         due: Callable[[float, int, int, str, int], bool] = lambda *_: False,
         at: float | None = None,
     ) -> Order | None:
-        """Tell of alarms, and ask for a version where one is of drift; told again, nothing happens.
+        """Record alarms, and ask for a version if a new one is of drift; repeats change nothing.
 
         Parameters
         ----------
         due
-            As of `request_version`; the last version is that for drift.
+            As for `request_version`; the last version is the last with reason drift.
         """
         at = time.time() if at is None else at
         with self.database.writing() as connection:
@@ -645,7 +643,7 @@ class Registry(Versions):
     # --- names
 
     def tag(self, version: int, tag: str, at: float | None = None) -> int | None:
-        """Give a version a name, which another may have had; return which."""
+        """Tag a version; return the version that had the tag, if any."""
         at = time.time() if at is None else at
         same = (self._ours(TAGS), TAGS.c.tag == tag)
         with self.database.writing() as connection:
@@ -660,7 +658,7 @@ class Registry(Versions):
         return had
 
     def untag(self, tag: str) -> int | None:
-        """Take a name away; return which version had it."""
+        """Remove a tag; return the version that had it."""
         same = (self._ours(TAGS), TAGS.c.tag == tag)
         with self.database.writing() as connection:
             had: int | None = connection.execute(
@@ -671,11 +669,11 @@ class Registry(Versions):
 
 
 _UNAWAITED = ("tag", "adopt")
-"""Kinds of commands that tell of something done."""
+"""Kinds of commands that only report something done."""
 
 
 def _piece(command: int, orders: Mapping[int, Order]) -> list[int]:
-    """Return the ids of what was given in one piece with a command, which follow each other."""
+    """Return the ids of the commands given together with one; they are consecutive."""
     mains = (command, command + 1, command - 1)
     for main in (id_ for id_ in mains if id_ in orders and orders[id_].kind in REPLACING):
         before, after = orders.get(main - 1), orders.get(main + 1)

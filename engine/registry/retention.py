@@ -1,10 +1,10 @@
 """Which versions are kept, and why, and how much of the journals; the rest is removed.
 
-What goes of the last day is named, with what is kept in its place (`recent`).
+Versions of the last day that go are reported, with the version kept instead (`recent`).
 
-A clock that is set removes nothing: an age counts as far as the clock and the order of versions
-agree (`basics.clocks.ages`), so that time in which nothing was made does not count. That
-nothing grows without end then, what is of more than twice as many hours, or days, is old as well.
+Setting a clock removes nothing: an age counts only as far as the clock and the order of versions
+agree (`basics.clocks.ages`), so a time without versions does not count. To bound growth, versions
+from more than twice as many distinct hours or days are old as well.
 """
 
 import datetime as dt
@@ -36,14 +36,14 @@ _ABANDONED = 7.0  # days after which a version that never became whole is remove
 
 
 class Retention:
-    """What is kept of the versions of a model.
+    """The rules that keep versions of a model.
 
     Parameters
     ----------
     database
-        Has their rows.
+        Holds their rows.
     artifacts
-        Has their files.
+        Holds their files.
     """
 
     def __init__(self, database: Database, artifacts: Artifacts) -> None:
@@ -54,16 +54,16 @@ class Retention:
     def kept(
         self, keep: int, days: float, now: float | None = None, *, hours: float = 0.0
     ) -> dict[int, list[str]]:
-        """Return, of every version that is whole, why it is kept; for nothing: it may go.
+        """Return, for each complete version, why it is kept; it may go if there is no reason.
 
         Parameters
         ----------
         keep
-            The newest so many are.
+            Number of newest versions that are kept.
         days
-            For so many days, so is the newest of each day (UTC).
+            Number of days for which the newest version of each day (UTC) is kept.
         hours
-            For so many hours, so is the newest of each hour.
+            Number of hours for which the newest version of each hour is kept.
         """
         now = time.time() if now is None else now
         with self.database.reading() as connection:
@@ -101,19 +101,19 @@ class Retention:
         return reasons
 
     def _made(self) -> sa.Select[Any]:
-        """Select all versions that were ever asked for, in that order."""
+        """Select all versions ever asked for, in that order."""
         columns = (VERSIONS.c.version, VERSIONS.c.created, VERSIONS.c.state)
         return sa.select(*columns).where(self._ours(VERSIONS)).order_by(VERSIONS.c.version)
 
     def prune(
         self, keep: int, days: float, now: float | None = None, *, hours: float = 0.0
     ) -> list[int]:
-        """Remove the versions that nothing keeps; return which. A crash leaves no half of one.
+        """Remove the versions that nothing keeps; return them. A crash leaves no partial version.
 
         Raises
         ------
         RegistryError, StoreError
-            If something cannot be removed; the next call goes on with it.
+            If something cannot be removed; the next call continues.
         """
         now = time.time() if now is None else now
         with self.database.writing() as connection:
@@ -132,12 +132,12 @@ class Retention:
         return self.clear()
 
     def clear(self) -> list[int]:
-        """Remove what was begun to be removed; return which versions had been whole, or open.
+        """Finish removals that were begun; return the versions that had been complete, or open.
 
         Raises
         ------
         RegistryError, StoreError
-            If something cannot be removed; the next call goes on with it.
+            If something cannot be removed; the next call continues.
         """
         removed, swept = [], False
         for row in self.database.rows(
@@ -164,9 +164,9 @@ class Retention:
         return removed
 
     def recent(self, gone: Collection[int], now: float | None = None) -> dict[int, int]:
-        """Return which of the versions that go, or went, are of the last 24 hours.
+        """Return the versions of the last 24 hours among those that go, or went.
 
-        By version, the next older one that stays, to which one can go back instead; 0: none does.
+        By version, the next older one that stays, for a rollback instead; 0: there is none.
         """
         now = time.time() if now is None else now
         with self.database.reading() as connection:
@@ -182,7 +182,7 @@ class Retention:
         return found
 
     def _sweep(self) -> None:
-        """Remove what was written of a version after it was removed, by who was slow and died."""
+        """Remove files of removed versions, written late by a process that then died."""
         rows = self.database.rows(
             sa.select(VERSIONS.c.version).where(self._ours(VERSIONS), VERSIONS.c.state == "removed")
         )
@@ -192,12 +192,12 @@ class Retention:
                 self.artifacts.remove(version)
 
     def keep_from(self, shard: str, epoch: str, days: float, now: float | None = None) -> float:
-        """Return the record that a shard's journal has to be kept from, to rewind to a version.
+        """Return the record from which to keep a shard's journal, for a rewind to a version.
 
         Parameters
         ----------
         days
-            An older version is not to be rewound to.
+            Versions older than this need no rewind.
         """
         now = time.time() if now is None else now
         with self.database.reading() as connection:
@@ -219,12 +219,12 @@ class Retention:
 
 
 def _young(rows: Sequence[Any], now: float, count: float, period: float) -> set[int]:
-    """Return which versions are not older than so many periods, and of no more than twice these.
+    """Return the versions younger than `count` periods, from at most twice as many periods.
 
     Parameters
     ----------
     rows
-        All versions, with `version` and `created`, in the order of their making.
+        All versions, with `version` and `created`, in the order they were made.
     """
     most, labels = 2 * math.ceil(count), set()
     young = set()
@@ -237,16 +237,16 @@ def _young(rows: Sequence[Any], now: float, count: float, period: float) -> set[
 
 
 def _lasts(rows: Sequence[Any], now: float, count: float, period: float) -> dict[int, str]:
-    """Return the whole versions that are the last of their hour, or day, and of which it is.
+    """Return the complete versions that are the last of their hour or day, with the reason.
 
-    So is the last that was made before a clock was set back; of these, only the newest `count` are.
+    The last version before a clock was set back counts, too; only the newest `count` of these.
     """
     young = _young(rows, now, count, period)
     told: Callable[[float], str] = _day if period == DAY else _hour
     whole = [row for row in rows if row.state == "complete"]
     last = {told(row.created): row.version for row in whole if row.version in young}
     found = {version: f"the last of {label}" for label, version in last.items()}
-    back = set_back([row.created for row in rows])  # what was removed tells of it, too
+    back = set_back([row.created for row in rows])  # removed versions show it, too
     lost = [
         row.version
         for row, was in zip(rows, back, strict=True)

@@ -1,4 +1,4 @@
-"""The tables of the registry. Each row is of one model."""
+"""The tables of the registry. Each row belongs to one model."""
 
 from typing import Any
 
@@ -27,11 +27,11 @@ __all__ = [
 
 SCHEMA = 3
 UNKNOWN = "?"
-"""The epoch of a shard that has not told it yet."""
+"""The epoch of a shard that has not reported it yet."""
 SAME = "same"
-"""The kind of a version that would have been equal to its parent, and was not made."""
+"""The kind of a version that was not made, since it would have equalled its parent."""
 CANCELLED = "cancelled"
-"""The kind of a version whose command was taken back."""
+"""The kind of a version whose command was cancelled."""
 
 META = sa.MetaData()
 MODELS = sa.Table(
@@ -41,7 +41,7 @@ MODELS = sa.Table(
     sa.Column("schema", sa.Integer, nullable=False),
     sa.Column("next_version", sa.Integer, nullable=False, default=1),
     sa.Column("next_command", sa.Integer, nullable=False, default=1),
-    # Of the state that the model is; "": none has claimed it yet.
+    # Identity of the state that owns the model; "": no owner yet.
     sa.Column("identity", sa.Text, nullable=False, default="", server_default=""),
 )
 SHARDS = sa.Table(
@@ -53,7 +53,7 @@ SHARDS = sa.Table(
     sa.Column("host", sa.Text, nullable=False, default=""),
     sa.Column("pid", sa.Integer, nullable=False, default=0),
     sa.Column("beat_at", sa.Float, nullable=False, default=0.0),
-    sa.Column("seen", sa.BigInteger, nullable=False, default=0),  # as of `ShardRow`
+    sa.Column("seen", sa.BigInteger, nullable=False, default=0),  # as in `ShardRow`
     sa.Column("paused", sa.Boolean, nullable=False, default=False),
     sa.Column("ending", sa.Integer, nullable=False, default=0),
     sa.Column("epoch", sa.Text, nullable=False, default=UNKNOWN),
@@ -103,7 +103,7 @@ COMMANDS = sa.Table(
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("order", sa.Text, nullable=False),  # an Order, as JSON
     sa.Column("dropped", sa.Text, nullable=False, default=""),  # why, if it was
-    # When a processor took it up, after which it is carried out; 0: none has.
+    # When a processor took it up, so that it will be carried out; 0: none has.
     sa.Column("taken_at", sa.Float, nullable=False, default=0.0, server_default="0"),
 )
 DEPLOYMENTS = sa.Table(
@@ -139,25 +139,25 @@ PARTS_OF_VERSIONS = sa.select(PARTS.c.part).join(
     VERSIONS,
     sa.and_(VERSIONS.c.model == PARTS.c.model, VERSIONS.c.version == PARTS.c.version),
 )
-"""The parts of versions, with the rows of these."""
+"""The parts of versions, with their rows."""
 
 
 def aliases(connection: sa.Connection, ours: sa.ColumnElement[bool]) -> dict[int, int]:
-    """Return which versions were not made, and to which others they would have been equal."""
+    """Return the versions that were not made -> the versions that they would have equalled."""
     wanted = sa.select(VERSIONS.c.version, VERSIONS.c.parent)
     rows = connection.execute(wanted.where(ours, VERSIONS.c.kind == SAME))
     return {row.version: row.parent for row in rows}
 
 
 def is_old(connection: sa.Connection) -> bool:
-    """Whether the tables lack what schema 3 has, whatever the rows of models say."""
+    """Whether the tables lack columns of schema 3, whatever the rows of models say."""
     names = {found["name"] for found in sa.inspect(connection).get_columns(MODELS.name)}
     return MODELS.c.identity.name not in names
 
 
 def upgrade(connection: sa.Connection) -> None:
-    """Bring tables of schemas 1 and 2 to schema 3, with all they hold. Part of a transaction."""
-    if connection.dialect.name == "postgresql":  # of SQLite, one writes at a time
+    """Convert tables of schemas 1 and 2 to schema 3, with their content. Part of a transaction."""
+    if connection.dialect.name == "postgresql":  # SQLite has one writer at a time
         connection.exec_driver_sql(f"LOCK TABLE {MODELS.name} IN ACCESS EXCLUSIVE MODE")
     there = sa.inspect(connection)
     added = (SHARDS, SHARDS.c.sources), (COMMANDS, COMMANDS.c.taken_at), (MODELS, MODELS.c.identity)
@@ -169,7 +169,7 @@ def upgrade(connection: sa.Connection) -> None:
     if "kind" not in names:
         old = sa.table(ALARMS.name, *map(sa.column, names))
         rows = [dict(row._mapping) for row in connection.execute(sa.select(old))]
-        ALARMS.drop(connection)  # a primary key cannot be altered everywhere
+        ALARMS.drop(connection)  # not every database can alter a primary key
         ALARMS.create(connection)
         if rows:
             plain = [row | {"feature": "", "kind": "drift"} for row in rows]
@@ -178,5 +178,5 @@ def upgrade(connection: sa.Connection) -> None:
 
 
 def greatest(column: Any, value: int) -> Any:
-    """Return what a column is to be where it may not be less than a value."""
+    """Return the greater of a column and a value."""
     return sa.case((column < value, value), else_=column)

@@ -1,6 +1,6 @@
-"""Versions of a model: what shards put of them, made whole, listed, checked and loaded.
+"""Versions of a model: stored by shard, completed, listed, checked and loaded.
 
-Files are written before the row that names them, so that a version is whole or absent.
+Files are written before the row that names them, so that a version is complete or absent.
 """
 
 import hashlib
@@ -46,13 +46,13 @@ State = Literal["open", "complete", "removing", "removed"]
 
 
 class UnknownVersionError(ExpectedError, ValueError):
-    """There is no such version, or it is not whole, or not there any more."""
+    """The version does not exist, is incomplete, or was removed."""
 
 
 class VersionRow(msgspec.Struct):
-    """A version, as the registry has it. `manifest` is None until it is whole.
+    """A version in the registry. `manifest` is None until it is complete.
 
-    Of `kind` "same" it was not made, since it would have been equal to `parent`.
+    With `kind` "same" it was not made, since it would have equalled `parent`.
     """
 
     version: int
@@ -73,11 +73,11 @@ class Versions:
     Attributes
     ----------
     database
-        Has their rows.
+        Holds their rows.
     artifacts
-        Has their files.
+        Holds their files.
     retention
-        Says what is kept, and removes the rest.
+        Decides which versions are kept, and removes the others.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class Versions:
 
     @property
     def identity(self) -> str:
-        """Of the state that speaks; "": of none."""
+        """Identity of the accessing state; "": none."""
         return self.database.identity or ""
 
     def is_foreign(self, manifest: Manifest) -> bool:
-        """Whether a version was made of another state than the one that the model is now."""
+        """Whether a version was made from another state than the model's present owner."""
         ours = self.identity or self.database.owner()
         return bool(manifest.identity) and bool(ours) and manifest.identity != ours
 
@@ -132,21 +132,21 @@ class Versions:
         self.database.add(connection, VERSIONS, row)
 
     def put(self, shard: str, version: int, snapshot: Snapshot) -> None:
-        """Keep a shard's part of a version. The same again changes nothing.
+        """Store a shard's part of a version. Storing it again changes nothing.
 
         Raises
         ------
         RegistryError, StoreError
-            If it could not be kept; it may be tried again.
+            If it could not be stored; the caller may try again.
         """
         with self.database.writing() as connection:
             if self._has_part(connection, version, shard):
                 return
             header = snapshot.header
-            self._open_version(  # in a registry that was lost, it is not there
+            self._open_version(  # missing in a registry that was lost
                 connection, version, header["kind"], header["reason"], header["created"]
             )
-            if shard not in self._wanted(connection, version):  # it is newer than the version
+            if shard not in self._wanted(connection, version):  # newer than the version
                 return
         self.artifacts.claim(self.identity)
         part = self.artifacts.write_part(version, shard, snapshot.header, snapshot.parts)
@@ -159,7 +159,7 @@ class Versions:
             wanted = self._state(connection, version) in ("open", "complete")
             if wanted:
                 self.database.add(connection, PARTS, row)
-        if not wanted:  # it was pruned meanwhile
+        if not wanted:  # pruned meanwhile
             self.artifacts.remove(version)
 
     def _wanted(self, connection: sa.Connection, version: int) -> list[str]:
@@ -175,15 +175,15 @@ class Versions:
         return state
 
     def take_in(self, source: "Versions", version: int, reason: str) -> int:
-        """Make a version of ours that is a copy of one of another model; return its number.
+        """Copy a version of another model into this one; return the copy's number.
 
-        Its parts still say of which state they are. Where it is a copy of what the newest is one
-        of, that one's number is returned.
+        Its parts still name the state that they belong to. If the newest version is already a copy
+        of it, that number is returned.
 
         Raises
         ------
         UnknownVersionError, ArtifactError, RegistryError, StoreError
-            If there is no such version, or it is damaged, or something cannot be read or written.
+            If there is no such version, it is damaged, or something cannot be read or written.
         """
         manifest, at = source.manifest(version), time.time()
         parts = {p.shard: source.artifacts.read_files(version, p) for p in manifest.shards}
@@ -201,22 +201,22 @@ class Versions:
         return self.standing(number)
 
     def _has_part(self, connection: sa.Connection, version: int, shard: str) -> bool:
-        """Whether a part is there, or is not wanted any more."""
+        """Whether a part is stored, or no longer wanted."""
         key = (self._ours(PARTS), PARTS.c.version == version, PARTS.c.shard == shard)
         if connection.execute(sa.select(PARTS.c.shard).where(*key)).first() is not None:
             return True
         return self._state(connection, version) not in (None, "open")
 
     def complete(self) -> list[int]:
-        """Make whole what versions have all their parts; return which.
+        """Complete the versions that have all their parts; return them.
 
-        One that would be equal to the newest before it is not made: its number stands for that
-        one (`standing`).
+        A version that would equal the newest one before it is not made: its number then stands for
+        that one (`standing`).
 
         Raises
         ------
         RegistryError, StoreError
-            If that could not be done; it may be tried again.
+            If it failed; the caller may try again.
         """
         made = []
         for row in self.database.rows(
@@ -266,30 +266,30 @@ class Versions:
     def adopt(
         self, ours: Callable[[Manifest], bool] = lambda _: True
     ) -> tuple[list[int], dict[int, str]]:
-        """Register the versions whose files are there and whose rows are not: they were lost.
+        """Register the versions that have files but no rows, because the rows were lost.
 
-        A version is registered in one piece, by its manifest, once that and the sums of all its
-        files are right. What named it may be lost, too: its tags, and commands that put it live.
-        So each is tagged "adopted-N", by which it is kept until that is taken away.
+        A version is registered as a whole, from its manifest, once that and the checksums of all
+        its files are verified. References to it may be lost, too: its tags, and commands that put
+        it live. So each version is tagged "adopted-N", which keeps it until the tag is removed.
 
         Parameters
         ----------
         ours
-            Whether a version is of this model; others are left alone.
+            Whether a version belongs to this model; others are ignored.
 
         Returns
         -------
         adopted
             Their numbers.
         left
-            By version, why it is left alone; nothing is written over it.
+            By version, why it is ignored; its files are not overwritten.
 
         Raises
         ------
         OtherStateError
-            If the place of the files is that of another state.
+            If the place of the files belongs to another state.
         RegistryError, StoreError
-            If that could not be done; the next call goes on with it.
+            If it failed; the next call continues.
         """
         self.artifacts.claim(self.identity)
         states = self._states()
@@ -313,23 +313,23 @@ class Versions:
         return adopted, left
 
     def sweep(self) -> list[int]:
-        """Remove the files that no version is made of: without a manifest, and in no registry.
+        """Remove the files of versions that have no manifest and are in no registry.
 
         Returns
         -------
         list[int]
-            The numbers under which they were.
+            The numbers of these versions.
 
         Raises
         ------
         OtherStateError
-            If the place of the files is that of another state.
+            If the place of the files belongs to another state.
         RegistryError, StoreError
-            If something cannot be removed; the next call goes on with it.
+            If something cannot be removed; the next call continues.
         """
         self.artifacts.claim(self.identity)
         swept = []
-        with self.database.writing() as connection:  # a row is there before the first file
+        with self.database.writing() as connection:  # a row precedes the first file
             for version in self.artifacts.versions():
                 unknown = self._state(connection, version) is None
                 if unknown and not self.artifacts.has_manifest(version):
@@ -359,9 +359,9 @@ class Versions:
         }
         with self.database.writing() as connection:
             if self._state(connection, version) not in (None, "open"):
-                return False  # another was faster
+                return False  # another process was faster
             mine = (self._ours(VERSIONS), VERSIONS.c.version == version)
-            connection.execute(sa.delete(VERSIONS).where(*mine))  # of which a part came again
+            connection.execute(sa.delete(VERSIONS).where(*mine))  # opened for a part put again
             self.database.add(connection, VERSIONS, row)
             for part in manifest.shards:
                 plain_part = msgspec.json.encode(part).decode()
@@ -377,7 +377,7 @@ class Versions:
         return True
 
     def _is_same(self, version: int, parts: list[ShardPart]) -> bool:
-        """Whether a version would be equal to the newest that is whole; if so, it is not made."""
+        """Whether a version would equal the newest complete one; if so, it is not made."""
         mine = self._ours(VERSIONS)
         with self.database.writing() as connection:
             newest = connection.execute(
@@ -404,26 +404,26 @@ class Versions:
         return True
 
     def standing(self, version: int) -> int:
-        """Return the version that a number stands for: another if that was equal, and is kept."""
+        """Return the version that a number stands for: an equal older one, or itself."""
         return self.same().get(version, version)
 
     def same(self) -> dict[int, int]:
-        """Return which versions were not made, and to which others they would have been equal."""
+        """Return the versions that were not made -> the versions that they would have equalled."""
         with self.database.reading() as connection:
             return aliases(connection, self._ours(VERSIONS))
 
     def _outrun(self, version: int, data: bytes) -> None:
-        """Put right the manifest of a version that another has made whole, or pruned, meanwhile."""
+        """Correct the manifest after another process has completed or pruned the version."""
         mine = (self._ours(VERSIONS), VERSIONS.c.version == version)
         (row,) = self.database.rows(sa.select(VERSIONS).where(*mine))
         if row["state"] != "complete":
             self.artifacts.remove(version)
-        elif row["manifest"].encode() != data:  # that one has other libraries
+        elif row["manifest"].encode() != data:  # the other process has other libraries
             self.artifacts.write_manifest_again(version, row["manifest"].encode())
             self._outrun(version, row["manifest"].encode())  # it may be pruned meanwhile
 
     def _manifest(self, row: Mapping[str, Any], parts: list[ShardPart]) -> Manifest:
-        """Return the manifest of a version: it follows from its parts, whoever makes it."""
+        """Return the manifest of a version: it depends on its parts only, not on its maker."""
         headers = [part.header for part in parts]
         learner = headers[0]["definition"]["learner"]
         totals = [from_plain(header["data"]) for header in headers]
@@ -447,7 +447,7 @@ class Versions:
         )
 
     def versions(self, *, every: bool = False) -> list[VersionRow]:
-        """Return the versions that are whole, oldest first; with `every`, also the others."""
+        """Return the complete versions, oldest first; with `every`, also the others."""
         wanted = sa.select(VERSIONS).where(self._ours(VERSIONS))
         if not every:
             wanted = wanted.where(VERSIONS.c.state == "complete")
@@ -456,12 +456,12 @@ class Versions:
         return [self._row(row, tags, same) for row in rows]
 
     def version(self, version: int) -> VersionRow:
-        """Return a version that is whole.
+        """Return a complete version.
 
         Raises
         ------
         UnknownVersionError
-            If there is none of this number.
+            If there is none with this number.
         """
         with self.database.reading() as connection:
             row = self._require(connection, version)
@@ -526,24 +526,24 @@ class Versions:
         raise UnknownVersionError(f"{words[state]}; {rest} (`midstream snapshots list` lists them)")
 
     def manifest(self, version: int) -> Manifest:
-        """Return the manifest of a version as its artifacts have it, once its sum is right.
+        """Read the manifest of a version from its artifacts, and check its checksum.
 
         Raises
         ------
         UnknownVersionError, ArtifactError, RegistryError, StoreError
-            If there is no such version, or it is damaged, or cannot be read.
+            If there is no such version, or it is damaged or cannot be read.
         """
         with self.database.reading() as connection:
             row = self._require(connection, version)
         return self.artifacts.manifest(version, row["sha256"])
 
     def read(self, version: int, shard: str) -> Snapshot:
-        """Return a shard's part of a version, also of one that other shards' parts still lack.
+        """Return a shard's part of a version, also while other shards' parts are missing.
 
         Raises
         ------
         UnknownVersionError, ArtifactError, RegistryError, StoreError
-            If there is no such version, or it is damaged, or cannot be read.
+            If there is no such version, or it is damaged or cannot be read.
         """
         try:
             part = self.manifest(version).part(shard)
@@ -555,23 +555,23 @@ class Versions:
         return Snapshot(part.header, self.artifacts.read_files(version, part))
 
     def _open_part(self, version: int, shard: str) -> ShardPart | None:
-        """Return what a shard has put of a version that is not whole yet."""
+        """Return the part that a shard has stored of an incomplete version."""
         this = (self._ours(PARTS), PARTS.c.version == version, PARTS.c.shard == shard)
         rows = self.database.rows(PARTS_OF_VERSIONS.where(*this, VERSIONS.c.state == "open"))
         return self.database.decoded(rows[0]["part"], ShardPart) if rows else None
 
     def load(self, version: int, shard: str | None = None) -> "Trainer":
-        """Load a version, to predict with or to go on with. Nothing in it is executed.
+        """Load a version, to predict or to continue learning. Nothing in it is executed.
 
         Parameters
         ----------
         shard
-            Which shard's model; may be left out where the version has one.
+            The shard whose model to load; optional if the version has only one.
 
         Raises
         ------
         UnknownVersionError, ArtifactError, RegistryError, StoreError
-            If there is no such version, or it is damaged, or cannot be read.
+            If there is no such version, or it is damaged or cannot be read.
         ValueError
             If it has several shards and none is named, or was written under another River.
         """
@@ -592,12 +592,12 @@ class Versions:
             return Loaded.from_state(self.artifacts.read_part(manifest, shard), self._modules)
         except ArtifactError:
             raise
-        except Exception as error:  # noqa: BLE001 sums are right and it is no state: anything
+        except Exception as error:  # noqa: BLE001 checksums match, but it is no state: any error
             reason = str(error) if isinstance(error, ValueError) else repr(error)
             raise ArtifactError(f"version {version} cannot be loaded: {reason}") from None
 
     def problems(self, version: int) -> list[str]:
-        """Return what is wrong with a version's artifacts, a sentence each; none if it is sound.
+        """Return the faults of a version's artifacts, one sentence each; none if it is sound.
 
         Raises
         ------
@@ -611,7 +611,7 @@ class Versions:
 
 
 def _print(part: ShardPart) -> dict[str, Any]:
-    """Return what two parts have in common whose states, and ways on from there, are equal."""
+    """Return what parts with equal states and equal continuations have in common."""
     header = part.header
     wanted = ("digest", "cursors", "excluded", "skips", "data", "definition", "decoding")
     return {"shard": part.shard, "epoch": epoch_of(header)} | {n: header.get(n) for n in wanted}

@@ -1,4 +1,4 @@
-"""What a run finds where its config defines a model otherwise than the saved state was defined."""
+"""Compare the model that a config defines with the saved state's definition."""
 
 import platform
 from collections.abc import Iterable, Mapping
@@ -15,23 +15,23 @@ _UNPROVED = "the state has no predictions to compare: `run --amend` takes it as 
 
 
 def libraries() -> dict[str, str]:
-    """Return the versions that what is learned may depend on."""
+    """Return the versions of the libraries that the learned state may depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
 
 
 def compared(
     blank: Trainer, old: Mapping[str, Any], source: str = "", shards: str = ""
 ) -> list[Change]:
-    """Return what differs between a saved definition and what a config defines.
+    """Return the differences between a saved definition and the config's.
 
     Parameters
     ----------
     blank
-        A new trainer of the config.
+        A new trainer, made from the config.
     old
-        The saved definition, of a shard.
+        The saved definition of a shard.
     source, shards
-        As of `Shard.open`.
+        As for `Shard.open`.
     """
     effect = "the state is of another input; put the config back, or begin anew with --fresh"
     about = {"input": source, "shards": shards}
@@ -42,20 +42,20 @@ def compared(
 
 
 def proved(header: Mapping[str, Any], trainer: Trainer) -> list[Change]:
-    """Return what differs of the versions of Python and libraries, and whether that shows.
+    """Return the differences in versions of Python and libraries, and whether they matter.
 
-    Predictions for the events whose predictions the snapshot has are made again: where they come
-    out equal, the state is gone on from.
+    The events whose predictions the snapshot holds are predicted again. If all predictions are
+    equal, the state is resumed.
 
     Parameters
     ----------
     header
-        Of the snapshot.
+        The header of the snapshot.
     trainer
-        That was read from it.
+        The trainer that was read from the snapshot.
     """
     saved, now = dict(header.get("libraries", {})), libraries()
-    if not saved:  # as version 0.1 said it, of River's models
+    if not saved:  # a snapshot of version 0.1, which named River only
         learner = header.get("definition", {}).get("learner", {})
         saved = {name: learner[name] for name in ("python", "river") if name in learner}
         now = {name: ".".join(now[name].split(".")[:2]) for name in saved}
@@ -81,14 +81,14 @@ def proved(header: Mapping[str, Any], trainer: Trainer) -> list[Change]:
 
 def misfits(trainer: Trainer, blank: Trainer, changes: list[Change], old: Mapping[str, Any],
             modules: Iterable[str]) -> list[Change]:  # fmt: skip
-    """Return why what was learned cannot be gone on from, as refused changes; none if it can.
+    """Return why the learned state cannot be continued, as refused changes; none if it can.
 
     Parameters
     ----------
     trainer
-        What was learned; it is left as it is.
+        Trainer with the learned state; it is not changed.
     changes
-        What `compared` returned: where one is refused there is nothing to try.
+        The result of `compared`; where one change is refused nothing is tried.
     """
     if not changes or any(change.level == "refused" for change in changes):
         return []
@@ -112,14 +112,14 @@ def foreseen(
     shards: str,
     modules: Iterable[str],
 ) -> list[Change]:
-    """Return all that differs between a saved state and what a config and this machine have.
+    """Return all differences between a saved state and this config and machine.
 
     Parameters
     ----------
     header
-        Of the snapshot that `trainer` was read from; empty: there is none.
+        The header of the snapshot that `trainer` was read from; empty: there is no snapshot.
     old
-        The definition that is in force; None: it is that of the config.
+        The definition in force; None: it equals the config's.
     """
     changes = proved(header, trainer) if header else []
     if old is not None:
@@ -129,20 +129,20 @@ def foreseen(
 
 
 def assess(changes: Iterable[Change], *, amend: bool) -> list[Change]:
-    """Return the changes that a run does not take; none if it takes all."""
+    """Return the changes that a run does not accept; none if it accepts all."""
     levels = {"accepted", "asked"} if amend else {"accepted"}
     return [change for change in changes if change.level not in levels]
 
 
 class Blanks:
-    """Makes the trainer that a config defines, once, when it is first asked for."""
+    """Makes the trainer that the config defines, once, on first use."""
 
     def __init__(self, make: Any) -> None:
         self._make = make
         self._made: Trainer | None = None
 
     def __call__(self) -> Trainer:
-        """Return a trainer that has seen nothing; it is not to be used, but compared with."""
+        """Return a trainer that has seen nothing; it is for comparison only."""
         if self._made is None:
             self._made = self._make()
         return self._made

@@ -1,7 +1,7 @@
-"""Commands that change a running model, and the journal applied again from an earlier state.
+"""Commands that change a running model, and replay of the journal from an earlier state.
 
-A shard carries a command out between two batches and journals it; the journal decides, so that no
-crash has it carried out twice, or not at all.
+A shard carries out a command between two batches and journals it. The journal is decisive: no crash
+makes a command run twice, or not at all.
 """
 
 from collections import deque
@@ -42,39 +42,39 @@ Kind: TypeAlias = Literal[
 ]
 
 REPLACING = ("restore", "rewind", "promote", "rollback")
-"""Kinds that put the state of a version in the place of the model's."""
+"""Kinds of commands that replace the model's state by that of a version."""
 
 _EVERYWHERE: Mapping[str, Cursor] = {}
 _BEGINNING = Cursor()
 _NONE: Mapping[int, str] = {}
-_PARTS = 50  # of what is relearned within a bound: how finely it can be cut
+_PARTS = 50  # of the events relearned within a bound: the granularity of cuts
 
 
 class RefusedError(RuntimeError):
-    """A command that cannot be carried out; nothing was changed. The message says why."""
+    """A command cannot be carried out; nothing was changed. The message says why."""
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A command as it was given, before a shard has carried it out.
+    """A command as given, before a shard carries it out.
 
     Attributes
     ----------
     id, kind, version, reason
-        As of `midstream.engine.shard.journal.Command`.
+        As in `midstream.engine.shard.journal.Command`.
     sources, ranges
         What "rewind" leaves out: events of these sources, and [partition, first, last] positions.
     catch_up
         Most events that "promote" and "rollback" apply again.
     before
-        The version that is made of the state before this command, to which "rollback" goes back.
+        The version made of the state before this command, to which "rollback" returns.
     cut
         The kind of version that "snapshot" makes: "online", or "restored".
     problem
-        Why it is to be refused; nothing: a shard decides.
+        Why the command must be refused; empty: the shard decides.
     by
-        Who gave it; nothing: Midstream itself.
+        Who gave the command; empty: Midstream itself.
     origin
-        The identity of the state that the version may be of, besides the model's own.
+        The identity of another state that the version may belong to, besides the model's own.
     """
 
     id: int
@@ -92,22 +92,22 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Done(msgspec.Struct, omit_defaults=True):
-    """What a shard did of a command, or how it began: what the history of deployments is made of.
+    """A command that a shard carried out, or its start: an entry of the deployment history.
 
     Attributes
     ----------
     command
-        The journal's entry; of kind "start" with `id` 0 where the shard began.
+        The journal's entry; where the shard began, one of kind "start" with `id` 0.
     seq, generation
-        The journal's record that holds it.
+        The journal's record that holds the entry.
     position
         By partition, the position before which all input had been applied.
     lines
-        The same as people count it, of files: the line, or the row, that comes next.
+        By file, the same as a number for people: of the next line or row.
     seen
         Events that the model had seen, after the command.
     done_at
-        When it had taken effect, in seconds since 1970; None while input is applied again.
+        When it took effect, in seconds since 1970; None while input is applied again.
     """
 
     command: Command
@@ -120,9 +120,9 @@ class Done(msgspec.Struct, omit_defaults=True):
 
 
 class Piece(NamedTuple):
-    """An entry of the journal that is to be applied again, and what of it is left out.
+    """An entry of the journal to apply again, and what to leave out of it.
 
-    That are events of `sources`, and [partition, first, last] positions.
+    Left out are events of `sources`, and [partition, first, last] positions.
     """
 
     seq: int
@@ -132,16 +132,16 @@ class Piece(NamedTuple):
 
 
 class Coming:
-    """What of a journal is still to be applied, in order; a part of it at a time is in memory.
+    """The rest of a journal to apply, in order, read into memory in parts.
 
     Parameters
     ----------
     seq
-        The record that it begins with; -1: there is nothing.
+        The record it starts with; -1: it is empty.
     abandoned
-        By the id of a command that was abandoned later, why: it is as if it had been refused.
+        By command id, why the command was abandoned later: it is treated as refused.
     records
-        What `recover` of the journal returned.
+        The result of `recover` of the journal.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Coming:
     ) -> None:
         self._journal = journal
         self._abandoned = abandoned
-        self._end = journal.end  # what is committed from now on was applied
+        self._end = journal.end  # records committed from now on are already applied
         self._next = seq if seq >= 0 else self._end  # the record after those in memory
         self._pieces: deque[Piece] = deque()
         if seq >= 0 and records and records[0].seq <= seq and is_whole(records):
@@ -165,26 +165,26 @@ class Coming:
         return bool(self._pieces)
 
     def first(self) -> Piece:
-        """Return what comes first."""
+        """Return the first piece."""
         return self._pieces[0]
 
     def pop(self) -> Piece:
-        """Return what comes first, and take it away."""
+        """Remove and return the first piece."""
         piece = self._pieces.popleft()
         self._fill()
         return piece
 
     def push(self, found: Sequence[Piece]) -> None:
-        """Put pieces before all that is there."""
+        """Put pieces in front."""
         self._pieces.extendleft(reversed(found))
 
     def all(self) -> Iterator[Piece]:
-        """Return all of it."""
+        """Return all pieces."""
         yield from self._pieces
         yield from self._read(self._next)
 
     def after(self, seq: int) -> Iterator[Piece]:
-        """Return what of it is in records after one."""
+        """Return the pieces of the records after `seq`."""
         yield from (piece for piece in self._pieces if piece.seq > seq)
         yield from self._read(max(self._next, seq + 1))
 
@@ -216,20 +216,20 @@ def pieces(
     start: Mapping[str, Cursor] = _EVERYWHERE,
     most_events: float = float("inf"),
 ) -> list[Piece]:
-    """Return what of the journal is to be applied to an earlier state: input, and amendments.
+    """Return the input and amendments of the journal to apply to an earlier state.
 
-    Other commands are not obeyed again.
+    Other commands are not carried out again.
 
     Parameters
     ----------
     records
-        From the earlier state on.
+        Records from the earlier state on.
     skips
         What is left out.
     start
-        By partition, the position that begins what is applied again; else all of it is.
+        By partition, the position from which input is applied again; by default all is.
     most_events
-        Ranges that touch are one, as long as it does not hold more.
+        Adjacent ranges are joined while the result holds no more events.
     """
     found: list[Piece] = []
     for record in records:
@@ -248,16 +248,16 @@ def pieces(
 
 
 def epoch_of(header: Mapping[str, Any]) -> str:
-    """Return which beginning a state has come from, of the header of its snapshot.
+    """Return the epoch of a state, from its snapshot's header: which beginning it derives from.
 
-    What came before another beginning is in another journal, or is not to be applied any more.
+    Input before another beginning is in another journal, or must not be applied any more.
     """
     fresh, begun = str(header.get("fresh", "")), header.get("begun")
     return f"{fresh}@{begun[0]:.6f}" if begun else fresh
 
 
 def events_of(span: Range) -> int:
-    """Return how many events a range holds; of an old journal, how long it is at most."""
+    """Return the number of events in a range; for an old journal, an upper bound."""
     return span.events if span.events >= 0 else span.stop - span.start
 
 
@@ -288,34 +288,34 @@ def bounded(
     cursors: Mapping[str, Cursor],
     now: Mapping[str, Cursor],
 ) -> tuple[dict[str, Cursor], list[tuple[str, int, int, int]], list[tuple[int, int] | None]]:
-    """Choose what a version relearns of what came after it: the newest `most` events.
+    """Choose what a version relearns of the input after it: the newest `most` events.
 
     Parameters
     ----------
     records
-        From the version on.
+        Records from the version on.
     oldest
-        By partition, of each, the oldest position that can still be read.
+        By partition, the oldest position that can still be read.
     cursors
-        Where the version was in each partition.
+        By partition, the position of the version.
     now
-        Where the input is, likewise.
+        By partition, the present position of the input.
 
     Returns
     -------
     start
-        By partition, where it begins.
+        By partition, the position where relearning starts.
     left
-        What is not relearned, as [partition, start, stop, events], joined where pieces touch.
+        What is not relearned, as [partition, start, stop, events]; adjacent pieces are joined.
     lines
-        Of each of these the first line and the last; None where the journal does not tell them.
+        The first and last line of each of these; None where the journal does not hold them.
     """
     found = pieces(records, most_events=max(most // _PARTS, 1))
     spans = [piece.entry for piece in found if isinstance(piece.entry, Range)]
     last_left: dict[str, int] = {}
     total = 0
     at = {partition: cursor.offset for partition, cursor in cursors.items()}
-    gaps: list[tuple[str, int, int, int]] = []  # of which the journal does not know any more
+    gaps: list[tuple[str, int, int, int]] = []  # input that the journal no longer holds
     for span in spans:
         before = at.get(span.partition, span.start)
         if before < span.start:

@@ -1,4 +1,4 @@
-"""What a model was learned from: stretches of the input, counts by source, a print of the ids."""
+"""What a model was learned from: ranges of the input, counts by source, a fingerprint of ids."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,33 +14,33 @@ from midstream.engine.events.event import IntArray
 __all__ = ["OTHERS", "DataSet", "Stretch", "added", "from_plain", "joined", "plain", "since"]
 
 OTHERS = "(others)"
-"""The source that events count for whose own is not among the first `_MOST_SOURCES`."""
+"""The source under which events count whose source is not among the first `_MOST_SOURCES`."""
 _MOST_SOURCES = 1_000
 
 Stretch = list[int]
-"""[start, stop]: positions of a partition (bytes, rows or offsets), or lines, without `stop`."""
+"""[start, stop): positions of a partition (bytes, rows or offsets), or lines."""
 
 
 class DataSet(msgspec.Struct):
-    """What was applied to a model, in the order of the journal.
+    """The input applied to a model, in the order of the journal.
 
-    The same whatever batches it came in.
+    It does not depend on how the input was cut into batches.
 
     Attributes
     ----------
     stretches
-        By partition, what of it was applied, in rising order; pieces that touch are one.
+        By partition, the ranges applied, in rising order; adjacent ones are joined.
     events
-        How many.
+        Number of events.
     lines
-        By file, what of it was applied in lines (of Arrow and Parquet in rows), from 1 on. Of a
-        topic there are none; an empty list stands for what an older Midstream did not count.
+        By file, the ranges applied in lines (rows for Arrow and Parquet), counted from 1. Topics
+        have none; an empty list stands for lines that an older Midstream did not count.
     left_out
-        How many of the stretches were not applied, since a "rewind" left them out.
+        Number of events in these ranges that a "rewind" left out.
     sources
-        Events by source, of those that named one.
+        Number of events by source, for events that name one.
     fingerprint
-        64 bits over the ids, in order. Of an event without one: over its position.
+        64 bits over the ids, in order. An event without an id counts by its position.
     """
 
     stretches: dict[str, list[Stretch]] = {}
@@ -58,7 +58,7 @@ class DataSet(msgspec.Struct):
         batch: EventBatch,
         lines: tuple[int, int] | None = None,
     ) -> None:
-        """Note what was applied from a stretch of a partition; of a file, with its `lines`."""
+        """Add the events applied from a range of a partition, and its `lines` if it is a file."""
         self.skip(partition, start, stop, lines)
         if not len(batch):
             return
@@ -70,7 +70,7 @@ class DataSet(msgspec.Struct):
     def skip(
         self, partition: str, start: int, stop: int, lines: tuple[int, int] | None = None
     ) -> None:
-        """Note a stretch that was read, and nothing in it applied."""
+        """Add a range that was read without applying any of it."""
         if start < stop:
             known = self.lines.get(partition, ())
             counted = known or partition not in self.lines
@@ -79,7 +79,7 @@ class DataSet(msgspec.Struct):
             self.stretches[partition] = added(self.stretches.get(partition, ()), start, stop)
 
     def copy(self) -> "DataSet":
-        """Return a copy that shares nothing."""
+        """Return an independent copy."""
         stretches = {name: [list(s) for s in found] for name, found in self.stretches.items()}
         lines = {name: [list(s) for s in found] for name, found in self.lines.items()}
         return msgspec.structs.replace(
@@ -89,7 +89,7 @@ class DataSet(msgspec.Struct):
     def _count(self, column: list[str | None] | TextColumn) -> None:
         if isinstance(column, Categories):
             codes, firsts, counts = np.unique(column.codes, return_index=True, return_counts=True)
-            order = np.argsort(firsts).tolist()  # as they came: the first ones have a name
+            order = np.argsort(firsts).tolist()  # in order of arrival: the first sources get a name
             found = Counter[str]()
             for i in order:
                 if codes[i] >= 0:
@@ -103,8 +103,8 @@ class DataSet(msgspec.Struct):
 
 
 def added(stretches: Sequence[Stretch], start: int, stop: int) -> list[Stretch]:
-    """Return stretches with one more, joined where they touch or overlap."""
-    if stretches and stretches[-1][0] <= start <= stretches[-1][1]:  # as nearly always
+    """Return the ranges with one added, joined where they touch or overlap."""
+    if stretches and stretches[-1][0] <= start <= stretches[-1][1]:  # the usual case
         return [*stretches[:-1], [stretches[-1][0], max(stop, stretches[-1][1])]]
     joined: list[Stretch] = []
     for first, last in sorted([*map(list, stretches), [start, stop]]):
@@ -116,7 +116,7 @@ def added(stretches: Sequence[Stretch], start: int, stop: int) -> list[Stretch]:
 
 
 def since(new: DataSet, old: DataSet) -> DataSet:
-    """Return what is in `new` and not in `old`, which it has grown from.
+    """Return what is in `new` but not in `old`, an earlier copy of it.
 
     The fingerprint is that of `new`.
     """
@@ -158,7 +158,7 @@ def _without(stretches: Sequence[Stretch], taken: Sequence[Stretch]) -> list[Str
 
 
 def joined(parts: Sequence[DataSet]) -> DataSet:
-    """Return what several shards learned, together; the fingerprint is that of theirs, in order."""
+    """Join what several shards learned; the fingerprint is taken over theirs, in order."""
     from midstream.engine.events.stream_hash import over_numbers  # numba is slow to import
 
     total = DataSet()
@@ -181,12 +181,12 @@ def joined(parts: Sequence[DataSet]) -> DataSet:
 
 
 def plain(data: DataSet) -> dict[str, Any]:
-    """Return it as plain JSON values, the fingerprint in hexadecimal."""
+    """Return it as plain JSON values, with the fingerprint in hexadecimal."""
     return {**msgspec.to_builtins(data), "fingerprint": f"{data.fingerprint:016x}"}
 
 
 def from_plain(value: Mapping[str, Any]) -> DataSet:
-    """Return what `plain` was given; of an older one, nobody knows the lines."""
+    """Make a data set from the result of `plain`; an older one lacks the lines."""
     if "lines" not in value:
         value = {**value, "lines": {name: [] for name in value["stretches"]}}
     return msgspec.convert({**value, "fingerprint": int(value["fingerprint"], 16)}, DataSet)
@@ -207,7 +207,7 @@ def _fingerprint(seed: int, batch: EventBatch) -> int:
 
 
 def _laid_out(ids: list[str | None]) -> tuple[bytes, IntArray, IntArray]:
-    """Return the bytes of all ids, and where each begins and ends; below 0 where there is none."""
+    """Return the bytes of all ids, and where each begins and ends; negative for a missing id."""
     texts: list[str]
     try:
         data = "".join(ids).encode(errors="surrogatepass")  # type: ignore[arg-type]
@@ -216,7 +216,7 @@ def _laid_out(ids: list[str | None]) -> tuple[bytes, IntArray, IntArray]:
         texts = [text or "" for text in ids]
         data = "".join(texts).encode(errors="surrogatepass")
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    if lengths.sum() != len(data):  # not all of it is ASCII
+    if lengths.sum() != len(data):  # some ids are not ASCII
         sizes = (len(text.encode(errors="surrogatepass")) for text in texts)
         lengths = np.fromiter(sizes, np.int64, len(texts))
     stops = np.cumsum(lengths)

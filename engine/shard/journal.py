@@ -1,9 +1,9 @@
-"""The journal: what a shard applied, in one order, committed in one piece with its outputs.
+"""The journal: what a shard applied, in one order, committed atomically with its outputs.
 
 State is the fold of the journal over the initial state. A record is one commit: the entries
-applied since the last one, and the lengths that the output files have with what they caused.
-Outputs are written and made durable first, then the record; at recovery the outputs are cut to
-the lengths of the last whole record. So a record and its outputs are there together or not at all.
+applied since the last one, and the lengths of the output files after them. Outputs are written and
+made durable first, then the record. Recovery cuts the outputs to the lengths of the last complete
+record. So a record and its outputs are either both there or both absent.
 """
 
 import os
@@ -42,26 +42,26 @@ __all__ = [
 ]
 
 
-_LEVEL = 9  # of compression
+_LEVEL = 9  # compression level
 MOST_RECORDS = 20_000
-"""That are in memory at once."""
+"""Most records in memory at once."""
 SEGMENT = re.compile(r"journal-(\d{16})\.log\Z")
-"""What the files of a journal are called."""
+"""Pattern of the names of a journal's files."""
 
 
 class JournalError(ExpectedError, RuntimeError):
-    """A journal that cannot be used as it is; the message says where and why."""
+    """A journal cannot be used as it is; the message says where and why."""
 
 
 class UnavailableError(JournalError):
-    """A journal that cannot be written to at the moment; what was not committed is not there."""
+    """A journal cannot be written to at present; uncommitted entries are lost."""
 
 
 class Cursor(msgspec.Struct, frozen=True, array_like=True):
-    """A position in a partition: where reading goes on, and what is known of what was before it.
+    """A position in a partition: where reading continues, and what identifies the input before it.
 
-    The fields are those of a `Range` at its `stop`. It stands in journals and snapshots as the list
-    of them; one of an earlier version is shorter.
+    The fields are those of a `Range` at its `stop`. Journals and snapshots hold it as the list of
+    its fields; earlier versions wrote shorter lists.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
     line
         The number of the next line or row, from 1.
     crc, head, tail, inode
-        Of the partition up to here; 0 where that is not known.
+        Fingerprints of the partition up to here; 0 where unknown.
     """
 
     offset: int = 0
@@ -84,16 +84,15 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 class Range(msgspec.Struct, frozen=True, omit_defaults=True, tag="range", tag_field="entry"):
     """Input that was applied: all of a partition from `start` up to `stop`.
 
-    For files, `start` and `stop` are byte positions, `line` is the number of the line at `stop`.
-    `crc` is the CRC-32 of the partition from its beginning to `stop`, by which a change of the
-    input under us is noticed when it is read again; 0 where there is none. `head` is that of its
-    first bytes alone, by which another file under the same name is told; of a topic it is made of
-    the id that brokers give it. For Arrow and Parquet, positions are rows, and a fingerprint of
-    their values stands in the place of CRC-32. `whole` is
-    False where the range ends in a record that only the end of the file ended: what follows is
-    another one. `events` is how many events it gave; -1: that was not counted. `tail` is that of
-    the last bytes before `stop`, by which a file is told from an older copy that has grown again;
-    0 where there is none. `inode` is the number that the file system has for the file.
+    For files, `start` and `stop` are byte positions, and `line` is the line number at `stop`.
+    `crc` is the CRC-32 of the partition from its beginning to `stop`; it reveals a change of the
+    input when it is read again. 0: there is none. `head` is the CRC-32 of the first bytes; it
+    reveals another file under the same name. For a topic it is made of the id that the brokers
+    give it. For Arrow and Parquet, positions are rows, and a fingerprint of their values replaces
+    the CRC-32. `whole` is False if the range ends in a record that only the end of the file ended:
+    what follows is another record. `events` is the number of its events; -1: not counted. `tail`
+    is the CRC-32 of the last bytes before `stop`; it reveals an older copy of a file that has
+    grown again. 0: there is none. `inode` is the file's number in the file system.
     """
 
     partition: str
@@ -108,14 +107,14 @@ class Range(msgspec.Struct, frozen=True, omit_defaults=True, tag="range", tag_fi
     inode: int = 0
 
     def at_stop(self) -> Cursor:
-        """Return where reading goes on after it."""
+        """Return the position where reading continues after this range."""
         return Cursor(self.stop, self.line, self.crc, self.head, self.tail, self.inode)
 
 
 class Exclude(msgspec.Struct, frozen=True, omit_defaults=True, tag="exclude", tag_field="entry"):
     """From here on, the event at `line` of a partition is skipped: the learner raised on it.
 
-    `row` is its place there, where a message holds many events; else -1.
+    `row` is its place in a message that holds many events; else -1.
     """
 
     partition: str
@@ -125,9 +124,9 @@ class Exclude(msgspec.Struct, frozen=True, omit_defaults=True, tag="exclude", ta
 
 
 class Skip(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
-    """What is left out of the input in the records from `since` on, and before `until`.
+    """What is left out of the input in the records [`since`, `until`).
 
-    Events of `sources`, and [partition, first, last] positions.
+    Left out are events of `sources`, and [partition, first, last] positions.
     """
 
     since: int
@@ -139,54 +138,53 @@ class Skip(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
 class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", tag_field="entry"):
     """A command that was carried out here, or refused.
 
-    All that its effect depends on stands in it, but for the state of the version it names, whose
-    `digest` does.
+    It holds all that its effect depends on, except the state of the version it names; it holds
+    the `digest` of that.
 
     Attributes
     ----------
     id
-        In the registry; commands are carried out in the order of their ids.
+        Its id in the registry; commands are carried out in the order of their ids.
     kind
         "snapshot", "restore", "rewind", "promote", "rollback", "pause", "resume"; "adopt": the
-        model in the registry, which was another state's, became this one's; "amend": the config
-        defines the model otherwise from here on (its `id` is 0); "abandon": the
-        input of the command of this `id` could not be applied again, and it is as if it had been
-        refused.
+        model in the registry, formerly another state's, became this one's; "amend": the config
+        defines the model differently from here on (its `id` is 0); "abandon": the input of the
+        command with this `id` could not be applied again, and the command counts as refused.
     version
-        The version that is made of the state, or that takes its place.
+        The version made of the state, or the one that replaces it.
     at
-        When, in seconds since 1970.
+        When it was carried out, in seconds since 1970.
     refused
-        Why it was not carried out; nothing if it was.
+        Why it was not carried out; empty if it was.
     reason
         Why it was given.
     digest
-        Of the version's state.
+        Digest of the version's state.
     since
-        The record from which on the input is applied again; -1: none is.
+        The record from which the input is applied again; -1: none is.
     start
-        By partition, where that begins.
+        By partition, the position from which input is applied again.
     sources, ranges
-        What is left out then: events of these sources, and [partition, first, last] of these.
+        What is then left out: events of these sources, and [partition, first, last] positions.
     skips
-        All that is left out of what is applied again: that, and what earlier commands left out.
+        All that is left out of the input applied again, by this and by earlier commands.
     cut
-        Of what kind the version is that "snapshot" makes.
+        The kind of version that "snapshot" makes.
     left
-        [partition, start, stop, events] that were not applied again, for want of time or input.
+        [partition, start, stop, events] not applied again, for lack of time or input.
     lines
-        Of each of `left`, the first and the last line (or row) of the file; none of a topic.
+        The first and last line (or row) of each of `left`; None for a topic.
     by
-        Who gave it; nothing: Midstream itself.
+        Who gave the command; empty: Midstream itself.
     origin
-        The identity of the state that the version is of, where that is another one.
+        The identity of the state that the version belongs to, if it is another state.
     definition
-        Of "amend", and of what puts a version of another definition in the place of the state:
-        that which is in force from here on.
+        The definition in force from here on. Set by "amend", and by a command that replaces the
+        state by a version with another definition.
     parts
         Likewise: the parts of a new state that the amendment brings, compressed (`packed`).
     changes
-        Likewise: what differs from the definition before.
+        Likewise: the differences from the definition before.
     """
 
     id: int
@@ -218,33 +216,33 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", ta
         changes: list[Change],
         at: float,
     ) -> "Command":
-        """Return the entry of an amendment: from here on the state is of another definition."""
+        """Return the entry of an amendment: from here on the state has another definition."""
         reason = in_words(changes)
         return cls(0, "amend", at=at, reason=reason, definition=definition,
                    parts=packed(parts), changes=changes)  # fmt: skip
 
     @property
     def amends(self) -> bool:
-        """Whether it changes how the state is defined."""
+        """Whether the command changes the definition of the state."""
         return bool(self.definition) and not self.refused
 
     def told(self) -> "Command":
-        """Return it without what only its effect depends on."""
+        """Return the command as reported: without the definition and the parts of a state."""
         return msgspec.structs.replace(self, parts={}, definition={}) if self.definition else self
 
 
 def packed(parts: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return parts of a state, compressed."""
+    """Compress the parts of a state."""
     return {name: zstandard.compress(data, _LEVEL) for name, data in parts.items()}
 
 
 def unpacked(parts: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return what `packed` was given.
+    """Decompress the result of `packed`.
 
     Raises
     ------
     JournalError
-        If they are damaged.
+        If the parts are damaged.
     """
     try:
         return {name: zstandard.decompress(data) for name, data in parts.items()}
@@ -256,10 +254,10 @@ Entry: TypeAlias = Range | Exclude | Command
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One commit. `lengths` are those of the output files in the folder `place`.
+    """One commit. `lengths` are the lengths of the output files in the folder `place`.
 
-    `about` says what the state is of. `writer` is set in the first record of whoever takes a
-    journal over that several may write to, and tells it from others. `generation` is how often the
+    `about` describes the state. `writer` identifies a writer that takes over a journal which
+    several may write to; it is set in the writer's first record. `generation` counts how often the
     input was applied again from an earlier state, with something left out, before this record.
     """
 
@@ -275,8 +273,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 def gather(known: list[Record], found: Sequence[Record]) -> None:
     """Add the records that follow those `known`.
 
-    Once they are more than `MOST_RECORDS`, only the first is kept, and those that say more than how
-    far the input was applied.
+    Beyond `MOST_RECORDS`, only the first is kept, and those that hold more than how far the input
+    was applied.
     """
     if not known or (found and is_whole(known) and known[-1].seq + 1 == found[0].seq):
         if len(known) + len(found) <= MOST_RECORDS:
@@ -295,62 +293,62 @@ def gather(known: list[Record], found: Sequence[Record]) -> None:
 
 
 def is_whole(records: Sequence[Record]) -> bool:
-    """Whether none of the records between the first and the last is left out."""
+    """Whether no record between the first and the last is missing."""
     return not records or records[-1].seq - records[0].seq + 1 == len(records)
 
 
 class Journal(Protocol):
-    """What a shard asks of a journal: one on files is here, one on Kafka commits a transaction."""
+    """The interface of a journal: `FileJournal` uses files, Kafka's commits a transaction."""
 
     first: int
-    """`seq` of the oldest record that is still there."""
+    """`seq` of the oldest record still available."""
     end: int
     """`seq` of the next record."""
     generation: int
-    """What the records that are committed from now on are marked with."""
+    """The generation that new records are marked with."""
 
     def recover(self, since: int = 0) -> list[Record]:
-        """Shut out earlier writers, drop what was not committed, return what was, in order.
+        """Fence off earlier writers, drop uncommitted output, and return the records in order.
 
-        Records before the last one before number `since` may be left out. Of very many, only the
-        last, and what `gather` keeps, are returned.
+        Records before the last one before number `since` may be left out. If there are very many,
+        only the last, and those that `gather` keeps, are returned.
         """
 
     def write(self, output: str, data: bytes) -> None:
-        """Add to an output; part of the next commit."""
+        """Append to an output, as part of the next commit."""
 
     def commit(self, entries: Sequence[Entry], about: Mapping[str, Any] | None = None) -> int:
-        """Commit entries and what was written since the last commit, in one piece; return `end`."""
+        """Commit entries, and output written since the last commit, atomically; return `end`."""
 
     def records(self, since: int) -> Iterator[Record]:
-        """Return what is committed from record `since` on, in order.
+        """Return the committed records from `since` on, in order.
 
         Raises
         ------
         JournalError
-            If that is not there any more, or damaged.
+            If they are damaged or no longer available.
         """
 
     def trim(self, seq: int) -> None:
-        """Forget records before `seq`, as far as that is cheap."""
+        """Remove records before `seq`, as far as that is cheap."""
 
 
 class FileJournal:
-    """A journal in a folder of its own, with outputs that are files in another.
+    """A journal in a folder of its own; its outputs are files in another folder.
 
-    Guarantee: after a crash at any moment, a record and the outputs that it caused are there
-    together or not at all, provided that `sync` of the storage keeps its word.
+    Guarantee: after a crash at any moment, a record and its outputs are either both there or both
+    absent, provided that `sync` of the storage keeps its promise.
 
     Parameters
     ----------
     storage
-        Where the journal's segments are; other files in it are left alone.
+        Where the journal's segments are; other files there are ignored.
     outputs
         Where the outputs are; None: there are none.
     names
-        Names of the outputs, to find what they hold already where nothing was committed to them.
+        Names of the outputs, to find content of theirs that was never committed.
     place
-        What the outputs' folder is called; under another name nothing in it is ours to cut.
+        Name of the outputs' folder; in a folder of another name no output is cut.
     segment_bytes
         Size at which a new segment is begun. Trimming removes whole segments.
     """
@@ -382,21 +380,21 @@ class FileJournal:
         self.generation = 0
         self.lengths: dict[str, int] = {}
         self.lost_outputs: dict[str, int] = {}
-        """Outputs whose committed content is gone, and how many bytes are in them now, behind which
-        is written. Whoever tells of it clears this.
+        """Outputs whose committed content is gone -> bytes they hold now, behind which new output
+        is appended. The caller clears this after reporting it.
         """
 
     def recover(self, since: int = 0) -> list[Record]:
-        """Read the journal, cut what a crash left half written, return the records in order.
+        """Read the journal, cut what a crash left half written, and return the records in order.
 
-        Of a long journal, segments that end before the record before `since` are not read, and of
-        very many records only the last, and what `gather` keeps, are returned.
+        In a long journal, segments that end before the record before `since` are not read. If there
+        are very many records, only the last, and those that `gather` keeps, are returned.
 
         Raises
         ------
         JournalError
-            If the journal is damaged before its end, an output is shorter than what was committed
-            to it, or there are outputs but no journal.
+            If the journal is damaged before its end, an output is shorter than was committed, or
+            there are outputs but no journal.
         """
         segments = self._segments()
         self.first = self._start(segments[0]) if segments else 0
@@ -416,8 +414,8 @@ class FileJournal:
         if last and last[-1] is not records[-1]:
             records.append(last[-1])
         if self._segment is not None:
-            # The crash may have come between writing the last record and making it, or its
-            # segment's name, durable: what is built on it from now on must not outlive it.
+            # The crash may have come after the last record was written, but before it, or its
+            # segment's name, was durable: it must be before anything builds on it.
             self._storage.sync(self._segment)
             self._storage.sync_folder()
         self.first = self.first if records else 0
@@ -439,7 +437,7 @@ class FileJournal:
         return records
 
     def _parse(self, name: str, data: bytes, records: list[Record]) -> int:
-        """Append the whole records of a segment; return how many bytes they take."""
+        """Append the complete records of a segment; return the number of bytes they take."""
         whole = 0
         damaged: int | None = None
         for line in data.splitlines(keepends=True):
@@ -479,14 +477,14 @@ class FileJournal:
             elif length > committed:
                 self._outputs.truncate(name, committed)
                 self._outputs.sync(name)
-        for name in self._names:  # what was never committed to is not ours to cut
+        for name in self._names:  # an output never committed to is not cut
             self.lengths.setdefault(name, self._outputs.length(name) or 0)
 
     def _shown(self, output: str) -> str:
         return os.path.join(self._place, output)  # noqa: PTH118 as the config has it
 
     def write(self, output: str, data: bytes) -> None:
-        """Add to an output; part of the next commit."""
+        """Append to an output, as part of the next commit."""
         if not data:
             return
         assert self._outputs is not None, "a journal without outputs"
@@ -497,7 +495,7 @@ class FileJournal:
         self._failed = None
 
     def commit(self, entries: Sequence[Entry], about: Mapping[str, Any] | None = None) -> int:
-        """Commit entries and what was written since the last commit, in one piece; return `end`."""
+        """Commit entries, and output written since the last commit, atomically; return `end`."""
         self._guard()
         if self._outputs is not None and self._dirty:
             for name in sorted(self._dirty):
@@ -530,9 +528,9 @@ class FileJournal:
         return self.end
 
     def _look_after(self, name: str) -> None:
-        """See whether somebody has moved, removed or cut an output that is being written to.
+        """Check whether somebody moved, removed or cut an output that is being written to.
 
-        What was written since the last commit went where the rest of it went.
+        What was written since the last commit is lost with the rest of it.
         """
         assert self._outputs is not None
         length = self._outputs.length(name)
@@ -542,12 +540,12 @@ class FileJournal:
             self._outputs.reopen(name)
 
     def records(self, since: int) -> Iterator[Record]:
-        """Return what is committed from record `since` on, in order.
+        """Return the committed records from `since` on, in order.
 
         Raises
         ------
         JournalError
-            If that is not there any more, or damaged.
+            If they are damaged or no longer available.
         """
         if since < self.first:
             raise JournalError(f"the journal begins at record {self.first}; {since} is gone")
@@ -572,7 +570,7 @@ class FileJournal:
             self.first = self._start(following)
 
     def _guard(self) -> None:
-        """After a failed write nobody knows what is on the disk; only recovery finds out."""
+        """Refuse to go on after a failed write: only recovery finds out what is on the disk."""
         if self._failed:
             raise JournalError(f"the journal cannot be written to: {self._failed}")
         self._failed = "an earlier write failed"
@@ -581,7 +579,7 @@ class FileJournal:
         return [name for name in self._storage.names() if self._NAME.match(name)]
 
     def _place_of(self, seq: int, segments: list[str]) -> int:
-        """Return which of the segments record `seq` is in; the first, if none is."""
+        """Return the index of the segment that holds record `seq`; the first, if none does."""
         return max((i for i, name in enumerate(segments) if self._start(name) <= seq), default=0)
 
     def _start(self, name: str) -> int:
@@ -596,7 +594,7 @@ def _encode(record: Record) -> bytes:
 
 
 def whole_records(storage: Storage) -> Iterator[Record]:
-    """Yield the whole records of the journal in a folder, in order; nothing is changed."""
+    """Yield the complete records of the journal in a folder, in order; nothing is changed."""
     for name in storage.names():
         if SEGMENT.match(name):
             for line in storage.read(name).splitlines(keepends=True):
@@ -606,14 +604,14 @@ def whole_records(storage: Storage) -> Iterator[Record]:
 
 
 def identities(storage: Storage) -> Iterator[str]:
-    """Yield the identities of states that the journal in a folder has; nothing is changed."""
+    """Yield the identities of states in the journal in a folder; nothing is changed."""
     for record in whole_records(storage):
         if record.about and record.about.get("identity"):
             yield str(record.about["identity"])
 
 
 def _decode(line: bytes) -> Record | None:
-    """Return the record on a line; None if the line is not whole."""
+    """Return the record on a line; None if the line is incomplete."""
     body = line[9:-1]
     if line[-1:] != b"\n" or line[:9] != b"%08x " % zlib.crc32(body):
         return None

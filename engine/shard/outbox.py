@@ -1,4 +1,4 @@
-"""What a shard has made of versions and nobody has taken to the registry yet."""
+"""Parts of versions that a shard made and the registry does not hold yet."""
 
 import re
 
@@ -9,14 +9,14 @@ __all__ = ["Outbox"]
 
 
 class Outbox:
-    """One shard's parts of versions, each whole or not there, until they are in the registry.
+    """One shard's parts of versions, until they are in the registry. Writes are atomic.
 
     So a stream does not wait for the registry, and a part outlives the process that made it.
 
     Parameters
     ----------
     storage
-        Where they are; other files in it are left alone.
+        Where the parts are; other files there are ignored.
     """
 
     _NAME = re.compile(r"version-(\d{8})\.midstream\Z")
@@ -25,12 +25,12 @@ class Outbox:
         self._storage = storage
 
     def versions(self) -> list[int]:
-        """Return which versions there are parts of."""
+        """Return the versions that have parts here."""
         matches = map(self._NAME.match, self._storage.names())
         return [int(m.group(1)) for m in matches if m]
 
     def write(self, version: int, snapshot: Snapshot) -> None:
-        """Write a part, which replaces an earlier one of the same version."""
+        """Write a part; it replaces an earlier one of the same version."""
         replace(self._storage, self._name(version), pack(snapshot))
 
     def read(self, version: int) -> Snapshot:
@@ -39,12 +39,12 @@ class Outbox:
         Raises
         ------
         SnapshotError
-            If it is damaged.
+            If the part is damaged.
         """
         return unpack(self._storage.read(self._name(version)), self._name(version))
 
     def remove(self, version: int) -> None:
-        """Forget a part."""
+        """Remove a part."""
         self._storage.remove(self._name(version))
 
     @staticmethod

@@ -1,7 +1,7 @@
 """A shard: the unit of order, ownership and recovery. Trainer, journal and snapshots together.
 
-State is the fold of the journal. To resume: take the newest snapshot at or below the journal's
-end, apply the rest of the journal with outputs suppressed, go live.
+State is the fold of the journal. Resuming takes the newest snapshot at or below the journal's end,
+applies the rest of the journal with outputs suppressed, and goes live.
 """
 
 import math
@@ -60,23 +60,24 @@ from midstream.engine.training.trainer import Trainer, digest
 
 __all__ = ["EventError", "Outcome", "Raised", "ResumeError", "Shard", "defined", "unfit"]
 
-_MOST_BLANK = 128 * 1024  # bytes of a new model, compressed, that the journal begins with
-_MOST_ALARMS = 1_000  # that wait to be told
-_NOTHING = 2**62  # the oldest position of what is not there at all
-_MOST = 0.5  # a learner that raises on more than that is not helped by leaving events out
-_EXCLUDED = 1_000  # events that the learner raised on, in one commit
+_MOST_BLANK = 128 * 1024  # most compressed bytes of a new model at the start of a journal
+_MOST_ALARMS = 1_000  # most unconfirmed alarms that are kept
+_NOTHING = 2**62  # the oldest position of a partition that is gone
+_MOST = 0.5  # leaving events out does not help a learner that raises on a larger share
+_EXCLUDED = 1_000  # most events that the learner raised on in one commit
 _ANOTHER = (
     "put the old definition back, begin anew with --fresh, or, where the journal is another "
     "config's, give this one a `name` of its own"
 )
-_SHORT = 200  # characters of what a learner says that are in the journal
-_REASON = 1_000  # characters of what a learner says, which may be all of the event and more
+_SHORT = 200  # most characters of a learner's error in the journal
+_REASON = 1_000  # most characters of a learner's error, which may hold the whole event
 
 
 class ResumeError(ExpectedError, RuntimeError):
-    """The saved state cannot be gone on from; the message says why and what can be done.
+    """The saved state cannot be resumed; the message says why and what can be done.
 
-    `changes` are the differences between the saved definition and the one in force, if it is these.
+    `changes` are the differences between the saved definition and the one in force, if they are
+    the reason.
     """
 
     def __init__(self, message: str, changes: Sequence[Change] = ()) -> None:
@@ -87,10 +88,10 @@ class ResumeError(ExpectedError, RuntimeError):
 class EventError(ExpectedError, RuntimeError):
     """The learner raised on one event, whose origin this names.
 
-    `place` is what the journal calls the partition that it is from; `row` is its place in a message
-    that holds many, else -1; `where` says all of that. `reason` says what it raised:
-    one line that can be written as UTF-8, cut where it is very long, whatever the cause says.
-    `others` says on how many events around it the learner raised, of those that were tried.
+    `place` is the journal's name of its partition. `row` is its place in a message that holds many
+    events, else -1. `where` combines them. `reason` is the learner's error on one line that can be
+    written as UTF-8, shortened if very long, whatever the cause contains. `others` counts the
+    failures among the events around it that were tried.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class EventError(ExpectedError, RuntimeError):
     def of(
         cls, batch: EventBatch, row: int, error: LearnerError, others: Verdict | None = None
     ) -> "EventError":
-        """Return the error of the event at a row of a batch."""
+        """Make the error for the event at a row of a batch."""
         features = msgspec.json.encode(batch.event(row).x).decode()[:1024]
         return cls(
             batch.origins[row],
@@ -132,13 +133,13 @@ class EventError(ExpectedError, RuntimeError):
 
     @property
     def rejected(self) -> Rejected:
-        """What `rejected` says of the event."""
+        """The event as it is written to `rejected`."""
         path = row_path(self.row) if self.row >= 0 else ""
         return Rejected(self.origin, f"the learner raised {self.reason}", path, self.features)
 
 
 def _advice(others: Verdict | None) -> str:
-    """Return what to say of an error beside its reason: advice, if the event is an odd one."""
+    """Return advice to add to an error's reason, if the event is an unusual one."""
     if others is None or not others.events:
         return ""
     if others.share > _MOST:
@@ -147,9 +148,9 @@ def _advice(others: Verdict | None) -> str:
 
 
 class Raised(NamedTuple):
-    """An alarm that nobody has confirmed (`Shard.confirm_alarms`) to be known elsewhere.
+    """An alarm that is not confirmed (`Shard.confirm_alarms`) to be known elsewhere.
 
-    `command` is the last one that was carried out before it, `at` in seconds since 1970.
+    `command` is the last one carried out before it; `at` is in seconds since 1970.
     """
 
     command: int
@@ -161,10 +162,10 @@ class Raised(NamedTuple):
 
 
 class Outcome(msgspec.Struct):
-    """What applying one batch gave, on its way to the outputs.
+    """The result of applying one batch, on its way to the outputs.
 
-    `live` is False while the journal is replayed: nothing is to be written then, and what is in
-    `rejected` was already. `snapshot` holds the state after this batch where one is due.
+    `live` is False while the journal is replayed: nothing must be written then, and `rejected` was
+    written already. `snapshot` holds the state after this batch if a snapshot is due.
     `non_finite` and `too_large` are those of `Step`.
     """
 
@@ -178,13 +179,13 @@ class Outcome(msgspec.Struct):
     non_finite: int = 0
     too_large: int = 0
     raised: list[EventError] = []
-    """Of events that are in `rejected` since the learner raised on them."""
+    """Errors of the events in `rejected` that the learner raised on."""
     odd: list[int] = []
-    """The rows of `batch` for which the learner predicted what is not finite."""
+    """The rows of `batch` with a non-finite prediction."""
     found: Verdict = Verdict(0, 0, 0)
-    """On how many events the learner failed, of those that it got; those left out are counted."""
+    """Failures of the learner on the events it got; events left out count as failures."""
     verdict: Verdict | None = None
-    """Of the recent events, if it failed on more of them than `error_limit` allows."""
+    """The verdict over recent events, if the learner failed on more than `error_limit` allows."""
 
 
 def _no_versions(version: int) -> Snapshot:
@@ -194,19 +195,18 @@ def _no_versions(version: int) -> Snapshot:
 class Shard:
     """Trainer, journal and snapshots of one shard. Use `Shard.open`.
 
-    `step` applies a batch and returns an `Outcome`; `publish` takes the outcomes in the same
-    order, with what they put out, and commits from time to time. They may be called from two
-    places of a dataflow, but from one thread. `carry_out` takes a command, once all that was
-    stepped is published.
+    `step` applies a batch and returns an `Outcome`. `publish` takes the outcomes in the same order,
+    with their output, and commits from time to time. Two places of a dataflow may call them, but
+    only one thread. `carry_out` carries out a command, once all outcomes are published.
 
     Attributes
     ----------
     version
-        That was last put in the place of the model's state; 0: none ever was.
+        The version last loaded; 0: none.
     parent
-        The newest version that the state has come from, or was kept as.
+        The newest version that the state derives from, or was saved as.
     paused
-        Whether a command has stopped the input.
+        Whether a command has paused the input.
     generation
         How often the input was applied again with something left out ("rewind").
     last_command
@@ -214,16 +214,16 @@ class Shard:
     data
         What the model was learned from.
     applied, stepped
-        Events of the input that the journal says were ever applied, and those with what is not
-        committed yet; what is applied again does not count.
+        Events of the input ever applied, according to the journal; `stepped` includes uncommitted
+        ones. Input that is applied again does not count.
     done
-        The commands carried out that nobody has confirmed (`confirm`) to be known elsewhere.
+        The commands carried out that are not confirmed (`confirm`) to be known elsewhere.
     alarms
-        Those that nobody has confirmed (`confirm_alarms`) to be known elsewhere, the last 1,000.
+        The last 1,000 alarms not confirmed (`confirm_alarms`) to be known elsewhere.
     keep_from
         Records from this one on are kept, for a later "rewind".
     recent
-        On which of the recent events the learner failed.
+        The recent events on which the learner failed.
     """
 
     def __init__(
@@ -257,14 +257,14 @@ class Shard:
         self.paused = False
         self.generation = 0
         self.last_command = 0
-        self._refused = 0  # the last command, if it was refused
+        self._refused = 0  # the id of the last command, if it was refused
         self.data = DataSet()
         self.done: list[Done] = []
         self.applied = self.stepped = trainer.seen
         self.alarms: list[Raised] = []
         self.keep_from = keep_from
         self.notes: list[str] = []
-        """What `open` found and an operator should know, a sentence each."""
+        """What `open` found that an operator should know, one sentence each."""
         self._journal = journal
         self._snapshots = snapshots
         self._about = about
@@ -277,29 +277,29 @@ class Shard:
         self._check_input = check_input
         self._reject = reject
         self._careful = Careful(modules, timer=timer)
-        self._is_careful = careful  # an event on which the learner raises is left out at once
+        self._is_careful = careful  # leave out at once an event that the learner raises on
         self._error_limit = error_limit
         self.recent = Recent()
         self._clock = clock
         self._wall = wall
         self._parent_data = DataSet()
-        self._skips: list[Skip] = []  # what was left out of what the state has come from
+        self._skips: list[Skip] = []  # what was left out of the input behind the state
         self._excluded: set[tuple[str, int, int]] = set()  # partition, line, row
         self._replay = Coming(journal)
-        self._handed: deque[Piece] = deque()  # out by next_step and not yet applied whole
-        self._relearning: list[Done] = []  # what takes effect once all is applied again
+        self._handed: deque[Piece] = deque()  # given by next_step, and not fully applied yet
+        self._relearning: list[Done] = []  # commands that take effect once all is applied again
         self._pending: list[Entry] = []
-        self._leaving_out: list[Exclude] = []  # in the next commit, before what is pending
+        self._leaving_out: list[Exclude] = []  # for the next commit, before what is pending
         self._committed_at = clock()
         self._snapshot_at = clock()
         self._snapshot_seen = trainer.seen
         self._snapshot_end = -1
         self.amended: list[Change] = []
-        """What was amended since whoever tells of it cleared this."""
+        """Amendments since the caller last reported them and cleared this."""
         self._opened_at = trainer.seen
         self._blank: Callable[[], Trainer] = lambda: trainer
         self._source, self._shards = "", ""
-        self._amendment: Command | None = None  # that is due once the journal is at its end
+        self._amendment: Command | None = None  # due at the end of the journal
 
     @classmethod
     def open(
@@ -318,35 +318,34 @@ class Shard:
         amend: bool = False,
         **policy: Any,
     ) -> "Shard":
-        """Resume from what is saved, or begin anew where nothing is.
+        """Resume from the saved state, or begin anew if there is none.
 
         Parameters
         ----------
         make
             Makes a new trainer.
         decoding
-            What determines how bytes become events; it must not change while input is to be
-            read again.
+            Determines how bytes become events; it must not change while input must be read again.
         source
-            What the input is called: partitions of another one are not those that were learned.
+            Name of the input: partitions of another input are not those that were learned.
         shards
-            What is a shard of it: with others, this one would be of something else.
+            What makes up a shard: under another setting, this shard would hold something else.
         modules
             Modules besides River whose classes and functions a snapshot may hold.
         fresh
-            Begin anew, whatever the journal holds, unless it was begun anew under this very token.
+            Token: begin anew, whatever the journal holds, unless it was begun under this token.
         identity
-            Of the state; "": it has none. It stands in the journal and in snapshots, and what is of
-            another is not gone on from, or restored.
+            Identity of the state; "": it has none. Saved in the journal and in snapshots. State of
+            another identity is neither resumed nor restored.
         amend
-            Take changes of the definition, too, that alter how is learned.
+            Accept also changes of the definition that alter how the model learns.
         policy
-            snapshot_events, snapshot_seconds, commit_seconds; clock and wall, which tell seconds;
-            fetch, which gives this shard's part of a version; outbox, which takes it; keep_from;
-            check_input, which is called before input is committed and raises if it is not sound;
-            reject, where events that the learner raises on are to be left out, which encodes what
-            is put out for them; careful, whether it is known that there are some; error_limit, as
-            of `Recent.count`; timer, as of `Careful`.
+            snapshot_events, snapshot_seconds, commit_seconds; clock and wall, which return seconds;
+            fetch, which returns this shard's part of a version; outbox, which stores it; keep_from;
+            check_input, called before input is committed, which raises if the input is unsound;
+            reject, which encodes the output for events left out because the learner raises on them
+            (given only if they are to be left out); careful, whether there are known to be such
+            events; error_limit, as for `Recent.count`; timer, as for `Careful`.
 
         Raises
         ------
@@ -403,7 +402,7 @@ class Shard:
             header, seq, saved = snapshot.header, position, snapshot.header
             break
         else:
-            if saved is None and seq > 0:  # none can be read: from the beginning, if that is there
+            if saved is None and seq > 0:  # no snapshot can be read: try the journal's beginning
                 records = _newest(journal.recover())
                 saved, seq = records[0].about, records[0].seq
             if saved is None:
@@ -412,7 +411,7 @@ class Shard:
                     f"{journal.first}, not at 0" + "".join(f"; {note}" for note in notes)
                 )
             trainer = _begun(name, saved, blank(), definition, modules)
-        # A command that was abandoned later is one that was refused.
+        # A command that was abandoned later counts as refused.
         reasons = {e.id: e.refused for e in _commands(records) if e.kind == "abandon"}
         replay = Coming(journal, seq, reasons, records)
         assert saved is not None
@@ -441,21 +440,21 @@ class Shard:
         shard._replay = replay
         shard.applied += to_apply
         shard.stepped = shard.applied
-        taken_up = bool(identity) and not saved.get("identity")  # it is to stand in a snapshot
+        taken_up = bool(identity) and not saved.get("identity")  # a snapshot must hold it
         shard._snapshot_end = seq if not (changed or taken_up) else -1
         shard._amendment = amendment
         if amendment is not None and not replay:
             shard._amend()
-        elif changed:  # so that the next resume compares with what is now in force
+        elif changed:  # so that the next resume compares with the decoding now in force
             shard._write_snapshot(shard._snapshot(trainer.state()))
         return shard
 
     def _is_of(self, blank: Callable[[], Trainer], source: str, shards: str) -> None:
-        """Take note of what the config defines."""
+        """Store what the config defines."""
         self._blank, self._source, self._shards = blank, source, shards
 
     def _amend(self) -> None:
-        """Journal that the state is defined otherwise from here on, and go on from that."""
+        """Journal the new definition of the state, and continue under it."""
         assert self._amendment is not None
         command, self._amendment = self._amendment, None
         self._check_input()
@@ -465,7 +464,7 @@ class Shard:
         self._write_snapshot(self._snapshot(self._state()))
 
     def _stand_at(self, header: Mapping[str, Any]) -> None:
-        """Take over what the header of a snapshot of our own says besides the trainer's state."""
+        """Take over the header of a snapshot of this shard: all but the trainer's state."""
         self.cursors = _cursors(header)
         self._excluded = _excluded(header)
         self.version = header.get("version", 0)
@@ -485,24 +484,24 @@ class Shard:
 
     @property
     def begun(self) -> Done:
-        """When the state was begun, as if that had been a command."""
+        """The beginning of the state, as if it had been a command."""
         at, seq = self._about["begun"]
         return Done(Command(0, "start", at=at), seq, done_at=at)
 
     @property
     def epoch(self) -> str:
-        """Which beginning the state has come from; versions of another have another journal."""
+        """The beginning that the state derives from; versions of another have another journal."""
         return epoch_of(self._about)
 
     @property
     def definition(self) -> dict[str, Any]:
-        """What the state is of."""
+        """The definition of the state."""
         definition: dict[str, Any] = self._about["definition"]
         return definition
 
     @property
     def identity(self) -> str:
-        """Of the state; "": it has none."""
+        """The identity of the state; "": it has none."""
         return str(self._about.get("identity", ""))
 
     @property
@@ -512,7 +511,7 @@ class Shard:
 
     @property
     def positions(self) -> dict[str, Cursor]:
-        """Where each partition is to be read from: before what is still to be replayed."""
+        """By partition, the position to read from: before the input still to be replayed."""
         positions = dict(self.cursors)
         for entry in (piece.entry for piece in self._replay.all()):
             if isinstance(entry, Range):
@@ -524,7 +523,7 @@ class Shard:
 
     @property
     def known(self) -> dict[str, Cursor]:
-        """Where each partition was read to: after what is still to be replayed."""
+        """By partition, the position read up to: after the input still to be replayed."""
         known = dict(self.cursors)
         for entry in (piece.entry for piece in self._replay.all()):
             if isinstance(entry, Range):
@@ -543,14 +542,14 @@ class Shard:
 
     @property
     def changed(self) -> bool:
-        """Whether anything was applied since the last version that the state is, or came from."""
+        """Whether anything was applied since the last version that the state derives from."""
         return self.data != self._parent_data
 
     def next_step(self) -> Range | Command | None:
-        """Return what is to be applied next: input to be read again, or a command.
+        """Return what to apply next: input to be read again, or a command.
 
-        None when the journal is at its end. After a command nothing is to be asked for before
-        `carry_out_again` was called with it.
+        None at the end of the journal. After a command, call `carry_out_again` with it before the
+        next call.
         """
         while self._replay:
             piece = self._replay.pop()
@@ -567,7 +566,7 @@ class Shard:
     def step(
         self, span: Range, batch: EventBatch, rejected: list[Rejected], *, final: bool = True
     ) -> Outcome:
-        """Apply one batch: the events of `span`, and what of it was rejected.
+        """Apply one batch: the events of `span`, and those of its records that were rejected.
 
         Parameters
         ----------
@@ -577,10 +576,9 @@ class Shard:
         Raises
         ------
         EventError
-            If the learner raises. The shard is then to be opened anew, `careful` if such events are
-            to be left out.
+            If the learner raises. Open the shard anew then; `careful` leaves such events out.
         ValueError
-            If `span` does not begin where the partition was left.
+            If `span` does not start at the partition's position.
         """
         cursor = self.cursors.get(span.partition)
         if cursor is not None and span.start != cursor.offset:
@@ -592,7 +590,7 @@ class Shard:
         if not live:
             batch = self._without_skipped(batch, self._handed[0])
         if len(batch) < len(given) and self.trainer.label_kind is None:
-            # What the learner raised on had been admitted, and had settled the kind of labels.
+            # The excluded event had been admitted, and had settled the kind of labels.
             self.trainer.admit(given if live else self._not_skipped(given, self._handed[0]))
         tried, raised = self._learned(batch, live=live)
         result, batch = tried.step, tried.batch
@@ -614,12 +612,12 @@ class Shard:
             too_large=result.too_large,
         )
         outcome.raised, outcome.odd = raised, result.odd
-        if raised or tried.refused:  # in the order of the input, however it was cut
+        if raised or tried.refused:  # in input order, however it was cut
             outcome.rejected = sorted(
                 [*rejected, *tried.refused, *(error.rejected for error in raised)],
                 key=lambda each: each.origin[2],
             )
-        if not self._relearning:  # else they were counted when they were new
+        if not self._relearning:  # else they were counted the first time
             self._count(outcome, given, known, tried)
         self.cursors[span.partition] = span.at_stop()
         self.data.add(span.partition, span.start, span.stop, batch, _lines(cursor, span, batch))
@@ -634,7 +632,7 @@ class Shard:
         return outcome
 
     def _learned(self, batch: EventBatch, *, live: bool) -> tuple[Tried, list[EventError]]:
-        """Learn a batch; return what that gave, and the errors of events that were raised on."""
+        """Learn a batch; return the result, and the errors of events that the learner raised on."""
         if not (self._is_careful and self._reject is not None and (live or self._relearning)):
             self._careful.forget()
             admitted, refused = self.trainer.admit(batch)
@@ -656,9 +654,9 @@ class Shard:
     def _count(
         self, outcome: Outcome, given: EventBatch, left_out: list[int], tried: Tried
     ) -> None:
-        """Count on which of the events that were given the learner failed.
+        """Count the failures of the learner among the given events.
 
-        `left_out` are rows of those on which it was known to raise; `tried` is of the others.
+        `left_out` are the rows on which it was known to raise; `tried` is of the others.
         """
         raised, odd = left_out, list[int]()
         if tried.raised or (left_out and tried.step.odd):
@@ -671,7 +669,7 @@ class Shard:
         outcome.verdict = self.recent.count(len(given), raised, odd, self._error_limit)
 
     def _leave_out(self, raised: list[EventError]) -> None:
-        """Journal at once what the learner raised on while it learns again for a command."""
+        """Journal at once the events that the learner raised on while relearning for a command."""
         assert not self._pending, "input is learned again before what is new was committed"
         self._check_input()
         assert self._reject is not None
@@ -680,7 +678,7 @@ class Shard:
         self._journal.commit(_exclusions(raised))
 
     def _replayed(self) -> None:
-        """Tell which commands have taken effect; have the state kept if that was the last of it."""
+        """Mark commands that have taken effect; save the state when the replay is complete."""
         pieces_left = bool(self._handed or self._replay)
         following = math.inf
         if pieces_left:
@@ -689,19 +687,19 @@ class Shard:
         for done in relearned:
             done.seen, done.done_at = self.trainer.seen, self._wall()
             self._relearning.remove(done)
-        if relearned and not pieces_left:  # durable before it is told
+        if relearned and not pieces_left:  # durable before it is reported
             self._write_snapshot(self._snapshot(self._state()))
         elif not pieces_left and self._amendment is None:
-            self.snapshot_soon()  # lest the same be replayed again and again
+            self.snapshot_soon()  # avoids replaying the same input again and again
         if not pieces_left and self._amendment is not None:
             self._amend()
 
     def snapshot_soon(self) -> None:
-        """Have the next batch followed by a snapshot: what was before may not be there any more."""
+        """Take a snapshot after the next batch: earlier input may become unavailable."""
         self._snapshot_seen = -self._snapshot_events
 
     def publish(self, outcome: Outcome, outputs: Mapping[str, bytes]) -> None:
-        """Take what a batch put out; commit if it is time to, or a snapshot is due."""
+        """Take the output of a batch; commit if that or a snapshot is due."""
         if not outcome.live:
             return
         for name, data in outputs.items():
@@ -717,12 +715,12 @@ class Shard:
             self.tick()
 
     def tick(self) -> None:
-        """Commit if it is time to."""
+        """Commit if a commit is due."""
         if self._clock() - self._committed_at >= self._commit_seconds:
             self.commit()
 
     def commit(self) -> None:
-        """Commit what was published, if anything was."""
+        """Commit what was published, if anything."""
         if self._pending:
             self._check_input()
             self._journal.commit([*self._leaving_out, *self._pending])
@@ -739,23 +737,23 @@ class Shard:
         oldest: Callable[[], Mapping[str, int]] = lambda: defaultdict(int),
         prepared: Snapshot | None = None,
     ) -> Done | None:
-        """Carry a command out, or refuse it, and journal that: once, whatever happens.
+        """Carry out or refuse a command, and journal that: exactly once, whatever happens.
 
-        All that was stepped has to be published before. Afterwards the shard may be `replaying`:
-        the input is then to be read again from `positions` on.
+        All that was stepped must be published before. Afterwards the shard may be `replaying`: then
+        read the input again from `positions` on.
 
         Parameters
         ----------
         oldest
-            Gives, by partition, the oldest position of the input that can still be read; of any
-            partition that was ever read, a very high one where nothing of it is there.
+            Returns, by partition, the oldest position of the input that can still be read; a very
+            high one for a partition that was read once and is gone.
         prepared
-            This shard's part of the version, if it was fetched already.
+            This shard's part of the version, if it was already fetched.
 
         Returns
         -------
         Done
-            What was done; None if it had been done before.
+            What was done; None if the command had been carried out before.
         """
         if order.id <= self.last_command:
             return None
@@ -786,7 +784,7 @@ class Shard:
         if command.kind == "rewind" and not command.refused:
             self._journal.generation = self.generation + 1
         if command.since >= 0 and self._snapshot_end != self._journal.end:
-            # From here one goes on, should the input turn out to be another one (`abandon`).
+            # The shard resumes from here if the input turns out to be another one (`abandon`).
             self._write_snapshot(self._snapshot(self._state()), trim=False)
         self._journal.commit([command])
         done = self._perform(command, self._journal.end - 1, snapshot, trainer)
@@ -798,7 +796,7 @@ class Shard:
         return done
 
     def carry_out_again(self, command: Command) -> None:
-        """Do again what a command in the journal did, as `next_step` gave it."""
+        """Repeat the effect of a command in the journal, as `next_step` gave it."""
         piece = self._handed.popleft()
         assert piece.entry is command
         snapshot, trainer = None, None
@@ -823,7 +821,7 @@ class Shard:
 
     @property
     def may_abandon(self) -> bool:
-        """Whether a command has input applied again, and nothing new was applied since it came."""
+        """Whether a command has input applied again, and no new input was applied since."""
         if not self._relearning:
             return False
         seq = self._relearning[-1].seq
@@ -833,24 +831,24 @@ class Shard:
         )
 
     def abandon(self, reason: str) -> None:
-        """Journal that input cannot be applied again as a command would have it.
+        """Journal that input cannot be applied again as a command requires.
 
-        Open the shard anew afterwards: it is then as if the command had been refused.
+        Open the shard anew afterwards: the command then counts as refused.
         """
         command = self._relearning[-1].command
         self._journal.generation = self.generation - (command.kind == "rewind")
         self._journal.commit([Command(command.id, "abandon", at=self._wall(), refused=reason)])
 
     def confirm(self, seqs: Collection[int]) -> None:
-        """Take note that what was done at these records, and has taken effect, is known."""
+        """Note that the commands at these records, once in effect, are known elsewhere."""
         self.done = [d for d in self.done if d.seq not in seqs or d.done_at is None]
 
     def confirm_alarms(self, alarms: Collection[Raised]) -> None:
-        """Take note that alarms are known."""
+        """Note that alarms are known elsewhere."""
         self.alarms = [alarm for alarm in self.alarms if alarm not in alarms]
 
     def _known(self, command: Command, order: Order, header: Mapping[str, Any]) -> Command:
-        """Refuse a version of another state, unless that is named; tell of which it is then."""
+        """Refuse a version of another state unless the order names that state; note it if so."""
         other = header.get("identity", "")
         if not other or not self.identity or other == self.identity:
             return command
@@ -873,7 +871,7 @@ class Shard:
     def _fitted(
         self, command: Command, trainer: Trainer, header: Mapping[str, Any]
     ) -> tuple[Command, Trainer]:
-        """Amend the state of a version that is defined otherwise, where the journal does not."""
+        """Amend a version's state that has another definition, unless the journal amends it."""
         version, old = command.version, header["definition"]
         changes = foreseen(
             header, trainer, self._blank(), old,
@@ -887,7 +885,7 @@ class Shard:
         if command.since == header["seq"]:  # see `_replace`
             again = pieces(self._journal.records(command.since))
             if _last_definition(again, old) == self.definition:
-                return command, trainer  # it is amended where it was before
+                return command, trainer  # the journal amends it again
         parts = self._blank().blank_parts(old)
         command = msgspec.structs.replace(
             command, definition=self.definition, parts=packed(parts), changes=changes
@@ -901,7 +899,7 @@ class Shard:
         header: Mapping[str, Any],
         oldest: Callable[[], Mapping[str, int]],
     ) -> Command:
-        """Add to a command what its effect depends on; raise RefusedError if it can have none."""
+        """Add what the command's effect depends on; raise RefusedError if it can have none."""
         version, seq = order.version, header["seq"]
         command = msgspec.structs.replace(command, digest=header["digest"])
         if order.kind == "restore":
@@ -918,12 +916,12 @@ class Shard:
         if order.kind != "rewind":
             if not ours:
                 return command
-            if order.kind == "promote":  # what was unlearned stays so; a rollback undoes that too
+            if order.kind == "promote":  # unlearned input stays unlearned; a rollback undoes that
                 skips += [skip for skip in self._skips if skip not in skips]
             since = max(seq, self._journal.first)
             records, now = self._journal.records(since), self.cursors
             cursors = _cursors(header)
-            if seq < since:  # partitions that came later may be gone from the journal in part, too
+            if seq < since:  # the journal may lack some partitions that came later
                 cursors = dict.fromkeys(now, Cursor()) | cursors
             start, left, lines = bounded(records, order.catch_up, oldest(), cursors, now)
             files = self.data.lines
@@ -992,7 +990,7 @@ class Shard:
             command.told(), seq, self.generation, position, self._lines(), done_at=command.at
         )
         if command.kind == "amend":
-            if not self._relearning:  # else it was told when it was new
+            if not self._relearning:  # else it was reported the first time
                 self.done.append(done)
             done.seen = self.trainer.seen
             return done
@@ -1013,7 +1011,7 @@ class Shard:
         return done
 
     def _cut(self, command: Command, seq: int) -> None:
-        """Put the state into the outbox, as this shard's part of a version."""
+        """Write the state to the outbox, as this shard's part of a version."""
         parts = self._state()
         header = self._header(parts) | {
             "seq": seq,
@@ -1030,7 +1028,7 @@ class Shard:
     def _replace(
         self, command: Command, seq: int, header: Mapping[str, Any], trainer: Trainer
     ) -> None:
-        """Put the state of a version in the place of ours."""
+        """Replace the state by that of a version."""
         self.trainer = trainer
         definition = command.definition if command.amends else header["definition"]
         self._about = {**self._about, "definition": definition}
@@ -1041,7 +1039,7 @@ class Shard:
         self._parent_data = self.data.copy()
         if command.since < 0:
             skips = _skips(header) if epoch_of(header) == self.epoch else []
-            if command.kind != "rollback":  # what was unlearned stays so, should one rewind later
+            if command.kind != "rollback":  # unlearned input stays so, for a later rewind
                 skips += [skip for skip in self._skips if skip not in skips]
             self._skips = skips
             return
@@ -1055,24 +1053,24 @@ class Shard:
                     yield record
                 elif record.seq > seq and len(excluded) < len(record.entries):
                     break
-                # Also what comes right after: the learner raised on it while it relearned.
+                # Also just after the command: events that the learner raised on while relearning.
                 self._excluded |= {(e.partition, e.line, e.row) for e in excluded}
 
         found = pieces(before(), command.skips, start=command.start)
-        if command.amends or command.since != header["seq"]:  # some amendments may be gone
+        if command.amends or command.since != header["seq"]:  # some amendments may be missing
             found = [piece for piece in found if not isinstance(piece.entry, Command)]
         self._is_careful |= bool(self._excluded)
         self.cursors = dict(command.start)
         self._replay.push(found)
 
     def _without_skipped(self, batch: EventBatch, piece: Piece) -> EventBatch:
-        """Leave out what a "rewind" is to leave out, and count it."""
+        """Leave out the events that a "rewind" skips, and count them."""
         kept = self._not_skipped(batch, piece)
         self.data.left_out += len(batch) - len(kept)
         return kept
 
     def _not_skipped(self, batch: EventBatch, piece: Piece) -> EventBatch:
-        """Return a batch without what a "rewind" is to leave out."""
+        """Return a batch without the events that a "rewind" skips."""
         sources = piece.sources
         stretches = [(first, last) for p, first, last in piece.ranges if p == batch.place]
         if not (stretches or (sources and batch.sources is not None)) or not len(batch):
@@ -1087,13 +1085,13 @@ class Shard:
         return batch.take(np.flatnonzero(keep).tolist())
 
     def close(self) -> None:
-        """Commit, and write a snapshot if the newest one is not of this state."""
+        """Commit, and write a snapshot if the newest one does not hold this state."""
         self.commit()
         if not self.replaying and self._snapshot_end != self._journal.end:
             self._write_snapshot(self._snapshot(self.trainer.state()))
 
     def _append(self, span: Range) -> None:
-        """Add a range to what is to be committed, joined with the last where they touch."""
+        """Add a range to the pending ones, joined with the last if they are adjacent."""
         last = self._pending[-1] if self._pending else None
         if isinstance(last, Range) and last.partition == span.partition and last.stop == span.start:
             events = last.events + span.events
@@ -1102,7 +1100,7 @@ class Shard:
             self._pending.append(span)
 
     def _without_excluded(self, batch: EventBatch) -> tuple[EventBatch, list[int]]:
-        """Return a batch without the events that are excluded, and the rows of these."""
+        """Return a batch without the excluded events, and the rows of those."""
         if not self._excluded:
             return batch, []
         place = batch.place
@@ -1121,22 +1119,22 @@ class Shard:
         )
 
     def _to_come(self) -> set[tuple[str, int, int]]:
-        """Return what is excluded of the input that is still to come."""
+        """Return the exclusions that concern input still to come."""
         lines = {partition: cursor.line for partition, cursor in self.cursors.items()}
         return {e for e in self._excluded if e[1] >= lines.get(e[0], 0)}
 
     def _lines(self) -> dict[str, int]:
-        """Return, of each file, the line or row that comes next."""
+        """Return, by file, the line or row that comes next."""
         return {p: c.line for p, c in self.cursors.items() if self.data.lines.get(p)}
 
     def _plain_cursors(self) -> dict[str, list[int]]:
         return {p: list(msgspec.structs.astuple(c)) for p, c in self.cursors.items()}
 
     def _state(self) -> dict[str, bytes]:
-        """Return the trainer's state, and go on with what it gives back.
+        """Return the trainer's state, and continue with the trainer restored from it.
 
-        So each is proven readable, a resumed run goes on exactly as this one, and CPython is faster
-        with objects whose `__dict__` nobody took.
+        This proves each state readable and makes a resumed run go on exactly as this one. Also,
+        CPython is faster with objects whose `__dict__` was never accessed.
         """
         parts = self.trainer.state()
         self.trainer = Trainer.from_state(parts, self._modules)
@@ -1167,7 +1165,7 @@ class Shard:
     def _proof(self) -> list[str]:
         try:
             return self.trainer.proof()
-        except (LearnerError, ValueError):  # on an event that it has learned: it is told by others
+        except (LearnerError, ValueError):  # on an event it has learned; reported elsewhere
             return []
 
     def _snapshot(self, parts: dict[str, bytes]) -> Snapshot:
@@ -1194,7 +1192,7 @@ class Shard:
 
 
 def _lines(cursor: Cursor | None, span: Range, batch: EventBatch) -> tuple[int, int] | None:
-    """Return the lines of a file that a range holds, [first, stop); None: it is of a topic."""
+    """Return the lines of a file in a range, as [first, stop); None for a topic."""
     if batch.index >= 0:
         return None
     begun = cursor.line if cursor is not None else 1 if span.start < span.stop else span.line
@@ -1210,7 +1208,7 @@ def _commands(records: list[Record]) -> Iterator[Command]:
 
 
 def _exclusions(raised: list[EventError]) -> list[Exclude]:
-    short = _SHORT if len(raised) < _EXCLUDED else _SHORT // 10  # a record has its bounds
+    short = _SHORT if len(raised) < _EXCLUDED else _SHORT // 10  # bounds the size of a record
     return [Exclude(e.place, e.origin[2], e.reason[:short], e.row) for e in raised]
 
 
@@ -1231,21 +1229,21 @@ def _data(header: Mapping[str, Any], key: str) -> DataSet:
 
 
 def defined(trainer: Trainer, source: str = "", shards: str = "") -> dict[str, Any]:
-    """Return what the state of a shard is of; `source` and `shards` as of `Shard.open`."""
+    """Return the definition of a shard's state; `source` and `shards` as for `Shard.open`."""
     definition = {**trainer.definition(), **({"input": source} if source else {})}
     return definition | ({"shards": shards} if shards else {})
 
 
 def unfit(old: Mapping[str, Any], blank: Trainer, source: str = "", shards: str = "") -> str:
-    """Return why state of the definition `old` is not for a model like `blank`; nothing if it is.
+    """Return why a state with definition `old` does not fit a model like `blank`; empty if it does.
 
-    `source` and `shards` as of `Shard.open`.
+    `source` and `shards` as for `Shard.open`.
     """
     return in_words(assess(compared(blank, old, source, shards), amend=True))
 
 
 def _blank_kept(blank: Trainer) -> dict[str, Any]:
-    """Return a new trainer's state as the first record keeps it, unless it is a large one."""
+    """Return a new trainer's state as the first record holds it; empty if it is large."""
     parts = packed(blank.state())
     if sum(map(len, parts.values())) > _MOST_BLANK:
         return {}
@@ -1259,7 +1257,7 @@ def _begun(
     definition: Mapping[str, Any],
     modules: Collection[str],
 ) -> Trainer:
-    """Return the trainer that a journal begins with, of which there is no snapshot."""
+    """Return the trainer that a journal without a snapshot begins with."""
     if about["definition"] == definition:
         return Trainer.from_state(blank.state(), modules)
     if "blank" not in about:
@@ -1275,7 +1273,7 @@ def _begun(
 
 
 def _last_definition(found: Iterable[Piece], before: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the definition that is in force after entries of the journal."""
+    """Return the definition in force after these entries of the journal."""
     definition = before
     for piece in found:
         if isinstance(piece.entry, Command) and piece.entry.amends:
@@ -1320,12 +1318,12 @@ def _amendment(
     replays: bool,
     at: float,
 ) -> Command | None:
-    """Return what is to be journaled where the config defines a model otherwise; None: nothing.
+    """Return the amendment to journal if the config's definition differs; else None.
 
     Raises
     ------
     ResumeError
-        If the state cannot be gone on from, or not without being asked.
+        If the state cannot be continued, or only with `amend`.
     """
     differ = old != definition
     changes = foreseen(
@@ -1356,22 +1354,22 @@ def _amendment(
 
 
 def _newest(records: list[Record]) -> list[Record]:
-    """Return the records of the newest state: it begins with the first, or was begun anew."""
+    """Return the records of the newest state, from the last beginning on."""
     return records[max((i for i, record in enumerate(records) if record.about), default=0) :]
 
 
 def _token(begun: Record, snapshots: SnapshotFolder) -> str:
-    """Return under which token the state was begun: as a record says, or else a snapshot."""
+    """Return the token under which the state was begun, from a record or else a snapshot."""
     if begun.about is not None:
         return str(begun.about.get("fresh", ""))
     for position in reversed(snapshots.positions()):
-        with suppress(ValueError):  # it is damaged: an older one says the same
+        with suppress(ValueError):  # damaged: an older one holds the same token
             return str(snapshots.read(position).header.get("fresh", ""))
     return ""
 
 
 def _same_input(about: Mapping[str, Any] | None, source: str) -> None:
-    """Raise ResumeError if a journal is of another input: somebody else's, by its looks."""
+    """Raise ResumeError if a journal is of another input, so probably another config's."""
     other = (about or {}).get("definition", {}).get("input", source)
     if other != source:
         raise ResumeError(
@@ -1381,7 +1379,7 @@ def _same_input(about: Mapping[str, Any] | None, source: str) -> None:
 
 
 def _same_identity(shard: str, about: Mapping[str, Any], identity: str) -> str:
-    """Return the identity of a saved state; raise ResumeError if it is to be another."""
+    """Return the identity of a saved state; raise ResumeError if another one is expected."""
     saved = str(about.get("identity", ""))
     if saved and identity and saved != identity:
         raise ResumeError(

@@ -1,1 +1,1 @@
-"""State as bytes: what it may name, how it is encoded, and snapshots of it."""
+"""State as bytes: the names it may hold, its encoding, and snapshots."""

@@ -1,8 +1,8 @@
-"""What a saved state may name: an exact list outside River, and rules inside it.
+"""The names that a saved state may hold: an exact list outside River, and rules inside it.
 
-A state file names classes (of the objects in it) and functions (as values). Naming is all it can
-do: nothing it names is called while it is read. But what it names is used later, so the list is
-short. An allow-list by prefix is no list at all: ``river.datasets.base:os.system`` is a shell.
+A state file names classes (of its objects) and functions (as values). It can only name them:
+nothing is called while it is read. But what it names is used later, so the list is short. An
+allow-list by prefix would be none at all: ``river.datasets.base:os.system`` is a shell.
 """
 
 import builtins
@@ -29,7 +29,7 @@ __all__ = ["Allowed", "EncodingError", "stable_name"]
 
 
 class EncodingError(ExpectedError, ValueError):
-    """What cannot be encoded or decoded, and where: one line."""
+    """A value cannot be encoded or decoded; the message says which and where, on one line."""
 
     prefix = "the state cannot be saved or loaded: "
 
@@ -52,7 +52,7 @@ _MOVED = {
     "softmax": {"learners.softmax": "SoftmaxLearner"},
     "trainer": {"training.trainer": "Step Trainer"},
 }
-"""By the module of version 0.1 that they were in: where classes of ours are now."""
+"""Module of version 0.1 -> where its classes are now."""
 
 _PRESENT = {
     f"midstream.engine.{old}:{name}": f"midstream.engine.{new}:{name}"
@@ -66,13 +66,13 @@ _STABLE = {present: stable for stable, present in _PRESENT.items()}
 def stable_name(name: str) -> str:
     """Return the name that states have for a class of ours ("module:name"), wherever it is now.
 
-    So a state saved before a move is read, and its digest stays what it was.
+    So a state saved before the class moved can be read, and keeps its digest.
     """
     return _STABLE.get(name, name)
 
 
 def _outside() -> dict[str, object]:
-    """Return what may be referred to outside River: pure functions and the builders of values."""
+    """Return what may be named outside River: pure functions and the builders of values."""
     listed: dict[Any, str] = {
         builtins: "abs bool bytes complex dict float frozenset int len list max min round set str "
         "sum tuple",
@@ -102,9 +102,9 @@ def _outside() -> dict[str, object]:
 _OUTSIDE = _outside()
 _NAME_OUTSIDE = {id(value): name for name, value in _OUTSIDE.items()}
 
-# They read files, fetch from the network or run whole experiments; no model holds one.
+# Modules that read files, use the network or run whole experiments; no model holds one.
 _DENIED = {"api", "bandit", "checks", "compat", "datasets", "evaluate", "stream"}
-# But for these classes, by their exact names: what model selection chooses models with.
+# Exceptions, by exact name: the policies with which model selection chooses models.
 _POLICIES = {
     "river.bandit.bayes_ucb:BayesUCB",
     "river.bandit.epsilon_greedy:EpsilonGreedy",
@@ -113,11 +113,11 @@ _POLICIES = {
     "river.bandit.thompson:ThompsonSampling",
     "river.bandit.ucb:UCB",
 }
-# What they hold of their own methods.
+# Methods of their own that these policies hold.
 _POLICY_METHODS = {"river.bandit.thompson:ThompsonSampling._clone_reward_obj_with_seed"}
-# The type of functions that Cython compiled: each module of River before 0.25 has its own.
+# The type of Cython functions: each module of River before 0.25 has its own.
 _CYTHON = "cython_function_or_method"
-# What models hold of Python's generator: its draws.
+# Methods of Python's generator that models hold.
 _DRAWS = {"expovariate", "gauss", "normalvariate", "uniform"}
 
 
@@ -145,15 +145,15 @@ def _describe(value: object) -> str:
 class Allowed:
     """The names that a state may hold.
 
-    Inside River, in the modules given and in ``midstream.engine`` a name stands only for what is
-    defined in that module under that very name: nothing imported there, nothing reached through a
-    dot but a class's own members. Of ``midstream.engine`` only public classes, and only as the
-    classes of objects.
+    Inside River, in the modules given and in ``midstream.engine``, a name stands only for what that
+    module defines under this very name: not for imports, and through dots only for a class's own
+    members. In ``midstream.engine`` only public classes are allowed, and only as the classes of
+    objects.
 
     Parameters
     ----------
     modules
-        Further modules, by exact name: the user's, where the learners' factory is.
+        Further modules, by exact name: the user's, which hold the learners' factory.
     """
 
     def __init__(self, modules: Collection[str] = ()) -> None:
@@ -165,7 +165,7 @@ class Allowed:
         Raises
         ------
         EncodingError
-            If `find` would refuse the name, or would find something else.
+            If `find` would refuse the name, or find another object.
         """
         if reference and id(value) in _NAME_OUTSIDE:
             return _NAME_OUTSIDE[id(value)]
@@ -192,12 +192,12 @@ class Allowed:
         )
 
     def find(self, name: str, *, reference: bool = False) -> Any:
-        """Return the class of that name, or, as a reference, the class or function.
+        """Return the class with this name; as a reference, also a function.
 
         Raises
         ------
         EncodingError
-            If a state may not hold it.
+            If a state may not name it.
         """
         if reference and name in _OUTSIDE:
             return _OUTSIDE[name]
@@ -207,12 +207,12 @@ class Allowed:
         return found
 
     def method(self, owner: Any, name: str) -> Any:
-        """Return the method of that name bound to `owner`: an object of a state, or a class.
+        """Return the method with this name, bound to `owner`: an object of a state, or a class.
 
         Raises
         ------
         EncodingError
-            If it is no plain method, or not one of River's or of the modules given.
+            If it is no plain method, or not defined in River or in the modules given.
         """
         cls = owner if isinstance(owner, type) else type(owner)
         for base in cls.__mro__:
@@ -233,7 +233,7 @@ class Allowed:
         return _in_river(module) or module in self.modules
 
     def _find(self, name: str, reference: bool) -> Any:
-        """Return what is defined under `name`; None if nothing is, or nothing that is allowed."""
+        """Return the definition of `name`; None if there is none, or it is not allowed."""
         module, _, qualname = name.partition(":")
         ours = module.startswith("midstream.engine.") and not reference
         if not (ours or self._reach(module) or name in _POLICIES):
@@ -245,7 +245,7 @@ class Allowed:
             except (ImportError, ValueError):
                 return None
         for i, part in enumerate(qualname.split(".")):
-            # From the second part on only through classes defined here; never by getattr, which
+            # From the second part on, only through classes defined here; never by getattr, which
             # would follow bases, descriptors and modules.
             if part.startswith("_" if ours else "__") or (i and not _is_class_of(owner, module)):
                 return None

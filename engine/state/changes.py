@@ -1,4 +1,4 @@
-"""What differs between a saved definition and the one in force, and what becomes of the state."""
+"""Differences between a saved definition and the one in force, and their effect on the state."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
@@ -8,11 +8,11 @@ import msgspec
 __all__ = ["Change", "Level", "MisfitError", "differences", "in_words", "shown", "table"]
 
 Level: TypeAlias = Literal["accepted", "asked", "refused"]
-"""A run takes a change that is "accepted", `run --amend` one that is "asked", none a "refused"."""
+"""A run accepts "accepted" changes, `run --amend` also "asked" ones; "refused" ones never."""
 
-_WIDEST = 40  # characters of a cell
+_WIDEST = 40  # most characters of a cell
 _ABSENT = "-"
-_FEW = 3  # changes that a sentence names
+_FEW = 3  # most changes that a sentence names
 
 
 class Change(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -23,13 +23,13 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
     part
         The part of the state: "learner", "metrics", "drift", "replay", ...
     what
-        What of it: an option, a metric, a detector, an attribute.
+        The option, metric, detector or attribute that differs.
     before, after
-        As it was saved, and as it is now; "-" where there is none.
+        The saved value, and the present one; "-" for none.
     level
-        Who takes it.
+        When it is accepted.
     effect
-        What becomes of the state.
+        Its effect on the state.
     """
 
     part: str
@@ -45,7 +45,7 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class MisfitError(ValueError):
-    """Learned state that does not fit a new definition; the message names the attribute.
+    """Learned state does not fit a new definition; the message names the attribute.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def differences(
     level: Level = "accepted",
     effect: str = "",
 ) -> list[Change]:
-    """Return what differs between two tables of options, a change for each key."""
+    """Return the differences between two tables of options, one change for each key."""
     return [
         Change(part, key, shown(old.get(key)), shown(new.get(key)), level, effect)
         for key in dict.fromkeys([*old, *new])
@@ -88,7 +88,7 @@ def differences(
 
 
 def table(changes: Iterable[Change]) -> list[str]:
-    """Return changes as the lines of a table: part, what, saved, config, what becomes of it."""
+    """Return changes as the lines of a table: part, what, saved, config, effect."""
     rows: list[Sequence[str]] = [("part", "what", "saved", "now", "effect")]
     rows += [(c.part, c.what, c.before, c.after, c.effect) for c in changes]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
@@ -99,7 +99,7 @@ def table(changes: Iterable[Change]) -> list[str]:
 
 
 def in_words(changes: Iterable[Change]) -> str:
-    """Return what differs as a short sentence, what weighs most first."""
+    """Return changes as a short sentence, the gravest first."""
     order = {"refused": 0, "asked": 1, "accepted": 2}
     ranked = sorted(changes, key=lambda change: order[change.level])
     more = f"; and {len(ranked) - _FEW} more" if len(ranked) > _FEW else ""

@@ -1,15 +1,15 @@
 """The state of learners as bytes: canonical, of any depth, and without code.
 
-A file is a few tables, written with MessagePack: the kinds of the objects, the shapes of their
-rows, bytes, constants, and a row for every object with an identity, in the order in which they
-are found from the root, breadth first. Nothing is nested, so no depth is too deep, and nothing
-can be called: there are only None, booleans, numbers, strings and positions in tables. What may
-be named is in `state.allowed`, what is made of a row in `state.kinds`.
+A file is a few tables in MessagePack: the kinds of the objects, the shapes of their rows, bytes,
+constants, and a row for every object with an identity, in breadth-first order from the root.
+Nothing is nested, so any depth can be read. Nothing can be called: there are only None, booleans,
+numbers, strings and positions in tables. `state.allowed` decides what may be named, `state.kinds`
+rebuilds objects from rows.
 
-Canonical: equal structures give equal bytes, in whatever process. The order of dicts counts, and
-which mutable objects are the same one; the identity of strings, numbers, tuples and bytes does
-not, nor does the hash seed. So `digest` is a digest of the state, not of a file. (With
-PYTHONHASHSEED=0 the order in which a set is walked counts, too: see `_Writer.order`.)
+Canonical: equal structures give equal bytes, in every process. The order of dicts counts, and so
+does which mutable objects are identical. The identity of strings, numbers, tuples and bytes does
+not count, nor does the hash seed. So `digest` is a digest of the state, not of a file. (With
+PYTHONHASHSEED=0 the iteration order of a set counts, too: see `_Writer.order`.)
 """
 
 import contextlib
@@ -46,7 +46,7 @@ Row: TypeAlias = list[bool | int | float | str | None]
 
 
 class _Shape(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """What rows have in common: their kind, where they hold references (-1: all), names."""
+    """The shape that rows share: kind, positions of references (-1: all), names."""
 
     kind: int
     references: list[int]
@@ -54,7 +54,7 @@ class _Shape(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class _Document(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """A file, after its head. A row ends with the number of its shape."""
+    """A file, without its magic. Each row ends with the number of its shape."""
 
     kinds: list[str]
     shapes: list[_Shape]
@@ -81,21 +81,21 @@ def encode(value: object, *, modules: Collection[str] = ()) -> bytes:
     Raises
     ------
     EncodingError
-        If there is something that `decode` could not make again. The message says where.
+        If the value holds something that `decode` could not rebuild. The message says where.
     """
     with _collector_paused():
         try:
             return _Writer(Allowed(modules), careful=False).document(value)
         except (OverflowError, UnicodeEncodeError):
-            # Integers beyond 64 bits and lone surrogates are looked for only where there are any.
+            # Integers beyond 64 bits and lone surrogates are handled only if there are any.
             return _Writer(Allowed(modules), careful=True).document(value)
 
 
 def decode(data: bytes | bytearray | memoryview, *, modules: Collection[str] = ()) -> Any:
     """Return the value whose state `encode` wrote.
 
-    Nothing that the data says is called or imported, except as `state.kinds` lists.
-    Data that nobody wrote gives an error or some value, never more than that.
+    Nothing that the data names is called or imported, except as `state.kinds` lists. Forged data
+    gives an error or some value, never more than that.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def decode(data: bytes | bytearray | memoryview, *, modules: Collection[str] = (
         except Exception as error:
             raise EncodingError(f"damaged state: {_summary(error)}") from error
         except BaseException as error:
-            # What a compiled learner's panic is, by its author's choice.
+            # A panic of a compiled learner is no `Exception`, by its author's choice.
             if type(error).__name__ == "PanicException":
                 raise EncodingError(f"damaged state: {_summary(error)}") from error
             raise
@@ -146,7 +146,7 @@ def _collector_paused() -> Iterator[None]:
 class _Plan(NamedTuple):
     """What follows from the types in a row: its shape, and which values become references.
 
-    `numbered`: some values are keys, and integers.
+    `numbered`: some keys are integers.
     """
 
     shape: int
@@ -155,11 +155,11 @@ class _Plan(NamedTuple):
 
 
 _NUMBERS = {bool, int, float}
-_ADDRESS = 2**20  # nothing that Python makes lies below
+_ADDRESS = 2**20  # no Python object lies below this address
 
 
 def _fillings(ordered: list[Any], walked: list[Any]) -> Iterator[list[Any]]:
-    """Yield orders in which a set may have been filled that is walked in an order."""
+    """Yield orders of insertion that may give a set this iteration order."""
     yield ordered
     found = arrangement(walked)
     if found is not None:
@@ -196,9 +196,9 @@ class _Writer:
     Parameters
     ----------
     allowed
-        What may be named.
+        The names that may occur.
     careful
-        Look for what MessagePack cannot hold, and write that as constants.
+        Look for values that MessagePack cannot hold, and write them as constants.
     """
 
     def __init__(self, allowed: Allowed, *, careful: bool) -> None:
@@ -215,8 +215,8 @@ class _Writer:
         self.nodes: list[Any] = []
         self.rows: list[list[Any]] = []
         self.references: dict[int, int] = {}
-        self.alive: list[Any] = []  # constants: an id means nothing once its object is gone
-        # For messages: per node who holds it and where, and the tuples in between.
+        self.alive: list[Any] = []  # constants: an id is void once its object is freed
+        # For messages: the holder of each node, the position in it, and tuples in between.
         self.holders: list[tuple[int, int, tuple[tuple[Kind, Any, int], ...]]] = [(0, 0, ())]
         self.trail: list[tuple[Kind, Any, int]] = []
         self.chains: dict[int, list[int]] = {}
@@ -232,7 +232,7 @@ class _Writer:
         self.nodes.append([value])
         position = -1
         try:
-            for node in self.nodes:  # which grows while it is walked
+            for node in self.nodes:  # grows during the loop
                 position = -1
                 kind = kinds[type(node)]
                 names, row = kind.write(node)
@@ -274,11 +274,11 @@ class _Writer:
             rows,
         )
         data = _HEAD.pack(_MAGIC, SCHEMA) + _pack(document)
-        vars(self).clear()  # kinds hold a method of ours: so all goes now, not at a collection
+        vars(self).clear()  # breaks cycles through bound methods: frees all now
         return data
 
     def plan(self, kind: Kind, names: Names, types: tuple[type, ...]) -> _Plan:
-        """Return the plan of rows with those types."""
+        """Return the plan of rows with these types."""
         if not all(type(name) is str for name in names):
             raise EncodingError("an attribute's name is no string")
         found = [position for position, cls in enumerate(types) if cls not in ATOMS]
@@ -290,7 +290,7 @@ class _Writer:
         return plan
 
     def refer(self, value: Any, position: int) -> int:
-        """Return a new reference: of a node its number, of a constant ~ its number."""
+        """Return a new reference: the number of a node, or ~ the number of a constant."""
         cls = type(value)
         kind = INTEGER if cls is int else TEXT if cls is str else self.kinds[cls]
         if not kind.constant:
@@ -332,7 +332,7 @@ class _Writer:
         return self.found(value, len(self.constants) - 1)
 
     def found(self, value: Any, constant: int) -> int:
-        """Return the reference to a constant, and remember what object it was."""
+        """Return the reference to a constant, and remember its object."""
         self.alive.append(value)
         self.references[id(value)] = ~constant
         return ~constant
@@ -340,14 +340,14 @@ class _Writer:
     def check_keys(
         self, kind: Kind, names: Names, row: list[Any], references: Sequence[int]
     ) -> None:
-        """Raise if a key is too much to hash."""
+        """Raise if a key is too deep or too large to hash."""
         keys = kind.keys(names, len(row))
         check_keys(keys, row, references, len(self.nodes), self.measures)
 
     def check_parts(
         self, kind: Kind, names: Names, row: list[Any], references: Sequence[int]
     ) -> None:
-        """Raise if an object is made of what does not exist when it is made: see `Kind.stage`."""
+        """Raise if an object is made of others that do not exist by then: see `Kind.stage`."""
         for at in references:
             if at < kind.made_of:
                 number = row[at]
@@ -362,9 +362,9 @@ class _Writer:
                     )
 
     def check_numbers(self) -> None:
-        """Raise if integers that are keys are where objects of this state are in memory.
+        """Raise if integer keys are addresses of objects of this state.
 
-        An object's `id()` and its `hash()`, which is made of it, are others in another process.
+        An object's `id()`, and a `hash()` made from it, differ in another process.
         """
         for number, positions in self.numbered:
             values = [self.rows[number][at] for at in positions]
@@ -383,12 +383,12 @@ class _Writer:
                 )
 
     def order(self, values: Any) -> list[Any]:
-        """Return the elements of a set in the order in which it is to be filled again.
+        """Return the elements of a set in the order in which to insert them again.
 
-        Sorted. But where every process walks through such a set alike, in an order that makes
-        the new one be walked like this one: models do walk through sets, and add up on the way.
-        (Found where nothing was removed from the set, but not always for numbers with long
-        fractions, whose hashes end alike; where it is not found, sorted.)
+        The order is sorted. But where every process iterates over such a set in the same order, it
+        is an order that restores that iteration order, since models sum while they iterate over
+        sets. (It is found if nothing was removed from the set, though not always for numbers with
+        long fractions, whose hashes end alike; else the order is sorted.)
         """
         walked = [*values]
         types = set(map(type, walked))
@@ -406,7 +406,7 @@ class _Writer:
         return ordered
 
     def key(self, value: Any) -> Any:
-        """Return what a value is ordered by among those of its type."""
+        """Return the sort key of a value among those of its type."""
         cls = type(value)
         if cls in (bool, int, str, bytes):
             return value
@@ -420,7 +420,7 @@ class _Writer:
         return encode(value, modules=self.allowed.modules)
 
     def refused(self, position: int, error: Exception, number: int | None = None) -> EncodingError:
-        """Return the error, saying where: in the row that is being written, or in one before."""
+        """Return the error with its place: in the row being written, or in one before."""
         number = len(self.rows) if number is None else number
         node = self.nodes[number]
         way = [self.label(*step) for step in self.trail]
@@ -432,7 +432,7 @@ class _Writer:
             steps = [(self.kinds[type(node)], node, position), *between]
             way[:0] = [self.label(*step) for step in steps]
         root = type(self.nodes[0][0]).__name__
-        way = way[1:]  # the list around the root
+        way = way[1:]  # without the list around the root
         if len(way) > 16:
             way[6:-6] = ["…"]
         reason = str(error) if isinstance(error, EncodingError) else _summary(error)
@@ -440,29 +440,28 @@ class _Writer:
 
     @staticmethod
     def label(kind: Kind, value: Any, position: int) -> str:
-        """Return how one writes the way from a value to what it refers to."""
+        """Return the notation for the step from a value to one that it refers to."""
         names, row = kind.write(value)
         return kind.label(names, row, position)
 
 
 class _RowShape(NamedTuple):
-    """A shape, with its kind found."""
+    """A shape with its kind resolved."""
 
     kind: Kind
     references: list[int] | None  # None: all
     names: Names
 
     def positions(self, row: Sequence[Any]) -> Sequence[int]:
-        """Return where a row holds references."""
+        """Return the positions of references in a row."""
         return range(len(row)) if self.references is None else self.references
 
 
 class _Reader:
     """Rebuilds the value of one document.
 
-    In this order: constants without nodes in them; nodes, without their state; the other
-    constants; the state of the nodes; last, and the last first, the state of those that look at
-    the state of others.
+    The order: constants without nodes in them; nodes, without their state; the other constants; the
+    state of the nodes; last, in reverse order, the state of those that read the state of others.
     """
 
     def __init__(self, allowed: Allowed, document: _Document) -> None:
@@ -513,7 +512,7 @@ class _Reader:
         return root[0]
 
     def make_constants(self) -> list[tuple[int, _RowShape, list[Any]]]:
-        """Make the constants without nodes in them; return the others."""
+        """Make the constants that hold no nodes; return the others."""
         waiting = []
         count = len(self.nodes)
         for number, row in enumerate(self.constants):
@@ -523,7 +522,7 @@ class _Reader:
                 raise EncodingError(f"a {kind.name} among the constants")
             positions = shape.positions(row)
             references = [row[at] for at in positions]
-            # A constant refers to earlier ones only, so that all are measured.
+            # A constant refers only to earlier ones, so all of those are measured already.
             if references and max(references) >= count:
                 raise EncodingError("a reference to no node")
             measure = Measure.of(len(row), references, self.measures)
@@ -562,7 +561,7 @@ class _Reader:
         return shapes
 
     def made(self, shape: _RowShape, row: list[Any]) -> Any:
-        """Return what `Kind.make` makes of the row."""
+        """Return the result of `Kind.make` for the row."""
         kind = shape.kind
         part = row[: kind.made_of]
         for at in shape.positions(row):

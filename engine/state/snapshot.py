@@ -1,8 +1,8 @@
 """Snapshots: named parts of state in one checksummed file, and the few that a shard keeps.
 
-Layout of a file: the magic line, then the length of the header, its SHA-256, the header (JSON),
-then the parts one after another. The header names every part with its length and SHA-256, so
-damage is found before anything is decoded, and named.
+Layout of a file: the magic line, the length of the header, its SHA-256, the header (JSON), then the
+parts in sequence. The header gives the length and SHA-256 of every part, so damage is found and
+named before anything is decoded.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ _FRAME = struct.Struct(">Q32s")  # length of the header, its SHA-256
 
 
 class SnapshotError(ValueError):
-    """A snapshot that cannot be used; the message names it and what is wrong with it."""
+    """A snapshot cannot be used; the message names it and the reason."""
 
 
 class Snapshot(msgspec.Struct):
-    """State as named parts, with a header of plain JSON values that says what it is of."""
+    """State as named parts, with a header of plain JSON values that describes it."""
 
     header: dict[str, Any]
     parts: dict[str, bytes]
@@ -56,7 +56,7 @@ def pack(snapshot: Snapshot) -> bytes:
 
 
 def unpack(data: bytes, name: str) -> Snapshot:
-    """Read the bytes of a snapshot's file; `name` is what messages call it.
+    """Read the bytes of a snapshot's file; `name` is its name in messages.
 
     Raises
     ------
@@ -99,11 +99,11 @@ class SnapshotFolder:
     Parameters
     ----------
     storage
-        Where they are; other files in it are left alone.
+        Where the snapshots are; other files there are ignored.
     keep
         How many are kept; older ones are removed.
     tidy
-        Whether drafts of a process that died are removed; else nothing is changed.
+        Whether drafts of a process that died are removed; otherwise nothing is changed.
     """
 
     _NAME = re.compile(r"snapshot-(\d{16})\.midstream\Z")
@@ -119,12 +119,12 @@ class SnapshotFolder:
                 storage.remove(name)
 
     def positions(self) -> list[int]:
-        """Journal positions there are snapshots of, oldest first."""
+        """Return the journal positions that have snapshots, oldest first."""
         matches = map(self._NAME.match, self._storage.names())
         return [int(m.group(1)) for m in matches if m]
 
     def write(self, seq: int, snapshot: Snapshot) -> int:
-        """Write a snapshot, whole or not at all; return the oldest position that is kept."""
+        """Write a snapshot atomically; return the oldest position that is kept."""
         replace(self._storage, self._name(seq), pack(snapshot))
         positions = self.positions()
         for old in positions[: -self.keep]:
@@ -137,7 +137,7 @@ class SnapshotFolder:
         Raises
         ------
         SnapshotError
-            If it is damaged.
+            If the snapshot is damaged.
         """
         name = self._name(seq)
         return unpack(self._storage.read(name), name)

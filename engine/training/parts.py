@@ -1,4 +1,4 @@
-"""Parts of a trainer of one's own: they see every batch, and are kept with the model's state."""
+"""User-defined parts of a trainer: each sees every batch and is saved with the model's state."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,22 +15,23 @@ if TYPE_CHECKING:
 __all__ = ["PREFIX", "Part", "PartError", "Unread", "load_part", "make_part", "part_names"]
 
 PREFIX = "part."
-"""What the names of such parts begin with, in a state."""
+"""Prefix of the names of these parts in a state."""
 
 
 class PartError(ValueError):
-    """A part that cannot be made; the message names it and says why."""
+    """A part cannot be made; the message names the part and the reason."""
 
 
 class Part:
-    """A part of a trainer, besides the learner, the metrics, drift and replay.
+    """A user-defined part of a trainer, besides learner, metrics, drift and replay.
 
-    A subclass keeps what it counts in attributes of plain values, arrays or River's objects, sets
-    `name`, and defines `observe`. It is declared as an entry point of the group ``midstream.parts``
-    under its name, and asked for by ``[parts.NAME]`` in a config, which holds its options.
+    A subclass keeps its counts in attributes (plain values, arrays or River's objects), sets
+    `name`, and defines `observe`. A package declares it as an entry point of the group
+    ``midstream.parts`` under that name. ``[parts.NAME]`` in a config enables it and holds its
+    options.
 
-    What it does must not depend on how the stream is cut into batches, nor on anything but its
-    options and what it was given: the state is the fold of the journal.
+    The result must depend only on the options and on the events, and not on how the stream is cut
+    into batches: the state is the fold of the journal.
 
     Parameters
     ----------
@@ -44,27 +45,27 @@ class Part:
         self.options = options
 
     def observe(self, batch: EventBatch, step: "Step", position: int) -> Iterable[Alarm]:
-        """Look at a batch that was predicted, scored and learned; return alarms.
+        """Observe a batch that was predicted, scored and learned; return alarms.
 
         Parameters
         ----------
         step
             Predictions and losses, in the order of the batch.
         position
-            How many events came before.
+            Number of events before the batch.
         """
         raise NotImplementedError
 
     def report(self) -> dict[str, float]:
-        """Return its present values, by name; they stand beside the metrics."""
+        """Return the current values by name; they are reported with the metrics."""
         return {}
 
     def definition(self) -> dict[str, Any]:
-        """Return what it is, without what it has seen: plain JSON values."""
+        """Return what defines the part, without what it has seen: plain JSON values."""
         return dict(self.options)
 
     def state(self) -> bytes:
-        """Return everything that its next result depends on."""
+        """Return everything that the next result depends on."""
         return encoding.encode(vars(self))
 
     @classmethod
@@ -74,7 +75,7 @@ class Part:
         Raises
         ------
         ValueError
-            If it is damaged.
+            If the state is damaged.
         """
         new = cls.__new__(cls)
         found = encoding.decode(data)
@@ -84,16 +85,16 @@ class Part:
         return new
 
     def changes(self, old: Mapping[str, Any]) -> list[Change]:
-        """Return what differs from a saved definition, and what becomes of what it has seen."""
+        """Return what differs from a saved definition, and the effect on what was seen."""
         return differences(self.name, old, self.definition(), effect="begins anew")
 
     def amended(self, old: "Part") -> "Part":  # noqa: ARG002
-        """Return this part, gone on from another definition of it: it begins anew by default."""
+        """Return this part, continued from `old`, another definition; by default it restarts."""
         return self
 
 
 class Unread(Part):
-    """A part that no package here knows: its state is kept as it is, until it is let go of."""
+    """A part that no installed package declares: its state is kept until dropped."""
 
     def __init__(self, name: str, data: bytes) -> None:
         super().__init__()
@@ -101,7 +102,7 @@ class Unread(Part):
         self.data = data
 
     def state(self) -> bytes:
-        """Return the bytes that it was read from."""
+        """Return the bytes it was read from."""
         return self.data
 
     def observe(
@@ -110,7 +111,7 @@ class Unread(Part):
         step: "Step",  # noqa: ARG002
         position: int,  # noqa: ARG002
     ) -> Iterable[Alarm]:
-        """Refuse to go on: its package is needed.
+        """Raise, because the part's package is missing.
 
         Raises
         ------
@@ -129,12 +130,12 @@ def part_names() -> list[str]:
 
 
 def make_part(name: str, options: Mapping[str, Any]) -> Part:
-    """Return a new part.
+    """Make a new part.
 
     Raises
     ------
     PartError
-        If no package declares it, or it cannot be made with these options.
+        If no package declares the part, or it cannot be made with these options.
     """
     kind = _kind(name)
     try:
@@ -146,7 +147,7 @@ def make_part(name: str, options: Mapping[str, Any]) -> Part:
 
 
 def load_part(name: str, data: bytes) -> Part:
-    """Return the part that a state holds under `name`."""
+    """Load the part that a state holds under `name`."""
     return _kind(name).from_state(data) if name in part_names() else Unread(name, data)
 
 

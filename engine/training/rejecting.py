@@ -1,8 +1,8 @@
-"""Events that a learner raises on are left out, and leave no trace in what it learns.
+"""Leave out the events that a learner raises on, without a trace in the learner's state.
 
-A learner that raises may be half updated. `Careful` keeps a state of it, and the events that it has
-learned since: after an error the learner is built from that state and learns those again. A state
-is what a snapshot holds, so the learner is then the one that a resume would give.
+A learner that raises may be half updated. `Careful` keeps an earlier state of the learner and the
+events learned since. After an error it rebuilds the learner from that state and learns those events
+again. The state is the one that a snapshot holds, so the learner is the one that a resume restores.
 """
 
 import time
@@ -34,16 +34,16 @@ __all__ = [
 ]
 
 RECENT_EVENTS = 1_000
-"""Events over which the share of those that the learner fails on is taken."""
+"""Number of recent events over which the share of failures is taken."""
 MIN_EVENTS = 100
-"""The fewest of them by which a learner is judged while it runs."""
+"""Fewest events on which a running learner is judged."""
 
-_KEEP_EVENTS = 10_000  # most that are learned again for one that the learner raises on
-_CHEAP = 20.0  # what is learned between two states takes so many times as long as a state
-_SMALL = 8  # events of the piece after an error; each piece after it is twice as long
-_LOOKED_AT = 200  # events before one that raises with which it is compared
-_SUSPECTS, _FINE = 16, 10_000  # kinds of values that are remembered
-_TRIED, _ENOUGH = 50, 10  # events around one that raises, by which one sees whether it is odd
+_KEEP_EVENTS = 10_000  # most events learned again after an error
+_CHEAP = 20.0  # learning time between two states, in times of the cost of a state
+_SMALL = 8  # events of the piece after an error; each later piece is twice as long
+_LOOKED_AT = 200  # events before a failing one that it is compared with
+_SUSPECTS, _FINE = 16, 10_000  # most (feature, type) pairs that are remembered
+_TRIED, _ENOUGH = 50, 10  # events around a failing one, tried to see if it alone fails
 _MISSING: Any = object()
 
 
@@ -59,7 +59,7 @@ class ForgetfulError(LearnerError):
 
 
 class Verdict(NamedTuple):
-    """Of how many recent events a learner failed: raised, or predicted no finite number."""
+    """On how many recent events a learner failed: it raised, or predicted no finite number."""
 
     raised: int
     non_finite: int
@@ -67,26 +67,26 @@ class Verdict(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The share of events that it failed on; 0 where there are none."""
+        """Share of events that failed; 0 if there are no events."""
         return (self.raised + self.non_finite) / max(self.events, 1)
 
 
 class Recent(msgspec.Struct, omit_defaults=True):
-    """On which of the recent events a learner failed: a part of the state of a shard.
+    """The recent events on which a learner failed: a part of the state of a shard.
 
-    The same however the stream was cut, as long as the limit is the same.
+    For one limit, the result does not depend on how the stream was cut into batches.
 
     Attributes
     ----------
     events
-        How many were counted.
+        Number of events counted.
     judged
-        The position from which on they are judged: after the last verdict.
+        Position of the first event to judge: after the last verdict.
     well
-        The position before which all is forgiven.
+        Position before which failures are forgiven.
     raised, non_finite
-        The positions, among the last `RECENT_EVENTS`, of events on which the learner raised, and
-        for which it predicted what is no finite number.
+        Positions, among the last `RECENT_EVENTS`, of events on which the learner raised, and of
+        events with a non-finite prediction.
     """
 
     events: int = 0
@@ -98,12 +98,12 @@ class Recent(msgspec.Struct, omit_defaults=True):
     def count(
         self, events: int, raised: Sequence[int], non_finite: Sequence[int], limit: float
     ) -> Verdict | None:
-        """Count events, of which some rows were failed on; return the verdict if it is too many.
+        """Count events and the rows that failed; return a verdict if too many failed.
 
         Parameters
         ----------
         limit
-            The share that is too much once it is exceeded; 1: nothing is.
+            The share of failures that must not be exceeded; 1: never exceeded.
         """
         at = self.events
         self.events += events
@@ -132,21 +132,21 @@ class Recent(msgspec.Struct, omit_defaults=True):
         return verdict
 
     def begin_anew(self) -> None:
-        """Judge from here on: it is another model."""
+        """Judge only from here on: the model is another one."""
         self.judged = self.well = self.events
         self.raised, self.non_finite = [], []
 
     def forgive(self) -> None:
-        """Take what has been for well."""
+        """Forgive all failures so far."""
         self.well = self.events
 
     def now(self, verdict: Verdict, limit: float) -> Verdict:
-        """Return how it is now, after a verdict, or the verdict if it has become better."""
+        """Return the present verdict if it exceeds the limit, else `verdict`."""
         return self.last if self.last.share > limit else verdict
 
     @property
     def last(self) -> Verdict:
-        """Of the recent events, those before `well` left out."""
+        """The verdict over the recent events, without those before `well`."""
         return self._since(self.well, self.events)
 
     def _since(self, position: int, stop: int) -> Verdict:
@@ -163,18 +163,18 @@ class Recent(msgspec.Struct, omit_defaults=True):
 
 
 class Tried(NamedTuple):
-    """What a batch gave.
+    """The result of a batch.
 
     Attributes
     ----------
     step, batch
-        Of the events that were learned.
+        The step over the events that were learned, and these events.
     rows
-        Theirs in the batch that was given.
+        Their rows in the given batch.
     raised
-        By row in that, what the learner raised.
+        The errors of the learner, by row of the given batch.
     refused
-        What was not admitted.
+        The events that were not admitted.
     """
 
     step: Step
@@ -185,14 +185,14 @@ class Tried(NamedTuple):
 
 
 class Careful:
-    """Steps trainers over batches, and leaves out the events that the learner raises on.
+    """Steps trainers over batches and leaves out the events that the learner raises on.
 
     Parameters
     ----------
     modules
         Modules besides River whose classes and functions a learner's state may hold.
     timer
-        Tells seconds, by which states are kept no more often than pays; no result depends on it.
+        Returns seconds; decides when taking a state pays. No result depends on it.
     """
 
     def __init__(
@@ -201,28 +201,28 @@ class Careful:
         self._modules = modules
         self._timer = timer
         self._state: bytes | None = None
-        self._since: list[EventBatch] = []  # learned after it
-        self._events = 0  # of these
-        self._worked = 0.0  # seconds that they took
-        self._cost = 0.0  # seconds that a state takes, to be made and read
-        self._suspects: dict[tuple[str, Any], list[int]] = {}  # raised, and did not
+        self._since: list[EventBatch] = []  # batches learned after `_state`
+        self._events = 0  # number of events in `_since`
+        self._worked = 0.0  # seconds it took to learn them
+        self._cost = 0.0  # seconds to make and read a state
+        self._suspects: dict[tuple[str, Any], list[int]] = {}  # counts: raised, did not raise
         self._fine: set[tuple[str, Any]] = set()
 
     def keep(self, state: bytes) -> None:
-        """Take the state that the learner of the next step has now."""
+        """Keep the state that the learner of the next step has now."""
         self._state, self._since, self._events, self._worked = state, [], 0, 0.0
 
     def forget(self) -> None:
-        """Drop what is kept: the learner has gone on without us."""
+        """Drop what is kept, because the learner was changed elsewhere."""
         self._state, self._since, self._events, self._worked = None, [], 0, 0.0
 
     def step(self, trainer: Trainer, given: EventBatch) -> Tried:
-        """Admit, predict, score and learn a batch, but for the events that the learner raises on.
+        """Admit, predict, score and learn a batch, except the events that the learner raises on.
 
         Raises
         ------
         ForgetfulError
-            If the learner raises on what it has learned before.
+            If the learner raises on events that it learned before.
         """
         batch, refused = trainer.admit(given)
         if (
@@ -243,9 +243,9 @@ class Careful:
             try:
                 step = trainer.step(rest, predictions)
                 break
-            except LearnerError as error:  # a prediction cannot be scored: nothing was
+            except LearnerError as error:  # unscorable: only the learner changed
                 odd = int(rows[error.row])
-                # What came after it was learned from another state.
+                # The events after it were learned from another state.
                 raised = {row: found for row, found in raised.items() if row < odd}
                 raised[odd] = error
                 rows, rest = _without(batch, raised)
@@ -258,7 +258,7 @@ class Careful:
     def _learn(
         self, trainer: Trainer, batch: EventBatch
     ) -> tuple[Predictions, dict[int, LearnerError]]:
-        """Predict and learn a batch; return what the learner raised, by row, beside the rest."""
+        """Predict and learn a batch; return the predictions, and the errors by row."""
         found: list[Predictions] = []
         raised: dict[int, LearnerError] = {}
         odd, at, size = self._odd_rows(trainer.learner, batch, 0), 0, len(batch)
@@ -267,7 +267,7 @@ class Careful:
             stop = at + 1 if alone else min(odd[0] if odd else len(batch), at + size)
             if alone:
                 odd.popleft()
-                if self._worked >= self._cost / 2:  # it is read again in any case
+                if self._worked >= self._cost / 2:  # the state would be read again anyway
                     self._keep(trainer)
             part = batch if stop - at == len(batch) else batch[at:stop]
             try:
@@ -278,7 +278,7 @@ class Careful:
                 self._back(trainer)
                 if bad > at:
                     found.append(self._again(trainer, batch[at:bad]))
-                if self._worked > self._cost:  # lest it be learned again for the next one, too
+                if self._worked > self._cost:  # avoid learning this again at the next error
                     self._keep(trainer)
                     self._back(trainer)
                 if self._suspect(trainer.learner, batch, bad, raised):
@@ -308,10 +308,10 @@ class Careful:
         begun = self._timer()
         self.keep(trainer.learner.state())
         cost = 2 * (self._timer() - begun)
-        self._cost = min(cost, 1.1 * self._cost) if self._cost else cost  # one may be disturbed
+        self._cost = min(cost, 1.1 * self._cost) if self._cost else cost  # damps one slow timing
 
     def _back(self, trainer: Trainer) -> None:
-        """Put the learner back to where it was after what is kept."""
+        """Restore the learner from the kept state, and learn the events since again."""
         assert self._state is not None, "an error before anything was kept"
         learner, since = trainer.learner, self._since
         trainer.learner = load_learner(
@@ -321,10 +321,10 @@ class Careful:
         for part in since:
             self._again(trainer, part)
 
-    # --- which events look like those that the learner raised on
+    # --- which events resemble those that the learner raised on
 
     def _odd_rows(self, learner: Learner, batch: EventBatch, start: int) -> deque[int]:
-        """Return the rows, from one on, with a value of a kind that the learner raised on."""
+        """Return the rows, from `start` on, with a (feature, type) pair that is suspect."""
         if not self._suspects or _in_columns(learner, batch):
             return deque()
         dicts = batch.dicts()[start:]
@@ -337,7 +337,7 @@ class Careful:
     def _suspect(
         self, learner: Learner, batch: EventBatch, bad: int, raised: Collection[int]
     ) -> bool:
-        """Remember what is unlike other events in one that was raised on; say if it is new."""
+        """Remember what is unusual in an event that raised; return whether that is new."""
         if _in_columns(learner, batch):
             return False
         dicts = batch.dicts()
@@ -356,14 +356,14 @@ class Careful:
         if good:
             always = set(good[0]).intersection(*good)
             new += [(name, type(_MISSING)) for name in sorted(always - set(x))]
-        if not good and len(new) >= len(x):  # all of it looks new to us
+        if not good and len(new) >= len(x):  # nothing to compare with: all of it looks new
             return False
         for pair in new[: _SUSPECTS - len(self._suspects)]:
             self._suspects[pair] = [1, 0]
         return bool(new)
 
     def _acquit(self, x: Features) -> None:
-        """Take note that an event was learned although it looked odd."""
+        """Note that an event with a suspect value was learned."""
         for pair, (hits, misses) in list(self._suspects.items()):
             if _kind(x, pair[0]) is not pair[1]:
                 continue
@@ -378,7 +378,7 @@ def _kind(x: Features, name: str) -> type:
 
 
 def rows_of(part: EventBatch, batch: EventBatch) -> IntArray:
-    """Return the rows of a batch at which the events of a part of it are."""
+    """Return the rows of `batch` that hold the events of `part`."""
     if len(part) == len(batch):
         return np.arange(len(batch))
     rows: IntArray = np.searchsorted(batch.numbers, part.numbers)
@@ -386,7 +386,7 @@ def rows_of(part: EventBatch, batch: EventBatch) -> IntArray:
 
 
 def _without(batch: EventBatch, rows: Collection[int]) -> tuple[IntArray, EventBatch]:
-    """Return which rows are left, and a batch of them."""
+    """Return the remaining rows, and a batch of them."""
     left = np.delete(np.arange(len(batch)), list(rows))
     return left, batch.take(left.tolist())
 
@@ -396,7 +396,7 @@ def _in_columns(learner: Learner, batch: EventBatch) -> bool:
 
 
 def _joined(parts: Sequence[Predictions]) -> Predictions:
-    """Return the predictions for the pieces of a batch as those for all of it."""
+    """Join the predictions for the pieces of a batch."""
     if len(parts) == 1:
         return parts[0]
     arrays: list[Any] = [part.array for part in parts]
@@ -417,12 +417,12 @@ def _joined(parts: Sequence[Predictions]) -> Predictions:
 
 
 def others(learner: Learner, batch: EventBatch, row: int, learned: int) -> Verdict:
-    """Try events around one that a learner raised on; the learner is not to be used afterwards.
+    """Try events around one that a learner raised on; do not use the learner afterwards.
 
     Parameters
     ----------
     learned
-        How many events it has learned before.
+        Number of events that it learned before.
     """
     raised = 0
     after = batch[row + 1 : row + 1 + _TRIED]

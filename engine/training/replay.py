@@ -1,4 +1,4 @@
-"""Replay buffers: what of the past is kept, as a uniform sample of it."""
+"""Replay buffers: a uniform sample of past events."""
 
 import heapq
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
 _MOST = 2**64 - 1
-_DRAWS, _SECOND, _OLD = 0x5A17, 0xD409, 0x01D5  # streams of draws besides that of the priorities
-_RESERVE = 16  # a part of the bytes, for the last event that comes in
+_DRAWS, _SECOND, _OLD = 0x5A17, 0xD409, 0x01D5  # further streams of draws, besides priorities
+_RESERVE = 16  # 1/16 of the bytes is reserved for the last event that comes in
 _FIELDS = ("x", "y", "id", "ts", "key", "weight", "source", "group")
 
 
@@ -30,8 +30,8 @@ _FIELDS = ("x", "y", "id", "ts", "key", "weight", "source", "group")
 def _mixed(seed: np.uint64, counter: np.uint64) -> np.uint64:
     """Draw number `counter` of a counter-based generator, uniform over 64 bits.
 
-    SplitMix64 [1]_ of a counter: any draw can be made without those before it, so the state of the
-    generator is its counter. No two counters have the same draw.
+    SplitMix64 [1]_ of a counter: any draw can be made without the ones before it, so the counter is
+    the generator's whole state. No two counters have the same draw.
 
     .. [1] Steele, Lea, Flood (2014). Fast splittable pseudorandom number generators. OOPSLA.
     """
@@ -56,11 +56,11 @@ def _hits(
     rows: IntArray,
     priorities: npt.NDArray[np.uint64],
 ) -> int:
-    """Draw a priority for each of `rows.size` events from `first` on; return how many are hits.
+    """Draw a priority for each of `rows.size` events from `first` on; return the number of hits.
 
-    Those are up to the limit. Their places among the events are left in `rows`, and their
-    priorities beside. The limit only ever falls, so what misses it now cannot hit it later in the
-    batch.
+    A hit is a priority up to the limit. The rows of the hits are written to `rows`, their
+    priorities to `priorities`. The limit only falls, so an event that misses now cannot be a hit
+    later in the batch.
     """
     if priorities.size != rows.size:
         raise ValueError("there must be room for a priority of every event")
@@ -85,15 +85,15 @@ def _labelled_rows(batch: EventBatch) -> IntArray:
 
 
 def _size(x: dict[str, Any]) -> int:
-    """Bytes that an event is counted with: the same on every machine, near what CPython takes."""
+    """Estimate an event's size in bytes: near CPython's, and the same on every machine."""
     text = sum(len(v) for v in x.values() if isinstance(v, str))
     return 256 + 72 * len(x) + text
 
 
 class _Entry:
-    """An event that came in, with its number and its size.
+    """An event that came in, with its number and size.
 
-    `event` is None where it had to go for the bytes: it is still counted as if it were there.
+    `event` is None if it was dropped to save bytes: its size is still counted.
     """
 
     __slots__ = ("event", "number", "size")
@@ -107,14 +107,14 @@ class _Entry:
 class Reservoir:
     """A uniform sample without replacement of all events learned so far.
 
-    Each event draws a priority, and those with the lowest are kept (bottom-k sampling [1]_): which
-    are, does not depend on what is in them. Bounded in events and in bytes.
+    Each event draws a priority, and the events with the lowest are kept (bottom-k sampling [1]_):
+    the choice does not depend on their content. Bounded in events and in bytes.
 
-    An event that alone is larger than `max_bytes` is never kept, and takes no other's place: the
-    sample is of the others. Where `capacity` events are larger than `max_bytes`, the sample is cut:
-    in the order of priorities, up to the event at which 15/16 of the bytes are passed, itself
-    included. So what is kept depends on the sizes of the events before an event, and not on its
-    own; the sample grows again as the stream goes on, a large event leaves it as any other does.
+    An event that alone exceeds `max_bytes` is never kept and displaces no other: the sample is
+    drawn from the others. Where `capacity` events exceed `max_bytes`, the sample is cut: in order
+    of priority, it ends with the event that passes 15/16 of the bytes. So whether an event is kept
+    depends on the sizes of the events before it in that order, and not on its own. The sample
+    grows again as the stream goes on, and a large event leaves it as any other does.
 
     Parameters
     ----------
@@ -123,16 +123,17 @@ class Reservoir:
     max_bytes
         Most bytes kept, by an estimate that is the same on every machine.
     seed
-        Seed of the generator; the same stream and seed give the same sample, however the stream
-        was cut into batches.
+        Seed of the generator. The same stream and seed give the same sample, however the stream
+        is cut into batches.
 
     Notes
     -----
-    Where the bytes suffice, every event is kept with the same probability, exactly. Where they do
-    not, so it is, within 1%, but for events of more than 1/16 of `max_bytes`. Where such a one is
-    the last that comes in, others go for it, by priority, and what has a higher one than those is
-    not kept from then on. Measured over 4,000 seeds, what is kept of large events, in parts of
-    what is kept of small ones (`tests/engine/training/test_replay.py`):
+    Where the bytes suffice, every event is kept with exactly the same probability. Where they do
+    not, the probabilities are equal within 1%, except for events larger than 1/16 of `max_bytes`.
+    If such an event is the last to come in, others are dropped for it, by priority; from then on
+    no event with a higher priority than those is kept. The table gives the rate at which large
+    events are kept, relative to small ones, over 4,000 seeds
+    (`tests/engine/training/test_replay.py`):
 
     ======  ==============================================  ============
     events  sizes, in parts of `max_bytes`                  large, kept
@@ -162,11 +163,11 @@ class Reservoir:
         self.seed = seed
         self.seen = 0
         self.bytes = 0
-        self._limit = _MOST  # highest priority that comes in: falls
-        self._kept = _MOST  # ... and that is then kept
-        self._entries: list[tuple[int, _Entry]] = []  # a heap, by what is below the priority
-        self._total = 0  # bytes of the entries, those that had to go included
-        self._events: list[Event] | None = None  # what is kept, in order: a cache, no state
+        self._limit = _MOST  # highest priority that comes in; only falls
+        self._kept = _MOST  # highest priority whose event is also kept
+        self._entries: list[tuple[int, _Entry]] = []  # a heap of (-priority, entry)
+        self._total = 0  # bytes of all entries, including dropped events
+        self._events: list[Event] | None = None  # the events kept, in order: a cache, not state
         self._sampled = 0
 
     def __len__(self) -> int:
@@ -174,7 +175,7 @@ class Reservoir:
 
     @property
     def events(self) -> list[Event]:
-        """The events kept, in the order of the stream; `Event.id` tells which they are."""
+        """The events kept, in stream order; `Event.id` identifies them."""
         return list(self._listed())
 
     def _listed(self) -> list[Event]:
@@ -205,7 +206,7 @@ class Reservoir:
                 self._offer(batch.event(row), number, priority)
 
     def _offer(self, event: Event, number: int, priority: int) -> None:
-        """Take an event in, and let go of what is too much then."""
+        """Take an event in, then drop what exceeds the bounds."""
         size = _size(event.x)
         if size > self.max_bytes:
             return
@@ -230,11 +231,11 @@ class Reservoir:
         return self.max_bytes - self.max_bytes // _RESERVE
 
     def _is_too_much(self) -> bool:
-        """Whether the entry with the highest priority has to go for the bytes.
+        """Return whether the entry with the highest priority must be dropped for its bytes.
 
-        Its own size does not count, as a large one would go more often than a small one. But all
-        the others are counted with it where it comes before them; to be as often in its own way, it
-        is counted where a second draw comes before it.
+        Its own size does not count, since a large event would then be dropped more often than a
+        small one. But the sizes of all others count against it, even of those it precedes. To
+        compensate, its own size counts if a second draw is below its priority.
         """
         if not self._entries:
             return False
@@ -243,7 +244,7 @@ class Reservoir:
         return self._total - (0 if counted else last.size) > self._bound
 
     def _make_room(self) -> None:
-        """Let go of events by priority until the bytes fit; the highest one, for which, stays."""
+        """Drop events by priority until the bytes fit, except the one with the highest priority."""
         held = [(below, entry) for below, entry in sorted(self._entries) if entry.event is not None]
         for below, entry in held[1:]:
             self._kept = -below - 1
@@ -252,7 +253,7 @@ class Reservoir:
                 return
 
     def _gone(self, below: int, entry: _Entry) -> None:
-        """Note that the entry with the highest priority has gone."""
+        """Remove the entry with the highest priority from the counts."""
         self._limit = -below - 1
         self._total -= entry.size
         self._let_go(entry)
@@ -264,17 +265,17 @@ class Reservoir:
             self._events = None
 
     def sample(self, n: int) -> list[Event]:
-        """Draw `n` events with replacement; the next call draws others. Empty if none is kept."""
+        """Draw `n` events with replacement; each call draws anew. Empty if no event is kept."""
         events = self._listed()
         if not events:
             return []
-        # Another stream of draws than that of `add`: it must not disturb which events are kept.
+        # A separate stream of draws: sampling must not change which events are kept.
         seed, first = _seeded(self.seed ^ _DRAWS), self._sampled
         self._sampled += n
         return [events[_below(seed, np.uint64(i), len(events))] for i in range(first, first + n)]
 
     def changes(self, old: Mapping[str, Any]) -> list[Change]:
-        """Return what differs from a saved definition, and what becomes of the sample."""
+        """Return the differences from a saved definition, and their effect on the sample."""
         new, effects = self.definition(), {"seed": "for events from now on"}
         for key in ("capacity", "max_bytes"):
             larger = old.get(key, 0) < new[key]
@@ -294,10 +295,10 @@ class Reservoir:
         ]
 
     def amended(self, old: "Reservoir") -> "Reservoir":
-        """Return a reservoir as this one is defined, with what it can hold of what `old` holds.
+        """Return a reservoir defined as this one, with as much of `old`'s sample as fits.
 
-        What it lets go of is what it would have let go of for the next event, so that the sample
-        stays a uniform one. A larger one admits events as the old one did, and grows from there.
+        It drops what it would have dropped for the next event, so the sample stays uniform. A
+        larger reservoir starts with the old limit and grows from there.
         """
         new = Reservoir.from_state(old.state())
         new.capacity, new.max_bytes, new.seed = self.capacity, self.max_bytes, self.seed
@@ -316,11 +317,11 @@ class Reservoir:
         return new
 
     def definition(self) -> dict[str, Any]:
-        """What it is, without what it holds."""
+        """Return what defines the reservoir, without its events."""
         return {"capacity": self.capacity, "max_bytes": self.max_bytes, "seed": self.seed}
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next result depends on, copied out: in falling order of priority."""
+        """Return everything that the next result depends on, copied: by falling priority."""
         entries = sorted(self._entries)
         return {
             "schema": self.SCHEMA,
@@ -341,12 +342,12 @@ class Reservoir:
     def from_state(cls, state: dict[str, Any]) -> "Reservoir":
         """Build the reservoir that `state` was taken from.
 
-        A state of schema 1 is taken up: its events were as good as drawn from all that were seen.
+        A state of schema 1 is converted: its events were a uniform sample of all seen.
 
         Raises
         ------
         ValueError
-            If the state has another schema than these, or its parts do not fit together.
+            If the state has any other schema, or its parts do not fit together.
         """
         try:
             schema = state["schema"]
@@ -409,12 +410,12 @@ def _plain(event: Event | None) -> tuple[Any, ...] | None:
 
 
 def _event(fields: Any) -> Event:
-    """Return the event that `_plain` was given.
+    """Make an event from the result of `_plain`.
 
     Raises
     ------
     TypeError, ValueError
-        If that is none.
+        If the fields are not those of an event.
     """
     x, y, id_, ts, key, weight, source, group = fields
     texts = [id_, key, source, *(group or {}), *(group or {}).values()]
@@ -432,10 +433,10 @@ def _event(fields: Any) -> Event:
 
 
 def _of_schema_1(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state of this schema for one of the first: its events with priorities drawn anew.
+    """Convert a state of schema 1: its events get new priorities.
 
-    They were kept as a uniform sample, so the lowest of as many priorities as events were seen are
-    as good as theirs: uniform up to the share that was kept.
+    They are a uniform sample, so new priorities, uniform up to the share that was kept, are as good
+    as the original ones.
     """
     events, seen = state["events"], state["seen"]
     if not len(events) <= seen:

@@ -46,17 +46,17 @@ from midstream.engine.training.replay import Reservoir
 __all__ = ["Step", "Trainer"]
 
 _PARTS = {"learner": "learner", "metrics": "prequential", "drift": "drift", "replay": "replay"}
-"""The parts that every trainer has: by the name of each in a state, that of its attribute."""
-_PROVED = 5  # events of the replay buffer whose predictions are kept with a snapshot
-_QUIET = 1_000  # events with finite predictions until the next that is not has an alarm of its own
+"""The parts that every trainer has: name in a state -> name of the attribute."""
+_PROVED = 5  # events of the replay buffer whose predictions are saved with a snapshot
+_QUIET = 1_000  # events with finite predictions before another non-finite one raises an alarm
 
 
 class Step(msgspec.Struct):
-    """What a batch gave: predictions and (n,) losses in its order, and alarms.
+    """The result of a batch: predictions and (n,) losses, in batch order, and alarms.
 
-    `non_finite` is how many of the predictions are not finite numbers. They have no loss, and a
-    label is not predicted by probabilities that are none. `too_large` is how many labels are
-    beyond what can be scored. `odd` are the rows of those that are not finite.
+    `non_finite` counts the predictions that are not finite numbers. Such a prediction has no loss,
+    and no label is predicted from its probabilities. `odd` holds their rows. `too_large` counts the
+    labels that are too large to be scored.
     """
 
     predictions: Predictions
@@ -68,7 +68,7 @@ class Step(msgspec.Struct):
 
 
 class Trainer:
-    """Predicts, scores, then learns, event by event, and watches how that goes.
+    """Predicts, scores, then learns, event by event, and monitors the result.
 
     The result never depends on how the stream was cut into batches.
 
@@ -77,7 +77,7 @@ class Trainer:
     model
         A River classifier, regressor or pipeline, or any `Learner`.
     task
-        "binary", "multiclass" or "regression". Default: what the model is for.
+        "binary", "multiclass" or "regression". Default: the model's own task.
     metrics
         Names of prequential metrics; default: all that fit the task.
     window, fading
@@ -85,17 +85,17 @@ class Trainer:
     drift
         Names of drift detectors over the loss, or a mapping from name to options.
     direction
-        "up": alarms only where the loss has risen; "both": where it has changed.
+        "up": alarms only where the loss rises; "both": wherever it changes.
     replay
         Capacity of the reservoir of past events, or a `Reservoir`.
     labels
-        Of which kind the labels of many classes are: "text", "integer" or "bool". None: as the
-        first that is admitted. Those of another kind are rejected: 1 and "1" would be two classes
-        of one name.
+        Kind of the labels of a multiclass task: "text", "integer" or "bool". None: the kind of the
+        first label admitted. Labels of another kind are rejected: 1 and "1" would be two classes
+        with the same name.
     modules
         Modules besides River whose classes and functions the model's state may hold.
     parts
-        Further parts of one's own, see `Part`: they see every batch, and are kept with the rest.
+        User-defined parts, see `Part`: they see every batch and are saved with the state.
 
     Raises
     ------
@@ -139,11 +139,11 @@ class Trainer:
         self.extra: dict[str, Part] = {part.name: part for part in parts}
         if len(self.extra) < len(parts):
             raise ValueError("two of the parts have one name")
-        self._non_finite_at = -1  # after how many events the last such prediction came
+        self._non_finite_at = -1  # number of events up to the last non-finite prediction
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The prequential metrics so far, by name, and what further parts report."""
+        """The prequential metrics so far, by name, and the reports of further parts."""
         report = self.prequential.report()
         for name, part in self.extra.items():
             report |= {f"{name}.{key}": value for key, value in part.report().items()}
@@ -151,14 +151,14 @@ class Trainer:
 
     @property
     def label_kind(self) -> LabelKind | None:
-        """Of which kind the labels of many classes are; None where nothing has settled that."""
+        """Kind of the labels of a multiclass task; None while it is not settled."""
         return self._label_kind
 
     def admit(self, batch: EventBatch) -> tuple[EventBatch, list[Rejected]]:
-        """Take out of a batch what the learner cannot learn as asked.
+        """Reject the events of a batch that the learner cannot learn; return the others and these.
 
-        The first label that is not taken out settles the kind of all, also where the learner then
-        raises on its event.
+        The first label admitted settles the kind of all labels, even if the learner then raises on
+        its event.
         """
         faults: dict[int, tuple[str, str]] = {}
         if not batch.sound:
@@ -179,7 +179,7 @@ class Trainer:
         return batch.take([i for i in range(len(batch)) if i not in faults]), rejected
 
     def _note_odd_labels(self, batch: EventBatch, faults: dict[int, tuple[str, str]]) -> None:
-        """Note labels of another kind than the first, or than is configured."""
+        """Add a fault for each label whose kind differs from the first or the configured one."""
         if self.task != "multiclass":
             return
         kind, labels = self._label_kind, batch.labels
@@ -197,12 +197,12 @@ class Trainer:
                 faults[i] = reason, batch.field("label")
 
     def _sound(self, batch: EventBatch, *, labels: bool = True) -> EventBatch:
-        """Return a batch as `admit` does. `labels`: hold these against the rules, too.
+        """Return a batch checked as by `admit`. `labels`: check the labels, too.
 
         Raises
         ------
         ValueError
-            If an event of it breaks a rule.
+            If an event breaks a rule.
         """
         faults: dict[int, tuple[str, str]] = {}
         if not batch.sound:
@@ -221,15 +221,15 @@ class Trainer:
         Parameters
         ----------
         predictions
-            Those that the learner made when it learned this batch, if it has done so already.
+            The learner's predictions for this batch, if it has already learned it.
 
         Raises
         ------
         LearnerError
-            If the learner raises, or a prediction cannot be scored; then nothing but the learner
-            has changed, which is not to be used any more.
+            If the learner raises, or a prediction cannot be scored. Only the learner has changed
+            then, and must not be used any more.
         ValueError
-            If a value breaks a rule, for which `admit` rejects its event; nothing is learned then.
+            If a value breaks a rule for which `admit` rejects the event; nothing is learned then.
         """
         batch = self._sound(batch)
         if predictions is None:
@@ -241,7 +241,7 @@ class Trainer:
         if labels is None or values is None:
             labels = batch.labels
             if values is None or values.dtype.kind == "b" or self.task == "regression":
-                values = predictions.values  # a list that outputs are made of, too
+                values = predictions.values  # a list, which Predictions can also be made of
         before, large = self.prequential.non_finite, self.prequential.too_large
         try:
             losses = self.prequential.update(
@@ -255,7 +255,7 @@ class Trainer:
             alarms = self._non_finite(batch, rows, before)
             watched = self._watched(batch, rows, losses)
             alarms += self.drift.update(watched, self.seen, batch.time)
-            alarms.sort(key=lambda alarm: alarm.position)  # stable: those above come first
+            alarms.sort(key=lambda alarm: alarm.position)  # stable: non-finite alarms come first
             predictions = self._labelled(predictions, rows)
             odd = rows.tolist()
         else:
@@ -273,7 +273,7 @@ class Trainer:
         return step
 
     def _non_finite(self, batch: EventBatch, rows: IntArray, before: int) -> list[Alarm]:
-        """Return an alarm for each first of a stretch of predictions that are not finite."""
+        """Return an alarm for the first non-finite prediction of each run of them."""
         alarms = []
         for count, row in enumerate(rows.tolist(), before + 1):
             position, last = self.seen + row + 1, self._non_finite_at
@@ -293,7 +293,7 @@ class Trainer:
         return alarms
 
     def _watched(self, batch: EventBatch, rows: IntArray, losses: FloatArray) -> FloatArray:
-        """Return the losses for the detectors: that of no finite prediction is the worst."""
+        """Return the losses for the detectors: a non-finite prediction counts as the worst loss."""
         watched = losses.copy()
         labels = batch.labels
         labelled = [row for row in rows.tolist() if labels[row] is not None]
@@ -301,13 +301,13 @@ class Trainer:
         return watched
 
     def _labelled(self, predictions: Predictions, rows: IntArray) -> Predictions:
-        """Take away the labels that were chosen by probabilities which are not finite."""
+        """Remove the labels that were chosen by non-finite probabilities."""
         if self.task == "regression" or not len(rows):
             return predictions
         return predictions.without(rows)
 
     def _odd_row(self, batch: EventBatch, predictions: Predictions) -> int:
-        """Find the prediction that cannot be scored."""
+        """Find the prediction that cannot be scored; 0 if none is found."""
         for row in range(len(batch)):
             part = slice(row, row + 1)
             probas = None if predictions.probas is None else predictions.probas[part]
@@ -333,8 +333,8 @@ class Trainer:
         Raises
         ------
         ValueError
-            If a value breaks a rule, for which its event would be rejected: a number is infinite,
-            from which no learner would recover, or a label of another kind than the first.
+            If a value breaks a rule for which `admit` rejects its event: an infinite number, from
+            which no learner would recover, or a label of another kind than the first.
         """
         batch = EventBatch.from_events([Event(x=dict(x), y=y, **fields)])
         batch.offsets += self.seen
@@ -345,7 +345,7 @@ class Trainer:
         return self._first(batch, self.step(batch).predictions)
 
     def predict_one(self, x: Features) -> Prediction:
-        """Predict one event, of these features; learn nothing.
+        """Predict one event from its features; learn nothing.
 
         Raises
         ------
@@ -373,13 +373,13 @@ class Trainer:
         Raises
         ------
         ValueError
-            If a value breaks a rule; a label is not looked at.
+            If a value breaks a rule; labels are not checked.
         """
         predictions = self.learner.predict(self._sound(batch, labels=False))
         return self._labelled(predictions, predictions.not_finite(self.task))
 
     def definition(self) -> dict[str, Any]:
-        """What the trainer is, without what it has learned: plain JSON values."""
+        """Return what defines the trainer, without what it has learned: plain JSON values."""
         return {
             **({"labels": self._labels} if self._labels is not None else {}),
             "learner": self.learner.definition(),
@@ -390,12 +390,12 @@ class Trainer:
         }
 
     def changes(self, old: Mapping[str, Any]) -> list[Change]:
-        """Return what differs between a saved definition and this trainer's, part by part.
+        """Return the differences from a saved definition, part by part.
 
         Parameters
         ----------
         old
-            What `definition` returned when the state was saved.
+            The result of `definition` when the state was saved.
         """
         found = differences(
             "labels", {"kind": old.get("labels")}, {"kind": self._labels}, effect="from now on"
@@ -417,10 +417,10 @@ class Trainer:
         return found
 
     def blank_parts(self, old: Mapping[str, Any]) -> dict[str, bytes]:
-        """Return the parts of the state that a saved definition defines otherwise: see `amended`.
+        """Return the parts of the state whose definition differs from a saved one: see `amended`.
 
-        Of a trainer that has seen nothing they are all that an amendment depends on, besides the
-        state that is amended.
+        For a trainer that has seen nothing, they are all that an amendment needs besides the state
+        to be amended.
         """
         state, new = self.state(), self.definition()
         names = [name for name in _PARTS if old.get(name) != new[name]]
@@ -434,19 +434,19 @@ class Trainer:
         return parts
 
     def amended(self, parts: Mapping[str, bytes], modules: Collection[str] = ()) -> "Trainer":
-        """Return a trainer that is defined as `parts` are, and goes on from what this one learned.
+        """Return a trainer that is defined by `parts` and continues from what this one learned.
 
         Parameters
         ----------
         parts
-            What `blank_parts` of a new trainer returned.
+            The result of `blank_parts` of a new trainer.
 
         Raises
         ------
         MisfitError
             If what was learned does not fit; the message names the attribute.
         ValueError
-            If the parts are damaged, or of another task.
+            If the parts are damaged, or are for another task.
         """
         own = self.state()
         about = encoding.decode(parts["trainer"]) if "trainer" in parts else {}
@@ -472,12 +472,12 @@ class Trainer:
             raise MisfitError(
                 "labels", f"those that were learned are {new._label_kind}, not {new._labels}"
             )
-        return Trainer.from_state(new.state(), modules)  # as a snapshot would give it back
+        return Trainer.from_state(new.state(), modules)  # as a snapshot would restore it
 
     def proof(self) -> list[str]:
-        """Return the predictions for a few events of the replay buffer, exactly, as text.
+        """Return the exact predictions for a few events of the replay buffer, as text.
 
-        Under other versions of Python or a library, the state goes on if these come out equal.
+        Under other versions of Python or of a library, the state is resumed only if they are equal.
         """
         events = self.replay.events
         chosen = events[:: max(len(events) // _PROVED, 1)][:_PROVED]
@@ -492,7 +492,7 @@ class Trainer:
         ]
 
     def state(self) -> dict[str, bytes]:
-        """Everything that the next result depends on, as named parts, copied out."""
+        """Return everything that the next result depends on, as named parts, copied."""
         about: dict[str, Any] = {
             "schema": self.SCHEMA,
             "task": self.task,
@@ -524,7 +524,7 @@ class Trainer:
         Raises
         ------
         ValueError
-            If the state is of another schema, damaged, or holds what may not be loaded.
+            If the state is of another schema, is damaged, or holds a type that may not be loaded.
         """
         lacking = [name for name in ("trainer", *_PARTS) if name not in state]
         if lacking:
@@ -544,7 +544,7 @@ class Trainer:
         new.task = about["task"]
         new.seen = about["seen"]
         new.learned = about["learned"]
-        new._non_finite_at = about.get("non_finite_at", -1)  # there was none before it was kept
+        new._non_finite_at = about.get("non_finite_at", -1)  # older states lack it
         counts = (new.seen, new.learned, new._non_finite_at)
         if not all(type(count) is int and count >= -1 for count in counts):
             raise ValueError(f"damaged trainer state: its counts are {counts}")
@@ -564,11 +564,11 @@ class Trainer:
         return new
 
     def digest(self) -> str:
-        """SHA-256 (hex) of the state: equal only if every value is, bit for bit."""
+        """SHA-256 (hex) of the state: equal only if every value is equal, bit for bit."""
         return digest(self.state())
 
     def save(self, path: str | Path) -> None:
-        """Write the state to a file; a crash leaves the old file or the new one, whole."""
+        """Write the state to a file; after a crash the file is the old or the new one, complete."""
         path = Path(path)
         storage = LocalStorage(path.parent)
         header = {"definition": self.definition(), "digest": self.digest()}
@@ -582,14 +582,14 @@ class Trainer:
         Raises
         ------
         SnapshotError, EncodingError
-            If the file is damaged, or holds what may not be loaded.
+            If the file is damaged, or holds a type that may not be loaded.
         """
         path = Path(path)
         return cls.from_state(unpack(path.read_bytes(), path.name).parts, modules)
 
 
 def _changes(name: str, part: Any, old: Mapping[str, Any]) -> list[Change]:
-    """Return what differs of a part; of a learner that does not say it, all that does."""
+    """Return the differences of a part; all of them if the part has no method `changes`."""
     new = part.definition()
     if hasattr(part, "changes"):
         found: list[Change] = part.changes(old)
@@ -619,14 +619,14 @@ def _exactly(value: Any) -> str:
 
 
 def _settled(metrics: Mapping[str, Any]) -> tuple[None, LabelKind | None, Label | None]:
-    """Return what settled the kind of labels in a state that does not say it: its first class."""
+    """Infer the settled kind of label from the classes of a state that does not hold it."""
     classes: list[Label] = metrics.get("classes", []) if metrics.get("task") == "multiclass" else []
     kinds = set(map(kind_of, classes))
     return (None, kinds.pop(), classes[0]) if len(kinds) == 1 else (None, None, None)
 
 
 def _flaw(found: Any, n: int) -> str | None:
-    """Return what is wrong with the form of a learner's predictions for n events; None: nothing."""
+    """Return what is wrong with the form of a learner's predictions for n events, or None."""
     if not isinstance(found, Predictions):
         return f"it returned {type(found).__name__} where Predictions are needed"
     if found.array is not None and found.array.ndim != 1:

@@ -1,9 +1,9 @@
-"""The kinds of objects that a saved state is made of.
+"""The kinds of objects in a saved state.
 
-While a state is read nothing runs that the file could choose, but: ``__setstate__`` of classes
-that have one; ``__hash__`` and ``__eq__`` of keys; and the constructors of classes that define a
-``__reduce__``, of Structs and of River's compiled classes. All are classes that
-`midstream.engine.state.allowed` lets a state name.
+While a state is read, the file can cause only this code to run: ``__setstate__`` of classes that
+have one; ``__hash__`` and ``__eq__`` of keys; and the constructors of classes that define a
+``__reduce__``, of Structs and of River's compiled classes. `midstream.engine.state.allowed` must
+allow all these classes.
 """
 
 import types
@@ -39,24 +39,24 @@ _REFERRED = (
     type(np.log),
     type(np.mean),
 )
-# Those of River, found once: they stay what they are.
+# Kinds of River's classes, found once: they never change.
 _RIVER: dict[str, Kind] = {}
 
 
 class Kinds(dict[type, Kind]):
-    """The kind of the objects of every class, found when asked for: ``kinds[type(value)]``.
+    """The kind of the objects of each class, made on first use: ``kinds[type(value)]``.
 
     Parameters
     ----------
     allowed
-        What may be named.
+        The names that may occur.
     order
-        Gives the elements of a set in an order that depends on them alone.
+        Returns the elements of a set in an order that depends on them alone.
 
     Raises
     ------
     EncodingError
-        When asked for the kind of what cannot be saved.
+        For a class whose objects cannot be saved.
     """
 
     def __init__(self, allowed: Allowed, order: Callable[[Any], list[Any]]) -> None:

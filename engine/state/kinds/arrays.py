@@ -13,14 +13,14 @@ from midstream.engine.state.kinds.kind import Blob, Kind, Names
 
 __all__ = ["ARRAYS", "dtype_name", "dtype_named"]
 
-# Values without references and without code: no objects, no records, no empty items.
+# Values without references or code: no objects, no records, no empty items.
 _DTYPE = re.compile(
     r"[<|](b1|[iu][1248]|f[248]|c(8|16)|[SU][1-9]\d{0,8}|[mM]8(\[\d{0,9}[a-zA-Z]{1,2}\])?)"
 )
 
 
 def dtype_name(dtype: Any) -> str:
-    """Return the name of a dtype, little-endian."""
+    """Return the name of a dtype, as little-endian."""
     name: str = dtype.newbyteorder("<").str
     dtype_named(name)
     return name
@@ -40,13 +40,13 @@ def dtype_named(name: str) -> np.dtype[Any]:
 
 
 class Array(Kind):
-    """A NumPy array, in C or Fortran order as it was. Views become copies."""
+    """A NumPy array; its C or Fortran order is kept. Views become copies."""
 
     stage = 1
 
     def write(self, value: Any) -> tuple[Names, list[Any]]:
         name = dtype_name(value.dtype)
-        # BLAS adds up in an order that depends on this one.
+        # The order of BLAS's sums depends on this order.
         order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
         data = value.astype(name, copy=False).tobytes(order)
         return (), [Blob(data), name, order, *value.shape]
@@ -94,8 +94,8 @@ class PythonRandom(Kind):
         return generator
 
 
-# Of a bit generator's state: (group, name, count, largest value). A count of 2 with the largest
-# value _UINT128 is one number, as its high and low half.
+# Integers of a bit generator's state: (group, name, count, largest value). A count of 2 with the
+# largest value _UINT128 is one number, as its high and low half.
 Fields: TypeAlias = Sequence[tuple[str | None, str, int, int]]
 _UINT32 = 2**32 - 1
 _UINT64 = 2**64 - 1
@@ -119,7 +119,7 @@ _BIT_GENERATORS: list[tuple[Any, Fields]] = [
 
 
 class BitGenerator(Kind):
-    """A bit generator of NumPy: the integers of its state. Its seed sequence is not kept."""
+    """A bit generator of NumPy: the integers of its state, without its seed sequence."""
 
     stage = 1
 

@@ -1,7 +1,7 @@
-"""Instances of River's compiled classes: exactly these, as each has a way of its own.
+"""Instances of River's compiled classes: an exact list, each with its own way.
 
-Most are made with fixed arguments, which their state replaces: no file chooses how much memory a
-compiled constructor takes.
+Most are made with fixed arguments, which their state replaces: so no file decides how much memory a
+compiled constructor allocates.
 """
 
 import sys
@@ -15,7 +15,7 @@ __all__ = ["compiled"]
 
 
 class Compiled(Kind):
-    """One that gives a state, and takes it back."""
+    """An instance that returns its state and accepts it again."""
 
     late = True
 
@@ -27,7 +27,7 @@ class Compiled(Kind):
 
     def write(self, value: Any) -> tuple[Names, list[Any]]:
         reduced = value.__reduce_ex__(2)
-        # Cython puts the state of a class without objects in it among the arguments.
+        # Cython puts the state of a class without objects among the arguments.
         return (), [reduced[2] if len(reduced) > 2 else reduced[1][2]]
 
     def new(self) -> Any:
@@ -36,7 +36,7 @@ class Compiled(Kind):
     def fill(self, value: Any, names: Names, row: list[Any]) -> None:
         del names
         (state,) = row
-        # Compiled code may read a tuple without asking for its length, and free a chain of its
+        # Compiled code may read a tuple without checking its length, and free a chain of its
         # own objects by recursion in C.
         if type(state) is not type(self._model) or (
             isinstance(state, tuple)
@@ -64,7 +64,7 @@ class Vector(Kind):
     def write(self, value: Any) -> tuple[Names, list[Any]]:
         data, factory, mask, _ = value.__reduce__()[1]
         if mask is not None:
-            mask = frozenset(sorted(mask, key=repr))  # never walked
+            mask = frozenset(sorted(mask, key=repr))  # its order is never used
         return (), [factory, mask, *data, *data.values()]
 
     def make(self, row: list[Any]) -> Any:
@@ -89,7 +89,7 @@ class Vector(Kind):
 
 
 class RollingArea(Kind):
-    """A rolling area under a curve before River 0.25: its state leaves out its arguments."""
+    """A rolling area under a curve before River 0.25, whose state lacks its arguments."""
 
     stage = 2
     made_of = 2
@@ -112,7 +112,7 @@ class RollingArea(Kind):
 
 
 class Bucket(Kind):
-    """A bucket of River 0.24's ADWIN: its size, and the totals and variances in it."""
+    """A bucket of River 0.24's ADWIN: its size, totals and variances."""
 
     stage = 1
 
@@ -127,7 +127,7 @@ class Bucket(Kind):
     def make(self, row: list[Any]) -> Any:
         size, *items = row
         half = len(items) // 2
-        # Nothing in there is checked.
+        # Its class checks nothing of this.
         if type(size) is not int or not half <= size <= 1_000 or 2 * half != len(items):
             raise EncodingError("not a state of a bucket")
         return self._build(size, half, items[:half], items[half:])

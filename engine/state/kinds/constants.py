@@ -17,7 +17,7 @@ __all__ = ["CONSTANTS", "INTEGER", "SCALAR", "TEXT", "constant", "frozen", "meth
 
 
 class Constant(Kind):
-    """Values made from others by a function."""
+    """Values that a function makes from others."""
 
     constant = True
 
@@ -61,7 +61,7 @@ class Tuple(Kind):
 
 
 class Frozen(Kind):
-    """A frozenset, its elements in an order of their own."""
+    """A frozenset, its elements in canonical order."""
 
     constant = True
     hashes = True
@@ -106,7 +106,7 @@ class Method(Kind):
 
 
 def frozen(order: Callable[[Any], list[Any]]) -> Kind:
-    """Return the kind of frozensets, given what orders the elements of a set."""
+    """Return the kind of frozensets; `order` orders the elements."""
     return Frozen(order)
 
 
@@ -170,7 +170,7 @@ def _getter_parts(value: Any) -> list[Any]:
     return [*names]
 
 
-# Integers beyond 64 bits, strings with lone surrogates: not for MessagePack.
+# Integers beyond 64 bits and strings with lone surrogates: MessagePack cannot hold them.
 INTEGER = Constant(
     "integer",
     lambda v: [v.to_bytes(v.bit_length() // 8 + 1, "little", signed=True)],

@@ -17,8 +17,8 @@ _STR_ONLY = {str}
 class Container(Kind):
     """A list, deque, dict or set, or a subclass.
 
-    The last values of a row are the extras: a deque's ``maxlen``, a defaultdict's
-    ``default_factory``; the attributes, where a class has them.
+    A row ends with the extras: a deque's ``maxlen`` or a defaultdict's ``default_factory``, and the
+    attributes, if the class has any.
     """
 
     def __init__(self, name: str, cls: type, base: Any) -> None:
@@ -54,7 +54,7 @@ class Container(Kind):
         return row
 
     def _take_extras(self, value: Any, row: list[Any]) -> Any:
-        """Take the extras off the row, set the attributes, return the other extra."""
+        """Remove the extras from the row, set the attributes, and return the other extra."""
         if self._has_dict:
             attributes = row.pop()
             if attributes is not None:
@@ -79,7 +79,7 @@ class Ordered(Container):
 
 
 class Mapping(Container):
-    """A dict. Where all keys are strings they are the row's names, which like dicts share."""
+    """A dict. String keys are the row's names, which similar dicts share."""
 
     hashes = True
 
@@ -102,7 +102,7 @@ class Mapping(Container):
             keys, row = row[:half], row[half:]
         pairs = zip(keys, row, strict=True)
         if self._base is collections.OrderedDict:
-            for key, item in pairs:  # its order is kept beside the dict
+            for key, item in pairs:  # an OrderedDict keeps its order apart from the dict
                 collections.OrderedDict.__setitem__(value, key, item)
         else:
             dict.update(value, pairs)
@@ -124,7 +124,7 @@ class Mapping(Container):
 
 
 class Unordered(Container):
-    """A set, its elements in an order of their own."""
+    """A set, its elements in canonical order."""
 
     hashes = True
 
@@ -158,7 +158,7 @@ class Partial(Kind):
 
     def fill(self, value: Any, names: Names, row: list[Any]) -> None:
         del names
-        if isinstance(row[0], functools.partial):  # freed by recursion in C
+        if isinstance(row[0], functools.partial):  # Python frees such chains by recursion in C
             raise EncodingError("a partial of a partial")
         value.__setstate__(tuple(row))
 
@@ -168,7 +168,7 @@ class Partial(Kind):
 
 
 class ListIterator(Kind):
-    """A list's iterator: the list, and how far it is."""
+    """A list iterator: the list, and the position in it."""
 
     stage = 2
     made_of = 1
@@ -180,7 +180,7 @@ class ListIterator(Kind):
 
     def make(self, row: list[Any]) -> Any:
         (items,) = row
-        if items is None:  # an exhausted one has let go of its list
+        if items is None:  # an exhausted iterator has released its list
             value: Any = iter([])
             return next(value, value)
         return list.__iter__(items)
@@ -209,7 +209,7 @@ def container(name: str, cls: type) -> Kind | None:
 
 
 def unordered(name: str, cls: type, order: Callable[[Any], list[Any]]) -> Kind:
-    """Return the kind of a set, given what orders its elements."""
+    """Return the kind of a set; `order` orders its elements."""
     return Unordered(name, cls, order)
 
 

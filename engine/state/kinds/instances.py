@@ -21,7 +21,7 @@ class Plain(Kind):
         self._cls = cls
         self._slots = slots_of(cls)
         self._has_dict = cls.__dictoffset__ != 0
-        self._described = frozenset(  # names that setting would send through a property or a slot
+        self._described = frozenset(  # names that setattr would send through a property or a slot
             key for key in dir(cls) if inspect.isdatadescriptor(inspect.getattr_static(cls, key))
         )
         self._setstate: Callable[..., None] | None = getattr(cls, "__setstate__", None)
@@ -48,15 +48,15 @@ class Plain(Kind):
         elif self._slots:
             self._apply(value, dict(state))
         elif self._described.isdisjoint(names):
-            # One by one: CPython then keeps the attributes in the object, where methods find them
-            # faster than in a dict of its own, which `__dict__` would make.
+            # One by one: CPython then keeps the attributes in the object, which is faster than
+            # the separate dict that `__dict__` would make.
             for key, item in state:
                 object.__setattr__(value, key, item)
         else:
             value.__dict__.update(state)
 
     def _apply(self, value: Any, state: dict[str, Any]) -> None:
-        """Set attributes, none of them through a property."""
+        """Set attributes, bypassing properties."""
         for key, item in state.items():
             if key in self._slots:
                 self._slots[key].__set__(value, item)
@@ -67,7 +67,7 @@ class Plain(Kind):
 class Distribution(Plain):
     """A distribution of River; without a seed it is saved without its generator.
 
-    Only ``sample`` uses it, and the operating system seeded it: it is no state.
+    Only ``sample`` uses the generator, and the operating system seeded it: it is not state.
     """
 
     _generator = random.Random()
@@ -87,7 +87,7 @@ class Distribution(Plain):
 
 
 class Stateful(Plain):
-    """An instance whose class chooses its state: ``__getstate__``."""
+    """An instance whose class defines its state: ``__getstate__``."""
 
     def __init__(self, name: str, cls: Any) -> None:
         super().__init__(name, cls)
@@ -111,7 +111,7 @@ class Stateful(Plain):
 
 
 class Reduced(Stateful):
-    """An instance whose class says how it is made: ``__reduce__`` gives itself and arguments."""
+    """An instance whose class defines how to make it: ``__reduce__``, with its own arguments."""
 
     stage = 2
     made_of = 1
@@ -163,7 +163,7 @@ def instance(name: str, cls: Any) -> Kind:
     Raises
     ------
     EncodingError
-        If they cannot be saved: made of more than attributes, or with a ``__del__``.
+        If they cannot be saved: they hold more than attributes, or have a ``__del__``.
     """
     if hasattr(cls, "__del__"):
         raise EncodingError(f"{name} cannot be saved: a __del__ would act on what a file says")

@@ -1,9 +1,9 @@
-"""What a kind of objects is to the encoding: how they become rows, and how they are rebuilt.
+"""The interface of a kind: how objects of a class become rows, and how they are rebuilt.
 
-A row holds None, bool, int, float, str and references to other rows; `state.encoding`
-makes the references and writes the rows. Objects with an identity (instances, lists, dicts,
-arrays, generators) are nodes: all are made before any gets its state. Values (tuples, bytes, NumPy
-scalars, names of functions) are constants: equal ones are one row.
+A row holds None, bool, int, float, str and references to other rows; `state.encoding` makes the
+references and writes the rows. Objects with an identity (instances, lists, dicts, arrays,
+generators) are nodes: all are made before any gets its state. Values (tuples, bytes, NumPy scalars,
+names of functions) are constants: equal ones share one row.
 """
 
 import types
@@ -26,27 +26,27 @@ class Kind:
     Parameters
     ----------
     name
-        What the file calls it: the class as ``module:qualname``, or one word.
+        Its name in the file: the class as ``module:qualname``, or one word.
 
     Attributes
     ----------
     constant
-        By value: `make` builds it from its finished row. Otherwise it is a node.
+        A value: `make` builds it from its complete row. Otherwise it is a node.
     holds_nodes
-        Whether a constant may refer to nodes, through whatever else.
+        Whether a constant may refer to nodes, directly or not.
     blob
         The first value of a constant's row is bytes.
     stage
-        0: a node made empty by `new`. 1: made by `make` from constants without nodes in them.
+        0: a node that `new` makes empty. 1: made by `make` from constants that hold no nodes.
         2: made from those and from nodes of stages 0 (still empty) and 1.
     made_of
-        How many values of the row `make` gets.
+        Number of values of the row that `make` gets.
     late
-        `fill` reads the state of others, so it waits until those are filled.
+        `fill` reads the state of other nodes, so it runs after theirs.
     hashes
         Some values of the row are keys: see `keys`.
     recurses
-        Python frees one that holds another by recursion in C, without a limit.
+        Python frees nested instances by recursion in C, without a limit.
     """
 
     constant: ClassVar[bool] = False
@@ -62,37 +62,37 @@ class Kind:
         self.name = name
 
     def write(self, value: Any) -> tuple[Names, list[Any]]:
-        """Return the names and the values of the row: what the object refers to."""
+        """Return the names and values of the row: what the object refers to."""
         raise NotImplementedError
 
     def spread(self, value: Any) -> tuple[Names, list[Any]]:
-        """Return the row without names, as one of them is no valid text."""
+        """Return the row without names, if a name is no valid text."""
         raise EncodingError(f"an attribute of a {type(value).__name__} has no valid name")
 
     def new(self) -> Any:
-        """Return the object, empty."""
+        """Return an empty object."""
         raise NotImplementedError
 
     def make(self, row: list[Any]) -> Any:
-        """Return the object made of the first values of its row."""
+        """Make the object from the first values of its row."""
         raise NotImplementedError
 
     def fill(self, value: Any, names: Names, row: list[Any]) -> None:
-        """Give the object the rest of its state."""
+        """Set the rest of the object's state."""
 
     def keys(self, names: Names, length: int) -> range:
-        """Return the positions of what must be hashed in a row of that length."""
+        """Return the positions of the values to be hashed in a row of this length."""
         del names, length
         return range(0)
 
     def label(self, names: Names, values: Sequence[Any], position: int) -> str:
-        """Return how one writes the way from the object to its value at `position`."""
+        """Return the notation for the step from the object to its value at `position`."""
         del values
         return f".{names[position]}" if position < len(names) else f"[{position}]"
 
 
 class Blob:
-    """Bytes of one row only, taken once: a small file cannot ask for many copies of them."""
+    """Bytes that only one row may take: a small file cannot ask for many copies of them."""
 
     __slots__ = ("_data",)
 
@@ -100,7 +100,7 @@ class Blob:
         self._data: bytes | None = data
 
     def take(self) -> bytes:
-        """Return the bytes, the first time."""
+        """Return the bytes, on the first call only."""
         data, self._data = self._data, None
         if data is None:
             raise EncodingError("two objects share their bytes")
@@ -108,7 +108,7 @@ class Blob:
 
 
 def slots_of(cls: type) -> dict[str, types.MemberDescriptorType]:
-    """Return the slots of a class of Python, by name."""
+    """Return the slots of a Python class, by name."""
     return {
         key: value
         for base in reversed(cls.__mro__)

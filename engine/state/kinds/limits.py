@@ -1,6 +1,6 @@
-"""How deep and how large constants and containers may be, so that no file can crash a process.
+"""Limits on the depth and size of constants and containers, so that no file can crash a process.
 
-The writer refuses what the reader would refuse.
+The writer refuses whatever the reader would refuse.
 """
 
 from collections import Counter
@@ -12,18 +12,18 @@ from midstream.engine.state.kinds.kind import Kind
 
 __all__ = ["DEPTH", "Measure", "check_chains", "check_constant", "check_keys"]
 
-# hash() of a deeper tuple overflows the stack, and a tuple of twice the same tuple, and so on,
-# doubles at every level: how deep tuples are, and how many values they hold, counted through.
+# hash() of a deeper tuple overflows the stack. A tuple of twice the same tuple, and so on, doubles
+# at every level. So limits: the depth of tuples, and the values in them, counted recursively.
 DEPTH = 100
 _WEIGHT = 1_000_000
-# The same of a key, which is hashed often.
+# The same for a key, which is hashed often.
 _KEY_WEIGHT = 4_096
-# Python frees nested deques and defaultdicts by recursion in C: how many in a chain.
+# Python frees nested deques and defaultdicts by recursion in C: most in a chain.
 _CHAIN = 100
 
 
 class Measure(NamedTuple):
-    """What a constant holds: tuples in each other, values, nodes."""
+    """The content of a constant: depth of tuples, number of values, number of nodes."""
 
     depth: int
     weight: int
@@ -31,7 +31,7 @@ class Measure(NamedTuple):
 
     @classmethod
     def of(cls, length: int, references: Sequence[int], known: list["Measure"]) -> "Measure":
-        """Measure a constant of `length` values, of which these are references.
+        """Measure a constant of `length` values, some of which are references.
 
         Raises
         ------
@@ -55,7 +55,7 @@ class Measure(NamedTuple):
 
 
 def check_constant(kind: Kind, measure: Measure) -> None:
-    """Raise if a constant holds nodes and its kind cannot."""
+    """Raise if a constant holds nodes but its kind does not allow that."""
     if measure.nodes and not kind.holds_nodes:
         raise EncodingError(f"a {kind.name} of objects cannot be saved")
 
@@ -72,16 +72,16 @@ def check_keys(
     Parameters
     ----------
     keys, references
-        Where the row holds keys and references.
+        Positions of keys and references in the row.
     nodes
-        How many nodes there are.
+        Number of nodes.
     measures
-        Those of the constants.
+        The measures of the constants.
 
     Raises
     ------
     EncodingError
-        If a key is too much to hash.
+        If a key is too deep or too large to hash.
     """
     found = False
     for at in references:
@@ -100,7 +100,7 @@ def check_keys(
 
 
 def check_chains(held: dict[int, list[int]]) -> None:
-    """Raise if one of these nodes is too deep in others: `held` are the references of each."""
+    """Raise if these nodes are nested too deeply; `held` has the references of each."""
     holders = Counter(child for children in held.values() for child in children if child in held)
     level = [number for number in held if not holders[number]]
     depth = done = 0

@@ -1,12 +1,12 @@
-"""Sets that are walked, once restored, as they were: models walk through them, and add up.
+"""Restore the iteration order of sets, since models sum while they iterate over them.
 
-CPython's set is a table of 2**k places. A value goes to the first free place of those that its hash
-names one after the other, so where two values want the same place, the one that came first has it.
-The places are found again from the order in which the set is walked, and from them an order of
-filling that leads there. The table is made as large as adding the values one by one would have
-made it, before the values that stand in each other's way are put in.
+CPython's set is a table of 2**k places. A value goes to the first free place of a sequence that its
+hash determines; of two values that want the same place, the earlier one gets it. The places are
+reconstructed from the iteration order, and from them an insertion order that leads to it. The table
+first gets the size that adding the values one by one would have given it; then the values that
+compete for places are inserted.
 
-Whoever uses this checks the outcome: it holds for CPython's sets, from which nothing was removed.
+The caller checks the result: this holds for CPython's sets, if nothing was removed from them.
 """
 
 import graphlib
@@ -16,15 +16,15 @@ from typing import Any
 __all__ = ["arrangement", "fill"]
 
 _LEAST = 8  # places of a small table
-_LINEAR = 9  # places after the first that are looked at before the next jump
+_LINEAR = 9  # places after the first that are probed before the next jump
 _WORD = 2**64 - 1
 
 
 def _table(n: int) -> int:
-    """Return the places of the table of a set to which n values were added one by one."""
+    """Return the table size of a set to which n values were added one by one."""
     size = _LEAST
     while n * 5 >= (size - 1) * 3:
-        filled = -(-(size - 1) * 3 // 5)  # then it grew
+        filled = -(-(size - 1) * 3 // 5)  # the table grew here
         wanted = filled * (2 if filled > 50_000 else 4)
         while size <= wanted:
             size *= 2
@@ -32,10 +32,10 @@ def _table(n: int) -> int:
 
 
 def fill(target: set[Any], values: Sequence[Any]) -> None:
-    """Put values into an empty set: into a table of their final size, one after the other.
+    """Insert values into an empty set whose table has its final size, in order.
 
-    Where they are few for their table, the first of them are there before it has its size, and
-    then come into it in any order.
+    If there are few values for the table, the first ones are inserted before it has that size, and
+    are then moved into it in any order.
     """
     n, size = len(values), _table(len(values))
     set.update(target, values[: max(size // 4 - n, 0)])
@@ -45,7 +45,7 @@ def fill(target: set[Any], values: Sequence[Any]) -> None:
 
 
 def _places(value: Any, mask: int) -> Iterator[int]:
-    """Yield the places where a value may be, in the order in which they are tried."""
+    """Yield the places for a value in probing order."""
     perturbed = hash(value) & _WORD
     place = perturbed & mask
     while True:
@@ -55,9 +55,9 @@ def _places(value: Any, mask: int) -> Iterator[int]:
 
 
 def _before(walked: Sequence[Any], places: Sequence[int], mask: int) -> list[list[int]] | None:
-    """Return, for each value, those that have the places that it tried before its own.
+    """Return, for each value, the values at the places that it probed before its own.
 
-    None if it would be in one of them.
+    None if the value would be at a free one of those places.
     """
     at = {place: i for i, place in enumerate(places)}
     before: list[list[int]] = []
@@ -74,7 +74,7 @@ def _before(walked: Sequence[Any], places: Sequence[int], mask: int) -> list[lis
 
 
 def _found(walked: Sequence[Any], mask: int) -> list[list[int]] | None:
-    """Return what `_before` does, of places in which the values are walked in this order.
+    """Return the result of `_before` for places that give this iteration order.
 
     None if there are none, or they are too hard to find.
     """
@@ -87,7 +87,7 @@ def _found(walked: Sequence[Any], mask: int) -> list[list[int]] | None:
             if place > last:
                 yield place  # or further on, if a later value turns out to be here
             elif place not in taken:
-                return  # it would be there, and it is not
+                return  # the value would be there, and is not
             if tries > 8 * len(walked) + 64:
                 return
 
@@ -110,7 +110,7 @@ def _found(walked: Sequence[Any], mask: int) -> list[list[int]] | None:
 
 
 def arrangement(walked: Sequence[Any]) -> list[Any] | None:
-    """Return values in an order in which `fill` may make of them a set that is walked like this.
+    """Return an insertion order with which `fill` may give a set this iteration order.
 
     None if none is found.
     """
@@ -121,5 +121,5 @@ def arrangement(walked: Sequence[Any]) -> list[Any] | None:
         order = [*graphlib.TopologicalSorter(dict(enumerate(before))).static_order()]
     except graphlib.CycleError:
         return None
-    order.sort(key=lambda i: bool(before[i]))  # those that nobody was in the way of first
+    order.sort(key=lambda i: bool(before[i]))  # first those that no other value displaced
     return [walked[i] for i in order]
