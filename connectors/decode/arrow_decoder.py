@@ -75,7 +75,7 @@ class TableDecoder:
     task
         The task, which labels have to fit.
     fields
-        Meaning of the columns. None: events in Midstream's own format, where column x is a struct.
+        Meaning of the columns. None: events in Midstream's own form, where column x is a struct.
     features
         Kind of each feature; batches then hold columns. None or empty: every column without another
         meaning is a feature, and batches hold a dict per event.

@@ -48,7 +48,7 @@ __all__ = ["ColumnDecoder"]
 _NUMBER: TypeAlias = Int64 | float | bool | None
 _CATEGORY: TypeAlias = str | Int64 | bool | None
 _ODD_NAME = re.compile(r'["\\\x00-\x1f]')  # not allowed in the name of a msgspec.Struct's field
-_ROLES = ("y", "id", "ts", "key", "weight", "source")  # of our own format, apart from groups
+_ROLES = ("y", "id", "ts", "key", "weight", "source")  # of our own form, apart from groups
 _LABELS: dict[Task, Kind] = {"binary": "binary", "regression": "real", "multiclass": "text"}
 _MOST_PASSED = 64  # blocks for which the scanner is skipped after it has failed
 
@@ -61,7 +61,7 @@ class ColumnDecoder:
     task
         The task, which labels have to fit.
     fields
-        Meaning of the fields of a flat object. None: events in Midstream's own format.
+        Meaning of the fields of a flat object. None: events in Midstream's own form.
     schema
         All features that an event may have. An event with another feature or type is rejected.
     notation

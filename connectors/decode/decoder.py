@@ -40,7 +40,7 @@ def make_decoder(
     task
         The task, which labels have to fit.
     fields
-        Meaning of the fields; None: events in Midstream's own format.
+        Meaning of the fields; None: events in Midstream's own form.
     csv
         Header and delimiter of a CSV file; None: JSON Lines.
     schema
@@ -99,7 +99,7 @@ class Decoding:
     task
         The task, which labels have to fit.
     fields
-        Meaning of the fields; None: events in Midstream's own format.
+        Meaning of the fields; None: events in Midstream's own form.
     schema
         Kind of each feature. None or empty: any features.
     labels

@@ -66,7 +66,7 @@ def diagnose(line: bytes, error: Exception | None, *, own: bool) -> Fault:
     error
         The decoder's error; None if it accepted the line, which then has a repeated key.
     own
-        Whether the line had to be an event in Midstream's own format, or any object.
+        Whether the line had to be an event in Midstream's own form, or any object.
     """
     try:
         text = line.decode()
@@ -116,7 +116,7 @@ def _integer(text: str) -> int | float:
 
 
 def _fault_of_event(doc: dict[str, Any]) -> Fault | None:
-    """Return the fault of an event in Midstream's own format."""
+    """Return the fault of an event in Midstream's own form."""
     x = doc.get("x")
     if "x" not in doc:
         return "missing required field 'x'", "$.x"

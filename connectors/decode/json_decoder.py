@@ -58,7 +58,7 @@ _Raw_co = TypeVar("_Raw_co", covariant=True)
 
 
 class _WireEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """An event in Midstream's own format; UNSET for absent fields, so that keys can be counted."""
+    """An event in Midstream's own form; UNSET for absent fields, so that keys can be counted."""
 
     x: dict[str, Scalar]
     y: Scalar | UnsetType = UNSET
@@ -95,7 +95,7 @@ class BlockForm(Protocol[_Raw_co]):
 
 
 class _Form(BlockForm[_Raw], Protocol[_Raw]):
-    """A `BlockForm` that decodes single lines too: Midstream's own format, or flat objects."""
+    """A `BlockForm` that decodes single lines too: Midstream's own form, or flat objects."""
 
     def row(self, line: bytes) -> Any:
         """Decode one line: return a row, or the fault for which it is rejected."""
@@ -158,7 +158,7 @@ class JsonDecoder:
     task
         The task, which labels have to fit.
     fields
-        Meaning of the fields of a flat object. None: events in Midstream's own format.
+        Meaning of the fields of a flat object. None: events in Midstream's own form.
     notation
         How values are written; None: as `fields` says.
     """

@@ -29,7 +29,7 @@ class Notation:
     Parameters
     ----------
     fields
-        The config's fields; None: events in Midstream's own format, where only times are ambiguous.
+        The config's fields; None: events in Midstream's own form, where only times are ambiguous.
     labels
         Kind of the labels of a multiclass task. "text": a cell of CSV is text, whatever it looks
         like.

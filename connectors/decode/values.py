@@ -72,7 +72,7 @@ def label_column(
 ) -> list[Label | None]:
     """Return labels of the task's type; None for an event without one.
 
-    `own`: the events have Midstream's own format, where an empty string does not mean "no label".
+    `own`: the events have Midstream's own form, where an empty string does not mean "no label".
     """
     kinds = set(map(type, values)) - {type(None)}
     if task == "binary" and kinds <= {bool, int, float}:

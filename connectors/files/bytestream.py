@@ -84,7 +84,7 @@ class ByteStream:
         if self._regular and path is not None and len(begin := os.pread(fd, 2, 0)) == 2:
             self._gzip = begin == _MAGIC
         self._inflater: zlib._Decompress | None = None
-        self._pending = b""  # raw bytes not inflated yet, or of unknown format
+        self._pending = b""  # raw bytes, not inflated or not recognised yet
         self._failure: str | None = None
 
     def close(self) -> None:

@@ -170,7 +170,7 @@ class MessageDecoder:
     task
         The task, which labels have to fit.
     fields
-        Meaning of the fields; None: events in Midstream's own format.
+        Meaning of the fields; None: events in Midstream's own form.
     schema
         Kind of each feature, if fixed.
     max_bytes
