@@ -267,8 +267,8 @@ def check_input(make: Callable[[], Input]) -> Iterator[str]:
     Parameters
     ----------
     make
-        Opens the input anew. The input has to end by itself, always hold the same records, and hold
-        enough of them for several blocks of 300 bytes.
+        Opens the input anew. The input has to end by itself, and always hold the same records,
+        enough for several blocks of 300 bytes.
 
     Raises
     ------

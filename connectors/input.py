@@ -43,7 +43,7 @@ class InputError(ExpectedError, ValueError):
 
 
 class NoAnswerError(InputError):
-    """The brokers or the storage did not answer in time.
+    """The input did not answer in time, but may do so later.
 
     The run waits, then resumes from what was committed.
     """

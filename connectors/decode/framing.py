@@ -25,7 +25,7 @@ QUOTED = re.compile(rf'(?<![^{DELIMITERS}])"[^"]*+(?:""[^"]*+)*+"')
 
 
 class CsvOptions(NamedTuple):
-    """What a decoder needs to know of a CSV file: its columns and their delimiter."""
+    """What a decoder needs to know about a CSV file: its columns and their delimiter."""
 
     header: list[str]
     delimiter: str = ","
@@ -36,9 +36,9 @@ class Framing(NamedTuple):
 
     A quote opens a quoted field only at the start of a field (RFC 4180, section 2). Elsewhere it is
     an ordinary character, also between a closing quote and the next delimiter of a line. A record
-    continues past the end of a line if a quoted field does, each of its quoted fields ends where a
-    field has to end, and it has as many fields as there are columns. Otherwise the quote was stray,
-    and its line is a (bad) record of its own.
+    continues past the end of a line where a quoted field does, but only if each of its quoted
+    fields ends where a field has to end, and it has as many fields as there are columns. Otherwise
+    the quote was stray, and its line is a (bad) record of its own.
     """
 
     whole: re.Pattern[bytes]

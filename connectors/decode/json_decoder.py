@@ -1,7 +1,7 @@
 """Decodes JSON Lines to batches.
 
 Blocks are decoded whole, in one fast call. If anything is wrong, the block is decoded line by line.
-So a block never accepts what a line alone would not, because two checks must hold:
+So a block never accepts what a line alone would not. Two checks ensure it:
 
 - There are as many values as lines, and no value follows another on the same line. Then each line
   has exactly one value.
@@ -119,7 +119,7 @@ def decode_whole(form: BlockForm[_Raw], data: bytes) -> tuple[_Raw | None, int, 
     newlines = np.count_nonzero(letters == _NEWLINE)
     if len(rows) != newlines + (not data.endswith(b"\n")):
         return line_by_line
-    # A cheap check: newlines and only they follow a `}` where values could be separated.
+    # Cheap: every newline follows a `}`, and nothing else that could separate two values does.
     behind = letters[1:][letters[:-1] == ord("}")]
     if (
         np.count_nonzero(behind == _NEWLINE) != newlines

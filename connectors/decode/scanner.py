@@ -220,14 +220,15 @@ def _scan(  # kernels take arrays, not objects
     starts: IntArray,
     stops: IntArray,
 ) -> int:
-    """Read lines from the first `size` bytes of `text`, up to a newline; return their number.
+    """Read the lines in the first `size` bytes of `text`; return their number.
 
-    `text` has eight bytes to spare, since it is read eight bytes at a time. The name of field f,
-    with the quote after it, is the words ``names[bounds[f]:bounds[f + 1]]``, the last of them
-    masked by ``tails[f]``, and is ``lengths[f]`` bytes long. The first `tops` fields belong to the
-    first level, the others to the second. The value of field f goes to column ``places[f]`` of
-    `numbers` (n, features), of `reals` (n, others), or of `starts` and `stops` (n, texts). Field
-    `wanted`, if not negative, is required in every line. Return -1 - i if line i is not plain.
+    These bytes end with a newline. `text` has eight bytes to spare, since it is read eight bytes at
+    a time. The name of field f, with the quote after it, is the words
+    ``names[bounds[f]:bounds[f + 1]]``, the last of them masked by ``tails[f]``, and is
+    ``lengths[f]`` bytes long. The first `tops` fields belong to the first level, the others to the
+    second. The value of field f goes to column ``places[f]`` of `numbers` (n, features), of `reals`
+    (n, others), or of `starts` and `stops` (n, texts). Field `wanted`, if not negative, is required
+    in every line. Return -1 - i if line i is not plain.
     """
     fields = kinds.size
     if size < 0 or text.size < size + 8 or (size and _at(text, size - 1) != _NEWLINE):

@@ -24,7 +24,7 @@ __all__ = ["TablePartition"]
 
 _MOST_ROWS = 16_384
 _TEXT_PER_TABLE = 8  # rows decode faster than text, so a block may have more bytes
-_WORTH_JOINING = 4  # smaller record batches, as a part of a block, are joined by copying
+_WORTH_JOINING = 4  # record batches smaller than a block by this factor are joined by copying
 _KEPT_MAPPED = 64 * 2**20
 _NO_FOOTER = (
     "{} has no footer: it was cut, or is still being written; write it under another name, and "

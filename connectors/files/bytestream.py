@@ -71,7 +71,7 @@ class ByteStream:
         info = os.fstat(fd)
         self._regular = stat.S_ISREG(info.st_mode)
         self.inode = 0 if path is None else info.st_ino
-        self._first = b""  # bytes of an archive or a pipe
+        self._first = b""  # the first bytes of an archive or a pipe
         self._recent = b""  # bytes before the offset
         self._seen = (-1, -1)  # size and time of the file when last found unchanged
         self._poll: select.poll | None = None

@@ -107,7 +107,7 @@ class Partition:
 
     @property
     def csv_options(self) -> CsvOptions | None:
-        """What a decoder needs to know of a CSV file; None for JSON Lines."""
+        """What a decoder needs to know about a CSV file; None for JSON Lines."""
         return CsvOptions(self.header, self.delimiter) if self.format == "csv" else None
 
     def close(self) -> None:

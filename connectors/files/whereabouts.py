@@ -102,7 +102,7 @@ class File:
         return self.newer > 1 or (packed and self.newer > 0)
 
     def state(self) -> State | None:
-        """State of what is at its path now; None: nothing."""
+        """State of the file at its path now; None: no file."""
         if self.path is None or self.is_stdin:
             return None
         try:
@@ -340,7 +340,7 @@ class Files:
     def _by_content(
         self, file: File, free: _Paths, found: _Found, _: dict[int, Path]
     ) -> Path | None:
-        """Find a file by content; one rotated twice only among the files of the input."""
+        """Find a file by content; one rotated twice only where it could be taken for new."""
         if not file.known.offset:
             return None
         # After truncation in place, a copy of a log's contents is not all of it.
@@ -430,7 +430,7 @@ class Files:
                 self._add(base, path, free.pop(path), self._format, known[0].home)
 
     def _is_being_packed(self, path: Path, found: Mapping[Path, object]) -> bool:
-        """Whether a file is a compressed copy, perhaps a part of one, of another that is there."""
+        """Whether a file is a compressed copy, perhaps incomplete, of another existing one."""
         plain = path.with_suffix("")
         if path.suffix != ".gz" or plain not in found:
             return False
@@ -466,7 +466,7 @@ class Files:
 
 
 def _moved_away(file: File) -> bool:
-    """Whether its partition is open, read to the end, and has no successor."""
+    """Whether a file was moved away: it is open, read to its end, and has no successor."""
     followed = file.partition is not None and not is_deleted(file.partition)
     return followed and file.exhausted is not None and not file.newer
 

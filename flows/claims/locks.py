@@ -105,7 +105,7 @@ class StateLocks:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Exclude all other processes for a moment, for what they share."""
+        """Wait for the exclusive lock on what all processes share."""
         descriptor = _opened(self._folder / "alone.lock")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

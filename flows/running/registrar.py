@@ -75,7 +75,7 @@ class _Desk:
         self.seen, self.stepped = shard.applied, shard.stepped
         self.paused = shard.paused
         self.busy = False  # whether it replays: commands wait
-        self.sources: set[str] = set()  # that the registry knows
+        self.sources: set[str] = set()  # of its events so far
         self.alarms: list[Raised] = []  # to report, and
         self.alarms_told: set[Raised] = set()
         self.keep_from = 0.0
@@ -140,7 +140,7 @@ class Registrar:
         self._wanted: dict[str, None] = {}  # reasons for input to wait for the thread, in order
         self._held_until = 0.0  # by the monotonic clock
         self._stepped = 0  # events, in all our shards
-        self._told_applied = 0  # events last reported to the registry, likewise
+        self._told_applied = 0  # events last reported to the registry, in all our shards
         self._due_at = float("inf")  # number of events at which a version is due
         self._deliver_at = 0.0
         self._deliver_pause = _SHORTEST_PAUSE
@@ -694,5 +694,5 @@ class Registrar:
 
 
 def _since(then: int, seen: int) -> int:
-    """Return the number of events since; for a model begun anew, its own number."""
+    """Return the number of events since `then`; all of them if the model was begun anew."""
     return seen - then if seen >= then else seen
