@@ -65,6 +65,10 @@ _MOST_ALARMS = 1_000  # that wait to be told
 _NOTHING = 2**62  # the oldest position of what is not there at all
 _MOST = 0.5  # a learner that raises on more than that is not helped by leaving events out
 _EXCLUDED = 1_000  # events that the learner raised on, in one commit
+_ANOTHER = (
+    "put the old definition back, begin anew with --fresh, or, where the journal is another "
+    "config's, give this one a `name` of its own"
+)
 _SHORT = 200  # characters of what a learner says that are in the journal
 _REASON = 1_000  # characters of what a learner says, which may be all of the event and more
 
@@ -387,8 +391,13 @@ class Shard:
                 continue
             try:
                 snapshot = snapshots.read(position)
+            except ValueError as error:  # damaged
+                notes.append(f"{error}; an older one is used")
+                continue
+            try:
                 trainer = Trainer.from_state(snapshot.parts, modules)
-            except ValueError as error:  # damaged, or of another schema
+            except ValueError as error:  # damaged, of another schema, or of another model
+                _same_kind(name, compared(blank(), snapshot.header["definition"], source, shards))
                 notes.append(f"{error}; an older one is used")
                 continue
             header, seq, saved = snapshot.header, position, snapshot.header
@@ -418,7 +427,7 @@ class Shard:
             )
         about |= {"fresh": saved.get("fresh", ""), "begun": saved.get("begun", [0.0, 0])}
         assert trainer is not None
-        in_force = _in_force(replay, saved["definition"])
+        to_apply, in_force = _to_come(replay, saved["definition"])
         amendment = _amendment(
             name, header, trainer, blank, in_force, definition,
             source=source, shards=shards, modules=modules, amend=amend, replays=bool(replay),
@@ -430,7 +439,7 @@ class Shard:
         shard.notes = notes
         shard._stand_at(header)
         shard._replay = replay
-        shard.applied += _events_in(piece.entry for piece in replay.all())
+        shard.applied += to_apply
         shard.stepped = shard.applied
         taken_up = bool(identity) and not saved.get("identity")  # it is to stand in a snapshot
         shard._snapshot_end = seq if not (changed or taken_up) else -1
@@ -1274,8 +1283,26 @@ def _last_definition(found: Iterable[Piece], before: Mapping[str, Any]) -> Mappi
     return definition
 
 
-def _in_force(replay: Coming, before: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _last_definition(replay.all(), before)
+def _to_come(replay: Coming, before: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
+    """Return how many events are still to be applied, and the definition in force after them."""
+    events, definition = 0, before
+    for entry in (piece.entry for piece in replay.all()):
+        if isinstance(entry, Range):
+            events += events_of(entry)
+        elif isinstance(entry, Command) and entry.amends:
+            definition = entry.definition
+    return events, definition
+
+
+def _same_kind(name: str, changes: Sequence[Change]) -> None:
+    """Raise ResumeError if a state that cannot be read is of another kind of model."""
+    refused = [change for change in changes if change.level == "refused"]
+    if refused:
+        raise ResumeError(
+            f"shard {name}: the state was saved by a model that is defined otherwise: "
+            f"{in_words(refused)}; {_ANOTHER}",
+            changes,
+        )
 
 
 def _amendment(
@@ -1312,10 +1339,7 @@ def _amendment(
         refused = any(change.level == "refused" for change in left)
         advice = "`run --amend` takes it, and keeps what was learned"
         if refused:
-            advice = (
-                "put the old definition back, begin anew with --fresh, or, where the journal is "
-                "another config's, give this one a `name` of its own"
-            )
+            advice = _ANOTHER
         raise ResumeError(
             f"shard {name}: the state was saved by a model that is defined otherwise: "
             f"{in_words(left)}; {advice}",

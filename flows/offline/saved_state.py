@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from midstream.engine.basics.storage import LocalStorage
-from midstream.engine.shard.amending import foreseen
+from midstream.engine.shard.amending import compared, foreseen
 from midstream.engine.shard.journal import Command, Range, whole_records
 from midstream.engine.shard.shard import defined
 from midstream.engine.state.changes import Change
@@ -70,6 +70,9 @@ def _foreseen(settings: Settings, blank: Trainer, place: Path, snapshot: Snapsho
     try:
         trainer = Trainer.from_state(snapshot.parts, modules)
     except ValueError as error:
+        changes = compared(blank, header["definition"], **said)
+        if any(change.level == "refused" for change in changes):
+            return Foreseen(place.name, changes)
         return Foreseen(place.name, [], str(error))
     in_force, replays = _after(place, header)
     now = defined(blank, **said)

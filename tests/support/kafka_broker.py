@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,7 +49,7 @@ def free_ports(number: int) -> list[int]:
     start the server later, or again.
     """
     some = random.SystemRandom().sample(range(20_000, 32_000), 200)
-    return [port for port in some if is_free(port) and _ours(port)][:number]
+    return list(islice((port for port in some if is_free(port) and _ours(port)), number))
 
 
 def _ours(port: int) -> bool:

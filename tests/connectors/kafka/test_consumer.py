@@ -173,3 +173,10 @@ def test_a_block_of_nothing_sound(consumer):
     assert len(decoded.batch) == 0
     assert [r.origin for r in decoded.rejected] == [("t", 0, 0), ("t", 0, 1)]
     assert np.array_equal(block.offsets, [0, 1])
+
+
+def test_why_a_topic_cannot_be_told_from_another_is_said():
+    """Nobody listens, or a password is wrong: not that a controller was waited for."""
+    identity = kafka.Identity({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}, "in")
+    with pytest.raises(kafka.NoAnswerError, match=r"in: .*Connection refused"):
+        identity(1.5)

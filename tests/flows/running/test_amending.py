@@ -341,3 +341,16 @@ def test_amendments_on_topics_are_folded_from_the_journal(topics):
     assert (rebuilt["digest"], rebuilt["metrics"]) == (expected["digest"], expected["metrics"])
     assert rebuilt["learned"] == 0
     one.published_once(lines)
+
+
+def test_a_state_whose_code_is_gone_is_named_as_that_of_another_learner(begun, tmp_path):
+    """Classes of the old module cannot be read any more: what differs is said, not that."""
+    one = copied(begun, tmp_path / "one")
+    text = one.config.read_text()
+    one.config.write_text(text.replace('learner = "models:make"', 'learner = "logistic"'))
+    told = one.call("check", "config.toml")
+    assert told.returncode == 1
+    assert "learner  kind  river  linear  another kind of learner" in told.stdout
+    refused = one.call("run", "config.toml", "--until-eof", "--amend")
+    assert refused.returncode == 1
+    assert "learner.kind: river -> linear (another kind of learner)" in refused.stderr

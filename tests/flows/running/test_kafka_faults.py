@@ -471,9 +471,9 @@ def test_a_prediction_longer_than_a_topic_takes(topics, whose):
     one = topics("one", partitions=1)
     long = {**events(1)[0], "id": random.Random(3).randbytes(5_000).hex()}
     if whose == "client":
-        change(one.project, "[kafka]", '[kafka]\n"message.max.bytes" = 3000')
+        change(one.project, "[kafka]", '[kafka]\n"message.max.bytes" = 6000')
     else:
-        one.kafka.configure_topic(one.names["predictions"], {"max.message.bytes": 3000})
+        one.kafka.configure_topic(one.names["predictions"], {"max.message.bytes": 6000})
     lines = [*events(10), long, *named(events(10), "m")]
     one.produce(lines, partitions=1)
     done = one.project.call("run", "config.toml", "--until-eof")
@@ -482,7 +482,7 @@ def test_a_prediction_longer_than_a_topic_takes(topics, whose):
     assert one.names["predictions"] in line
     assert "max.message.bytes" in line
     if whose == "client":
-        change(one.project, '"message.max.bytes" = 3000', '"message.max.bytes" = 20000')
+        change(one.project, '"message.max.bytes" = 6000', '"message.max.bytes" = 20000')
     else:
         one.kafka.configure_topic(one.names["predictions"], {"max.message.bytes": 20_000})
     assert one.project.run()["seen"] == 21
