@@ -33,24 +33,24 @@ from midstream.connectors.input import Cursor, Decoded, Input, InputError, Range
 
 __all__ = ["CHECKS", "InputCheckError", "check_input"]
 
-_SIZES = (1, 300, 5_000, 2**30)  # bytes that a block should have
-_PATIENCE = 10.0  # seconds until an input has to have what it had before
+_SIZES = (1, 300, 5_000, 2**30)  # bytes to aim at for a block
+_PATIENCE = 10.0  # seconds within which an input has to return what it had before
 _MOMENT = 0.001
 
 
 class InputCheckError(AssertionError):
-    """An input breaks its contract; the message gives the check and what differs."""
+    """An input that breaks its contract; the message names the check and the difference."""
 
 
 class _Piece(NamedTuple):
-    """What a block gave."""
+    """What one block contained."""
 
     span: Range
     events: list[str]
 
 
 class _Subject:
-    """What is checked: how to open the input, and what it gave when it was first read."""
+    """The input under test: how to open it, and what it returned when it was first read."""
 
     def __init__(self, make: Callable[[], Input]) -> None:
         self.make = make
@@ -62,13 +62,13 @@ class _Subject:
     def opened(
         self, cursors: Mapping[str, Cursor] | None = None, known: Mapping[str, Cursor] | None = None
     ) -> "closing[Input]":
-        """Return the input, opened anew, at cursors."""
+        """Return the input, newly opened, at cursors."""
         made = self.make()
         made.seek(cursors or {}, known or cursors or {})
         return closing(made)
 
     def cursors(self, count: int) -> dict[str, Cursor]:
-        """Return where each partition goes on after so many pieces."""
+        """Return where each partition resumes after `count` pieces."""
         return {piece.span.partition: piece.span.at_stop() for piece in self.pieces[:count]}
 
     def begun(self) -> dict[str, Cursor]:
@@ -114,7 +114,7 @@ def _replayed(found: Input, span: Range, size: int) -> list[str]:
 
 
 def _told(decoded: Decoded) -> list[str]:
-    """Return all that is known of each event, and of what is rejected, as text."""
+    """Return each event and each rejection in full, as text."""
     batch = decoded.batch
     rows = range(len(batch))
     texts = [f"{batch.place}:{batch.offsets[i]}:{batch.row(i)} {batch.event(i)}" for i in rows]
@@ -144,7 +144,7 @@ def _by_partition(pieces: list[_Piece]) -> dict[str, list[str]]:
 
 
 def _joined(pieces: list[_Piece], rng: random.Random) -> list[_Piece]:
-    """Join ranges that touch, as a journal may."""
+    """Join adjacent ranges, as a journal may."""
     joined: list[_Piece] = []
     for span, events in pieces:
         last = joined[-1] if joined else None
@@ -175,7 +175,7 @@ def ranges_touch(subject: _Subject) -> None:
 
 
 def events_do_not_depend_on_the_cuts(subject: _Subject) -> None:
-    """Each partition gives the same events, in whatever blocks it is read."""
+    """Each partition gives the same events, whatever blocks it is read in."""
     expected = _by_partition(subject.pieces)
     for size in _SIZES:
         with subject.opened() as found:
@@ -187,7 +187,7 @@ def events_do_not_depend_on_the_cuts(subject: _Subject) -> None:
 
 
 def ranges_are_replayed(subject: _Subject) -> None:
-    """A journal's ranges give the same events again, in their order, joined or not."""
+    """A journal's ranges give the same events again, in order, joined or not."""
     rng, known = random.Random(1), subject.cursors(len(subject.pieces))
     for size in _SIZES:
         with subject.opened(subject.begun(), known) as found:
@@ -197,7 +197,7 @@ def ranges_are_replayed(subject: _Subject) -> None:
 
 
 def what_was_changed_is_noticed(subject: _Subject) -> None:
-    """A range of other records than those that are there is an InputError."""
+    """Replaying a range whose records have changed raises InputError."""
     span = next(span for span, _ in subject.pieces if span.start < span.stop)
     before = {span.partition: Cursor(span.start, head=span.head)}
     other = msgspec.structs.replace(span, crc=span.crc ^ 1)
@@ -210,7 +210,7 @@ def what_was_changed_is_noticed(subject: _Subject) -> None:
 
 
 def reading_goes_on_where_it_was(subject: _Subject) -> None:
-    """A shard that goes on at its cursors reads what is left, once."""
+    """A shard that resumes at its cursors reads the rest exactly once."""
     count = len(subject.pieces)
     for cut in sorted({1, count // 3, count - 1, count}):
         if cut == 0:
@@ -240,7 +240,7 @@ def _later(found: Input) -> list[_Piece]:
 
 
 def rewound_input_is_replayed(subject: _Subject) -> None:
-    """After it was read to the end, it is rewound, and its ranges give the same again."""
+    """After a read to the end and a rewind, the ranges give the same events again."""
     with subject.opened() as found:
         list(_read(found, 5_000))
         found.rewind(subject.begun())
@@ -262,18 +262,18 @@ CHECKS: tuple[Callable[[_Subject], None], ...] = (
 
 
 def check_input(make: Callable[[], Input]) -> Iterator[str]:
-    """Run every check on inputs that `make` opens, and yield the name of each that passes.
+    """Run every check on inputs that `make` opens; yield the name of each check that passes.
 
     Parameters
     ----------
     make
-        Opens the input anew. It has to end by itself, always be of the same records, and have
-        enough of them for several blocks of 300 bytes.
+        Opens the input anew. The input has to end by itself, and always hold the same records,
+        enough for several blocks of 300 bytes.
 
     Raises
     ------
     InputCheckError
-        If one fails.
+        If a check fails.
     """
     subject = _Subject(make)
     for check in CHECKS:

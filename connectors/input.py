@@ -1,7 +1,7 @@
-"""The contract of an input, and what it hands over: blocks of whole records, and their events.
+"""The contract of an input, and what it returns: blocks of whole records, and their events.
 
-To add an input, implement `Input` and bring a kind for the config that opens it
-(`midstream.flows.inputs.kind`); CONTRIBUTING.md has the steps.
+To add an input, implement `Input` and write an input kind that opens it from the config
+(`midstream.flows.inputs.kind`). CONTRIBUTING.md lists the steps.
 """
 
 from abc import ABC, abstractmethod
@@ -33,49 +33,49 @@ __all__ = [
 
 
 NOT_THERE = 2**62
-"""The oldest position of a partition of which nothing is there."""
+"""The oldest position of a missing partition."""
 
 
 class InputError(ExpectedError, ValueError):
-    """An input that cannot be read (any further). One line, naming the input."""
+    """An input that cannot be read, or not any further. One line that names the input."""
 
     exit_code = 2
 
 
 class NoAnswerError(InputError):
-    """Nobody has answered in time; later somebody may, and a run waits for that.
+    """The input did not answer in time, but may do so later.
 
-    It then resumes from what was committed.
+    The run waits, then resumes from what was committed.
     """
 
 
 TextFormat: TypeAlias = Literal["jsonl", "csv", "auto"]
-"""JSON Lines or CSV; "auto": told by the first character, "{" is JSON Lines."""
+"""JSON Lines or CSV; "auto": by the first character, "{" means JSON Lines."""
 Format: TypeAlias = Literal["jsonl", "csv", "arrow", "parquet", "auto"]
-"""What a file may be; "auto": told by its name, else by its content."""
+"""Format of a file; "auto": by its name, else by its content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    r"""Whole records of one input partition, not yet decoded.
+    r"""Whole, undecoded records of one input partition.
 
     Attributes
     ----------
     partition
         Name of the file relative to the input's root; "-" is standard input.
     data
-        The records, each ended by a newline, except possibly the last of the file.
+        The records. Each ends with a newline, except possibly the last of the file.
     first
         Line number of the first line, from 1.
     lines
-        How many lines, as an editor counts them, the block spans.
+        Number of lines that the block spans, as an editor counts them.
     start, stop
-        Its bytes in the uncompressed file.
+        Byte range of the block in the uncompressed file.
     oversize
-        Above 0: this is one record that is too long, `oversize` bytes without its newline, and
-        `data` has only its first 1,024 bytes.
+        Above 0: the block is one record that is too long. Its length is `oversize` bytes without
+        its newline, and `data` holds only its first 1,024 bytes.
     limit
-        Of an oversize record: the length that was allowed.
+        Of an oversize record: the maximum length.
     """
 
     unit: ClassVar[str] = "line"
@@ -91,83 +91,83 @@ class Block:
 
     @property
     def size(self) -> int:
-        """Its length in bytes, as `read` is told how long a block may be."""
+        """Length in bytes, in the unit of the `max_bytes` of `read`."""
         return len(self.data)
 
     @property
     def last(self) -> int:
-        """Number of its last line."""
+        """Number of the last line."""
         return max(self.first + self.lines - 1, self.first)
 
 
 class AnyBlock(Protocol):
-    """What all blocks have."""
+    """Attributes that all blocks have."""
 
     unit: ClassVar[str]
-    """What `first` and `last` count: "line", "row" or "offset"."""
+    """Unit of `first` and `last`: "line", "row" or "offset"."""
 
     @property
     def partition(self) -> str:
-        """The partition that it is of."""
+        """The partition that the block belongs to."""
         ...
 
     @property
     def first(self) -> int:
-        """Number of its first record."""
+        """Number of the first record."""
         ...
 
     @property
     def last(self) -> int:
-        """Number of its last record."""
+        """Number of the last record."""
         ...
 
     @property
     def start(self) -> int:
-        """Its first position."""
+        """The first position."""
         ...
 
     @property
     def stop(self) -> int:
-        """The position after it."""
+        """The position after the block."""
         ...
 
     @property
     def size(self) -> int:
-        """Its length in bytes, as `read` is told how long a block may be.
+        """Length in bytes, in the unit of the `max_bytes` of `read`.
 
-        0: no record of its range is there any more.
+        0: no record of its range exists any more.
         """
         ...
 
 
 class RowDecoder(Protocol):
-    """What makes events of a `TableBlock`."""
+    """Decodes a `TableBlock` to events."""
 
     def decode(self, block: "TableBlock") -> "Decoded":
-        """Return its events, and what is rejected."""
+        """Return the events and the rejected rows of a block."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TableBlock:
-    """Rows of an Arrow or Parquet file, as they lie in memory.
+    """Rows of an Arrow or Parquet file, in memory.
 
     Attributes
     ----------
     partition
-        As of a `Block`.
+        As in `Block`.
     table
-        A `pyarrow.RecordBatch` of the columns that are read.
+        The columns that are read, as a `pyarrow.RecordBatch`.
     form
-        What makes events of the rows: it knows what the columns mean.
+        Decodes the rows; it knows what the columns mean.
     first, lines
-        Number of the first row, from 1, and how many there are.
+        Number of the first row, from 1, and the number of rows.
     start, stop
-        Its rows, numbered from 0: the positions of such a file.
+        Range of rows, numbered from 0: the positions in such a file.
     crc
-        Fingerprint of its values.
+        Fingerprint of the values.
     size
-        What it counts where the length of blocks is given in bytes.
+        Size that counts against limits in bytes.
     """
 
     unit: ClassVar[str] = "row"
@@ -184,12 +184,12 @@ class TableBlock:
 
     @property
     def last(self) -> int:
-        """Number of its last row."""
+        """Number of the last row."""
         return max(self.first + self.lines - 1, self.first)
 
 
 class Decoded(NamedTuple):
-    """The events of a block, in order, and what was rejected, in order."""
+    """The events of a block and its rejected records, each in order."""
 
     batch: EventBatch
     rejected: list[Rejected]
@@ -206,129 +206,128 @@ class Work(NamedTuple):
 class Input(ABC):
     """The input of one shard: partitions, each read in order, with a position in each.
 
-    The journal decides what was learned, and the input obeys it. After a crash the shard asks for
-    the ranges of the journal again (`replay`), then for new records (`read`). So the contract is:
+    The journal decides what was learned, and the input obeys it. After a crash the shard first
+    reads the ranges of the journal again (`replay`), then new records (`read`). The contract:
 
     - A record has a position in its partition: an integer that rises and never changes.
-    - `read` returns whole records. The `Work` that it returns holds a block, and the `Range` that
-      the journal will hold: its partition, where it starts, where it stops, and what else tells
-      later whether the same records are still there. Each range starts where the last one of its
-      partition stopped.
-    - `replay` of a range returns the same records, bit for bit, or raises `InputError`. It may
-      return them in other pieces than `read` did.
-    - `decode` depends on the records alone, not on how they were cut into blocks.
-    - What is wrong is an `InputError` of one line, which names the partition and says what can be
-      done; where the input only cannot be reached, a `NoAnswerError`: the run waits, and opens it
-      anew.
-    - No method waits for records that are not there yet. With `input.ahead` a second thread calls
-      `read`, `decode`, `replay`, `rewind` and `oldest`, while the first may look at the properties
-      and call `has`, `confirm` and `settle`; all else is called when nothing else is.
+    - `read` returns whole records: a `Work` with a block and the `Range` that the journal will
+      hold. The range gives its partition, its start, its stop, and what identifies its records
+      later. Each range starts where the previous one of its partition stopped.
+    - `replay` of a range returns the same records, bit for bit, or raises `InputError`. It may cut
+      them into other blocks than `read` did.
+    - `decode` depends on the records alone, not on how they are cut into blocks.
+    - An error is an `InputError` of one line that names the partition and says what can be done. If
+      the input only cannot be reached, it is a `NoAnswerError`: the run waits and opens it anew.
+    - No method waits for records that do not exist yet. With `input.ahead` a second thread calls
+      `read`, `decode`, `replay`, `rewind` and `oldest`; meanwhile the first may read the properties
+      and call `has`, `confirm` and `settle`. All other calls are made while no other call runs.
 
-    Partitions have names, which the journal keeps. In a shard that has several inputs, no two of
-    them have a partition of the same name.
+    Partitions have names, which the journal keeps. In a shard with several inputs, no two of them
+    have a partition of the same name.
     """
 
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """The names of the partitions that are known now, in the order in which they are read."""
+        """Names of the partitions known now, in the order in which they are read."""
 
     @abstractmethod
     def has(self, partition: str) -> bool:
-        """Whether a partition that the journal names is of this input, be it there now or not."""
+        """Whether a partition that the journal names is of this input, even if it is missing."""
 
     @abstractmethod
     def seek(self, cursors: Mapping[str, Cursor], known: Mapping[str, Cursor]) -> None:
-        """Go to where the shard goes on. Called once, before anything is read.
+        """Go to where the shard resumes. Called once, before anything is read.
 
         Parameters
         ----------
         cursors
-            Where each partition that was read before goes on: before what is to be replayed. Where
-            that is all of the partition, only `offset` and `head` are known; `line` is 1.
+            Where each partition resumes: before the ranges to be replayed. If those are all of the
+            partition, only `offset` and `head` are known, and `line` is 1.
         known
-            Where each was read to: after what is to be replayed. Equal to `cursors` if nothing is.
+            How far each was read: after the ranges to be replayed. Equal to `cursors` if there are
+            none.
 
         Raises
         ------
         InputError
-            If what the cursors are of is not the input that is there now.
+            If the cursors belong to another input than the one found now.
         """
 
     def begin(self, *, untouched: bool) -> list[Work]:
-        """Return empty ranges that say where reading begins, for partitions where that matters.
+        """Return empty ranges that record where reading begins, for partitions where it matters.
 
-        Called when nothing is to be replayed, before `read`; and again after each replay. The shard
+        Called before `read` if nothing is to be replayed, and again after each replay. The shard
         journals the ranges, so that a later start finds the same beginning.
 
         Parameters
         ----------
         untouched
-            Whether the shard never applied any input.
+            Whether the shard has never applied any input.
         """
         del untouched
         return []
 
     @abstractmethod
     def read(self, max_bytes: int) -> Work | None:
-        """Return the next block of new records; None if there is none now.
+        """Return the next block of new records; None if none is available now.
 
         Parameters
         ----------
         max_bytes
-            Length to aim at. A longer record comes alone.
+            Length to aim at. A longer record is a block of its own.
 
         Raises
         ------
         InputError
-            If the input cannot be read any further. What was returned before is sound.
+            If the input cannot be read any further. Blocks returned before remain valid.
         """
 
     @abstractmethod
     def decode(self, work: Work) -> Decoded:
-        """Return the events of a block that `read` or `replay` gave, and what of it is rejected.
+        """Return the events and the rejected records of a block from `read` or `replay`.
 
         Both are in the order of the records. Bad records are rejected; they raise nothing.
         """
 
     @abstractmethod
     def replay(self, span: Range, max_bytes: int) -> Work | None:
-        """Read a range of the journal again, a block a call, until one is `final`.
+        """Read a range of the journal again, one block per call, until one is `final`.
 
-        None where its records have not come yet; the call is then repeated.
+        Return None if its records have not arrived yet; the call is then repeated.
 
         Raises
         ------
         InputError
-            If the records are gone, or are not those that were learned.
+            If the records are missing, or differ from those that were learned.
         """
 
     @abstractmethod
     def rewind(self, cursors: Mapping[str, Cursor]) -> None:
-        """Go back to cursors, as of `seek`; the ranges after them are replayed next."""
+        """Go back to cursors, as in `seek`; the ranges after them are replayed next."""
 
     @abstractmethod
     def oldest(self) -> Mapping[str, int]:
         """Return, by partition, the oldest position that can still be read.
 
-        Of a partition that was read before and is not there, the mapping gives `NOT_THERE`.
+        For a missing partition that was read before, the mapping gives `NOT_THERE`.
 
         Raises
         ------
         NoAnswerError
-            If nobody can say it now; it is asked again later.
+            If the position is not available now; the caller asks again later.
         """
 
     def rescan(self) -> list[str]:
-        """Look for new partitions; return the names of those that were not told yet.
+        """Look for new partitions; return the names not returned before.
 
-        Called every few seconds while nothing comes.
+        Called every few seconds while no records arrive.
         """
         return []
 
     @property
     def waiting(self) -> Set[str]:
-        """Names of partitions whose next record is begun and not whole yet."""
+        """Names of partitions whose next record has begun and is not complete yet."""
         return frozenset()
 
     @property
@@ -337,30 +336,30 @@ class Input(ABC):
         """Whether `read` will never return a block again."""
 
     def confirm(self, seconds: float) -> None:  # noqa: B027 not every input can ask
-        """Raise if what was read since the last call may be of another input.
+        """Raise if what was read since the last call may belong to another input.
 
-        Called before each commit, so that nothing of it is committed then.
+        Called before each commit; if it raises, none of it is committed.
 
         Parameters
         ----------
         seconds
-            How long it may take to ask.
+            Time limit for the request.
 
         Raises
         ------
         NoAnswerError
-            If nobody can say it.
+            If the input's identity is not available.
         InputError
-            If it is of another input.
+            If it belongs to another input.
         """
 
     def settle(self, learned: Mapping[str, int]) -> None:  # noqa: B027 not every input tells
-        """Take note of up to which positions the partitions were learned, and that is committed.
+        """Take note of the committed positions up to which the partitions were learned.
 
-        For tools that show how far a consumer is; nothing is read back. Called often: return at
-        once where nothing has changed.
+        They are for tools that show consumer lag and are never read back. Called often: return at
+        once if nothing has changed.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of all that is open. Called once, also after an error."""
+        """Release all resources. Called once, also after an error."""

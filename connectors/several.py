@@ -1,4 +1,4 @@
-"""Several inputs of one shard, as one."""
+"""Several inputs of one shard, combined into one."""
 
 from collections.abc import Mapping, Set
 from contextlib import ExitStack
@@ -13,31 +13,31 @@ T = TypeVar("T")
 
 
 class SeveralInputs(Input):
-    """Reads several inputs in turn, a block of each; every partition is of one of them.
+    """Reads several inputs in turn, one block from each; every partition belongs to one of them.
 
-    The journal knows partitions by name only. A partition that is gone belongs to the one input
-    that may have had it (`Input.has`).
+    The journal knows partitions by name only. A missing partition belongs to the one input that may
+    have had it (`Input.has`).
 
     Parameters
     ----------
     inputs
-        The inputs, by what messages call them. They are closed with this one.
+        The inputs, by their names in messages. They are closed with this one.
 
     Raises
     ------
     InputError
-        If two of them have a partition of the same name.
+        If two inputs have a partition of the same name.
     """
 
     def __init__(self, inputs: Mapping[str, Input]) -> None:
         self._inputs = dict(inputs)
         self._order = list(self._inputs)
         self._turn = 0
-        self._owners: dict[str, str] = {}  # of partitions
+        self._owners: dict[str, str] = {}  # by partition
         self._own()
 
     def _own(self) -> None:
-        """Note whose the partitions are that are there now."""
+        """Record which input each known partition belongs to."""
         for name, each in self._inputs.items():
             for partition in each.names:
                 self._take(partition, name)
@@ -51,7 +51,7 @@ class SeveralInputs(Input):
             )
 
     def _owner(self, partition: str) -> str:
-        """Return whose a partition is that the journal names."""
+        """Return the input of a partition that the journal names."""
         if partition not in self._owners:
             able = [name for name, each in self._inputs.items() if each.has(partition)]
             if len(able) != 1:
@@ -64,7 +64,7 @@ class SeveralInputs(Input):
         return self._inputs[self._owner(partition)]
 
     def _split(self, given: Mapping[str, T]) -> dict[str, dict[str, T]]:
-        """Return, by input, what is given by partition."""
+        """Group by input a mapping that is by partition."""
         parts: dict[str, dict[str, T]] = {name: {} for name in self._inputs}
         for partition, value in given.items():
             parts[self._owner(partition)][partition] = value
@@ -72,17 +72,17 @@ class SeveralInputs(Input):
 
     @property
     def names(self) -> list[str]:
-        """The partitions of all inputs, of one after the other."""
+        """The partitions of all inputs, input by input."""
         return [partition for each in self._inputs.values() for partition in each.names]
 
     def has(self, partition: str) -> bool:
-        """Whether a partition is of one of the inputs."""
+        """Whether a partition belongs to one of the inputs."""
         return partition in self._owners or any(
             each.has(partition) for each in self._inputs.values()
         )
 
     def seek(self, cursors: Mapping[str, Cursor], known: Mapping[str, Cursor]) -> None:
-        """Go to where the shard goes on, in each input."""
+        """Go to where the shard resumes, in each input."""
         went, knew = self._split(cursors), self._split(known)
         for name, each in self._inputs.items():
             each.seek(went[name], knew[name])
@@ -105,11 +105,11 @@ class SeveralInputs(Input):
         return None
 
     def decode(self, work: Work) -> Decoded:
-        """Return the events of a block, as the input does that it is of."""
+        """Return the events of a block, decoded by its input."""
         return self._of(work.span.partition).decode(work)
 
     def replay(self, span: Range, max_bytes: int) -> Work | None:
-        """Read a range again, from the input that it is of."""
+        """Read a range again, from its input."""
         return self._of(span.partition).replay(span, max_bytes)
 
     def rewind(self, cursors: Mapping[str, Cursor]) -> None:
@@ -132,7 +132,7 @@ class SeveralInputs(Input):
 
     @property
     def waiting(self) -> Set[str]:
-        """Partitions of all inputs whose next record is not whole yet."""
+        """Partitions of all inputs whose next record is not complete yet."""
         return frozenset[str]().union(*(each.waiting for each in self._inputs.values()))
 
     @property
@@ -141,24 +141,24 @@ class SeveralInputs(Input):
         return all(each.ended for each in self._inputs.values())
 
     def confirm(self, seconds: float) -> None:
-        """Raise if what was read may be of another input than one that it is taken for."""
+        """Raise if what was read may belong to another input than the expected one."""
         for each in self._inputs.values():
             each.confirm(seconds)
 
     def settle(self, learned: Mapping[str, int]) -> None:
-        """Tell each input how far its partitions were learned."""
+        """Report to each input how far its partitions were learned."""
         for name, part in self._split(learned).items():
             self._inputs[name].settle(part)
 
     def close(self) -> None:
-        """Close all inputs, also where closing one fails."""
+        """Close all inputs, even if closing one fails."""
         with ExitStack() as stack:
             for each in self._inputs.values():
                 stack.callback(each.close)
 
 
 class _Oldest(dict[str, int]):
-    """Oldest positions; of a partition that no input tells of, what the input says that has it."""
+    """Oldest positions; for a partition that no input lists, the answer of its owner."""
 
     def __init__(self, several: SeveralInputs, found: Mapping[str, Mapping[str, int]]) -> None:
         super().__init__({p: at for mapping in found.values() for p, at in mapping.items()})

@@ -1,4 +1,4 @@
-"""The command line: each command parses, calls the library, and turns its errors into one line."""
+"""The command line: each command parses, calls the library and reports errors in one line."""
 
 import inspect
 import sys
@@ -32,14 +32,14 @@ __all__ = ["cli"]
 
 
 class _Commands(click.Group):
-    """The commands: ours, and those that packages declare as ``midstream.commands``."""
+    """Midstream's commands, and those that packages declare as ``midstream.commands``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, in order."""
         return sorted({*super().list_commands(ctx), *plugins.names("midstream.commands")})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command; one of ours cannot be replaced."""
+        """Return a command; Midstream's own cannot be replaced."""
         own = super().get_command(ctx, cmd_name)
         if own is not None or cmd_name not in plugins.names("midstream.commands"):
             return own
@@ -50,7 +50,7 @@ class _Commands(click.Group):
         return found
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Call a command; click would end one whose reader has gone without a word."""
+        """Call a command; report a closed output, on which click would exit silently."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
@@ -226,7 +226,7 @@ def _run_share(
     amend: bool,
     adopt: bool,
 ) -> None:
-    """Be one of the processes of a supervisor."""
+    """Run one of a supervisor's processes."""
     from midstream.flows.loading import load
     from midstream.flows.operating.operations import operator
     from midstream.flows.running import online, supervisor

@@ -1,4 +1,4 @@
-"""Where a process of the command line begins."""
+"""Entry point of a process of the command line."""
 
 from midstream.flows.process import start
 
@@ -11,6 +11,6 @@ def main() -> None:
 
 
 def _command_line() -> None:
-    from midstream.flows.cli import cli  # after signals are heard: it imports much
+    from midstream.flows.cli import cli  # after signal handlers are set: this imports much
 
     cli()

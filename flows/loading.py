@@ -1,4 +1,4 @@
-"""Loads a config: reads the file, and checks it with what its kind of input allows."""
+"""Loads a config: reads the file and checks it against its kind of input."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ __all__ = ["load"]
 
 
 def load(path: str | Path) -> Settings:
-    """Read and check a config; `midstream.flows.config.settings.read` tells how.
+    """Read and check a config, as `midstream.flows.config.settings.read` does.
 
     Raises
     ------
     ConfigError
-        If the file cannot be read, or says what is not allowed.
+        If the file cannot be read, or contains what is not allowed.
     """
     return read(path, check_input)

@@ -1,4 +1,4 @@
-"""Logs for operators: one event a line, on standard error, as key=value or JSON."""
+"""Logs for operators: one event per line, on standard error, as key=value or JSON."""
 
 import logging
 import re
@@ -66,11 +66,11 @@ def _text(value: Any) -> str:
 
 class _Handler(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 its name there
-        """Go on: standard error takes nothing, and there is nowhere else to say so."""
+        """Continue: standard error cannot be written, and there is no other place to report it."""
 
 
 def configure(stream: TextIO | None = None, *, as_json: bool = False) -> None:
-    """Send the events to `stream` (standard error)."""
+    """Send the events to `stream`, by default standard error."""
     handler = _Handler(stream or sys.stderr)
     handler.setFormatter(_Formatter(as_json=as_json))
     logger = logging.getLogger("midstream")

@@ -1,7 +1,7 @@
-"""What a process does before anything else: descriptors, signals, the hash seed; and its end.
+"""Prepares a process (descriptors, signals, hash seed), and ends it.
 
-Only the standard library's smallest modules are imported here: until a signal has a handler, a
-process that is number 1 of a container does not hear it at all.
+It imports only the smallest modules of the standard library: as process 1 of a container, a process
+ignores a signal until it has a handler.
 """
 
 import os
@@ -25,20 +25,20 @@ __all__ = [
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that ask for an orderly end."""
-_CLOSED = "MIDSTREAM_CLOSED"  # in the environment over the start of ourselves: "0,2"
+_CLOSED = "MIDSTREAM_CLOSED"  # environment variable kept over re-execution: "0,2"
 _RUNS = {"run"}  # commands that a signal ends in order, with exit code 0
 
 
 def start(command: Callable[[], Any]) -> None:
     """Prepare this process, call `command`, and end the process with its exit code.
 
-    The process is started again where the hash seed is not fixed: some learners depend on it.
+    If the hash seed is not fixed, the process re-executes itself: some learners depend on it.
     """
     open_standard_descriptors()
     _hear_signals()
     if "PYTHONHASHSEED" not in os.environ:
         os.environ["PYTHONHASHSEED"] = "0"
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # they wait until they are heard again
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # they wait until handlers are set again
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 ourselves again
     sys.exit(_ended(command))
 
@@ -49,10 +49,10 @@ def closed_descriptors() -> frozenset[int]:
 
 
 def open_standard_descriptors() -> None:
-    """Open on /dev/null what of 0, 1 and 2 is closed.
+    """Open the closed ones of descriptors 0, 1 and 2 on /dev/null.
 
-    Else the next files that are opened would get these numbers, a journal among them, and with it
-    all that is printed.
+    Otherwise the files opened next, such as a journal, would get these numbers and receive all
+    printed text.
     """
     closed = []
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
@@ -60,7 +60,7 @@ def open_standard_descriptors() -> None:
             os.fstat(number)
         except OSError:
             closed.append(str(number))
-            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+            descriptor = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
             if descriptor != number:
                 os.dup2(descriptor, number)
                 os.close(descriptor)
@@ -72,19 +72,19 @@ def open_standard_descriptors() -> None:
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Return the signals that are to end a run in order: not what is ignored, as by nohup."""
+    """Return the signals that end a run in order: all but ignored ones, as under nohup."""
     return [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def interruptible() -> None:
-    """Have Ctrl-C interrupt what is done from now on, as Python does by itself."""
+    """Let Ctrl-C interrupt from now on, as in Python by default."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager
 def apart_from_stdout() -> Iterator[None]:
-    """Have what native code and child processes print go to standard error."""
+    """Redirect to standard error what native code and child processes print."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -97,9 +97,9 @@ def apart_from_stdout() -> Iterator[None]:
 
 
 def _hear_signals() -> None:
-    """End the process at a signal, until a command has a handler of its own."""
+    """Exit on a signal, until a command sets its own handler."""
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
-    orderly = bool(words) and words[0] in _RUNS  # nothing has begun: that is in order
+    orderly = bool(words) and words[0] in _RUNS  # nothing has begun yet, so this is orderly
 
     def end(number: int, _: FrameType | None) -> None:
         os._exit(0 if orderly else 128 + number)
@@ -110,7 +110,7 @@ def _hear_signals() -> None:
 
 
 def _ended(command: Callable[[], Any]) -> int | str:
-    """Call a command and return its exit code; an output that takes nothing costs one line."""
+    """Call a command and return its exit code; report an unwritable output in one line."""
     code: int | str | None = 0
     try:
         command()
@@ -126,12 +126,12 @@ def _ended(command: Callable[[], Any]) -> int | str:
             code = code or 1
             if number == 1:
                 say_unwritable(error)
-            os.dup2(os.open(os.devnull, os.O_RDWR), number)  # what is left would be tried again
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)  # else the exit flushes again
     return 0 if code is None else code
 
 
 def say_unwritable(error: OSError) -> None:
-    """Say in a line that standard output takes nothing."""
-    with suppress(OSError):  # then there is nowhere to say it
+    """Report in one line that standard output cannot be written."""
+    with suppress(OSError):  # then there is no place to report it
         text = f"midstream: standard output cannot be written to: {error.strerror}\n"
         os.write(2, text.encode())

@@ -1,7 +1,7 @@
-"""Arrow record batches to batches of events: columns stay columns.
+"""Decodes Arrow record batches to batches of events: columns stay columns.
 
-What a file's columns mean is settled once, by its schema (`TableForm`); a schema that does not fit
-is refused as a whole, with the column named. What only a value can break is a matter of its row.
+The schema of a file fixes what its columns mean (`TableForm`). A schema that does not fit is
+refused as a whole, in a message that names the column. A faulty value rejects its row only.
 """
 
 import re
@@ -48,7 +48,7 @@ _OWN_TEXT = ("string",)
 _WORDS = {
     "int": "integers", "float": "floats", "bool": "bools", "string": "strings", "time": "timestamps"
 }  # fmt: skip
-_PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # what pandas adds is no data
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # columns that pandas adds are no data
 _INT64_MAX = 2**63 - 1
 _MOST_FORMS = 64
 _MOST_WORDS = 2**17
@@ -58,27 +58,27 @@ _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """A column that is read: where it is, what it is called in rejections, what its values are."""
+    """A column to read: its position, its name in rejections, and the kind of its values."""
 
     name: str
     child: str | None
     path: str
     kind: _Kind
-    unsigned: bool = False  # 64 bits, so that a value may be too large
+    unsigned: bool = False  # 64 bits, so a value may be too large
 
 
 class TableDecoder:
-    """Decodes rows of Arrow and Parquet files and Arrow messages, of whatever schemas.
+    """Decodes rows of Arrow and Parquet files and Arrow messages, of any schemas.
 
     Parameters
     ----------
     task
-        What labels have to be.
+        The task, which labels have to fit.
     fields
-        Which columns mean what. None: events in our own form, with a column x, a struct.
+        Meaning of the columns. None: events in Midstream's own form, where column x is a struct.
     features
-        What each feature is; batches then hold columns. None or empty: every column that has no
-        other meaning is one, and batches hold a dict for each event.
+        Kind of each feature; batches then hold columns. None or empty: every column without another
+        meaning is a feature, and batches hold a dict per event.
     notation
         How values are written; None: as `fields` says.
     """
@@ -101,12 +101,12 @@ class TableDecoder:
         self._forms: dict[bytes, TableForm] = {}
 
     def form(self, schema: Any) -> "TableForm":
-        """Return what the columns of a `pyarrow.Schema` mean.
+        """Return the meaning of the columns of a `pyarrow.Schema`.
 
         Raises
         ------
         InputError
-            If a column that is needed is not there, or one is of a type that it may not have.
+            If a required column is missing, or a column has a type that is not allowed.
         """
         key = schema.serialize().to_pybytes()  # a schema with metadata cannot be hashed
         if key not in self._forms:
@@ -123,14 +123,14 @@ class TableDecoder:
         Parameters
         ----------
         partition, index
-            Where the message came from.
+            Origin of the message.
         offset
-            Its own, which all its rows share.
+            Offset of the message, which all its rows share.
 
         Returns
         -------
         Decoded
-            If the message is damaged, or its schema does not fit, no events, and one rejection.
+            If the message is damaged or its schema does not fit: no events, and one rejection.
         """
         try:
             if not data.endswith(_END_OF_STREAM):
@@ -155,7 +155,7 @@ class TableDecoder:
 
 
 def join(batches: list[Any]) -> Any:
-    """Return record batches of one schema, at least one, as one."""
+    """Join record batches of one schema into one. At least one is required."""
     table = pa.Table.from_batches(batches).combine_chunks()
     joined = table.to_batches()
     if len(joined) > 1:
@@ -168,22 +168,22 @@ def _no_rows(schema: Any) -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """Return what a library's error says, in one line."""
+    """Return the text of a library's error, in one line."""
     text = str(error).partition(". Detail:")[0]
     return " ".join(text.split())[:200] or type(error).__name__
 
 
 class TableForm:
-    """What the columns of one schema mean. Made by `TableDecoder.form`.
+    """The meaning of the columns of one schema. Made by `TableDecoder.form`.
 
     Attributes
     ----------
     reads
         Names of the columns that are read.
     row_bytes
-        About how many bytes a row has.
+        Approximate size of a row in bytes.
     fingerprints
-        Of selected rows.
+        Fingerprints of selected rows.
     """
 
     def __init__(self, schema: Any, decoder: TableDecoder) -> None:
@@ -212,13 +212,13 @@ class TableForm:
         self.row_bytes = sum(map(_bytes_of, map(self._type, self._columns)))
 
     def select(self, batch: Any) -> Any:
-        """Return the columns that are read, of a `pyarrow.RecordBatch` of this schema."""
+        """Return the columns to read of a `pyarrow.RecordBatch` of this schema."""
         arrays, inner = [], {}
         for place in self._columns:
             name, child = place.name, place.child
             column = batch.column(batch.schema.get_field_index(name))
             if child is not None:
-                if name not in inner:  # flattened: null where the struct is
+                if name not in inner:  # flattened: null where the struct is null
                     fields = [column.type.field(i).name for i in range(column.type.num_fields)]
                     inner[name] = dict(zip(fields, column.flatten(), strict=True))
                 column = inner[name][child]
@@ -238,12 +238,12 @@ class TableForm:
         index: int,
         rows: IntArray | None = None,
     ) -> Decoded:
-        """Return the events of selected rows, and what of them was rejected.
+        """Return the events of selected rows and what was rejected.
 
         Parameters
         ----------
         offsets, partition, index, rows
-            As of `EventBatch`.
+            As in `EventBatch`.
         """
         faults: Faults = {}
         columns: dict[str, Any] = {}
@@ -284,7 +284,7 @@ class TableForm:
             batch = batch.take([i for i in range(len(batch)) if i not in faults])
         return Decoded(batch, rejected)
 
-    # What the columns mean.
+    # The meaning of the columns.
 
     def _flat(self, names: list[str], fields: FieldMap) -> None:
         wanted = [*fields.roles, *(fields.features or ()), *fields.exclude, *fields.types]
@@ -373,7 +373,7 @@ class TableForm:
     def _add(
         self, name: str, child: str | None, path: str, allowed: Sequence[str], what: str
     ) -> int:
-        """Note that a column is read, if its type is one of those allowed; return its place."""
+        """Add a column to those read, if its type is allowed; return its index."""
         arrow = self._type(_Column(name, child, path, "null"))
         kind = _kind_of(arrow)
         if kind is None or (kind not in allowed and kind != "null"):
@@ -391,10 +391,10 @@ class TableForm:
         kind = self._schema.field(column.name).type
         return kind if column.child is None else kind.field(column.child).type
 
-    # What the values are.
+    # The values.
 
     def _array(self, table: Any, faults: Faults) -> FloatArray:
-        """Return the numbers as (n, d) float64, nan for a missing one."""
+        """Return the numbers as (n, d) float64, nan where missing."""
         n = table.num_rows
         columns = []
         for _, i in self._numbers:
@@ -408,7 +408,7 @@ class TableForm:
         return np.stack(columns, axis=1) if columns else np.zeros((n, 0))
 
     def _without_features(self, columns: dict[str, Any], faults: Faults) -> None:
-        """Note the rows whose numbers are not finite, and those that have no feature at all."""
+        """Add faults for rows with a number that is not finite, and for rows without features."""
         array, texts = columns["array"], columns["texts"]
         finite = np.isfinite(array)
         if array.shape[1] and finite.all():
@@ -430,7 +430,7 @@ class TableForm:
             faults.setdefault(row, (TOO_LONG if path.startswith("$") else TOO_LONG_FIELD, path))
 
     def _dicts(self, table: Any, faults: Faults) -> list[Features]:
-        """Return the features of each row as a dict of what it has."""
+        """Return the features of each row as a dict, without missing ones."""
         names = list(self._features)
         columns = []
         for name, i in self._features.items():
@@ -456,7 +456,7 @@ class TableForm:
     def _values(
         self, column: Any, place: _Column, faults: Faults, *, text: bool = False
     ) -> list[Any]:
-        """Return a column as plain values, None where one is missing."""
+        """Return a column as Python values, None where missing."""
         return self._notation.given(self._all_values(column, place, faults, text=text))
 
     def _all_values(
@@ -479,7 +479,7 @@ class TableForm:
         return column.to_pylist()  # type: ignore[no-any-return]
 
     def _labels(self, table: Any, faults: Faults) -> list[Label | None] | Targets:
-        """Return labels: as an array in a batch of columns, where they are numbers there."""
+        """Return labels; in a batch of columns, numeric ones as an array."""
         n = table.num_rows
         i = self._roles.get("label")
         columns, task = bool(self._decoder.features), self._task
@@ -574,9 +574,9 @@ class TableForm:
 
 
 class _Vocabulary:
-    """The words of a category, each with a code, over all blocks.
+    """The words of a category, each with a code, shared by all blocks.
 
-    After very many words it begins anew, so that memory stays bounded.
+    Beyond a limit of words it starts anew, which bounds memory.
     """
 
     def __init__(self) -> None:
@@ -585,7 +585,7 @@ class _Vocabulary:
         self._last: tuple[Any, IntArray] | None = None  # a dictionary, and the codes of its words
 
     def encode(self, column: Any) -> Categories | list[str | None]:
-        """Return a column of strings, integers or bools, coded."""
+        """Return a column of strings, integers or bools as codes."""
         kind = column.type
         if pa.types.is_null(kind):
             return Categories(np.full(len(column), -1), self._words)
@@ -599,7 +599,7 @@ class _Vocabulary:
         return Categories(known[codes.to_numpy()], self._words)
 
     def _known(self, dictionary: Any) -> IntArray:
-        """Return the codes of a dictionary's words, and -1 for null behind them."""
+        """Return the codes of a dictionary's words, followed by -1 for null."""
         if self._last is not None and is_same(self._last[0], dictionary):
             return self._last[1]
         if len(self._words) > _MOST_WORDS:
@@ -641,7 +641,7 @@ def _no_doubles(names: list[str], where: str = "") -> None:
 
 
 def _kind_of(arrow: Any) -> _Kind | None:
-    """Return what the values of an Arrow type are; None for one that is not read."""
+    """Return the kind of the values of an Arrow type; None if it is not supported."""
     kinds: list[tuple[_Kind, Sequence[Callable[[Any], bool]]]] = [
         ("int", [pa.types.is_integer]),
         ("float", [pa.types.is_floating]),
@@ -656,22 +656,22 @@ def _kind_of(arrow: Any) -> _Kind | None:
 
 
 def is_readable(field: Any) -> bool:
-    """Whether a column may have a meaning: by its type, and as it is no index of pandas."""
+    """Whether a column can be read: its type is supported, and it is no index of pandas."""
     return _kind_of(field.type) is not None and not _PANDAS_INDEX.fullmatch(field.name)
 
 
 def _bytes_of(arrow: Any) -> int:
-    """Return about how many bytes a value takes."""
+    """Return the approximate size of a value in bytes."""
     if pa.types.is_dictionary(arrow):
         arrow = arrow.index_type
     try:
         return -(-arrow.bit_width // 8)  # type: ignore[no-any-return]
     except ValueError:
-        return 24  # a text of 16 bytes, and where it is
+        return 24  # a text of 16 bytes, and its offset
 
 
 def _plain(column: Any) -> Any:
-    """Return a column in one of few layouts: dictionaries are of strings only."""
+    """Normalise the layout of a column: only strings keep a dictionary."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         if not (pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)):
@@ -681,7 +681,7 @@ def _plain(column: Any) -> Any:
 
 
 def _floats(column: Any) -> FloatArray:
-    """Return numbers as float64, nan for null: without copying where they are that already."""
+    """Return numbers as float64, nan for null; float64 is not copied."""
     if column.type != pa.float64():
         column = column.cast(pa.float64(), safe=False)  # rounds integers beyond 2**53, as JSON does
     return column.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
@@ -698,7 +698,7 @@ def _seconds(column: Any) -> FloatArray:
 
 
 def _texts(column: Any) -> TextColumn:
-    """Return strings, made when they are asked for; an empty one is none."""
+    """Return strings, created on demand; an empty one is missing."""
     if pa.types.is_dictionary(column.type):
         words = column.dictionary.to_pylist()
         known = np.array([*(i if word else -1 for i, word in enumerate(words)), -1], np.int64)

@@ -1,9 +1,9 @@
-"""JSON Lines straight to columns, by a schema of the features: no dict for any event.
+"""Decodes JSON Lines to columns by a schema of the features, without a dict per event.
 
-A block of plain lines is read by a compiled scanner. Where there is more to it, the block is
-decoded whole by a typed decoder made for the schema. And where anything in it is off, or only
-unusual, it goes the way of `JsonDecoder`, event by event, and each event is then held against the
-schema; so a block never accepts what a line alone would not, and gives the same.
+A compiled scanner reads a block of plain lines. Otherwise a typed decoder made for the schema
+decodes the block whole. If anything in it is wrong, or only unusual, `JsonDecoder` decodes the
+events one by one, and each is checked against the schema. So a block never accepts what a line
+alone would not, and all three ways give the same events.
 """
 
 import re
@@ -47,10 +47,10 @@ __all__ = ["ColumnDecoder"]
 
 _NUMBER: TypeAlias = Int64 | float | bool | None
 _CATEGORY: TypeAlias = str | Int64 | bool | None
-_ODD_NAME = re.compile(r'["\\\x00-\x1f]')  # no field of a msgspec.Struct may have one
+_ODD_NAME = re.compile(r'["\\\x00-\x1f]')  # not allowed in the name of a msgspec.Struct's field
 _ROLES = ("y", "id", "ts", "key", "weight", "source")  # of our own form, apart from groups
 _LABELS: dict[Task, Kind] = {"binary": "binary", "regression": "real", "multiclass": "text"}
-_MOST_PASSED = 64  # blocks that are not even tried by the scanner, where the ones before failed
+_MOST_PASSED = 64  # blocks for which the scanner is skipped after it has failed
 
 
 class ColumnDecoder:
@@ -59,11 +59,11 @@ class ColumnDecoder:
     Parameters
     ----------
     task
-        What labels have to be.
+        The task, which labels have to fit.
     fields
-        Which fields of a flat object mean what. None: events in our own form.
+        Meaning of the fields of a flat object. None: events in Midstream's own form.
     schema
-        Every feature that an event may have; one more, or one of another type, and it is rejected.
+        All features that an event may have. An event with another feature or type is rejected.
     notation
         How values are written; None: as `fields` says.
     """
@@ -119,7 +119,7 @@ class ColumnDecoder:
         )
 
     def _scanned(self, block: Block) -> dict[str, Any] | None:
-        """Return the columns of a block of plain lines; None if it is not, or hardly will be."""
+        """Return the columns of a block of plain lines; None if it is not, or unlikely to be."""
         if self._plain is None:
             return None
         if self._passed < self._to_pass:
@@ -131,7 +131,7 @@ class ColumnDecoder:
         return columns
 
     def _one_by_one(self, block: Block) -> Decoded:
-        """Decode a block as `JsonDecoder` does, and hold each event against the schema."""
+        """Decode a block as `JsonDecoder` does, and check each event against the schema."""
         events, rejected = self._events.decode(block)
         faults = {
             i: fault for i, x in enumerate(events.dicts()) if (fault := self._fault(x)) is not None
@@ -162,7 +162,7 @@ class ColumnDecoder:
         return Decoded(batch, rejected)
 
     def _fault(self, x: Features) -> tuple[str, str] | None:
-        """Return (reason, path) of the first feature that is not as the schema says."""
+        """Return (reason, path) of the first feature that breaks the schema."""
         for name, value in x.items():
             kind = self._schema.get(name)
             path = f"$.x.{name[:100]}" if self._fields is None else name[:100]
@@ -176,7 +176,7 @@ class ColumnDecoder:
 def _plain_form(
     task: Task, fields: FieldMap | None, schema: Schema, notation: Notation
 ) -> "_PlainForm | None":
-    """Return the form of plain blocks, if there is one: not for groups and the like."""
+    """Return the form of plain blocks; None if there is none, as for groups."""
     if fields is None:
         return _PlainForm(task, schema, dict(zip(_ROLES, _ROLES, strict=True)), notation)
     named = {
@@ -197,16 +197,16 @@ def _plain_form(
 
 
 class _PlainForm:
-    """Blocks of plain lines: a scanner for them, and columns made of what it reads.
+    """Plain lines: a scanner for blocks of them, and the conversion to columns.
 
     Parameters
     ----------
     roles
-        What the fields with a role (y, id, ts, key, weight, source) are called.
+        Names of the fields with a role (y, id, ts, key, weight, source).
     notation
         How values are written.
     unread
-        Fields that are not read.
+        Fields to skip.
     flat
         Features are fields beside the others, not in an object `x`.
     """
@@ -248,7 +248,7 @@ class _PlainForm:
         )
 
     def columns(self, block: Block) -> dict[str, Any] | None:
-        """Return the columns of a batch, None where the block is not plain."""
+        """Return the columns of a batch; None if the block is not plain."""
         data = block.data
         scan = self._scanner.scan(data, block.lines)
         if scan is None:
@@ -291,7 +291,7 @@ class _PlainForm:
         return None if notation.has_missing and self._lacks_any(columns) else columns
 
     def _lacks_any(self, columns: dict[str, Any]) -> bool:
-        """Whether an event has no feature, or anything but a feature or a label means missing."""
+        """Whether an event lacks features, or a role other than the label has a missing value."""
         empty = np.isnan(columns["array"]).all(axis=1)
         for column in columns["texts"].values():
             empty &= column.codes < 0
@@ -304,7 +304,7 @@ class _PlainForm:
         )
 
     def _real(self, scan: Scan, role: str) -> FloatArray | None:
-        """Return a column of numbers, None where all are missing."""
+        """Return a column of numbers; None if all are missing."""
         column = self._reals.get(role)
         if column is None:
             return None
@@ -320,7 +320,7 @@ class _PlainForm:
 
 
 def _targets(task: Task, labels: list[Label | None]) -> list[Label | None] | Targets:
-    """Return labels as an array, but for those of many classes, which are of any type."""
+    """Return labels as an array; those of a multiclass task, which have any type, as a list."""
     if task == "multiclass":
         return labels
     return Targets(
@@ -329,7 +329,7 @@ def _targets(task: Task, labels: list[Label | None]) -> list[Label | None] | Tar
 
 
 class _TypedForm:
-    """The form of blocks for `decode_whole`: typed rows, and columns made of them."""
+    """The `BlockForm` of typed rows, and the conversion to columns."""
 
     def __init__(
         self,
@@ -342,7 +342,7 @@ class _TypedForm:
         self._notation = notation
         self._fields = fields
         self._numbers = [name for name, kind in schema.items() if kind == "number"]
-        # Attributes are called by number: names of features need not be identifiers.
+        # Attributes have numbers for names: names of features need not be identifiers.
         attributes = {name: f"f{i}" for i, name in enumerate(schema)}
         features: list[tuple[str, Any, Any]] = [
             (attributes[name], _NUMBER, np.nan)
@@ -393,7 +393,7 @@ class _TypedForm:
         self._decoders.append((msgspec.json.Decoder(cls).decode_lines, getters))
 
     def rows(self, data: bytes) -> tuple[Any, bool]:
-        """Decode a block. Decoders that know too few roles are not tried again."""
+        """Decode a block. A decoder that lacked a role is not tried again."""
         while True:
             try:
                 decoded = self._decoders[0][0](data)
@@ -405,7 +405,7 @@ class _TypedForm:
         return _Rows(decoded, self._decoders[0][1], nulls), nulls
 
     def _knows_more(self, data: bytes) -> bool:
-        """Whether a later decoder takes the block; go on with that one then."""
+        """Switch to a later decoder that accepts the block; return whether there is one."""
         for i, (decode, _) in enumerate(self._decoders[1:], 1):
             with suppress(msgspec.ValidationError):
                 decode(data)
@@ -414,9 +414,9 @@ class _TypedForm:
         return False
 
     def split(self, rows: "_Rows") -> tuple[dict[str, Any] | None, int]:
-        """Return the columns of a batch, or None where something is unusual; and the keys."""
+        """Return the columns of a batch, or None if anything is unusual, and the number of keys."""
         n, own = len(rows), self._fields is None
-        keys = n if own else 0  # of the x
+        keys = n if own else 0  # of the x objects
         array, nulls = self._array(rows, n)
         keys += array.size - int(np.isnan(array).sum()) + nulls
         empty = np.isnan(array).all(axis=1)
@@ -432,7 +432,7 @@ class _TypedForm:
         for unread in self._unread:
             values = list(map(unread, rows.rows))
             if any(isinstance(value, list | dict) for value in values):
-                return None, -1  # keys within it
+                return None, -1  # its inner keys are unknown
             keys += n - values.count(UNSET)
         if empty.any():
             return None, keys
@@ -455,7 +455,7 @@ class _TypedForm:
         }, keys
 
     def _array(self, rows: "_Rows", n: int) -> tuple[FloatArray, int]:
-        """Return the numbers as (n, d) float64, nan for a missing one, and how many are null."""
+        """Return the numbers as (n, d) float64, nan where missing, and the number of nulls."""
         d = len(self._numbers)
         if self._row is None:
             return np.zeros((n, 0)), 0
@@ -463,7 +463,7 @@ class _TypedForm:
         nulls = 0
         if rows.nulls:
             values = list(values)
-            nulls = values.count(None)  # which NumPy takes for nan
+            nulls = values.count(None)  # NumPy converts them to nan
         return np.fromiter(values, np.float64, n * d).reshape(n, d), nulls
 
     def _own(self, raw: dict[str, list[Any]], n: int, faults: Faults) -> Columns:
@@ -492,7 +492,7 @@ class _TypedForm:
 
 
 class _Rows:
-    """Decoded rows, how to get at their roles, and whether there may be a null among them."""
+    """Decoded rows, getters of their roles, and whether they may contain a null."""
 
     __slots__ = ("nulls", "roles", "rows")
 
@@ -512,7 +512,7 @@ def _single(get: Callable[[Any], Any]) -> Callable[[Any], Sequence[Any]]:
 
 
 def _given(column: list[Any]) -> list[Any] | None:
-    """Return a column with None for what is absent; None if all is."""
+    """Return a column with None for absent values; None if all are absent."""
     absent = column.count(UNSET)
     if absent == len(column):
         return None
@@ -520,7 +520,7 @@ def _given(column: list[Any]) -> list[Any] | None:
 
 
 def _texts(column: Sequence[Any]) -> list[str | None]:
-    """Return categories as text, spelled as in JSON; None for a missing one."""
+    """Return categories as text, as in JSON; None where missing."""
     if set(map(type, column)) <= {str}:
         return list(column)
     return [

@@ -1,4 +1,4 @@
-"""CSV to batches."""
+"""Decodes CSV to batches."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -19,27 +19,27 @@ __all__ = ["CsvDecoder", "Rows", "Splitter"]
 class CsvDecoder:
     """Decodes blocks of CSV records.
 
-    An event depends on its record alone, never on the block that it came in. A cell that is empty
-    is a missing feature; see `FieldMap` for what columns mean.
+    An event depends on its record alone, never on the block around it. An empty cell is a missing
+    feature. `FieldMap` describes the meaning of columns.
 
     Parameters
     ----------
     header
         Names of the columns.
     task
-        What labels have to be.
+        The task, which labels have to fit.
     fields
-        Which columns mean what.
+        Meaning of the columns.
     delimiter
-        What separates cells.
+        The separator of cells.
     notation
         How values are written; None: as `fields` says.
 
     Raises
     ------
     InputError
-        If a column that `fields` names, other than the label, is not in the header, or no column is
-        a feature.
+        If the header lacks a column that `fields` names, other than the label, or if no column is a
+        feature.
     """
 
     def __init__(
@@ -120,18 +120,18 @@ class CsvDecoder:
 
 
 class Rows(NamedTuple):
-    """The records of a block, cut into cells.
+    """The records of a block, split into cells.
 
     Attributes
     ----------
     cells
-        A list for each record that is sound.
+        A list of cells for each valid record.
     numbers
-        (n,) the line that each of these begins in.
+        (n,) number of the first line of each.
     rejected
-        Those that cannot be cut.
+        Records that cannot be split.
     blank
-        How many lines hold nothing, and are no records.
+        Number of blank lines, which are no records.
     """
 
     cells: list[list[str]]
@@ -141,14 +141,14 @@ class Rows(NamedTuple):
 
 
 class Splitter:
-    """Cuts blocks of CSV records into cells.
+    """Splits blocks of CSV records into cells.
 
     Parameters
     ----------
     width
-        How many cells a record has.
+        Number of cells in a record.
     delimiter
-        What separates them.
+        The separator of cells.
     """
 
     def __init__(self, width: int, delimiter: str = ",") -> None:
@@ -156,7 +156,7 @@ class Splitter:
         self._delimiter = delimiter
 
     def split(self, block: Block) -> Rows:
-        """Return the records of a block. One that is too long is not for this."""
+        """Return the records of a block, which must not be oversize."""
         rows = self._plain_rows(block.data)
         if rows is None:
             return self._one_by_one(block)
@@ -164,7 +164,7 @@ class Splitter:
         return Rows(rows, numbers, [], 0)
 
     def _plain_rows(self, data: bytes) -> list[list[str]] | None:
-        """Split records without quotes; None if there is anything to look at more closely."""
+        """Split records without quotes; None if any needs a closer look."""
         if b'"' in data or b"\0" in data or self._width == 1:
             return None
         try:
@@ -181,7 +181,7 @@ class Splitter:
         return rows if set(map(len, rows)) == {self._width} else None
 
     def _one_by_one(self, block: Block) -> Rows:
-        """Split records one by one; those that can't be split are rejected."""
+        """Split records one by one; those that cannot be split are rejected."""
         rows, numbers, rejected, blank = [], [], [], 0
         separator = self._delimiter.encode()
         for number, record in _records(block, self._delimiter, self._width):
@@ -197,7 +197,7 @@ class Splitter:
         return Rows(rows, np.array(numbers, dtype=np.int64), rejected, blank)
 
     def _row(self, record: bytes) -> list[str] | str:
-        """Return the cells of a record, or the reason why it is rejected."""
+        """Return the cells of a record, or the reason for its rejection."""
         try:
             text = record.decode().removesuffix("\r")
         except UnicodeDecodeError as error:
@@ -218,7 +218,7 @@ class Splitter:
 
 
 def _records(block: Block, delimiter: str, width: int) -> Iterator[tuple[int, bytes]]:
-    """Yield each record, without its newline, with the number of its first line."""
+    """Yield each record without its newline, with the number of its first line."""
     number = block.first
     for record in framing(delimiter, width).split.findall(block.data):
         yield number, record.removesuffix(b"\n")

@@ -1,4 +1,4 @@
-"""The decoder of an input: blocks to batches of events."""
+"""Makes the decoder of an input: blocks to batches of events."""
 
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -20,7 +20,7 @@ __all__ = ["Decoder", "Decoding", "make_decoder", "make_table_decoder"]
 
 
 class Decoder(Protocol):
-    """Turns blocks of records into batches of events."""
+    """Decodes blocks of records to batches of events."""
 
     def decode(self, block: Block) -> Decoded:
         """Return the events of a block and what was rejected."""
@@ -38,21 +38,21 @@ def make_decoder(
     Parameters
     ----------
     task
-        What labels have to be.
+        The task, which labels have to fit.
     fields
-        Which fields mean what; None: events in our own form.
+        Meaning of the fields; None: events in Midstream's own form.
     csv
         Header and delimiter of a CSV file; None: JSON Lines.
     schema
-        What each feature is: JSON Lines are then decoded to columns. None or empty: whatever comes.
+        Kind of each feature: JSON Lines are then decoded to columns. None or empty: any features.
     notation
         How values are written; None: as `fields` says.
 
     Raises
     ------
     InputError
-        If the file is CSV and does not have what `fields` names, or `fields` is None; or if there
-        is a schema for it.
+        If the input is CSV and lacks what `fields` names, or `fields` is None, or there is a schema
+        for it.
     """
     if schema:
         if csv is not None:
@@ -92,25 +92,25 @@ def make_table_decoder(
 
 
 class Decoding:
-    """How records become events, as the config says it: makes the decoders of one shard's input.
+    """Makes the decoders of a shard's input as the config says.
 
     Parameters
     ----------
     task
-        What labels have to be.
+        The task, which labels have to fit.
     fields
-        Which fields mean what; None: events in our own form.
+        Meaning of the fields; None: events in Midstream's own form.
     schema
-        What each feature is. None or empty: whatever comes.
+        Kind of each feature. None or empty: any features.
     labels
-        Of which kind the labels of many classes are; None: as the first is.
+        Kind of the labels of a multiclass task; None: that of the first label.
     max_record_bytes
-        The longest record that is decoded; a longer one is rejected.
+        Longest record that is decoded; longer ones are rejected.
 
     Attributes
     ----------
     notation
-        How values are written; the decoders share it, and note in it what they took times for.
+        How values are written. The decoders share it, and record in it the time units detected.
     """
 
     def __init__(
@@ -129,10 +129,10 @@ class Decoding:
         self.notation = Notation(fields, labels)
 
     def lines(self, csv: CsvOptions | None = None) -> Decoder:
-        """Return a new decoder of JSON Lines, or of CSV with this header; as `make_decoder`."""
+        """Return a new decoder of JSON Lines, or of CSV with this header; see `make_decoder`."""
         return make_decoder(self.task, self.fields, csv, self.schema, self.notation)
 
     @cached_property
     def tables(self) -> "TableDecoder":
-        """The decoder of Arrow and Parquet; as `make_table_decoder`."""
+        """The decoder of Arrow and Parquet, as made by `make_table_decoder`."""
         return make_table_decoder(self.task, self.fields, self.schema, self.notation)

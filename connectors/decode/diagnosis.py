@@ -1,4 +1,4 @@
-"""Why a line of JSON is rejected: the exact reason and place, found at leisure."""
+"""Finds the exact reason and place for which a line of JSON is rejected."""
 
 import json
 import re
@@ -20,25 +20,27 @@ from midstream.engine.events.rules import (
 __all__ = ["MAX_DEPTH", "diagnose", "key_count", "too_deep"]
 
 MAX_DEPTH = 32
-"""Levels of nesting that a line may have. The parsers recurse, and what they can take depends on
-the depth of the caller's stack; this does not."""
+"""Maximum nesting of a line.
 
-# In a line that is no JSON a string may never end: to the end of the line then, or the search
-# would begin anew at each quote inside of it.
+The parsers recurse; how deep they can go depends on the caller's stack. This limit does not.
+"""
+
+# A string that never ends, in invalid JSON, matches to the end of the line. Otherwise the search
+# would restart at each quote inside it.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.?)*+(?:"|\Z)')
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"(?:[ \t\r\n]*+(:))?')
-_NAME = 100  # characters of a name that a message shows
+_NAME = 100  # length of a name in a message
 _PLAIN_NAME = re.compile(r"[^\W\d]\w*")
 _STRINGS = ("id", "key", "source")
 _NUMBERS = ("ts", "weight")
 
 
 class _DuplicateKeyError(Exception):
-    """An object has the same key twice."""
+    """An object with a repeated key."""
 
 
 def key_count(data: bytes) -> int:
-    """Return how many keys valid JSON has, those that occur twice counted twice."""
+    """Return the number of keys in valid JSON, counting repeated keys each time."""
     return _TOKEN.findall(data).count(b":")
 
 
@@ -55,16 +57,16 @@ def too_deep(line: bytes) -> bool:
 
 
 def diagnose(line: bytes, error: Exception | None, *, own: bool) -> Fault:
-    """Return (reason, path) for a line that was not accepted.
+    """Return (reason, path) for a rejected line.
 
     Parameters
     ----------
     line
         One line.
     error
-        What the decoder said; None if it accepted the line, which then has a key twice.
+        The decoder's error; None if it accepted the line, which then has a repeated key.
     own
-        Whether it had to be an event in our own form; otherwise any object.
+        Whether the line had to be an event in Midstream's own form, or any object.
     """
     try:
         text = line.decode()
@@ -110,11 +112,11 @@ def _constant(text: str) -> float | None:
 
 
 def _integer(text: str) -> int | float:
-    return int(text) if len(text) < 400 else inf  # int() refuses very long ones
+    return int(text) if len(text) < 400 else inf  # int() refuses very long integers
 
 
 def _fault_of_event(doc: dict[str, Any]) -> Fault | None:
-    """Return what is wrong with an event in our own form."""
+    """Return the fault of an event in Midstream's own form."""
     x = doc.get("x")
     if "x" not in doc:
         return "missing required field 'x'", "$.x"
@@ -186,7 +188,7 @@ def _fault_of_group(value: Any, path: str) -> Fault | None:
 
 
 def _not_finite(items: Iterable[tuple[Any, Any]], path: str) -> Fault | None:
-    """Return where a document has a number that is none in JSON, or too large for a float."""
+    """Return where a document has a number that JSON lacks, or that is too large for a float."""
     for name, value in items:
         here = f"{path}.{name}".removeprefix(".")[:_NAME]
         if isinstance(value, float) and not isfinite(value):

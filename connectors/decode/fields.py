@@ -1,4 +1,4 @@
-"""Which fields of a record mean what, and how columns of them become a batch."""
+"""The meaning of a record's fields, and the assembly of columns into a batch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,11 +32,11 @@ __all__ = [
 ]
 
 Fault: TypeAlias = tuple[str, str]
-"""(reason, path) of an event that is rejected."""
+"""(reason, path) of a rejected event."""
 Faults: TypeAlias = dict[int, Fault]
-"""The first fault of each event that has one, by its place in the columns."""
+"""The first fault of each faulty event, by its index in the columns."""
 FeatureKind: TypeAlias = Literal["number", "category"]
-"""What a feature is, where a schema says so."""
+"""Kind of a feature in a schema."""
 Kind: TypeAlias = Literal["number", "string", "bool"]
 _RAW = 1024
 
@@ -107,13 +107,13 @@ class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def roles(self) -> list[str]:
-        """The fields with a meaning of their own, each once."""
+        """The fields with a role, each once."""
         named = (self.label, self.id, self.time, self.weight, self.key, self.source)
         return list(dict.fromkeys([name for name in named if name is not None] + self.group))
 
     @property
     def paths(self) -> dict[str, str]:
-        """Where in an event what has a role is: the field's name, by role."""
+        """The field's name in an event, by role."""
         named = {"label": self.label, "weight": self.weight, "time": self.time}
         return {role: name for role, name in named.items() if name is not None}
 
@@ -147,13 +147,13 @@ def assemble(
     Parameters
     ----------
     numbers
-        Each event's line.
+        Line number of each event.
     rejected
-        What was rejected before it had columns.
+        What was rejected before columns were made.
     records
-        Gives the bytes of the record that begins in each line; called if there is a fault.
+        Returns the bytes of records by their first lines; called if there is a fault.
     paths
-        As of `EventBatch`.
+        As in `EventBatch`.
     """
     for i in [i for i, x in enumerate(columns.x) if not x] if not all(columns.x) else ():
         faults.setdefault(i, ("no features", ""))
@@ -180,7 +180,7 @@ def set_aside(
     rejected: list[Rejected],
     records: Mapping[int, bytes],
 ) -> list[int]:
-    """Add the events with a fault to those rejected, in order; return the places of the others."""
+    """Add the faulty events to `rejected`, in order; return the indices of the others."""
     for i, (reason, path) in faults.items():
         line = int(numbers[i])
         rejected.append(reject(block.partition, line, reason, path, records[line]))
@@ -204,5 +204,8 @@ def oversize(block: Block) -> Decoded:
 
 
 Schema: TypeAlias = Mapping[str, FeatureKind]
-"""What each feature is. A number may be written as true or false; a category is a string, or an
-integer or bool that stands for one. Null is a missing value of either."""
+"""Kind of each feature.
+
+A number may be written as true or false. A category is a string, or an integer or bool that stands
+for one. Null is a missing value of either.
+"""

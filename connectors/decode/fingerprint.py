@@ -1,10 +1,10 @@
-"""A fingerprint of the values in a table's rows, by which a change under us is noticed.
+"""Fingerprints the values in a table's rows, to detect a changed file.
 
-CRC-32 of the bytes would do, at a third of the speed that Arrow input has to have (26 ns an event
-of 10 numbers; this takes 3), and only for bytes: Parquet has none for a single row. So each value
-is mixed with its row and column (as SplitMix64 mixes its counter), and the results are added up.
-A sum does not depend on how the rows were cut into blocks, so it can be gone on with anywhere. As
-with a CRC of 32 bits, one change in 2**32 goes unnoticed; it is no protection against intent.
+CRC-32 of the bytes takes three times as long as Arrow input permits: 26 ns for an event of 10
+numbers; this takes 3. It also needs bytes, which Parquet lacks for a single row. So each value is
+mixed with its row and column (as SplitMix64 mixes its counter), and the results are summed. A sum
+does not depend on how the rows are cut into blocks, so it can resume anywhere. As with a CRC of 32
+bits, one change in 2**32 goes unnoticed. It does not protect against intentional changes.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from numba import njit, types
 __all__ = ["HEAD_ROWS", "Fingerprints", "is_same"]
 
 HEAD_ROWS = 64
-"""By how many rows at its beginning, and before a position, a table is known again."""
+"""Number of rows at a table's beginning, and before a position, by which it is recognised."""
 
 _Words: TypeAlias = npt.NDArray[np.uint64]
 
 _MODULUS = 2**32
-# Without `readonly` there would be another kernel for each: Arrow's buffers are read-only.
+# Without `readonly` Arrow's read-only buffers would need another compiled kernel.
 _WORDS = types.Array(types.uint64, 1, "C", readonly=True)
 _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 _OFFSETS = types.Array(types.int64, 1, "C", readonly=True)
@@ -31,7 +31,7 @@ _OFFSETS = types.Array(types.int64, 1, "C", readonly=True)
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2 = np.uint64(0x94D049BB133111EB)
-_NULL = np.uint64(0xD1B54A32D192ED03)  # no number that anyone has
+_NULL = np.uint64(0xD1B54A32D192ED03)  # an unlikely value
 _S29, _S32 = np.uint64(29), np.uint64(32)
 
 
@@ -67,14 +67,14 @@ def _of_texts(offsets: npt.NDArray[np.int64], data: npt.NDArray[np.uint8]) -> _W
 
 
 class Fingerprints:
-    """Fingerprints of the rows of one table. Add them up, modulo 2**32, in whatever order.
+    """Fingerprints of the rows of one table. Sum them modulo 2**32, in any order.
 
-    A dictionary of strings is looked at once, as long as the columns share it.
+    A dictionary of strings is hashed once while columns share it.
 
     Parameters
     ----------
     last
-        Of how many rows at the end of what is given to `of` the fingerprint is left in `of_last`.
+        Number of rows at the end of the input of `of` whose fingerprint is kept in `of_last`.
     """
 
     def __init__(self, last: int = 0) -> None:
@@ -95,7 +95,7 @@ class Fingerprints:
         Raises
         ------
         pa.ArrowInvalid
-            If strings are not UTF-8, or not where they should be.
+            If strings are not UTF-8, or their offsets are invalid.
         """
         total = of_last = 0
         for i, column in enumerate(columns):
@@ -111,13 +111,13 @@ class Fingerprints:
         return total % _MODULUS
 
     def _words(self, column: Any, i: int) -> _Words:
-        """Return 64 bits for each value."""
+        """Return a 64-bit word for each value."""
         if not pa.types.is_dictionary(column.type):
             return _without_nulls(column)
         codes, last = _codes(column), self._dictionaries.get(i)
         if last is None or not is_same(last[0], column.dictionary):
             column.dictionary.validate(full=True)
-            # -1 for a null is the last of them.
+            # Code -1, a null, indexes the last word.
             last = column.dictionary, np.append(_without_nulls(column.dictionary), _NULL)
             self._dictionaries[i] = last
         if codes.min() < -1 or codes.max() >= len(last[1]) - 1:
@@ -126,7 +126,7 @@ class Fingerprints:
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Whether two arrays, the first of which was kept, are the same memory."""
+    """Whether two arrays, the first of which is kept alive, share their memory."""
     if len(one) != len(other) or one.offset != other.offset:
         return False
     places = [[b and (b.address, b.size) for b in array.buffers()] for array in (one, other)]
@@ -135,7 +135,7 @@ def is_same(one: Any, other: Any) -> bool:
 
 def _without_nulls(column: Any) -> _Words:
     words = _plain_words(column)
-    if column.null_count:  # what lies under a null is anything
+    if column.null_count:  # values under a null are undefined
         words = np.where(column.is_valid().to_numpy(zero_copy_only=False), words, _NULL)
     return words
 

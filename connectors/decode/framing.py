@@ -1,4 +1,4 @@
-"""Where CSV records end."""
+"""Finds where CSV records end."""
 
 import re
 from functools import cache
@@ -25,7 +25,7 @@ QUOTED = re.compile(rf'(?<![^{DELIMITERS}])"[^"]*+(?:""[^"]*+)*+"')
 
 
 class CsvOptions(NamedTuple):
-    """What a decoder has to know of a CSV file: its columns, and what separates them."""
+    """What a decoder needs to know about a CSV file: its columns and their delimiter."""
 
     header: list[str]
     delimiter: str = ","
@@ -34,35 +34,35 @@ class CsvOptions(NamedTuple):
 class Framing(NamedTuple):
     """Where CSV records end, as patterns to match at the start of a record.
 
-    A quote opens a quoted field only where a field starts (RFC 4180, section 2); elsewhere it is
-    a character like any other, in a line also between a closing quote and the next delimiter. A
-    record goes on over the end of a line where a quoted field does, and only if that field, and
-    each other that is quoted, ends where the field has to end, and the record has as many fields
-    as there are columns. Else the quote was a stray one, and its line is a (bad) record alone.
+    A quote opens a quoted field only at the start of a field (RFC 4180, section 2). Elsewhere it is
+    an ordinary character, also between a closing quote and the next delimiter of a line. A record
+    continues past the end of a line where a quoted field does, but only if each of its quoted
+    fields ends where a field has to end, and it has as many fields as there are columns. Otherwise
+    the quote was stray, and its line is a (bad) record of its own.
     """
 
     whole: re.Pattern[bytes]
-    """As many sound records as there are, each with its newline."""
+    """All consecutive valid records, each with its newline."""
     record: re.Pattern[bytes]
-    """One sound record without its newline; it may be cut short, but not inside of quotes."""
+    """One valid record without its newline; it may be cut short, but not inside quotes."""
     open: re.Pattern[bytes]
-    """The beginning of one that goes on over the end of a line, and of which the rest may come."""
+    """The beginning of a record that continues past the end of a line and may be completed."""
     split: re.Pattern[bytes]
-    """One sound record with its newline, or all that is left."""
+    """One valid record with its newline, or everything left."""
 
 
 @cache
 def framing(delimiters: str, width: int = 0) -> Framing:
-    """Return where records end.
+    """Return the patterns of where records end.
 
     Parameters
     ----------
     delimiters
-        Any one of them ends a field.
+        Characters of which each ends a field.
     width
-        How many fields a record of several lines has; 0: any number.
+        Number of fields in a record of several lines; 0: any.
     """
-    # Possessive throughout: there is one way to read a record, and no going back to try another.
+    # All possessive: a record can be read in one way only, so nothing backtracks.
     inner = re.escape(delimiters.encode())
     separator = b"[" + inner + b"]"
     plain = b"[^\\n" + inner + b"]*+"
@@ -85,16 +85,16 @@ def framing(delimiters: str, width: int = 0) -> Framing:
 
 
 def record_end(pattern: re.Pattern[bytes], data: bytes) -> int:
-    """Return where the match at the start of `data` ends, 0 if there is none."""
+    """Return the end of the match at the start of `data`, 0 if there is none."""
     match = pattern.match(data)
     return match.end() if match else 0
 
 
 def plain_end(data: bytes, delimiter: str, width: int) -> int:
-    """Return where the last sound record in `data` ends, if a look at all quotes at once tells.
+    """Return the end of the last valid record in `data`, if all quotes are regular; else -1.
 
-    So it does where every other quote opens a field, or doubles the one before, and each of the
-    others ends the field, or is doubled, and records of several lines have `width` fields. Else -1.
+    They are if every other quote opens a field or doubles the one before, each of the others ends
+    the field or is doubled, and records of several lines have `width` fields.
     """
     array = np.frombuffer(data, np.uint8)
     quotes, newlines = np.flatnonzero(array == _QUOTE), np.flatnonzero(array == NEWLINE)

@@ -1,13 +1,13 @@
-"""JSON Lines to batches.
+"""Decodes JSON Lines to batches.
 
-Blocks are decoded whole, at the speed of one call. Where anything is off, the block is decoded
-line by line, so a block never accepts what a line alone would not:
+Blocks are decoded whole, in one fast call. If anything is wrong, the block is decoded line by line.
+So a block never accepts what a line alone would not. Two checks ensure it:
 
-- There are as many values as lines, and nowhere does a value follow another on the same line:
-  then each line has exactly one value.
-- As many keys were decoded as the text has: then none occurs twice. Each key has one colon of its
-  own, and other colons can only be more, so equal counts are a proof. Where text has colons too,
-  those after a quote are counted, and where these don't settle it, the keys themselves.
+- There are as many values as lines, and no value follows another on the same line. Then each line
+  has exactly one value.
+- As many keys were decoded as the text has. Then no key is repeated. Each key has its own colon,
+  and other colons only add to the count, so equal counts prove it. If text contains colons too,
+  those after a quote are counted; if these do not decide, the keys themselves.
 """
 
 import re
@@ -51,14 +51,14 @@ _OPTIONAL = ("y", "id", "ts", "key", "weight", "source", "group")
 _NEWLINE = ord("\n")
 _NAN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|(?<![^\s:,\[])NaN(?![^\s,\]}])')
 _TWO_ON_A_LINE = re.compile(rb"\}[ \t\r]*+\{")
-# UnicodeDecodeError is a ValueError and none of msgspec's; so is an integer of 5,000 digits.
+# UnicodeDecodeError and an integer of 5,000 digits are ValueErrors, not msgspec's errors.
 _ERRORS = (msgspec.MsgspecError, ValueError, RecursionError)
 _Raw = TypeVar("_Raw")
 _Raw_co = TypeVar("_Raw_co", covariant=True)
 
 
 class _WireEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """An event in our own form; UNSET where a field is absent, so that keys can be counted."""
+    """An event in Midstream's own form; UNSET for absent fields, so that keys can be counted."""
 
     x: dict[str, Scalar]
     y: Scalar | UnsetType = UNSET
@@ -71,7 +71,7 @@ class _WireEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 class _BareEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """An event with nothing but features, label and id, and no null among the features."""
+    """An event with features, label and id only, and no null among the features."""
 
     x: dict[str, bool | Int64 | float | str]
     y: Scalar | UnsetType = UNSET
@@ -79,36 +79,36 @@ class _BareEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 class BlockForm(Protocol[_Raw_co]):
-    """How a block becomes rows, and rows become columns."""
+    """Decodes a block to rows, and rows to columns."""
 
     def rows(self, data: bytes) -> tuple[Any, bool]:
-        """Decode a block: its rows, and whether there may be a null in their features.
+        """Decode a block: return its rows, and whether their features may contain a null.
 
-        Raises one of `_ERRORS` if anything is wrong in it.
+        Raises one of `_ERRORS` if anything in it is wrong.
         """
 
     def split(self, rows: Any) -> tuple[_Raw_co | None, int]:
-        """Return the rows as raw columns, and how many keys they have, all levels together.
+        """Return the rows as raw columns, and their number of keys, on all levels together.
 
-        None for the columns if the block has to go line by line.
+        The columns are None if the block has to be decoded line by line.
         """
 
 
 class _Form(BlockForm[_Raw], Protocol[_Raw]):
-    """A `BlockForm` that knows single lines too: our own form, or flat objects."""
+    """A `BlockForm` that decodes single lines too: Midstream's own form, or flat objects."""
 
     def row(self, line: bytes) -> Any:
-        """Decode one line: a row, or the fault for which it is rejected."""
+        """Decode one line: return a row, or the fault for which it is rejected."""
 
     def columns(self, raw: _Raw, faults: Faults, *, nulls: bool) -> Columns:
-        """Return final columns. `nulls`: there may be a null."""
+        """Return final columns. `nulls`: they may contain a null."""
 
 
 def decode_whole(form: BlockForm[_Raw], data: bytes) -> tuple[_Raw | None, int, bool]:
-    """Decode a block as one: raw columns, how many, and whether there may be nulls.
+    """Decode a block whole: return raw columns, their length, and whether nulls may occur.
 
-    None for the columns if the block has to go line by line: there is proof for all others that
-    each line has exactly one value, without a key twice.
+    The columns are None if the block has to be decoded line by line. Otherwise each line provably
+    has exactly one value, without a repeated key.
     """
     line_by_line = None, 0, True
     try:
@@ -119,7 +119,7 @@ def decode_whole(form: BlockForm[_Raw], data: bytes) -> tuple[_Raw | None, int, 
     newlines = np.count_nonzero(letters == _NEWLINE)
     if len(rows) != newlines + (not data.endswith(b"\n")):
         return line_by_line
-    # Cheap: every newline is behind a `}`, and nothing else is that might part two values.
+    # Cheap: every newline follows a `}`, and nothing else that could separate two values does.
     behind = letters[1:][letters[:-1] == ord("}")]
     if (
         np.count_nonzero(behind == _NEWLINE) != newlines
@@ -137,10 +137,10 @@ def decode_whole(form: BlockForm[_Raw], data: bytes) -> tuple[_Raw | None, int, 
 
 
 def without_nan(data: bytes) -> bytes:
-    """Return JSON Lines with null for each NaN, which is no JSON but what some programs write.
+    """Replace each NaN in JSON Lines with null: JSON lacks NaN, but some programs write it.
 
-    What is in strings stays. In lines that are JSON otherwise, these are where they seem to be; the
-    others are rejected in any case.
+    Text in strings stays. In otherwise valid lines the strings are found correctly; other lines are
+    rejected in any case.
     """
     if b"NaN" not in data:
         return data
@@ -150,15 +150,15 @@ def without_nan(data: bytes) -> bytes:
 class JsonDecoder:
     """Decodes blocks of JSON Lines.
 
-    An event depends on its line alone, never on the block that it came in. Blank lines are no
-    events. What is not exactly an event is rejected, with the reason and the place.
+    An event depends on its line alone, never on the block around it. Blank lines are no events. A
+    line that is not exactly an event is rejected, with the reason and the place.
 
     Parameters
     ----------
     task
-        What labels have to be.
+        The task, which labels have to fit.
     fields
-        Which fields of a flat object mean what. None: events in our own form.
+        Meaning of the fields of a flat object. None: events in Midstream's own form.
     notation
         How values are written; None: as `fields` says.
     """
@@ -216,7 +216,7 @@ class JsonDecoder:
 
 
 class _OwnForm:
-    """``{"id", "x", "y", "ts", "key", "weight", "source", "group"}``; only x has to be there."""
+    """``{"id", "x", "y", "ts", "key", "weight", "source", "group"}``; only x is required."""
 
     def __init__(self, task: Task, notation: Notation) -> None:
         self._task = task
@@ -224,7 +224,7 @@ class _OwnForm:
         decoder = msgspec.json.Decoder(_WireEvent)
         self._lines = decoder.decode_lines
         self._decode = decoder.decode
-        # Most streams have no more than these and no nulls: decoding proves it at no cost.
+        # Most streams have only these fields and no nulls: decoding verifies it at no cost.
         self._bare_lines = msgspec.json.Decoder(_BareEvent).decode_lines
         self._bare = True
 
@@ -233,7 +233,7 @@ class _OwnForm:
             try:
                 return self._bare_lines(data), False
             except _ERRORS:
-                rows = self._lines(data)  # raises again if it is a bad line
+                rows = self._lines(data)  # raises again if a line is bad
                 self._bare = False
                 return rows, True
         return self._lines(data), b"null" in data
@@ -289,7 +289,7 @@ class _OwnForm:
 
 
 class _FlatForm:
-    """Objects of scalars, whose fields mean what a `FieldMap` says."""
+    """Flat objects of scalars; a `FieldMap` gives the meaning of their fields."""
 
     def __init__(self, task: Task, fields: FieldMap, notation: Notation) -> None:
         self._task = task
@@ -316,7 +316,7 @@ class _FlatForm:
         return row if _has_keys(line, len(row)) else diagnose(line, None, own=False)
 
     def _unusual_row(self, line: bytes) -> dict[str, Any] | Fault:
-        """Decode a line that has other values than scalars, which is fine in a field not read."""
+        """Decode a line with values other than scalars, which are allowed in unread fields."""
         if too_deep(line):
             return f"nested more than {MAX_DEPTH} levels deep", ""
         try:
@@ -361,19 +361,19 @@ class _FlatForm:
 
 
 def _has_keys(line: bytes, n: int) -> bool:
-    """Whether a line of valid JSON has just `n` keys, where at least `n` are known."""
+    """Whether a line of valid JSON has exactly `n` keys; it has at least `n`."""
     return line.count(b":") == n or key_count(line) == n
 
 
 def _without_nulls(features: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what is null: a missing feature has no key."""
+    """Remove nulls: a missing feature has no key."""
     if None in features.values():
         return {k: v for k, v in features.items() if v is not None}
     return features
 
 
 def _keys(value: object) -> int:
-    """Return how many keys a document has, all levels together."""
+    """Return the number of keys in a document, on all levels together."""
     if isinstance(value, dict):
         return len(value) + sum(map(_keys, value.values()))
     return sum(map(_keys, value)) if isinstance(value, list) else 0
@@ -382,7 +382,7 @@ def _keys(value: object) -> int:
 def _force(
     rows: list[dict[str, Any]], name: str, kind: Kind, faults: Faults, notation: Notation
 ) -> None:
-    """Read a feature as the type that the config gives it."""
+    """Read a feature as the type that the config sets."""
     values = [row.get(name, UNSET) for row in rows]
     read = forced_column(values, kind, name, faults, notation)
     if read is values:

@@ -1,4 +1,4 @@
-"""How the values of an input are written: what means missing, what is a decimal, what is a time."""
+"""How the values of an input are written: missing values, decimal signs and times."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ __all__ = ["Notation"]
 
 _SPACE = " \t\r\n"
 _NO_CODES: IntArray = np.zeros(0, np.int64)
-_DATES = (  # numbers that may be dates, with hours and minutes, and with seconds
+_DATES = (  # numbers that may be dates: plain, with hours and minutes, with seconds
     (19_000_101, 21_001_231),
     (190_001_010_000, 210_012_312_359),
     (19_000_101_000_000, 21_001_231_235_959),
@@ -24,25 +24,24 @@ _MOST_LISTS = 64
 
 
 class Notation:
-    """How values are written, as ``[input.fields]`` says it; the same in every format.
+    """How values are written, by ``[input.fields]``; the same in every format.
 
     Parameters
     ----------
     fields
-        What the config says; None: events are in our own form, where only times can be read in
-        several ways.
+        The config's fields; None: events in Midstream's own form, where only times are ambiguous.
     labels
-        Of which kind the labels of many classes are. "text": a cell of CSV is one, however it
-        looks.
+        Kind of the labels of a multiclass task. "text": a cell of CSV is text, whatever it looks
+        like.
 
     Attributes
     ----------
     texts, numbers
-        What means that a value is missing: strings, and numbers.
+        Strings and numbers that mean a missing value.
     decimal
         The decimal sign of CSV and of text that is a number.
     units
-        What times were that are numbers, as their size told. For people: nothing depends on it.
+        The units detected for numeric times by their size. For display only.
     """
 
     def __init__(self, fields: FieldMap | None = None, labels: LabelKind | None = None) -> None:
@@ -62,32 +61,32 @@ class Notation:
         return bool(self.texts)
 
     def is_missing(self, value: Any) -> bool:
-        """Whether a string or a number means that there is no value."""
+        """Whether a string or a number means a missing value."""
         kind = type(value)
         if kind is str:
             return value in self.texts or value.strip(_SPACE) in self.texts
         return (kind is int or kind is float) and value in self.numbers
 
     def given(self, values: Sequence[Any]) -> list[Any]:
-        """Return a column with None for what means missing."""
+        """Return a column with None for missing values."""
         if not self.texts:
             return values if isinstance(values, list) else list(values)
         return [None if self.is_missing(value) else value for value in values]
 
     def given_features(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return features without those that mean missing."""
+        """Return features without missing values."""
         if not self.numbers and str not in set(map(type, row.values())):
             return row
         return {name: value for name, value in row.items() if not self.is_missing(value)}
 
     def given_numbers(self, values: FloatArray) -> FloatArray:
-        """Return numbers with NaN for those that mean missing."""
+        """Return numbers with NaN for missing values."""
         if not self.numbers:
             return values
         return np.where(np.isin(values, list(self.numbers)), np.nan, values)
 
     def given_words(self, column: Categories) -> Categories:
-        """Return a column of strings without those that mean missing."""
+        """Return a column of strings without missing values."""
         if not self.texts:
             return column
         words = column.words
@@ -105,12 +104,12 @@ class Notation:
         return Categories(np.where(np.isin(column.codes, codes), -1, column.codes), words)
 
     def seconds(self, value: Any) -> float | None:
-        """Return a time in seconds, None where there is none.
+        """Return a time in seconds; None if missing.
 
         Raises
         ------
         BadValueError
-            If it is no time, or could be read in two ways.
+            If it is no time, or ambiguous.
         """
         seconds = seconds_of(value, self._unit, dates=self._dates)
         if self._unit == "auto" and type(value) in (int, float, str) and seconds is not None:
@@ -126,11 +125,11 @@ class Notation:
             self.units.add(unit_of(number))
 
     def plain_seconds(self, values: FloatArray) -> FloatArray | None:
-        """Return times, NaN where there is none, in seconds; None where one has to be looked at."""
+        """Return times in seconds, NaN where missing; None if one needs a closer look."""
         if not len(values):
             return values
         low, high = values.min(), values.max()
-        if np.isnan(low):  # one is missing, or all are
+        if np.isnan(low):  # some or all are missing
             low, high = np.fmin.reduce(values), np.fmax.reduce(values)
             if np.isnan(low):
                 return values

@@ -1,9 +1,9 @@
-"""A compiled reader of plain JSON Lines: numbers and text by a schema, nothing made for an event.
+"""A compiled scanner of plain JSON Lines: reads numbers and text by a schema.
 
-It knows only what most streams consist of, and answers `None` to a block with anything else in it:
-an escape, a duplicate or unknown key, a blank line, a number of more digits than it can round
-rightly, anything that is wrong. It never decides that; who asked decodes the block in another way.
-So all that has to hold is that what it does take is what a full decoder would give, bit for bit.
+It knows only what most streams consist of. It returns `None` for a block with anything else: an
+escape, a duplicate or unknown key, a blank line, a number with too many digits to round correctly,
+or an error. It does not tell these apart; the caller then decodes the block in another way. Its
+only obligation: what it accepts is, bit for bit, what a full decoder would return.
 """
 
 import os
@@ -29,8 +29,8 @@ Kind: TypeAlias = Literal[
     "real",  # a number or null
     "binary",  # true, false, 0, 1 or null
     "text",  # a string that is not empty, or null
-    "name",  # ... or an integer, as it is written
-    "word",  # any string, an integer or a bool as it is written, or null
+    "name",  # ... or an integer, as written
+    "word",  # any string, an integer or a bool as written, or null
     "skip",  # any of these, not read
     "object",  # holds the fields of the second level
 ]
@@ -40,7 +40,7 @@ _KINDS: dict[Kind, int] = {
     "word": _WORD, "skip": _SKIP, "object": _OBJECT,
 }  # fmt: skip
 
-_ABSENT, _NULL = -2, -1  # where a text begins that is not there, or null
+_ABSENT, _NULL = -2, -1  # start of a text that is absent, or null
 _NEWLINE, _TAB, _RETURN, _SPACE = 10, 9, 13, 32
 _QUOTE, _COMMA, _MINUS, _PLUS, _DOT, _COLON, _BACKSLASH = 34, 44, 45, 43, 46, 58, 92
 _OPEN, _CLOSE = 123, 125
@@ -57,18 +57,18 @@ _POWERS = 10 ** np.arange(9, dtype=np.uint64)
 _U32, _LOW32 = np.uint64(32), np.uint64(0xFFFFFFFF)
 _U63 = np.uint64(63)
 _ALL = np.uint64(2**64 - 1)
-_MASK9 = np.uint64(0x1FF)  # bits below those that a double's mantissa, a guard and one more need
+_MASK9 = np.uint64(0x1FF)  # bits below a double's mantissa, a guard bit and one more
 _FNV = np.uint64(0x100000001B3)
 _EXACT = np.uint64(2**53)
 _HIDDEN = np.uint64(2**52)
-_LEAST, _MOST = -342, 308  # powers of ten that a double can have a part in
+_LEAST, _MOST = -342, 308  # powers of ten that can contribute to a double
 
 
 def _powers_of_five() -> npt.NDArray[np.uint64]:
     """Return 5**q for q in [-342, 308] as 128 bits, highest one set: (651, 2), high word first.
 
-    As the algorithm of `_rounded` wants them: truncated, but rounded up for q in [-27, -1], so that
-    what is half way between two doubles is seen to be.
+    As the algorithm of `_rounded` needs them: truncated, but rounded up for q in [-27, -1], so that
+    halfway cases between two doubles are recognised.
     """
     rows = []
     for q in range(_LEAST, _MOST + 1):
@@ -92,7 +92,7 @@ _TENS = 10.0 ** np.arange(23)  # exact
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
 def _at(typing: Any, text: Any, at: Any) -> Any:  # noqa: ARG001
-    """Return byte `at` of `text`, not negative: an index would be asked whether it is."""
+    """Return byte `at` of `text`, not negative: indexing would check for that."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         byte = builder.load(checked(context, builder, signature.args[0], arguments, 1))
@@ -103,7 +103,7 @@ def _at(typing: Any, text: Any, at: Any) -> Any:  # noqa: ARG001
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
 def _zeros_below(typing: Any, word: Any) -> Any:  # noqa: ARG001
-    """Return how many zero bits are below the lowest one of `word`; 64 if there is none."""
+    """Return the number of zero bits below the lowest one of `word`; 64 if it is zero."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
         return builder.cttz(arguments[0], cgutils.false_bit)
@@ -113,7 +113,7 @@ def _zeros_below(typing: Any, word: Any) -> Any:  # noqa: ARG001
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator]  # numba publishes no types
 def _digits(word: np.uint64) -> np.uint64:
-    """Return how many of eight bytes, from the lowest on, are digits, times 8."""
+    """Return the number of leading digits in eight bytes, from the lowest on, times 8."""
     # The high half of a digit is 3, and stays 3 when 6 is added.
     others = ((word & _HIGHS) ^ _THREES) | (((word + _SIXES) & _HIGHS) ^ _THREES)
     count: np.uint64 = _zeros_below(others) & ~np.uint64(7)
@@ -122,8 +122,8 @@ def _digits(word: np.uint64) -> np.uint64:
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator]  # numba publishes no types
 def _number_of(word: np.uint64, bits: np.uint64) -> np.uint64:
-    """Return the number that the lowest `bits` / 8 bytes are, all digits: the first highest."""
-    word = (word << (_U64 - bits)) & _LOWS  # what is shifted in counts as leading zeros
+    """Return the number in the lowest `bits` / 8 bytes, all digits; the first is the highest."""
+    word = (word << (_U64 - bits)) & _LOWS  # zeros shifted in act as leading zeros
     word = (word * _U10 + (word >> _U8)) & _PAIRS
     word = (word * np.uint64(100) + (word >> _U16)) & _FOURS
     return (word * np.uint64(10_000) + (word >> _U32)) & _LOW32
@@ -133,7 +133,7 @@ def _number_of(word: np.uint64, bits: np.uint64) -> np.uint64:
 def _run_of_digits(
     text: npt.NDArray[np.uint8], at: int, number: np.uint64
 ) -> tuple[int, np.uint64]:
-    """Return where the digits from `at` on end, and `number` with them behind it, modulo 2**64."""
+    """Return the end of the digits from `at` on, and `number` with them appended, modulo 2**64."""
     while True:
         word = eight(text, at)
         bits = _digits(word)
@@ -159,10 +159,10 @@ def _product(a: np.uint64, b: np.uint64) -> tuple[np.uint64, np.uint64]:
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba publishes no types
 def _rounded(w: np.uint64, q: int, fives: npt.NDArray[np.uint64]) -> np.uint64:
-    """Return the bits of the double nearest to w * 10**q, w > 0; 0 where that is not certain.
+    """Return the bits of the double nearest to w * 10**q, w > 0; 0 if that is uncertain.
 
-    The algorithm of Eisel and Lemire [1]_. Not certain are subnormal and infinite results, and the
-    few products that 128 bits do not settle.
+    The algorithm of Eisel and Lemire [1]_. Uncertain are subnormal and infinite results, and the
+    few products that 128 bits do not decide.
 
     .. [1] Lemire (2021). Number parsing at a gigabyte per second. Software: Practice and
        Experience 51(8), 1700-1727.
@@ -187,7 +187,7 @@ def _rounded(w: np.uint64, q: int, fives: npt.NDArray[np.uint64]) -> np.uint64:
     power = ((217706 * q) >> 16) + 63 + int(upper) - zeros + 1023
     if power <= 0:
         return _U0
-    # Half way between two doubles: to the even one.
+    # Halfway between two doubles: round to even.
     if low <= _U1 and -4 <= q <= 23 and mantissa & _U3 == _U1 and mantissa << shift == high:
         mantissa -= _U1
     mantissa = (mantissa + (mantissa & _U1)) >> _U1
@@ -220,15 +220,15 @@ def _scan(  # kernels take arrays, not objects
     starts: IntArray,
     stops: IntArray,
 ) -> int:
-    """Read lines from the first `size` bytes of `text`, which end with a newline. Return how many.
+    """Read the lines in the first `size` bytes of `text`; return their number.
 
-    There are eight bytes more in `text`, since it is looked at eight bytes at a time. The name of
-    field f, with the quote behind it, is the words ``names[bounds[f]:bounds[f + 1]]``, the last of
-    them masked by ``tails[f]``, and ``lengths[f]`` bytes. The first `tops` fields are of the first
-    level, the others of the second. Its value goes to column ``places[f]`` of `numbers` (n,
-    features), of `reals` (n, others), or of `starts` and `stops` (n, texts). Field `wanted`, if not
-    negative, has to be in every line. Return -1 - i where line i has something else than what is
-    known here.
+    These bytes end with a newline. `text` has eight bytes to spare, since it is read eight bytes at
+    a time. The name of field f, with the quote after it, is the words
+    ``names[bounds[f]:bounds[f + 1]]``, the last of them masked by ``tails[f]``, and is
+    ``lengths[f]`` bytes long. The first `tops` fields belong to the first level, the others to the
+    second. The value of field f goes to column ``places[f]`` of `numbers` (n, features), of `reals`
+    (n, others), or of `starts` and `stops` (n, texts). Field `wanted`, if not negative, is required
+    in every line. Return -1 - i if line i is not plain.
     """
     fields = kinds.size
     if size < 0 or text.size < size + 8 or (size and _at(text, size - 1) != _NEWLINE):
@@ -277,7 +277,7 @@ def _scan(  # kernels take arrays, not objects
                 if f >= high:
                     f = low
                 at, k, last = p, bounds[f], bounds[f + 1] - 1
-                # A newline is in no name, so this ends within the text.
+                # Names contain no newline, so this ends within the text.
                 while k < last and eight(text, at) == names[k]:
                     k += 1
                     at += 8
@@ -330,7 +330,7 @@ def _scan(  # kernels take arrays, not objects
                     digits -= exponent
                     if exponent == 0:
                         return -1 - row
-                if digits > 18:  # leading zeros do not count
+                if digits > 18:  # not counting leading zeros
                     while _at(text, first) in (_ZERO, _DOT):
                         digits -= _at(text, first) == _ZERO
                         first += 1
@@ -468,17 +468,17 @@ def _scan(  # kernels take arrays, not objects
 
 
 class Field(NamedTuple):
-    """A field of a line: what may be its value, and the column that this goes to."""
+    """A field of a line: the kind of its value, and its column."""
 
     kind: Kind
     column: int = 0
 
 
 class Scan(NamedTuple):
-    """What n lines hold.
+    """The values of n lines.
 
-    `numbers` is (n, features) and `reals` (n, others) float64, NaN where there is none. Text j of
-    line i is ``data[starts[i, j]:stops[i, j]]``; its start is -1 where it is null, -2 where absent.
+    `numbers` is (n, features) and `reals` (n, others) float64, NaN where missing. Text j of line i
+    is ``data[starts[i, j]:stops[i, j]]``; its start is -1 if it is null, -2 if absent.
     """
 
     numbers: FloatArray
@@ -487,7 +487,7 @@ class Scan(NamedTuple):
     stops: IntArray
 
     def text(self, column: int) -> tuple[IntArray, IntArray]:
-        """Return where the texts of a column begin and end: (n,) each."""
+        """Return the starts and stops of the texts in a column: (n,) each."""
         return self.starts[:, column].copy(), self.stops[:, column].copy()
 
 
@@ -499,7 +499,7 @@ class Scanner:
     top
         The fields of a line, by name.
     inner
-        The fields of the object that is one of them.
+        The fields of the line's inner object.
     wanted
         A field that every line must have.
     """
@@ -512,7 +512,7 @@ class Scanner:
         wanted: str | None = None,
     ) -> None:
         fields = [*top.items(), *(inner or {}).items()]
-        # As JSON writes them, with the quote behind: a control character is in none of them.
+        # As JSON writes them, with the closing quote; none contains a control character.
         names = [msgspec.json.encode(name)[1:] for name, _ in fields]
         words = [np.frombuffer(name + bytes(-len(name) % 8), "<u8") for name in names]
         self._names = (
@@ -532,7 +532,7 @@ class Scanner:
         self._widths = width(["number"]), width(["real", "binary"]), width(["text", "name", "word"])
 
     def scan(self, data: bytes, n: int) -> Scan | None:
-        """Read `n` whole lines; None where anything in them is not plain."""
+        """Read `n` whole lines; None if anything in them is not plain."""
         if not data.endswith(b"\n"):
             data += b"\n"
         size = len(data)
@@ -568,10 +568,10 @@ def _intern(
     count: int,
     codes: IntArray,
 ) -> int:
-    """Give each text its code, a new one the next; return how many are known then.
+    """Assign each text its code, a new text the next code; return the new number of codes.
 
-    Text c is ``known[bounds[c]:bounds[c + 1]]``. `table` holds codes, -1 where it is free; its size
-    is a power of two, and there is room in all three for as many texts more as there are starts.
+    Text c is ``known[bounds[c]:bounds[c + 1]]``. `table` holds codes, -1 where free; its size is a
+    power of two. All three have room for as many new texts as there are starts.
     """
     n, more = starts.size, 0
     if stops.size != n or codes.size != n:
@@ -619,11 +619,11 @@ def _intern(
 
 
 class Interner:
-    """Turns texts into codes, the same text into the same code until the words begin anew."""
+    """Maps texts to codes: equal texts to equal codes, until the vocabulary starts anew."""
 
     def __init__(self, most_words: int = 65_536, most_bytes: int = 4 * 2**20) -> None:
         self._most = most_words, most_bytes
-        # The order of codes does not depend on it: it only keeps collisions from being planned.
+        # The seed does not affect the order of codes; it prevents deliberate collisions.
         self._seed = np.uint64(int.from_bytes(os.urandom(8)))
         self._begin()
 
@@ -634,7 +634,7 @@ class Interner:
         self._bounds = np.zeros(33, np.int64)
 
     def intern(self, data: bytes, starts: IntArray, stops: IntArray) -> Categories:
-        """Return n texts, of which text i is ``data[starts[i]:stops[i]]``, None if it has none."""
+        """Return n texts; text i is ``data[starts[i]:stops[i]]``, or None if it is missing."""
         if len(starts) != len(stops):
             raise ValueError(f"{len(starts)} texts begin, {len(stops)} end")
         text = np.frombuffer(data, np.uint8)
@@ -652,7 +652,7 @@ class Interner:
         return Categories(codes, self._words)
 
     def _make_room(self, words: int, more_bytes: int) -> None:
-        """Make room for so many words in all, and so many bytes more."""
+        """Make room for `words` words in all, and for `more_bytes` more bytes."""
         size = int(self._bounds[len(self._words)]) + more_bytes
         if size > len(self._known):
             self._known = np.pad(self._known, (0, 2 * size - len(self._known)))

@@ -1,6 +1,6 @@
-"""Eight bytes at once, wherever they begin: for compiled kernels, which do not check bounds.
+"""Reads and writes eight unaligned bytes at once, for compiled kernels, without bounds checks.
 
-With NUMBA_BOUNDSCHECK=1 these do, as indexing does.
+With NUMBA_BOUNDSCHECK=1 they check bounds, as indexing does.
 """
 
 from typing import Any
@@ -17,9 +17,9 @@ _OUT = types.Array(types.uint8, 1, "C")
 
 
 def checked(context: Any, builder: Any, kind: Any, arguments: Any, width: int) -> Any:
-    """Return the address of the `width` bytes of an array from an index on, the two `arguments`.
+    """Return the address of `width` bytes; `arguments` are an array and an index.
 
-    Where numba checks bounds, the code raises IndexError unless all of them are in the array.
+    With bounds checks on, the code raises IndexError unless all of them are in the array.
     """
     array, at = arguments
     made = context.make_array(kind)(context, builder, array)
@@ -31,14 +31,14 @@ def checked(context: Any, builder: Any, kind: Any, arguments: Any, width: int) -
 
 
 def _word(context: Any, builder: Any, kind: Any, arguments: Any) -> Any:
-    """Return the address of the eight bytes of an array from an index on."""
+    """Return the address of eight bytes; `arguments` are an array and an index."""
     address = checked(context, builder, kind, arguments, 8)
     return builder.bitcast(address, ir.PointerType(ir.IntType(64)))
 
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
 def eight(typing: Any, text: Any, at: Any) -> Any:  # noqa: ARG001
-    """Return the eight bytes of `text` from `at` on as one number, the first lowest."""
+    """Return the eight bytes of `text` from `at` on as one number, the first byte lowest."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load(_word(context, builder, signature.args[0], arguments), align=1)
@@ -48,7 +48,7 @@ def eight(typing: Any, text: Any, at: Any) -> Any:  # noqa: ARG001
 
 @intrinsic  # type: ignore[untyped-decorator]  # numba publishes no types
 def put_eight(typing: Any, out: Any, at: Any, word: Any) -> Any:  # noqa: ARG001
-    """Put a number, as `eight` gives it, to `out` from `at` on."""
+    """Write a number, as returned by `eight`, to `out` from `at` on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         address = _word(context, builder, signature.args[0], arguments[:2])

@@ -1,7 +1,7 @@
-"""What a value may be: the rules for labels, ids, times, weights and text, a column at a time.
+"""The rules for labels, ids, times, weights and text, applied a column at a time.
 
-Each rule turns a column of raw values into its final values and notes a fault for every value
-that breaks it. Faults of an event depend on that event alone.
+Each rule converts a column of raw values to final values, and adds a fault for every value that
+breaks it. Faults of an event depend on that event alone.
 """
 
 import re
@@ -63,7 +63,7 @@ _numbers = msgspec.json.Decoder(list[Int64 | float | None])
 
 
 def all_or_none(values: list[Any]) -> list[Any] | None:
-    """Return the column, or None if it is empty: all its values are None."""
+    """Return the column, or None if all its values are None."""
     return None if values and values.count(None) == len(values) else values
 
 
@@ -72,8 +72,7 @@ def label_column(
 ) -> list[Label | None]:
     """Return labels of the task's type; None for an event without one.
 
-    `own`: the column is of events in our own form, where an empty string is no way to say that
-    there is no label.
+    `own`: the events have Midstream's own form, where an empty string does not mean "no label".
     """
     kinds = set(map(type, values)) - {type(None)}
     if task == "binary" and kinds <= {bool, int, float}:
@@ -98,7 +97,7 @@ def _label(task: Task, own: bool, value: Any) -> Label | None:
 def time_column(
     values: list[Any], path: str, faults: Faults, notation: Notation
 ) -> list[float | None] | None:
-    """Return times in seconds; None where there is none, and None for no times at all."""
+    """Return times in seconds, None where missing; None if all are missing."""
     kinds = set(map(type, values))
     if kinds <= {float}:
         array = floats(values)
@@ -106,7 +105,7 @@ def time_column(
         if seconds is not None:
             return values if seconds is array else seconds.tolist()
     elif kinds <= {str, type(None)} and (numbers := _numbers_of(values)) is not None:
-        array = np.array(numbers, np.float64) + 0.0  # nan where there is none, and -0 is 0
+        array = np.array(numbers, np.float64) + 0.0  # nan where missing; -0 becomes 0
         seconds = notation.plain_seconds(array)
         if seconds is not None:
             given: list[float | None] = seconds.tolist()
@@ -120,10 +119,10 @@ def time_column(
 
 
 def _numbers_of(cells: Sequence[str | None]) -> list[int | float | None] | None:
-    """Return the numbers that cells are, None for an empty one; None if one is anything else.
+    """Return the cells as numbers, None for an empty cell; None if any is no number.
 
-    They are read as one JSON array: each cell gives at least one value or an error, so as many
-    values as cells means that each gave one.
+    They are parsed as one JSON array: each cell gives at least one value or an error, so as many
+    values as cells means one value per cell.
     """
     empty = None in cells or "" in cells
     joined = ",".join([cell or "" for cell in cells] if empty else cells)  # type: ignore[arg-type]
@@ -143,7 +142,7 @@ def _seconds(notation: Notation, value: Any) -> float | None:
 
 
 def _weight_column(values: list[Any], path: str, faults: Faults) -> list[float]:
-    """Return sample weights, 1 where there is none."""
+    """Return sample weights, 1 where missing."""
     return converted(values, _weight, path, faults)
 
 
@@ -152,7 +151,7 @@ def _weight(value: Any) -> float:
 
 
 def _id_column(values: list[Any], path: str, faults: Faults) -> list[str | None] | None:
-    """Return ids as strings; None where there is none, and None for no ids at all."""
+    """Return ids as strings, None where missing; None if all are missing."""
     if set(map(type, values)) <= {str} and "" not in values:
         return values
     return all_or_none(converted(values, _id, path, faults))
@@ -167,7 +166,7 @@ def _id(value: Any) -> str | None:
 
 
 def text_column(values: list[Any], path: str, faults: Faults) -> list[str | None] | None:
-    """Return strings, spelled as in JSON; None where there is none, and None for none at all."""
+    """Return strings, as in JSON, None where missing; None if all are missing."""
     if set(map(type, values)) <= {str} and "" not in values:
         return values
     return all_or_none(converted(values, _text, path, faults))
@@ -184,7 +183,7 @@ def _text(value: Any) -> str | None:
 def group_column(
     columns: dict[str, list[str | None] | None],
 ) -> list[dict[str, str] | None] | None:
-    """Return a dict of groups per event from a column for each group."""
+    """Return a dict of groups per event, from one column per group."""
     given = {name: column for name, column in columns.items() if column is not None}
     if not given:
         return None
@@ -202,7 +201,7 @@ def role_columns(
     faults: Faults,
     notation: Notation,
 ) -> Columns:
-    """Return the columns of `n` flat records, without features, from those of raw values."""
+    """Return the columns of `n` flat records, without features, from raw columns."""
     if notation.has_missing:
         raw = {name: notation.given(values) for name, values in raw.items()}
 
@@ -230,10 +229,10 @@ def typed_cells(
     faults: Faults,
     notation: Notation = _PLAIN,
 ) -> list[Feature | None]:
-    """Return the values that text stands for; None where it is empty, that is, missing.
+    """Return the values that cells stand for; None for an empty cell, which is missing.
 
-    An integer in plain notation becomes an int, any other decimal number a float, true and false
-    in any case a bool, the rest a string; nan is missing. A `kind` forces one of these.
+    An integer in plain notation becomes an int, any other decimal number a float, true and false in
+    any case a bool, and the rest a string; nan is missing. A `kind` forces one of these.
     """
     if notation.texts and not notation.texts.isdisjoint(cells):
         cells = ["" if cell in notation.texts else cell for cell in cells]
@@ -241,7 +240,7 @@ def typed_cells(
         values: list[Any] | None = None
         if notation.decimal == ".":
             values = _numbers_of(cells)
-        elif not any("." in cell for cell in cells):  # a point is for the rules below
+        elif not any("." in cell for cell in cells):  # the rules below handle a point
             values = _numbers_of([cell.replace(",", ".") for cell in cells])
         if values is not None:
             return notation.given(values) if notation.numbers else values
@@ -251,7 +250,7 @@ def typed_cells(
 def _distinct(
     cells: Sequence[str], rule: Callable[[str], Any], path: str, faults: Faults
 ) -> list[Any]:
-    """Apply a rule to each cell that is another one; None for one that breaks it."""
+    """Apply a rule to each distinct cell; None for one that breaks it."""
     known: dict[str, Any] = {}
     faulty: dict[str, str] = {}
     for cell in set(cells):
@@ -275,11 +274,11 @@ def label_cells(
     faults: Faults,
     notation: Notation,
 ) -> list[Label | None]:
-    """Return the labels that text stands for; None where there is none.
+    """Return the labels that cells stand for; None where missing.
 
-    Of many classes, an integer in plain notation is one, and so is one with zeros behind the
-    point; true and false in any case are a bool, and the rest, like 007 and 1e3, is text. All of
-    it is where labels are to be text.
+    In a multiclass task, an integer in plain notation becomes an int, also with only zeros after
+    the point. True and false in any case become a bool; the rest, like 007 and 1e3, is text. If
+    labels are configured as text, all of them are.
     """
     if task == "multiclass":
         if kind is None and notation.text_labels:
@@ -326,7 +325,7 @@ def _of_text(text: str, kind: Kind | None, notation: Notation) -> Feature | None
 
 
 def _number_of_text(text: str, notation: Notation) -> int | float | None:
-    """Return the number that text is; None if it is none."""
+    """Return text as a number; None if it is none."""
     if _INT.fullmatch(text):
         if len(text) > 20 or not fits(number := int(text)):
             raise BadValueError(TOO_LONG_FIELD)
@@ -354,7 +353,7 @@ def _number_of_text(text: str, notation: Notation) -> int | float | None:
 
 
 def forced(value: Any, kind: Kind, notation: Notation = _PLAIN) -> Any:
-    """Return a value of a JSON document as the given type; None where it is empty."""
+    """Return a value of a JSON document as the given type; None if it is empty."""
     if value is None or value is UNSET:
         return value
     if notation.texts and notation.is_missing(value):

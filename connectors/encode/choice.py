@@ -1,4 +1,4 @@
-"""Which predictions are published: all, a share of them, or those without a label yet."""
+"""Selects the predictions to publish: all, a share of them, or those without a label yet."""
 
 import hashlib
 from typing import Literal
@@ -18,15 +18,15 @@ _U11, _U27, _U30, _U31 = map(np.uint64, (11, 27, 30, 31))
 
 
 class Choice:
-    """Chooses by the events alone, so a run that is resumed chooses what the killed one did.
+    """Selects by the events alone, so a resumed run selects what the killed one did.
 
     Parameters
     ----------
     share
-        Of the predictions, 0 < share <= 1. Which is told by a hash of the event's origin: what is
-        chosen at one share is also chosen at any larger one.
+        Share of the predictions, 0 < share <= 1. A hash of the event's origin decides: what is
+        selected at one share is also selected at any larger one.
     only
-        "unlabelled": of these alone. None: of all.
+        "unlabelled": only predictions without a label. None: all.
     """
 
     def __init__(self, share: float = 1.0, only: Literal["unlabelled"] | None = None) -> None:
@@ -34,7 +34,7 @@ class Choice:
         self._only = only
 
     def apply(self, batch: EventBatch, made: Predictions) -> tuple[EventBatch, Predictions]:
-        """Return the chosen events of a batch, with their predictions, in order."""
+        """Return the selected events of a batch with their predictions, in order."""
         if self._share >= 1.0 and self._only is None:
             return batch, made
         chosen = np.ones(len(batch), np.bool_)
@@ -49,9 +49,9 @@ class Choice:
 
 
 def _uniform(batch: EventBatch) -> FloatArray:
-    """Return (n,) numbers in [0, 1), each by the event's origin (and row).
+    """Return (n,) numbers in [0, 1), each determined by the event's origin (and row).
 
-    SplitMix64 of the offset (see `engine.replay`), begun at a hash of the partition.
+    SplitMix64 of the offset (see `engine.replay`), seeded with a hash of the partition.
     """
     place = f"{batch.partition}\0{max(batch.index, 0)}".encode()
     seed = int.from_bytes(hashlib.blake2b(place, digest_size=8).digest(), "little")

@@ -1,4 +1,4 @@
-"""Records of JSON Lines and CSV as messages: what `midstream send` produces, not yet sent."""
+"""Converts records of JSON Lines and CSV to the messages that `midstream send` produces."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ __all__ = ["CsvMessages", "JsonMessages", "Message", "Messages"]
 
 
 class Message(NamedTuple):
-    """A message, and the line that it begins in."""
+    """A message, and the number of its first line."""
 
     line: int
     value: bytes
@@ -28,8 +28,8 @@ class Message(NamedTuple):
 class Messages(NamedTuple):
     """The messages of a block, in order.
 
-    `fault` says why there are none from line `line` on; empty: all are there. `blank` lines are
-    left out.
+    `fault` is why there are none from line `line` on; empty: there is no fault. The `blank` lines
+    are left out.
     """
 
     messages: list[Message]
@@ -39,17 +39,17 @@ class Messages(NamedTuple):
 
 
 class _NoKeyError(ValueError):
-    """A record that has no key; the message says why."""
+    """A record without a key; the message says why."""
 
 
 class JsonMessages:
-    """Makes a message of each line of JSON Lines, byte for byte as it is.
+    """Makes a message of each line of JSON Lines, byte for byte.
 
     Parameters
     ----------
     key
-        The field whose value is the message's key; dots lead into objects. None: no keys, and then
-        lines are not even looked at.
+        The field whose value is the message's key; dots lead into objects. None: no keys; lines are
+        then not parsed.
     """
 
     def __init__(self, key: str | None = None) -> None:
@@ -80,28 +80,28 @@ class JsonMessages:
 class CsvMessages:
     """Makes a message of each row of CSV: a JSON object by the header.
 
-    An engine with the same `fields` learns from the messages what it would learn from the file: a
-    cell becomes the value that `CsvDecoder` reads in it, an empty one null.
+    From the messages, an engine with the same `fields` learns what it would learn from the file: a
+    cell becomes the value that `CsvDecoder` reads in it, an empty cell null.
 
     Parameters
     ----------
     csv
         Header and delimiter.
     fields
-        Which columns mean what.
+        Meaning of the columns.
     kinds
         Types of columns, besides those in `fields`.
     key
-        The column whose cell, as it is, is the message's key; None: no keys.
+        The column whose cell, unchanged, is the message's key; None: no keys.
     task
-        What labels have to be.
+        The task, which labels have to fit.
     notation
         How values are written; None: as `fields` says.
 
     Raises
     ------
     InputError
-        If there is no such column.
+        If the header lacks a required column.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class CsvMessages:
         self._header = csv.header
         self._splitter = Splitter(len(csv.header), csv.delimiter)
         self._kinds = {**(kinds or {}), **fields.types}
-        # As in `CsvDecoder`: these are text, however they look.
+        # As in `CsvDecoder`: these are text, whatever they look like.
         self._texts = {fields.id, fields.time, fields.key, fields.source, *fields.group}
         self._texts -= {fields.label}
         self._weight = fields.weight
@@ -165,7 +165,7 @@ class CsvMessages:
         return Messages(messages, rows.blank, stop, faults[stop])
 
     def _values(self, name: str, cells: tuple[str, ...], faults: Faults) -> list[Any]:
-        """Return the values of a column; of one that is not read, text where it is nothing else."""
+        """Return a column's values; in an unread column, a cell with a fault stays text."""
         if name in self._texts:
             return [cell or None for cell in cells]
         kind = "number" if name == self._weight else self._kinds.get(name)
@@ -183,12 +183,12 @@ def _too_long(block: Block) -> str:
 
 
 def _key_of(line: bytes, path: str) -> bytes:
-    """Return the value of a field as a key: text as it is, else as it is written in JSON.
+    """Return a field's value as a key: text unchanged, other scalars as in JSON.
 
     Raises
     ------
     _NoKeyError
-        If the line is not JSON, or has no such field, or it is empty or no scalar.
+        If the line is not JSON, or the field is missing, empty or no scalar.
     """
     try:
         value = msgspec.json.decode(line)
@@ -204,7 +204,7 @@ def _key_of(line: bytes, path: str) -> bytes:
 
 
 def _found(value: object, path: str) -> object:
-    """Return what is at a dotted path, or has the path for its name; None if nothing is."""
+    """Return the value at a dotted path, or of the field named so; None if there is none."""
     while isinstance(value, dict):
         if path in value:
             return value[path]

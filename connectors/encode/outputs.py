@@ -1,4 +1,4 @@
-"""What goes into the outputs, as JSON Lines."""
+"""Encodes outputs as JSON Lines."""
 
 from typing import Any
 
@@ -15,12 +15,12 @@ __all__ = ["encode_alarms", "encode_predictions", "encode_rejected"]
 
 
 def _plain(value: Any) -> Any:
-    """Return a NumPy scalar, which a model may give, as a plain one."""
+    """Return a NumPy scalar, which a model may return, as a Python one."""
     return value.item()
 
 
 def _name(label: Any) -> str:
-    """Return a label as a string, spelled as in JSON."""
+    """Return a label as a string, as in JSON."""
     if isinstance(label, np.generic):
         label = label.item()
     return str(label).lower() if isinstance(label, bool) else str(label)
@@ -30,8 +30,8 @@ _BINARY: dict[Label, str] = {False: "false", True: "true"}
 
 
 def _named(probas: list[dict[Label, float]], task: Task) -> list[dict[str, float] | None]:
-    """Return probabilities by the names of their labels; None where there are none."""
-    if task == "binary":  # in one order, whatever the model's
+    """Return probabilities by the labels' names; None if there are none."""
+    if task == "binary":  # in a fixed order, whatever the model's
         return [{name: p[k] for k, name in _BINARY.items() if k in p} or None for p in probas]
     return [
         {
@@ -55,10 +55,11 @@ def encode_predictions(
     version: int,
     role: str,
 ) -> bytes:
-    """Return predictions as JSON Lines, one for each event of the batch, in its order.
+    """Return predictions as JSON Lines, one for each event of the batch, in order.
 
-    A number that is not finite, which JSON cannot write, becomes null. Columns are encoded each by
-    one call and then woven together: a third less than encoding an object for each event.
+    A non-finite number, which JSON cannot represent, becomes null. Each column is encoded by one
+    call; the columns are then woven together. This takes a third less time than encoding an object
+    per event.
     """
     n = len(batch)
     if n == 0:
@@ -106,6 +107,6 @@ def encode_rejected(rejected: list[Rejected]) -> bytes:
 
 
 def encode_alarms(alarms: list[Alarm], model: str = "", shard: str = "") -> bytes:
-    """Return alarms of a shard as JSON Lines, in order. What is not finite becomes null."""
+    """Return a shard's alarms as JSON Lines, in order. Non-finite numbers become null."""
     named = {"model": model, "shard": shard}
     return _encoder.encode_lines([named | msgspec.structs.asdict(alarm) for alarm in alarms])

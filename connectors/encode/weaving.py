@@ -1,4 +1,4 @@
-"""Text of n lines made of columns: what differs from line to line, and what is the same in all."""
+"""Joins columns to n lines of text: parts that differ by line, and parts that are constant."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ class Pieces(NamedTuple):
 def encoded(values: Sequence[Any], encoder: msgspec.json.Encoder = _encoder) -> Pieces:
     """Return each value as JSON."""
     data = encoder.encode_lines(values)
-    stops = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))  # within a string: escaped
+    stops = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))  # in strings it is escaped
     starts = np.zeros(len(stops), np.int64)
     starts[1:] = stops[:-1] + 1
     return Pieces(data, starts, stops)
@@ -44,9 +44,9 @@ def _weave(
     stops: IntArray,
     out: npt.NDArray[np.uint8],
 ) -> None:
-    """Write the pieces one after the other, eight bytes at a time: what is too much is overwritten.
+    """Write the pieces one after the other, eight bytes at a time; excess bytes are overwritten.
 
-    `text` and `out` have eight bytes more than are asked for; `given` may not.
+    `text` and `out` must have eight bytes to spare; `given` need not.
     """
     parts, n = starts.shape
     if stops.shape != starts.shape or is_given.size != parts:
@@ -54,7 +54,7 @@ def _weave(
     total = 0
     for part in range(parts):
         first, last, shortest = np.int64(0), np.int64(0), np.int64(0)
-        for i in range(n):  # no branches: these are vector instructions
+        for i in range(n):  # branch-free, so that it compiles to vector instructions
             length = stops[part, i] - starts[part, i]
             first, last = min(first, starts[part, i]), max(last, stops[part, i])
             shortest = min(shortest, length)
@@ -80,9 +80,9 @@ def _weave(
 
 
 def weave(parts: Sequence[bytes | Pieces], n: int) -> bytes:
-    """Return n lines: of each part its piece for the line, or the part itself where it is text.
+    """Return n lines: of each part its piece for the line, or the part itself if it is bytes.
 
-    The data of one of the parts may be large: it is not copied as a whole.
+    The data of one part may be large: it is not copied as a whole.
     """
     starts = np.empty((len(parts), n), np.int64)
     stops = np.empty_like(starts)

@@ -1,8 +1,8 @@
-"""Arrow IPC and Parquet files as a source: rows in blocks, as they lie in the file.
+"""Reads Arrow IPC and Parquet files: blocks of rows.
 
-Files are mapped into memory, so that a record batch of any size costs no more than what is looked
-at (a compressed one is decompressed whole); of a row group of Parquet, a page of each column is
-decoded at a time.
+Files are mapped into memory, so a record batch of any size costs only the rows that are read; a
+compressed one is decompressed whole. Of a Parquet row group, one page per column is decoded at a
+time.
 """
 
 import mmap
@@ -23,8 +23,8 @@ from midstream.connectors.input import Cursor, InputError, TableBlock
 __all__ = ["TablePartition"]
 
 _MOST_ROWS = 16_384
-_TEXT_PER_TABLE = 8  # rows are decoded so much faster than text that a block may have more bytes
-_WORTH_JOINING = 4  # record batches below this part of a block are joined, which copies them
+_TEXT_PER_TABLE = 8  # rows decode faster than text, so a block may have more bytes
+_WORTH_JOINING = 4  # record batches smaller than a block by this factor are joined by copying
 _KEPT_MAPPED = 64 * 2**20
 _NO_FOOTER = (
     "{} has no footer: it was cut, or is still being written; write it under another name, and "
@@ -33,12 +33,12 @@ _NO_FOOTER = (
 
 
 class _Form(Protocol):
-    """What is to be read of each record batch."""
+    """Selects what is read of each record batch."""
 
     reads: list[str]
 
     def select(self, batch: Any) -> Any:
-        """Return that part of it."""
+        """Return the selected part of a batch."""
 
 
 class _Table(Protocol):
@@ -47,39 +47,39 @@ class _Table(Protocol):
     schema: Any
 
     def batches(self, form: _Form, row: int) -> Iterator[Any]:
-        """Yield record batches of selected columns, from row number `row` (from 0) on."""
+        """Yield record batches of the selected columns, from row `row` on, counted from 0."""
 
     def rows(self) -> int:
-        """Return how many rows there are."""
+        """Return the number of rows."""
 
 
 class TablePartition:
     """One Arrow IPC file (or stream) or Parquet file.
 
     Parallel by partition. After a resume nothing is repeated: positions are rows, from 0, and the
-    same range always holds the same rows, or a changed file is noticed by their fingerprint. A
-    file has to be whole when it is opened: write it under another name, and rename it. Only an
-    IPC stream may grow, by whole record batches.
+    same range always holds the same rows. A fingerprint detects a changed file. A file has to be
+    complete when it is opened: write it under another name, then rename it. Only an IPC stream may
+    grow, by complete record batches.
 
     Parameters
     ----------
     path
-        The file. The two formats of Arrow, file and stream, are told apart by content.
+        The file. Its content tells Arrow's file format from its stream format.
     name
-        What blocks and errors call it.
+        Name in blocks and errors.
     format
         "arrow" or "parquet".
     decoder
-        Says what its columns mean.
+        Knows what the columns mean.
     position
-        The row to go on with. What lies before it in a stream, and in its row group or compressed
-        record batch, is decoded again.
+        The row to resume at. What precedes it in a stream, or in its row group or compressed record
+        batch, is decoded again.
 
     Raises
     ------
     InputError
-        If there is no such file, no right to read it, or it is damaged; if a column that is needed
-        is not there, or is of a type that it may not have.
+        If the file does not exist, cannot be opened for lack of permission, or is damaged; if a
+        required column is missing or has a type that is not allowed.
     """
 
     def __init__(
@@ -101,21 +101,21 @@ class TablePartition:
         self._table: _Table | None = None
         self._form: TableForm | None = None
         self._batches: Iterator[Any] | None = None
-        self._batch: Any = None  # the record batch that is being read, and how far
+        self._batch: Any = None  # the current record batch, read up to row `_at`
         self._at = 0
         self._head: dict[int, int] = {}
-        self._recent: deque[tuple[int, Any]] = deque()  # the last rows that were read, and which
+        self._recent: deque[tuple[int, Any]] = deque()  # the parts read last, with their first rows
         self._tail = -1, 0  # a position, and the fingerprint of the rows before it
         self._failure: InputError | None = None
-        self._mapped = 0  # bytes that were read since memory was given back
+        self._mapped = 0  # bytes read since pages were last unmapped
 
     @property
     def waits(self) -> bool:
-        """Whether the file is not whole yet, after `read` gave None for one that is followed."""
+        """Whether a followed file was still incomplete when `read` last returned None."""
         return self._table is None
 
     def close(self) -> None:
-        """Close the file. What was read of it stays in memory as long as it is used."""
+        """Close the file. Rows that were read stay in memory while they are used."""
         self._batches = self._batch = self._table = self._map = None
         self._recent.clear()
         if self._fd >= 0:
@@ -125,21 +125,21 @@ class TablePartition:
     def read(
         self, max_bytes: int = 256 * 1024, *, final: bool, until: int | None = None
     ) -> TableBlock | None:
-        """Return the next rows; None if there are none (now).
+        """Return the next rows; None if none are available now.
 
         Parameters
         ----------
         max_bytes
-            What to aim at, as if the rows were text.
+            Length to aim at, as if the rows were text.
         final
-            The file will not grow: one that is not whole is an error, else it is waited for.
+            The file will not grow: an incomplete file is an error. Otherwise it is waited for.
         until
-            Never read past this row: the end of a range that is read again.
+            Never read past this row: the end of a range that is replayed.
 
         Raises
         ------
         InputError
-            If the file cannot be read (any further): everything before the damage was delivered.
+            If the file cannot be read any further; everything before the damage was returned.
         """
         if not self._opened(final=final):
             return None
@@ -158,12 +158,12 @@ class TablePartition:
                 if self._batch is None:
                     break
             part = self._batch.slice(self._at, rows - n)
-            try:  # before they are joined: it finds strings that are not where they should be
+            try:  # before joining: this detects misplaced strings
                 crc += self._fingerprint(part, start + n)
             except InputError:
                 if not parts:
                     raise
-                break  # what is before the damage comes first
+                break  # first return what precedes the damage
             self._at += part.num_rows
             n += part.num_rows
             parts.append(part)
@@ -185,7 +185,7 @@ class TablePartition:
         return TableBlock(self.name, table, form, first, n, start, start + n, crc, n * counted)
 
     def rows(self, *, final: bool) -> int:
-        """Return how many rows there are now. Raises InputError as `read`."""
+        """Return the number of rows now. Raises InputError as `read` does."""
         if not self._opened(final=final):
             return 0
         assert self._table is not None
@@ -195,7 +195,7 @@ class TablePartition:
             raise self._damaged(error) from None
 
     def head(self, rows: int) -> int:
-        """Return the fingerprint of the first rows, of `HEAD_ROWS` at most."""
+        """Return the fingerprint of the first `rows` rows, at most `HEAD_ROWS`."""
         rows = min(rows, HEAD_ROWS)
         if rows not in self._head and self._opened(final=False):
             assert self._table is not None
@@ -215,11 +215,11 @@ class TablePartition:
 
     @property
     def inode(self) -> int:
-        """The number that the file system has for the file."""
+        """The inode number of the file."""
         return self._file.st_ino
 
     def tail(self) -> int:
-        """Return the fingerprint of the last rows before the position, of `HEAD_ROWS` at most."""
+        """Return the fingerprint of the rows before the position, at most `HEAD_ROWS`."""
         stop = self.position.offset
         if self._tail[0] == stop:
             return self._tail[1] or 1
@@ -243,14 +243,14 @@ class TablePartition:
         return total % 2**32 or 1 if self._recent else 0
 
     def _keep(self, row: int, table: Any) -> None:
-        """Keep as many of the rows read last as `tail` looks at; `row` is the first of these."""
+        """Keep the rows that `tail` needs; `row` is the first row of `table`."""
         self._recent.append((row, table))
         stop = row + table.num_rows
         while len(self._recent) > 1 and self._recent[1][0] <= stop - HEAD_ROWS:
             self._recent.popleft()
 
     def sample(self, rows: int) -> Any:
-        """Return the first rows with all columns, whatever they are, as a `pyarrow.Table`."""
+        """Return the first rows with all columns of any type, as a `pyarrow.Table`."""
         try:
             table = self._whole(final=True)
             assert table is not None
@@ -270,7 +270,7 @@ class TablePartition:
             self.close()
 
     def _opened(self, *, final: bool) -> bool:
-        """Open the table if the file is whole; whether it is."""
+        """Open the table if the file is complete; return whether it is."""
         if self._table is not None:
             return True
         try:
@@ -325,9 +325,9 @@ class TablePartition:
         raise InputError(f"is no {what}")
 
     def _next(self, *, final: bool, more: bool) -> Any:
-        """Return the next record batch that has rows, None at the end.
+        """Return the next record batch that has rows; None at the end.
 
-        `more`: there are rows before it that were not given out: damage behind them can wait.
+        `more`: rows before it have not been returned yet, so an error in it can wait.
         """
         assert self._table is not None
         assert self._form is not None
@@ -341,7 +341,7 @@ class TablePartition:
             return next(self._batches, None)
         except InputError as error:
             if not final:
-                return None  # half a record batch: the other half may come
+                return None  # half a record batch: the rest may follow
             self._failure = InputError(f"{self.name}: {error}")
         except (pa.ArrowException, OSError, ValueError) as error:
             self._failure = self._damaged(error)
@@ -363,9 +363,9 @@ class TablePartition:
         return InputError(f"{self.name}: cannot be read as {what}{where}: {one_line(error)}")
 
     def _check_unchanged(self) -> None:
-        """Raise InputError if the file is not what was mapped: touching what is gone would kill us.
+        """Raise InputError if the mapped file has changed: reading a truncated page would crash.
 
-        An IPC stream may have got longer.
+        An IPC stream may have grown.
         """
         now = os.fstat(self._fd)
         grown = isinstance(self._table, _IpcStream) and now.st_size >= self._file.st_size
@@ -376,7 +376,7 @@ class TablePartition:
             raise InputError(f"{self.name}: was changed while it was read")
 
     def _give_back(self, read: int) -> None:
-        """From time to time, unmap what was read: it stays in the file, not in our memory."""
+        """Unmap the pages read so far, from time to time: the file still has them."""
         self._mapped += read
         if self._mapped > _KEPT_MAPPED and self._map is not None:
             self._map.madvise(mmap.MADV_DONTNEED)
@@ -412,7 +412,7 @@ class _IpcFile:
         return sum(self._lengths())
 
     def _lengths(self) -> Iterator[int]:
-        # One column is enough to know them, and less to decompress.
+        # One column suffices to know the lengths, and is less to decompress.
         reader = pa.ipc.open_file(self._buffer, options=_options([0] if self.schema.names else []))
         for i in range(reader.num_record_batches):
             yield reader.get_batch(i).num_rows
@@ -437,7 +437,7 @@ class _IpcStream:
         return sum(batch.num_rows for batch in self._read(_options([0])))
 
     def _read(self, options: Any) -> Iterator[Any]:
-        """Yield whole record batches. Raises InputError if half a one follows."""
+        """Yield complete record batches. Raises InputError if an incomplete one follows."""
         source = pa.BufferReader(self._buffer)
         reader = pa.ipc.open_stream(source, options=options)
         while True:
@@ -452,7 +452,7 @@ class _IpcStream:
 
 
 class _Parquet:
-    """Parquet: row groups, of which a part is decoded at a time."""
+    """Parquet: row groups, decoded part by part."""
 
     def __init__(self, buffer: Any) -> None:
         # Without `pre_buffer`, which would copy a whole row group from the mapped file.
@@ -481,15 +481,15 @@ class _Parquet:
 
 
 def _options(columns: list[int] | None = None) -> Any:
-    """Return how IPC is read: all columns, without copying, or some, which copies them."""
+    """Return IPC options: all columns, without copying, or some, which are copied."""
     return pa.ipc.IpcReadOptions(included_fields=columns or [], use_threads=False)
 
 
 def _joined(parts: list[Any]) -> Any:
-    """Return record batches as one."""
+    """Join record batches into one."""
     try:
         return join(parts)
-    except pa.ArrowException:  # dictionaries that cannot become one
+    except pa.ArrowException:  # dictionaries that cannot be unified
         plain = []
         for part in parts:
             columns = [
@@ -500,7 +500,7 @@ def _joined(parts: list[Any]) -> Any:
 
 
 def _selected(batch: Any, form: _Form, row: int) -> Iterator[Any]:
-    """Yield the columns that are read, from `row` on, if there are rows."""
+    """Yield the columns to be read, from `row` on, if there are rows."""
     if batch.num_rows:
         batch.validate()
         yield form.select(batch).slice(row)

@@ -1,4 +1,4 @@
-"""Bytes of a file or a pipe, decompressed, forward only, and never blocking."""
+"""Reads a file or a pipe as decompressed bytes, forward only, without blocking."""
 
 import os
 import select
@@ -11,9 +11,9 @@ from midstream.connectors.input import InputError
 __all__ = ["HEAD", "TAIL", "ByteStream", "changed"]
 
 HEAD = 512
-"""Bytes at its beginning by which a file is known again."""
+"""Number of first bytes by which a file is recognised."""
 TAIL = 16 * 1024
-"""Bytes before a position by which it is known that the file is what was read."""
+"""Number of bytes before a position by which a file is recognised as the one read."""
 _WAY_OUT = (
     "Put back what was there, or begin anew with --fresh. (A log that is rotated by rename, as "
     "logrotate's `create` does, is followed; with `copytruncate`, what is written in between is "
@@ -21,7 +21,7 @@ _WAY_OUT = (
     "a log of its own, and the copy is read to its end first)"
 )
 _READ = 256 * 1024
-# A damaged archive is read again byte by byte from its last good step, so the steps are small.
+# A damaged archive is read again byte by byte from its last good step, so steps are small.
 _READ_GZIP = 16 * 1024
 _INFLATE = 1024 * 1024
 _MAGIC = b"\x1f\x8b"
@@ -29,7 +29,7 @@ _GZIP = 31  # zlib's wbits for a gzip header and trailer
 
 
 def changed(name: str, unit: str, position: int) -> str:
-    """Return what is said of a file in which what is before a position is not what was read."""
+    """Return the message for a file whose bytes before a position have changed."""
     return (
         f"{name}: what comes before {unit} {position:,} is not what was learned from it: it was "
         "truncated and has grown again, or an older copy, or another file, was put in its place. "
@@ -43,37 +43,37 @@ def _print_of(data: bytes) -> int:
 
 
 class ByteStream:
-    """The uncompressed bytes behind a file descriptor, through a window that moves forward.
+    """The uncompressed bytes of a file descriptor, through a window that moves forward.
 
-    Plain or gzip, told apart by the first two bytes; gzip members are read one after another.
-    Damage in an archive ends the bytes there: what comes before it is delivered in full,
-    independently of how reads were cut, and `check` raises.
+    Plain or gzip, by the first two bytes; gzip members are read one after another. Damage in an
+    archive ends the bytes there. All bytes before it are returned, independently of how reads were
+    cut, and `check` raises.
 
     Parameters
     ----------
     fd
         An open file descriptor. Closed by `close`.
     name
-        What errors call it.
+        Name in errors.
     path
-        Where a file was opened, None for standard input.
+        Path of the file; None for standard input.
     offset
-        Position of the first byte. Only counted: nothing is skipped.
+        Position of the first byte. Only for counting: nothing is skipped.
     """
 
     def __init__(self, fd: int, name: str, *, path: Path | None, offset: int = 0) -> None:
         self.name = name
         self.offset = offset
-        self.growing = True  # a file may get longer; set False, its present end is the end
+        self.growing = True  # the file may grow; False: its present end is final
         self._fd = fd
         self._path = path
         self._buffer = bytearray()
         info = os.fstat(fd)
         self._regular = stat.S_ISREG(info.st_mode)
         self.inode = 0 if path is None else info.st_ino
-        self._first = b""  # of an archive, or a pipe
-        self._recent = b""  # what comes before the offset
-        self._seen = (-1, -1)  # size and time of the file when it was last known to be unchanged
+        self._first = b""  # the first bytes of an archive or a pipe
+        self._recent = b""  # bytes before the offset
+        self._seen = (-1, -1)  # size and time of the file when last found unchanged
         self._poll: select.poll | None = None
         if not self._regular:
             self._poll = select.poll()
@@ -84,7 +84,7 @@ class ByteStream:
         if self._regular and path is not None and len(begin := os.pread(fd, 2, 0)) == 2:
             self._gzip = begin == _MAGIC
         self._inflater: zlib._Decompress | None = None
-        self._pending = b""  # raw bytes, not yet inflated (or not yet recognised)
+        self._pending = b""  # raw bytes, not inflated or not recognised yet
         self._failure: str | None = None
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class ByteStream:
             self._fd = -1
 
     def peek(self, n: int) -> bytes:
-        """Return the next `n` bytes; fewer where no more can be read now."""
+        """Return the next `n` bytes; fewer if no more can be read now."""
         if self._plain and self._gzip is False:
             self._buffer.clear()
             return self._look(n)
@@ -108,7 +108,7 @@ class ByteStream:
             return bytes(part)
 
     def _look(self, n: int) -> bytes:
-        """Return the next `n` bytes of a plain file, which can be read again as often as wanted."""
+        """Return the next `n` bytes of a plain file, which can be read again at will."""
         try:
             data = os.pread(self._fd, n, self.offset)
         except OSError as error:
@@ -119,12 +119,12 @@ class ByteStream:
         return data
 
     def skip(self, data: bytes) -> None:
-        """Move on past `data`, which was peeked at before.
+        """Advance past `data`, which was peeked at before.
 
         Raises
         ------
         InputError
-            If what was read before that is not there any more: the file was truncated in place.
+            If the file was truncated in place, so that what was read is missing.
         """
         self._check_unchanged()
         if self.offset == len(self._first) < HEAD:
@@ -134,7 +134,7 @@ class ByteStream:
         self.offset += len(data)
 
     def seek(self, position: int) -> None:
-        """Move on to a position at or after the present one. Raises InputError if it is not there.
+        """Advance to a position at or after the current one. Raises InputError if it is missing.
 
         In an archive everything before it is decompressed.
         """
@@ -157,7 +157,7 @@ class ByteStream:
 
     @property
     def head(self) -> int:
-        """Fingerprint of the first bytes, of those before the offset; 0: nothing is known again."""
+        """Fingerprint of the first bytes before the offset; 0: the input cannot be recognised."""
         if self._path is None or not self.offset:
             return 0
         if self._plain and len(self._first) < min(HEAD, self.offset):
@@ -166,21 +166,21 @@ class ByteStream:
 
     @property
     def tail(self) -> int:
-        """Fingerprint of the bytes before the offset; 0: nothing is known again."""
+        """Fingerprint of the bytes just before the offset; 0: the input cannot be recognised."""
         return 0 if self._path is None or not self.offset else _print_of(self._recent)
 
     @property
     def deleted(self) -> bool:
-        """Whether the file has no name any more: what it holds goes when it is closed."""
+        """Whether the file has no name any more: closing it deletes its contents."""
         return self._fd < 0 or os.fstat(self._fd).st_nlink == 0
 
     @property
     def _plain(self) -> bool:
-        """Whether the file can be read anywhere: it is no archive, and no pipe."""
+        """Whether the file can be read at any position: neither an archive nor a pipe."""
         return self._regular and self._path is not None and self._gzip is not True
 
     def _before(self) -> bytes:
-        """Return what is before the offset now, of a plain file."""
+        """Return the bytes just before the offset of a plain file, as they are now."""
         n = min(TAIL, self.offset)
         try:
             return os.pread(self._fd, n, self.offset - n)
@@ -188,7 +188,7 @@ class ByteStream:
             raise InputError(f"{self.name}: {error.strerror}") from None
 
     def _check_unchanged(self) -> None:
-        """Raise InputError if a plain file was truncated, and has grown beyond the offset again."""
+        """Raise InputError if a plain file was truncated and has grown past the offset again."""
         if not self._plain or not self.offset:
             return
         info = os.fstat(self._fd)
@@ -214,7 +214,7 @@ class ByteStream:
             raise InputError(self._failure)
 
     def too_short(self, size: int, position: int) -> str:
-        """Say that the file ends at `size`, before a position that was read in an earlier run."""
+        """Return the message for a file that ends at `size`, before a position read earlier."""
         return (
             f"{self.name}: holds {size:,} bytes, but {position:,} were read before: it was "
             f"truncated, or an older copy was put in its place. {_WAY_OUT}"
@@ -229,7 +229,7 @@ class ByteStream:
         self._failure = f"{self.name}: damaged gzip archive: {why}; {end:,} bytes could be read"
 
     def _raw(self, n: int) -> bytes:
-        """Read raw bytes; none at the end and where a pipe has nothing at the moment."""
+        """Read raw bytes; none at the end, or if a pipe has none now."""
         self._raw_end = False
         try:
             if self._poll is not None and not self._poll.poll(0):
@@ -247,7 +247,7 @@ class ByteStream:
         return data
 
     def _pull(self) -> bytes:
-        """Return some more uncompressed bytes, none if there are none now."""
+        """Return more uncompressed bytes; none if none are available now."""
         if self._gzip is None:
             self._pending += self._raw(_READ)
             if not self._pending or (self._pending == _MAGIC[:1] and not self._at_end):
@@ -273,7 +273,7 @@ class ByteStream:
                 data = inflater.decompress(self._pending, _INFLATE)
             except zlib.error as error:
                 data = self._salvage(before)
-                self._buffer += data  # so that the message counts it
+                self._buffer += data  # the position in the message includes it
                 self._fail(str(error).rpartition(": ")[2])
                 del self._buffer[len(self._buffer) - len(data) :]
                 return data
@@ -286,7 +286,7 @@ class ByteStream:
         return b""
 
     def _next_member(self) -> bool:
-        """Begin the next member, if it is there; padding of zeros between members is skipped."""
+        """Begin the next member, if any; skip zero padding between members."""
         self._pending = self._pending.lstrip(b"\0")
         if len(self._pending) < 2:
             return False
@@ -297,7 +297,7 @@ class ByteStream:
         return True
 
     def _salvage(self, inflater: "zlib._Decompress") -> bytes:
-        """Return what can be inflated before the damage, whatever the steps until here were."""
+        """Return all bytes that can be inflated before the damage, however reads were cut."""
         data = bytearray()
         try:
             for i in range(len(self._pending)):

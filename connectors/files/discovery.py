@@ -1,6 +1,6 @@
-"""Files, folders and standard input as a source: whole records in blocks, not yet decoded.
+"""Finds files, folders and standard input, and opens those of text.
 
-Here are those of text, and how all are found; `arrow_files` has those of Arrow and Parquet.
+`arrow_files` opens Arrow and Parquet files.
 """
 
 import fnmatch
@@ -45,15 +45,15 @@ _MAGIC: dict[bytes, Format] = {
 
 
 class NoFilesError(InputError):
-    """A folder or a pattern in one, of which there is no file yet."""
+    """A folder, or a pattern in one, without any file yet."""
 
 
 class UnreadableError(InputError):
-    """A file or folder that there is no right to read."""
+    """A file or folder that cannot be read for lack of permission."""
 
 
 class FilePartition(Partition):
-    """One file, plain or gzip, JSON Lines or CSV, read while it grows or to its end.
+    """One file, plain or gzip, JSON Lines or CSV, followed while it grows or read to its end.
 
     Parallel by partition. After a resume nothing is repeated: positions are bytes of the
     uncompressed file, and the same range is always cut into the same records.
@@ -61,23 +61,23 @@ class FilePartition(Partition):
     Parameters
     ----------
     path
-        The file. Whether it is compressed is told by its content.
+        The file. Its content tells whether it is compressed.
     name
-        What blocks and errors call it.
+        Name in blocks and errors.
     format
-        "jsonl", "csv", or "auto". The first record of a CSV file is its header, read also where
-        `position` is later: see `header` and `delimiter`. A header that has not been written yet
-        is waited for; until then `header` is empty.
+        "jsonl", "csv", or "auto". The first record of a CSV file is its header, which is read even
+        if `position` is later: see `header` and `delimiter`. If the header has not been written
+        yet, it is waited for; until then `header` is empty.
     position
-        Where to go on. An archive is decompressed from its start up to here.
+        Where to resume. An archive is decompressed from its start up to here.
     max_record_bytes
-        A longer record becomes a block marked `oversize`, at bounded memory.
+        A longer record becomes a block marked `oversize`, in bounded memory.
 
     Raises
     ------
     InputError
-        If there is no such file, no right to read it, if it is shorter than `position`, or its
-        CSV header can not be used.
+        If the file does not exist, cannot be opened for lack of permission, or is shorter than
+        `position`, or its CSV header cannot be used.
     """
 
     def __init__(
@@ -108,21 +108,21 @@ class FilePartition(Partition):
 class StdinPartition(Partition):
     """Standard input, or another file descriptor that can be read only once, forward.
 
-    One partition. What was read can't be read again (`replayable` is False), so after a crash
-    what was read but not committed is lost; nothing is repeated.
+    One partition. What was read cannot be read again (`replayable` is False): after a crash, input
+    that was read but not committed is lost. Nothing is repeated.
 
     Parameters
     ----------
     fd
-        The file descriptor. A pipe, a terminal, a socket; a regular file is fine too.
+        The file descriptor: a pipe, a terminal, a socket or a regular file.
     name
-        What blocks and errors call it.
+        Name in blocks and errors.
     format
         "jsonl", "csv", or "auto".
     position
-        Where counting bytes and lines starts, so that origins stay unique over several runs.
+        First byte and line number, so that origins stay unique over several runs.
     max_record_bytes
-        A longer record becomes a block marked `oversize`, at bounded memory.
+        A longer record becomes a block marked `oversize`, in bounded memory.
     """
 
     replayable = False
@@ -150,7 +150,7 @@ class StdinPartition(Partition):
 
 
 def open_regular(path: Path, name: str) -> int:
-    """Open a regular file for reading, without ever waiting for it."""
+    """Open a regular file for reading, without blocking."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -168,31 +168,31 @@ def open_regular(path: Path, name: str) -> int:
 
 
 def discover(path: str, root: Path) -> list[tuple[str, Path, Format]]:
-    """Return the files that an input's `path` means, in natural order (day2 before day10).
+    """Return the files that an input's `path` names, in natural order (day2 before day10).
 
     Parameters
     ----------
     path
-        A file; a folder, of which every .jsonl, .ndjson, .json, .csv and .tsv file counts, also
-        with .gz, and every .arrow, .arrows, .feather, .ipc and .parquet file, but no hidden one
-        and no subfolder; a pattern with ``*``, ``?``, ``[...]`` or
-        ``**``; or "-", standard input.
+        One of: a file; a folder; a pattern with ``*``, ``?``, ``[...]`` or ``**``; "-", standard
+        input. Of a folder, all .jsonl, .ndjson, .json, .csv and .tsv files count, also with .gz,
+        and all .arrow, .arrows, .feather, .ipc and .parquet files. Hidden files and subfolders do
+        not.
     root
-        What a relative path is relative to.
+        Base of a relative path.
 
     Returns
     -------
     list of (name, path, format)
-        `name` is relative to the folder or to the fixed part of the pattern; one file is named
-        as given. The format goes by the file's ending, else by its content; it is "auto" for
+        `name` is relative to the folder or to the fixed part of the pattern; a single file has the
+        name given. The format follows the file's ending, else its content. It is "auto" for
         standard input and for an empty file.
 
     Raises
     ------
     NoFilesError
-        If the folder is there, and nothing in it matches.
+        If the folder exists and nothing in it matches.
     InputError
-        If it is not there, or something may not be read.
+        If the path does not exist, or permission to read is missing.
     """
     if path == "-":
         return [("-", Path("-"), "auto")]
@@ -208,10 +208,10 @@ def discover(path: str, root: Path) -> list[tuple[str, Path, Format]]:
         elif glob.has_magic(path):
             folder, pattern = _split_pattern(full)
             wanted = "file matching it"
-            # Path.glob would also give hidden files.
+            # Path.glob would also return hidden files.
             names = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207
             found = [PurePath(name) for name in names if (folder / name).is_file()]
-            _look_into(folder, pattern)  # glob is silent where it may not read
+            _look_into(folder, pattern)  # glob ignores missing permissions
         else:
             raise InputError(f"{path}: no such file or folder (looked for {full})")
     except PermissionError as error:
@@ -227,7 +227,7 @@ def discover(path: str, root: Path) -> list[tuple[str, Path, Format]]:
 
 
 def place(path: str, root: Path, name: str) -> Path:
-    """Return where the file is that an input's `path` would give this name."""
+    """Return the path of the file that an input's `path` would give this name."""
     full = root / path
     if full.is_dir():
         return full / name
@@ -237,7 +237,7 @@ def place(path: str, root: Path, name: str) -> Path:
 
 
 def may_be(path: str, root: Path, name: str) -> bool:
-    """Whether an input's `path` may mean a file of this name, be it there or not."""
+    """Whether an input's `path` may name a file called `name`, existing or not."""
     full = root / path
     if path == "-" or is_one_file(path, root):
         return name == _printable(path)
@@ -247,7 +247,7 @@ def may_be(path: str, root: Path, name: str) -> bool:
 
 
 def is_one_file(path: str, root: Path) -> bool:
-    """Whether an input's `path` means one file, also if that is not there now."""
+    """Whether an input's `path` names a single file, existing or not."""
     full = root / path
     return not full.is_dir() and (full.exists() or not glob.has_magic(path))
 
@@ -260,7 +260,7 @@ def _split_pattern(full: Path) -> tuple[Path, str]:
 
 
 def _look_into(folder: Path, pattern: str) -> None:
-    """Raise PermissionError if a folder in which a pattern is looked for may not be read."""
+    """Raise PermissionError if a folder that a pattern searches cannot be read."""
     parts = PurePath(pattern).parts
     for i, part in enumerate(parts):
         begin = "/".join(parts[:i])
@@ -273,7 +273,7 @@ def _look_into(folder: Path, pattern: str) -> None:
 
 
 def natural(path: PurePath) -> list[list[tuple[int, int, str]]]:
-    """Return a sort key by which numbers in names count as numbers."""
+    """Return a sort key that compares numbers in names as numbers."""
     return [
         [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in pieces if part]
         for pieces in (re.split(r"([0-9]+)", name) for name in path.parts)
@@ -281,7 +281,7 @@ def natural(path: PurePath) -> list[list[tuple[int, int, str]]]:
 
 
 def _printable(name: str) -> str:
-    """Return a file's name as text that can be written as UTF-8, whatever its bytes."""
+    """Return a file's name as text that can be encoded as UTF-8, whatever its bytes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 

@@ -1,7 +1,7 @@
-"""The input of one shard: its files, in one order, with a cursor in each.
+"""The input of one shard: its files in order, with a cursor in each.
 
-Guarantee: what `read` gives, `replay` of the same ranges gives again, byte for byte, or an error
-says which file was changed in between. Positions are bytes, and rows in Arrow and Parquet files.
+Guarantee: `replay` of a range returns the bytes that `read` returned, or raises an error that names
+the changed file. Positions are bytes; in Arrow and Parquet files, rows.
 """
 
 import os
@@ -51,11 +51,11 @@ if TYPE_CHECKING:
 __all__ = ["FileInput", "normal_path"]
 
 _MAX_OPEN = 32
-_TRIES = 3  # to open what is being rotated just now
+_TRIES = 3  # to open a file during its rotation
 
 
 def normal_path(path: str, root: Path) -> str:
-    """Return a path or pattern in one spelling, relative to `root` where it is inside."""
+    """Normalise a path or pattern; make it relative to `root` if it is inside."""
     if path == "-":
         return path
     normal = os.path.normpath(root / path)
@@ -64,36 +64,36 @@ def normal_path(path: str, root: Path) -> str:
 
 
 class FileInput(Input):
-    """The files that one shard reads. Positions are bytes, and rows in Arrow and Parquet.
+    """The files that one shard reads. Positions are bytes; in Arrow and Parquet files, rows.
 
-    A file is known by its number in the file system, and by the bytes at its beginning and before
-    the position, not by its name alone. So a log that is rotated by rename is read to its end, then
-    what has taken its place, under a name of its own (events.log, events.log+1, ...); and what was
-    learned is not learned again under another name. One that was truncated in place, or is an older
-    copy that has grown, is an error.
+    A file is recognised by its inode number, its first bytes and the bytes before the position, not
+    by its name alone. A log that is rotated by rename is read to its end; then the file in its
+    place is read under a name of its own (events.log, events.log+1, ...). What was learned is not
+    learned again under another name. A file that was truncated in place, or that is an older copy
+    which has grown, is an error.
 
     Parameters
     ----------
     path, root
         A file, folder, glob or "-", relative to `root`.
     part
-        Only the file of this name (where every file is a shard of its own).
+        Read only the file of this name (if every file is a shard of its own).
     format_
-        "jsonl", "csv", "arrow", "parquet", or "auto": told by each file's name or content.
+        "jsonl", "csv", "arrow", "parquet", or "auto": by each file's name or content.
     order
-        "name": one file after another, in natural order; "fair": a block of each in turn.
+        "name": one file after another, in natural order; "fair": one block of each in turn.
     start
-        "latest": what is in a file when the shard is begun is not read.
+        "latest": skip what the files hold when the shard begins.
     until_eof
-        The end of the files is the end of the input; otherwise they are followed as they grow,
-        and a folder may be empty at first.
+        The input ends at the end of the files. Otherwise growing files are followed, and a folder
+        may be empty at first.
     decoding
-        How records become events; None: they are not decoded here.
+        How to decode records to events; None: no decoding.
 
     Raises
     ------
     InputError
-        If there is no input, or it needs a library that is not installed.
+        If the input does not exist, or needs a library that is not installed.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class FileInput(Input):
         self._max_record_bytes = max_record_bytes
         self._start = start
         self._decoding = decoding
-        self._decoders: dict[str, Decoder] = {}  # one each: a CSV file has a header of its own
+        self._decoders: dict[str, Decoder] = {}  # by file: each CSV file has its own header
         self._waiting: set[str] = set()
         self._files = Files(
             self._path, root, part, format_, until_eof=until_eof, prints=self._at, shut=self._shut
@@ -128,7 +128,7 @@ class FileInput(Input):
         self._files.new = []
         for file in self._files.files.values():
             if decoding is not None and file.unit == "row":
-                self._table_decoder(file)  # libraries are loaded before the first read is awaited
+                self._table_decoder(file)  # load libraries before the first read is waited for
                 break
 
     @property
@@ -138,18 +138,18 @@ class FileInput(Input):
 
     @property
     def waiting(self) -> Set[str]:
-        """Names of files that are not whole yet, and are tried again."""
+        """Names of files that are not complete yet and are tried again."""
         return self._waiting
 
     def has(self, partition: str) -> bool:
-        """Whether the input has, or by its path may have had, a file of this name."""
+        """Whether the input has, or may have had, a file of this name."""
         first = first_name(partition)[0]
         if self._part is not None:
             return first == self._part
         return partition in self._files.files or may_be(self._path, self._root, first)
 
     def rescan(self) -> list[str]:
-        """Look for files that are new; return the names of those that were not told yet."""
+        """Look for new files; return the names not returned before."""
         self._files.look()
         new, self._files.new = self._files.new, []
         return new
@@ -157,17 +157,17 @@ class FileInput(Input):
     def seek(
         self, cursors: Mapping[str, Cursor], known: Mapping[str, Cursor] | None = None
     ) -> None:
-        """Go to the cursors of a resumed shard, also in files that are not there now.
+        """Go to the cursors of a resumed shard, also in files that are missing now.
 
         Parameters
         ----------
         known
-            Where each file was read to, if some of that is to be read again: by that they are
-            known again.
+            How far each file was read, if some of it is to be replayed. Files are recognised by
+            these.
         """
         known = {**cursors, **(known or {})}
         cursors = {name: _from(cursor) for name, cursor in cursors.items()}
-        # Of what is to be replayed, the range that it stops at knows the file better.
+        # For a range to be replayed, the cursor at its stop identifies the file better.
         cursors = {n: known[n] if known[n].offset == c.offset else c for n, c in cursors.items()}
         if not known or "-" in self._files.files:
             for name, cursor in cursors.items():
@@ -178,25 +178,25 @@ class FileInput(Input):
         self._files.restore(cursors, known)
 
     def rewind(self, cursors: Mapping[str, Cursor]) -> None:
-        """Go back to cursors, to read again what came after them."""
+        """Go back to cursors, to read again what follows them."""
         for name, cursor in cursors.items():
             if name in self._files.files:
                 self._shut(self._files.files[name])
                 self._files.files[name].go_to(_from(cursor))
 
     def oldest(self) -> dict[str, int]:
-        """Return, by file, the oldest position that can be read again: 0 where it is there.
+        """Return, by file, the oldest position that can be read again: 0 if the file exists.
 
-        Of a file that is not, also one that was never seen, `NOT_THERE`.
+        For a missing or unknown file it is `NOT_THERE`.
         """
         there = (f.name for f in self._files.files.values() if self._files.is_there(f))
         return defaultdict(lambda: NOT_THERE, dict.fromkeys(there, 0))
 
     def begin(self, *, untouched: bool) -> list[Work]:
-        """Go to the end of every file that is there now, if `start` is "latest".
+        """Go to the end of every existing file, if `start` is "latest".
 
-        Returns an empty range for each, by which the journal knows where the partition begins. A
-        shard that has applied input before goes on where that ended.
+        Return an empty range for each, to journal where the partition begins. A shard that has
+        applied input before resumes where it stopped.
         """
         if self._start == "earliest" or not untouched:
             return []
@@ -224,7 +224,7 @@ class FileInput(Input):
         return begun
 
     def read(self, max_bytes: int) -> Work | None:
-        """Return the next block, or None if there is nothing (more) now; never blocks."""
+        """Return the next block, or None if none is available now; never blocks."""
         for _ in range(_TRIES):
             try:
                 return self._next(max_bytes)
@@ -233,7 +233,7 @@ class FileInput(Input):
         return None
 
     def _next(self, max_bytes: int) -> Work | None:
-        """Return the next block. Raises MovedError where another file is where one was."""
+        """Return the next block. Raises MovedError if another file has taken a file's place."""
         files = list(self._files.files.values())
         turn = self._turn if self._fair else 0
         for i in range(len(files)):
@@ -245,7 +245,7 @@ class FileInput(Input):
                     continue
                 older = file.older
                 if older is not None and older.path is not None and older.exhausted is None:
-                    continue  # first what was there before
+                    continue  # first read the file that came before
                 if file.partition is None and (moved or state is None):
                     if moved:
                         raise MovedError(f"{file.name}: was moved")
@@ -257,15 +257,15 @@ class FileInput(Input):
             if work is not None:
                 self._turn = (turn + i + 1) % len(files)
                 return work
-            if moved:  # what it was is read: see where that is now, and what this is
+            if moved:  # its old file is read: find that file and identify this one
                 raise MovedError(f"{file.name}: was moved")
         return None
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more can come, after `read` gave None: never so while files are followed.
+        """Whether nothing more can come after `read` returned None: never while files are followed.
 
-        Standard input ends where it is closed.
+        Standard input ends when it is closed.
         """
         if not self._files.files:
             return self._until_eof
@@ -277,12 +277,12 @@ class FileInput(Input):
         )
 
     def replay(self, span: Range, max_bytes: int) -> Work:
-        """Read a range of the journal again, a block a call, until one is `final`.
+        """Read a range of the journal again, one block per call, until one is `final`.
 
         Raises
         ------
         InputError
-            If the input is gone or was changed since it was learned.
+            If the input is missing, or has changed since it was learned.
         """
         file = self._files.files.get(span.partition)
         if file is None or not (file.is_stdin or self._files.is_there(file)):
@@ -311,7 +311,7 @@ class FileInput(Input):
         return work
 
     def decode(self, work: Work) -> Decoded:
-        """Return the events of a block, and what of it is rejected."""
+        """Return the events and the rejected records of a block."""
         block = work.block
         if isinstance(block, TableBlock):
             return block.form.decode(block)
@@ -346,7 +346,7 @@ class FileInput(Input):
         if block is None:
             if until is None and not file.is_stdin:
                 file.exhausted = state or GONE
-                # Followed on where it is open, so that it is read to its end wherever it is moved.
+                # Follow it while open, so that it is read to its end even if it is moved.
                 if self._until_eof or not text or is_deleted(partition):
                     self._shut(file)
             return None
@@ -363,7 +363,7 @@ class FileInput(Input):
         span = _span(file.name, block.start, block.stop, line, crc, prints, whole=whole)
         file.cursor = span.at_stop()
         if not whole and until is None and not file.is_stdin:
-            # Ended by its end: what is added now is for the next run.
+            # It was read to its end: later additions are for the next run.
             file.exhausted = state or GONE
             self._shut(file)
         return Work(block, span)
@@ -385,13 +385,13 @@ class FileInput(Input):
             except InputError:
                 if attempt or file.is_stdin:
                     raise
-            self._files.look()  # it was rotated just now, or its number is another's
+            self._files.look()  # it was just rotated, or its inode was reused
         raise MovedError(f"{file.name}: is gone")
 
     def _open(
         self, file: File, *, check: bool = True
     ) -> "FilePartition | StdinPartition | TablePartition":
-        """Open a file where we are in it. Raises InputError if what is before it has changed."""
+        """Open a file at its cursor. Raises InputError if what precedes the cursor has changed."""
         cursor = file.cursor
         assert file.path is not None
         partition = self._partition(file, file.path, Cursor(cursor.offset, cursor.line))
@@ -416,7 +416,7 @@ class FileInput(Input):
         return self._text_partition(file, path, file.format, position)
 
     def _at(self, file: File, path: Path, cursor: Cursor) -> Prints:
-        """Return by what a file at a path is known, as if it had been read up to a cursor."""
+        """Return the prints of the file at a path, as if it had been read up to a cursor."""
         if file.unit == "row":
             there = self._partition(file, path, Cursor(cursor.offset, cursor.line))
             try:
@@ -432,7 +432,7 @@ class FileInput(Input):
             stream.close()
 
     def _prints(self, partition: "FilePartition | StdinPartition | TablePartition") -> "Prints":
-        """Return by what a file is known again that was read up to here."""
+        """Return the prints that recognise a file read up to here."""
         if isinstance(partition, FilePartition | StdinPartition):
             return Prints(partition.head, partition.tail, partition.inode)
         return Prints(partition.head(partition.position.offset), partition.tail(), partition.inode)
@@ -481,7 +481,7 @@ def _nothing(span: Range) -> Block:
 
 
 def _from(cursor: Cursor) -> Cursor:
-    """Return where reading goes on: before the first record a file begins, header and all."""
+    """Return where to resume: before a file's first record, at its start with the header."""
     return Cursor() if cursor.line <= 1 else cursor
 
 

@@ -28,10 +28,10 @@ _SCAN = 1024 * 1024
 class Partition:
     """Cuts a stream of bytes into blocks of whole records.
 
-    Where a record ends depends on its bytes alone, never on how reads or blocks were cut. In CSV
-    it ends at a newline outside of quotes (see `Framing`); if there is none within
-    `max_record_bytes`, or the file, the quote was a stray one: the first line is a (bad) record of
-    its own, and reading goes on with the next line. A file that grows is waited for so long.
+    Where a record ends depends on its bytes alone, never on how reads or blocks are cut. In CSV it
+    ends at a newline outside quotes (see `Framing`). If there is none within `max_record_bytes`, or
+    before the end of the file, the quote was stray: the first line is a (bad) record of its own,
+    and reading continues with the next line. A growing file is waited for until then.
     """
 
     replayable = True
@@ -51,18 +51,18 @@ class Partition:
         self.format = format
         self.header: list[str] = []
         self.delimiter = ","
-        self._said = ""  # the delimiter that the first line says
+        self._said = ""  # the delimiter that the first line declares
         self._stream = stream
         self._limit = max_record_bytes
-        # A file is opened at its start, and its header read, before it goes on at a position;
-        # a stream that is only counted (standard input) is at the position from the start.
+        # A file is opened at its start to read its header, then moves to the position; a stream
+        # that only counts (standard input) is at the position from the start.
         self._target = position
         self._line = position.line if stream.offset == position.offset else 1
         self._past_bom = False
         self._begun = False
         self._at_end = False
         self._waits = False
-        # An over-long record that is being skipped: its start, its first bytes, its length so far.
+        # An over-long record being skipped: its start, its first bytes, its length so far.
         self._long: tuple[int, bytes, int] | None = None
 
     @property
@@ -76,23 +76,23 @@ class Partition:
     def at_end(self) -> bool:
         """Whether everything was read and nothing can follow.
 
-        After `read` gave None: True for a file if it was `final`, for a pipe if it was closed.
+        After `read` returned None: True for a file if it was `final`, for a pipe if it was closed.
         """
         return self._at_end
 
     @property
     def head(self) -> int:
-        """Fingerprint of the first bytes; 0 where nothing was read, or is known again."""
+        """Fingerprint of the first bytes; 0 if nothing was read or it cannot be recognised."""
         return self._stream.head
 
     @property
     def tail(self) -> int:
-        """Fingerprint of the last bytes that were read, likewise."""
+        """Fingerprint of the last bytes read; 0 as in `head`."""
         return self._stream.tail
 
     @property
     def inode(self) -> int:
-        """The number that the file system has for the file."""
+        """The inode number of the file."""
         return self._stream.inode
 
     @property
@@ -102,12 +102,12 @@ class Partition:
 
     @property
     def waits(self) -> bool:
-        """Whether, after `read` gave None, a quote is open over the end of a line."""
+        """Whether a quote was open at the end of a line when `read` last returned None."""
         return self._waits
 
     @property
     def csv_options(self) -> CsvOptions | None:
-        """What a decoder has to know of a CSV file; None for JSON Lines."""
+        """What a decoder needs to know about a CSV file; None for JSON Lines."""
         return CsvOptions(self.header, self.delimiter) if self.format == "csv" else None
 
     def close(self) -> None:
@@ -122,17 +122,17 @@ class Partition:
         Parameters
         ----------
         max_bytes
-            Length to aim at. A longer record comes alone.
+            Length to aim at. A longer record is a block of its own.
         final
             The end of the file ends its last record. Otherwise a line waits for its newline.
         until
-            Never read past this byte: the end of a range that is read again, and of a record.
+            Never read past this byte: the end of a range that is replayed, and of a record.
 
         Raises
         ------
         InputError
-            If the file can not be read any further: it was truncated, replaced, or an archive is
-            damaged, and everything before the damage has been delivered.
+            If the file cannot be read any further: it was truncated or replaced, or its archive is
+            damaged. Everything before the damage has been returned.
         """
         self._stream.growing = not final
         self._waits = False
@@ -168,7 +168,7 @@ class Partition:
         return None
 
     def _last_end(self, data: bytes) -> int:
-        """Return where the last whole record in `data` ends, 0 if there is none."""
+        """Return the end of the last whole record in `data`, 0 if there is none."""
         end = data.rfind(b"\n") + 1
         if self.format == "jsonl" or b'"' not in data:
             return end
@@ -176,7 +176,7 @@ class Partition:
         return plain if plain >= 0 else record_end(self._framing.whole, data)
 
     def _first_end(self, data: bytes) -> int:
-        """Return where the first whole record in `data` ends, 0 if there is none."""
+        """Return the end of the first whole record in `data`, 0 if there is none."""
         if self.format == "jsonl":
             return data.find(b"\n") + 1
         end = record_end(self._framing.record, data)
@@ -188,7 +188,7 @@ class Partition:
 
     def _block(self, data: bytes) -> Block:
         start, first = self._stream.offset, self._line
-        # Four times as fast as bytes.count, which goes from one newline to the next.
+        # Four times as fast as bytes.count, which stops at every newline.
         lines = int(np.count_nonzero(np.frombuffer(data, np.uint8) == NEWLINE))
         lines += not data.endswith(b"\n")
         self._stream.skip(data)
@@ -196,7 +196,7 @@ class Partition:
         return Block(self.name, data, first, lines, start, start + len(data))
 
     def _skip_long(self, *, until: int | None) -> Block | None:
-        """Move past a record that is too long, holding no more of it than one step."""
+        """Move past a record that is too long, holding one step of it at a time."""
         assert self._long is not None
         start, head, length = self._long
         stream = self._stream
@@ -221,14 +221,14 @@ class Partition:
         return Block(self.name, head, self._line - 1, 1, start, stream.offset, length, self._limit)
 
     def _nothing(self, *, until: int | None) -> None:
-        """Say why there is no block, where that is an error or the end."""
+        """Raise if the lack of a block is an error; note whether it is the end."""
         self._at_end = self._stream.ended
         self._stream.check()
         if until is not None and self._at_end:
             raise InputError(self._stream.too_short(self._stream.offset, until))
 
     def _begin(self) -> bool:
-        """Get past what precedes the first record; False if that has not all been written yet."""
+        """Move past what precedes the first record; False if some of it is not written yet."""
         if self._begun:
             return True
         stream, target = self._stream, self._target
@@ -244,7 +244,7 @@ class Partition:
         return True
 
     def _past_head(self) -> bool:
-        """Get past a byte order mark and a CSV header."""
+        """Move past a byte order mark and a CSV header."""
         stream = self._stream
         if not self._past_bom:
             mark = stream.peek(len(_BOM))
@@ -285,7 +285,7 @@ class Partition:
             self._line += record.count(b"\n")
             stream.skip(record)
             if self.header or not record:
-                return True  # a file that ends before its header has no events either
+                return True  # a file that ends before its header has no events
 
     def _parse_header(self, record: bytes) -> None:
         try:
@@ -299,7 +299,7 @@ class Partition:
                     "a comma, a semicolon or a tab"
                 )
             self._said = said[1]
-            return  # what comes next is the header
+            return  # the header comes next
         bare = QUOTED.sub("", text)
         self.delimiter = self._said or max(DELIMITERS, key=bare.count)
         try:

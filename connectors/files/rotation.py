@@ -1,6 +1,6 @@
-"""Names of logs that are rotated: events.log becomes events.log.1, or events.log-20261129.gz.
+"""Names of rotated logs: events.log becomes events.log.1, or events.log-20261129.gz.
 
-Nothing is concluded from a name alone: it says where to look, and what was written earlier.
+A name proves nothing: it says where to look, and which log is older.
 """
 
 import os
@@ -17,19 +17,19 @@ _PACKED = r"(?P<packed>\.gz)?"
 
 
 def later_name(log: str, age: int) -> str:
-    """Return what the journal calls what has taken the place of a log, after `age` others."""
+    """Return the name in the journal of a log's successor, after `age` earlier logs."""
     return f"{log}+{age}" if age else log
 
 
 def first_name(name: str) -> tuple[str, int]:
-    """Return what a log was called first, and after how many others it came; see `later_name`."""
+    """Return a log's first name, and how many logs preceded it; see `later_name`."""
     later = _LATER.fullmatch(name)
     return (later[1], int(later[2])) if later else (name, 0)
 
 
 @lru_cache(1024)
 def _pattern(name: str) -> re.Pattern[str]:
-    """Match what a log of this name may be called later: the stamp behind it, or before its end."""
+    """Match the names that a log may get later: a stamp after it, or before its ending."""
     stem, dot, end = name.rpartition(".")
     names = [re.escape(name) + _STAMP]
     if dot and stem:
@@ -39,7 +39,7 @@ def _pattern(name: str) -> re.Pattern[str]:
 
 
 def _order(stamp: str) -> tuple[int, str]:
-    """Return a key by which stamps of one kind rise with time: dates do, numbers fall."""
+    """Return a sort key that orders stamps of one kind by time: dates rise, numbers fall."""
     digits = re.sub(r"\D", "", stamp)
     if digits == stamp and len(stamp) <= 5:
         return 1, f"{99_999 - int(stamp):05d}"
@@ -47,7 +47,7 @@ def _order(stamp: str) -> tuple[int, str]:
 
 
 def is_rotated(name: str, log: str) -> bool:
-    """Whether a file of this name may be what was `log` once; both may be in a folder."""
+    """Whether a file of this name may be what `log` was once; both may have a folder."""
     folder, _, last = name.rpartition("/")
     of, _, base = log.rpartition("/")
     if folder != of or not last.startswith(base.rpartition(".")[0]):
@@ -56,14 +56,14 @@ def is_rotated(name: str, log: str) -> bool:
 
 
 def siblings(log: Path, entries: Mapping[Path, int]) -> list[Path]:
-    """Return what a log may have become: what was begun first comes first.
+    """Return the files that a log may have become, the oldest first.
 
-    One that is being compressed, and is still there as it was, counts as it was.
+    Where an uncompressed file and its compressed copy both exist, only the former counts.
 
     Parameters
     ----------
     entries
-        What is in its folder.
+        The contents of its folder.
     """
     pattern = _pattern(log.name)
     found: dict[str, tuple[tuple[int, str], Path]] = {}
@@ -79,9 +79,9 @@ def siblings(log: Path, entries: Mapping[Path, int]) -> list[Path]:
 
 
 def listing(folder: Path) -> dict[Path, int]:
-    """Return the regular files in a folder, each with its number in the file system."""
+    """Return the regular files in a folder, each with its inode number."""
     try:
         with os.scandir(folder) as entries:
             return {Path(entry.path): entry.inode() for entry in entries if entry.is_file()}
     except OSError:
-        return {}  # it says so when it is read
+        return {}  # reading it will raise

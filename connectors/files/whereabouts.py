@@ -1,4 +1,4 @@
-"""Which file of the input is which, whatever it is called now."""
+"""Recognises the files of an input under whatever names they have now."""
 
 import zlib
 from collections.abc import Callable, Mapping
@@ -32,38 +32,38 @@ if TYPE_CHECKING:
 
 __all__ = ["GONE", "File", "Files", "MovedError", "Prints", "difference", "is_deleted"]
 
-_Paths: TypeAlias = dict[Path, int]  # with the number of each file
+_Paths: TypeAlias = dict[Path, int]  # with the inode number of each file
 _Found: TypeAlias = dict[Path, tuple[str, Format]]  # with name and format
 State: TypeAlias = tuple[int, int, int]
-"""Of a file: its number, its size in bytes, and when it was changed, in nanoseconds."""
+"""State of a file: its inode number, its size in bytes, and its mtime in nanoseconds."""
 
 GONE: State = (-1, -1, -1)
-_TRIES = 3  # to see what is being rotated
+_TRIES = 3  # to get a stable view during a rotation
 
 
 class MovedError(InputError):
-    """Another file is where one was."""
+    """A file whose place another file has taken."""
 
 
 class File:
-    """One file of the input: where we are in it, and the open partition if it is open.
+    """One file of the input: how far it was read, and its partition while it is open.
 
     Attributes
     ----------
     name
-        What the journal calls it, wherever it is now.
+        Name in the journal, wherever the file is now.
     path
-        Where it is; None: nobody knows.
+        Path of the file; None: not known.
     home, base, age
-        Where it was first, what that is called, and how many were there before it.
+        Its first path, the name of that, and how many files were there before it.
     mark
-        Where it was read to according to the journal, by which it is known again.
+        How far the journal says it was read; by this the file is recognised.
     inode
-        The number that the file system had for it; 0: not known.
+        Its inode number; 0: not known.
     exhausted
-        The state of the file when nothing more was in it.
+        The state of the file when it was read to its end.
     older, newer
-        What was at its home before, if that is known, and how many came there later.
+        The file at its home before it, if known, and the number of files there after it.
     """
 
     def __init__(self, name: str, home: Path, format_: Format, *, base: str, age: int) -> None:
@@ -82,17 +82,17 @@ class File:
 
     @property
     def is_stdin(self) -> bool:
-        """Whether it is no file but standard input."""
+        """Whether it is standard input."""
         return self.name == "-"
 
     @property
     def unit(self) -> str:
-        """What positions in it are."""
+        """Unit of its positions."""
         return "row" if self.format in ("arrow", "parquet") else "byte"
 
     @property
     def known(self) -> Cursor:
-        """The last position that is known of it."""
+        """The last known position."""
         return self.mark if self.mark.offset > self.cursor.offset else self.cursor
 
     @property
@@ -102,7 +102,7 @@ class File:
         return self.newer > 1 or (packed and self.newer > 0)
 
     def state(self) -> State | None:
-        """What is at its path now; None: nothing."""
+        """State of the file at its path now; None: no file."""
         if self.path is None or self.is_stdin:
             return None
         try:
@@ -112,12 +112,12 @@ class File:
         return info.st_ino, info.st_size, info.st_mtime_ns
 
     def go_to(self, cursor: Cursor) -> None:
-        """Have reading go on elsewhere in it."""
+        """Move its cursor."""
         self.mark, self.cursor, self.exhausted = self.known, cursor, None
 
 
 class Prints(NamedTuple):
-    """By what a file is known again: as in `Range`."""
+    """Prints by which a file is recognised, as in `Range`."""
 
     head: int
     tail: int
@@ -125,7 +125,7 @@ class Prints(NamedTuple):
 
 
 def difference(found: Prints, cursor: Cursor, file: File) -> str:
-    """Return why a file is not the one that was read up to a cursor; nothing if it may be."""
+    """Return why a file is not the one read up to a cursor; empty if it may be."""
     if found.head != cursor.head and found.inode != cursor.inode:
         return (
             f"{file.name}: its beginning is not what was learned from it; another file was put in "
@@ -141,29 +141,29 @@ _Lost: TypeAlias = dict[str, File]  # by name
 
 
 class Files:
-    """The files of one input, by the names that the journal has for them.
+    """The files of one input, by their names in the journal.
 
-    A file is known by its number in the file system, and by the bytes at its beginning and before
-    the position. Where both say so it is the same under any name; where it has another number, it
-    is what lies in its own place, or in that of what it may have become, and holds what was read.
+    A file is recognised by its inode number, its first bytes and the bytes before the position. If
+    number and bytes agree, it is the same file under any name. If the number differs, it is the
+    file at its own place, or at a place it may have been rotated to, that holds what was read.
 
     Parameters
     ----------
     path, root, part, until_eof
-        As of `FileInput`.
+        As in `FileInput`.
     format_
-        What files are that are new; "auto": told by name or content.
+        Format of new files; "auto": by name or content.
     prints
-        Gives by what a file is known that is at a path, as if it had been read up to a cursor.
+        Returns the prints of the file at a path, as if it had been read up to a cursor.
     shut
         Closes a file.
 
     Attributes
     ----------
     files
-        All that were ever seen, in natural order, and logs in the order in which they came.
+        All files ever seen, in natural order; logs of one name from oldest to newest.
     new
-        Names of those that were not there before, to be taken from here.
+        Names of new files, for the caller to take.
     """
 
     def __init__(
@@ -184,13 +184,13 @@ class Files:
         self._until_eof = until_eof
         self._prints = prints
         self._shut = shut
-        self._firsts: dict[Path, bytes] = {}  # of files that were looked at
+        self._firsts: dict[Path, bytes] = {}  # by path, cached during a look
         self._seen: tuple[set[str], _Paths, dict[Path, _Paths]] = set(), {}, {}
         self.files: dict[str, File] = {}
         self.new: list[str] = []
 
     def restore(self, cursors: Mapping[str, Cursor], known: Mapping[str, Cursor]) -> None:
-        """Begin with the files of a resumed shard, wherever they are now; as `FileInput.seek`."""
+        """Start with a resumed shard's files, wherever they are now, as in `FileInput.seek`."""
         self.files = {}
         for name, mark in known.items():
             base, age = first_name(name)
@@ -203,7 +203,7 @@ class Files:
         self.new = []
 
     def look(self) -> None:
-        """See what is there now, and where the files are that were there before."""
+        """Find the files that exist now, and where the known files are."""
         if self._path == "-":
             if not self.files:
                 stdin = self.files["-"] = File("-", Path("-"), self._format, base="-", age=0)
@@ -211,11 +211,11 @@ class Files:
             return
         for _ in range(_TRIES):
             if self._bind(self._found()):
-                return  # else names were changed while we looked
+                return  # else files were renamed meanwhile
         self._bind(self._found(), last=True)
 
     def _found(self) -> _Found:
-        """Return the files that are there, in natural order, with name and format."""
+        """Return the existing files, in natural order, with name and format."""
         try:
             found = discover(self._path, self._root)
         except InputError as error:
@@ -224,7 +224,7 @@ class Files:
             away = not isinstance(error, NoFilesError) and not self._rotated()
             if not self.files and (self._until_eof or away):
                 raise
-            return {}  # there are none yet, or all are gone, and more may come
+            return {}  # none yet, or all were moved; more may come
         chosen = self._format
         return {
             path: (name, format_ if chosen == "auto" else chosen)
@@ -234,14 +234,14 @@ class Files:
 
     @property
     def _one(self) -> Path | None:
-        """The one file that is the input, if it is one."""
+        """Path of the input's only file, if its path names a single file."""
         if self._part is not None:
             return place(self._path, self._root, self._part)
         one = self._path != "-" and is_one_file(self._path, self._root)
         return self._root / self._path if one else None
 
     def _rotated(self) -> list[Path]:
-        """What the one file that is the input may have become, if it is one."""
+        """Return what the input's only file may have become, if it has only one."""
         one = self._one
         return [] if one is None else siblings(one, listing(one.parent))
 
@@ -251,17 +251,17 @@ class Files:
         return File(name, home, self._format, base=base, age=age)
 
     def _bind(self, found: _Found, *, last: bool = False) -> bool:
-        """Find out where each file is, and which are new.
+        """Find out where each file is, and which files are new.
 
-        False, and nothing is done about it, where a file is in the place of one that is not found;
-        if this is the `last` time, reading it will say so.
+        Return False and change nothing if another file is at the place of a missing one. If this is
+        the `last` try, take it; reading it will raise.
         """
         self._firsts = {}
         free = {path: inode for path in found if (inode := _inode(path))}
         lost: _Lost = {}
         for file in self.files.values():
             here = file.path or file.home
-            if here not in found and file.path is not None:  # outside of the input
+            if here not in found and file.path is not None:  # outside the input
                 free[here] = _inode(here)
             if here in free and self._is_still(file, here, free[here]):
                 self._take(file, here, free, found)
@@ -289,11 +289,11 @@ class Files:
         return True
 
     def _renamed(self, lost: _Lost, free: _Paths, found: _Found) -> None:
-        """Find files that are not where they were; leave in `lost` those that are not found."""
+        """Find files that were moved; leave in `lost` those that are not found."""
         around = {folder: listing(folder) for folder in {f.home.parent for f in lost.values()}}
         seen = set(lost), dict(free), around
         if seen == self._seen:
-            return  # they were not found then either
+            return  # the same as at the last search, which found nothing
         self._seen = seen
         taken = {file.path for name, file in self.files.items() if name not in lost}
         others = {
@@ -302,14 +302,14 @@ class Files:
             for path, inode in entries.items()
             if path not in taken and path not in free
         }
-        free |= others  # they may be outside of the input now
+        free |= others  # they may be outside the input now
         by_number = {inode: path for path, inode in free.items()}
         newest_first = sorted(lost.values(), key=lambda file: -file.age)
         chains: dict[str, list[File]] = {file.base: [] for file in newest_first}
         for file in self.files.values():
             if file.base in chains:
                 chains[file.base].append(file)
-        # Of what nothing was read, nothing is known but its number, which may be another's by now.
+        # A file of which nothing was read has only its number, which may have been reused.
         for unread in (False, True):
             for tell in (self._by_number, self._by_home, self._by_content):
                 for file in newest_first:
@@ -331,7 +331,7 @@ class Files:
     ) -> Path | None:
         path = by_number.get(file.inode)
         if path not in free or (path.suffix == ".gz") != (file.home.suffix == ".gz"):
-            return None  # it is renamed, not compressed
+            return None  # a rename does not compress
         return path if self._is(file, path) else None
 
     def _by_home(self, file: File, free: _Paths, *_: object) -> Path | None:
@@ -340,10 +340,10 @@ class Files:
     def _by_content(
         self, file: File, free: _Paths, found: _Found, _: dict[int, Path]
     ) -> Path | None:
-        """What was rotated twice was read: it is looked for where it might be taken for new."""
+        """Find a file by content; one rotated twice only where it could be taken for new."""
         if not file.known.offset:
             return None
-        # Where it was truncated, a copy of what was in it is not all that was.
+        # After truncation in place, a copy of a log's contents is not all of it.
         truncated = free.get(file.home) == file.inode
         there = [
             path
@@ -356,16 +356,16 @@ class Files:
         return next((path for path in there if self._is(file, path)), None)
 
     def _is_still(self, file: File, path: Path, inode: int) -> bool:
-        """Whether a file is where it was: its number may have been given to another one."""
+        """Whether a file is still at its place: its inode number may have been reused."""
         if file.inode != inode:
             return not (file.inode or file.mark.offset)
         unread = file.exhausted is not None and file.state() == file.exhausted
         if file.partition is not None or unread or path.suffix == ".gz":
-            return True  # or it is found out when it is read
+            return True  # if not, reading finds out
         return self._is(file, path)
 
     def _is(self, file: File, path: Path) -> bool:
-        """Whether what was read of a file is what another path holds."""
+        """Whether another path holds what was read of a file."""
         known = file.known
         if not known.offset:
             return True
@@ -386,7 +386,7 @@ class Files:
         free: _Paths,
         found: _Found,
     ) -> None:
-        """Note that a file is at a path."""
+        """Record that a file is at a path."""
         inode = free.pop(path)
         if file.partition is not None and file.partition.inode != inode:
             self._shut(file)
@@ -397,7 +397,7 @@ class Files:
             file.format = found[path][1]
 
     def _add(self, name: str, path: Path, inode: int, format_: Format, home: Path) -> None:
-        """Take up a file that was not there before."""
+        """Add a new file."""
         base, age = name, 0
         if name in self.files:
             age = max(f.age for f in self.files.values() if f.base == base) + 1
@@ -411,9 +411,9 @@ class Files:
     def _fill_gaps(
         self, base: str, known: list[File], there: list[Path], lost: _Lost, free: _Paths
     ) -> None:
-        """Take up the logs that were rotated before they were read, or even seen.
+        """Add the logs that were rotated before they were read, or even seen.
 
-        Of those that are `there`, as they were begun, those after the first that is known.
+        Of the files `there`, oldest first, these follow the first known one.
         """
         places = [there.index(file.path) for file in known if file.path in there]
         if not places:
@@ -430,7 +430,7 @@ class Files:
                 self._add(base, path, free.pop(path), self._format, known[0].home)
 
     def _is_being_packed(self, path: Path, found: Mapping[Path, object]) -> bool:
-        """Whether a file is a compressed copy, perhaps a part of one, of another that is there."""
+        """Whether a file is a compressed copy, perhaps incomplete, of another existing one."""
         plain = path.with_suffix("")
         if path.suffix != ".gz" or plain not in found:
             return False
@@ -452,7 +452,7 @@ class Files:
         self.files = {file.name: file for file in ordered}
 
     def is_there(self, file: File) -> bool:
-        """Whether a file can be read again; one that was rotated long ago is looked for."""
+        """Whether a file can be read again; if it is missing, look for it among rotated logs."""
         if file.is_stdin:
             return False
         if file.path is None:
@@ -466,13 +466,13 @@ class Files:
 
 
 def _moved_away(file: File) -> bool:
-    """Whether it is followed, was read to its end, and is somewhere where nobody looks."""
+    """Whether a file was moved away: it is open, read to its end, and has no successor."""
     followed = file.partition is not None and not is_deleted(file.partition)
     return followed and file.exhausted is not None and not file.newer
 
 
 def _inode(path: Path) -> int:
-    """Return the number of a file; 0 where there is none."""
+    """Return the inode number of a file; 0 if it does not exist."""
     try:
         return path.stat().st_ino
     except OSError:
@@ -480,7 +480,7 @@ def _inode(path: Path) -> int:
 
 
 def _first_bytes(path: Path) -> bytes:
-    """Return the first bytes of what a file holds, compressed or not; none if it is gone."""
+    """Return a file's first bytes, decompressed; none if it is missing."""
     try:
         stream = ByteStream(open_regular(path, path.name), path.name, path=path)
     except InputError:
@@ -494,5 +494,5 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def is_deleted(partition: object) -> bool:
-    """Whether a file that is open has no name any more."""
+    """Whether an open file has no name any more."""
     return isinstance(partition, FilePartition) and partition.deleted

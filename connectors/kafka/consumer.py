@@ -1,7 +1,7 @@
-"""Kafka topics as a source, on confluent-kafka: blocks of messages, not yet decoded.
+"""Reads Kafka topics with confluent-kafka.
 
-One consumer serves all shards of a process (`Consumer`); each shard reads its partitions through it
-(`TopicInput`). Nothing here commits anything on its own: the journal decides where reading goes on.
+One `Consumer` serves all shards of a process; each shard reads its partitions through it
+(`TopicInput`). It commits offsets only as a report: reading resumes where the journal says.
 """
 
 import time
@@ -31,10 +31,10 @@ __all__ = [
     "topics_of",
 ]
 
-_MESSAGES = 200  # asked of the client at once: so few stay in the cache until they are read
-_MOMENT = 1.0  # seconds, after which a broker that has just started knows its topics
-ASIDE = 5.0  # seconds to wait for an answer where others wait meanwhile
-_MOST_QUEUED = 32 * 2**20  # bytes of one partition that wait here before it is paused
+_MESSAGES = 200  # per call: few, so that they are still in the CPU cache when they are read
+_MOMENT = 1.0  # seconds until a broker that has just started knows its topics
+ASIDE = 5.0  # seconds to wait for an answer while others wait
+_MOST_QUEUED = 32 * 2**20  # bytes of one partition in the queue above which it is paused
 _OURS: dict[str, Any] = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
@@ -48,7 +48,7 @@ _DEFAULTS: dict[str, Any] = {
     "queued.max.messages.kbytes": 16 * 1024,
     "check.crcs": True,
 }
-_LONGEST = 3600.0  # seconds that an admin client may be told to wait
+_LONGEST = 3600.0  # upper limit in seconds for a request of an admin client
 _NO_IDS = KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION
 RESERVED = {
     "auto.offset.reset": "input.start says where to begin",
@@ -61,7 +61,7 @@ RESERVED = {
         "the journal decides what was learned",
     ),
 }
-"""Settings of librdkafka that are not the user's, and why."""
+"""Settings of librdkafka that users may not set, and why."""
 _GONE = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC,
@@ -71,16 +71,16 @@ _GONE = (
 
 
 class _GoneError(InputError):
-    """A broker does not know the topic, or not yet: one that has just started may say so."""
+    """A topic that the broker does not know, perhaps only because it has just started."""
 
 
 def partition_name(topic: str, index: int) -> str:
-    """Return what the journal calls a partition."""
+    """Return the name of a partition in the journal."""
     return f"{topic}-{index}"
 
 
 def said(error: object) -> str:
-    """Return what the client says of an error, in one line."""
+    """Return the client's text of an error, in one line."""
     if isinstance(error, KafkaException):
         error = error.args[0]
     text = error.str() if isinstance(error, KafkaError) else str(error)
@@ -88,67 +88,67 @@ def said(error: object) -> str:
 
 
 def no_topic(topic: str) -> str:
-    """Return what is said of a topic that is not there."""
+    """Return the message for a topic that does not exist."""
     return f"{topic}: no such topic; `midstream init-topics` creates it"
 
 
 class Heard:
-    """What a client last said of its connections: its `error_cb`, asked where no answer came.
+    """The last connection error of a client, as its `error_cb`.
 
-    The answer itself only ever says that there was none; here is whether a password was wrong, or
-    nobody listens.
+    A request that times out gives no cause. The connection error does: a wrong password, or no
+    listener.
     """
 
     def __init__(self) -> None:
         self._last = ""
 
     def __call__(self, error: KafkaError) -> None:
-        """Take what the client says."""
+        """Keep an error of the client."""
         if error.code() != KafkaError._ALL_BROKERS_DOWN:
             self._last = said(error)
 
     def why(self, error: KafkaException) -> str:
-        """Return why there was no answer, in one line."""
+        """Return why a request was not answered, in one line."""
         return self._last or said(error)
 
 
 def topics_of(
     client: Any, seconds: float, *names: str, heard: Heard | None = None
 ) -> dict[str, Any]:
-    """Return what the brokers say of a topic, or of all.
+    """Return the brokers' metadata of one topic, or of all.
 
     Parameters
     ----------
     heard
-        Of this client, which must not have anything assigned.
+        Errors of this client, which must not have anything assigned.
 
     Raises
     ------
     NoAnswerError
-        If none answers within `seconds`.
+        If no broker answers within `seconds`.
     """
     try:
         return dict(client.list_topics(*names, timeout=seconds).topics)
     except KafkaException as error:
         why = said(error)
         if heard is not None:
-            client.poll(0)  # so that it says what it has to say
+            client.poll(0)  # calls `error_cb`
             why = heard.why(error)
         raise NoAnswerError(f"Kafka: no answer within {seconds:g} s: {why}") from None
 
 
 class Identity:
-    """Tells a topic from one that was made anew under its name, by the id that brokers give it.
+    """Distinguishes a topic from one recreated under its name, by the id that brokers assign.
 
-    A consumer does not: where the new one is long enough, it reads on in it. Calling this takes 1
-    to 4 ms.
+    A consumer does not distinguish them: it reads on in a new topic that is long enough. A call
+    takes 1 to 4 ms.
 
     Parameters
     ----------
     settings
-        Of librdkafka.
+        Settings of librdkafka.
     topic
-        Its name.
+        Name of the topic.
     """
 
     def __init__(self, settings: Mapping[str, Any], topic: str) -> None:
@@ -156,25 +156,25 @@ class Identity:
         self._settings: dict[str, Any] = {**settings, "error_cb": self._heard}
         self._topic = topic
         self._admin = AdminClient(self._settings)
-        self._given = False  # whether they ever gave one
+        self._given = False  # whether the brokers ever gave an id
         self._none = False
 
     def __call__(self, seconds: float) -> int:
-        """Return a number of 32 bits made of the topic's id; 0 where the brokers give none.
+        """Return a 32-bit number made from the topic's id; 0 if the brokers give none.
 
         Raises
         ------
         NoAnswerError
             If no broker answers within `seconds`.
         InputError
-            If there is no such topic.
+            If the topic does not exist.
         """
         if self._none:
             return 0
         seconds = min(seconds, _LONGEST)
         try:
             bits = self._ask(seconds / 3)
-        except NoAnswerError:  # a client asks the controller that it knew first, which may be dead
+        except NoAnswerError:  # the client asks the first controller it knew, which may be down
             self._admin = AdminClient(self._settings)
             bits = self._ask(seconds * 2 / 3)
         if not any(bits):  # brokers before Kafka 2.8
@@ -184,12 +184,12 @@ class Identity:
         return zlib.crc32(bits) or 1
 
     def whole(self, seconds: float) -> bytes:
-        """Return the topic's id, and that of the cluster with its name where brokers give none.
+        """Return the topic's id; if brokers give none, the cluster's id and the topic's name.
 
         Raises
         ------
         NoAnswerError, InputError
-            As of a call.
+            As for a call.
         """
         there = topics_of(self._admin, seconds, self._topic, heard=self._heard)
         if self._topic not in there or there[self._topic].error is not None:
@@ -204,7 +204,7 @@ class Identity:
         return f"{cluster}/{self._topic}".encode()
 
     def _ask(self, seconds: float) -> bytes:
-        """Return the bytes of the id; none, or zeros, where there is none."""
+        """Return the bytes of the id; empty, or zeros, if there is none."""
         topics = TopicCollection([self._topic])
         try:
             asked = self._admin.describe_topics(topics, request_timeout=seconds)
@@ -215,34 +215,34 @@ class Identity:
                 return b""
             if code in _GONE:
                 raise _GoneError(f"{self._topic}: is gone: {said(error)}") from None
-            self._admin.poll(0)  # so that it says what it has to say
+            self._admin.poll(0)  # calls `error_cb`
             raise NoAnswerError(f"{self._topic}: {self._heard.why(error)}") from None
         halves = found.get_most_significant_bits(), found.get_least_significant_bits()
         return b"".join(half.to_bytes(8, "big", signed=True) for half in halves)
 
 
 class Consumer:
-    """One client of the brokers, from which the partitions of a topic are taken each by itself.
+    """One client of the brokers. It reads each partition of a topic separately.
 
     Parameters
     ----------
     settings
-        Of librdkafka: `bootstrap.servers` and what else the config says.
+        Settings of librdkafka: `bootstrap.servers` and the rest of the config's.
     topic
-        What is read.
+        Name of the topic to read.
     group
-        The consumer group to which positions are told, for tools that show lag.
+        The consumer group that positions are committed to, for tools that show lag.
     identity
-        Of the topic; None: whether it is made anew is not looked at.
+        Identity of the topic; None: a recreated topic is not detected.
     log
-        Takes what an operator should know: a word for the event, and fields.
+        Logs for the operator: the name of an event, and fields.
 
     Attributes
     ----------
     mark
-        What `identity` gave when it was first asked, by `identify`; 0: nothing.
+        What `identity` returned when `identify` first called it; 0: nothing.
     untold
-        How often the group could not be told of positions.
+        Number of failed commits of positions to the group.
     """
 
     def __init__(
@@ -258,7 +258,7 @@ class Consumer:
         self.mark = 0
         self.untold = 0
         self._identity = identity
-        self._unconfirmed = False  # whether messages came since the topic was seen to be the same
+        self._unconfirmed = False  # whether messages came since the topic's identity was checked
         self._log = log
         self._heard = Heard()
         self._client = ck.Consumer(
@@ -274,13 +274,13 @@ class Consumer:
         self._queues: dict[int, deque[Messages]] = {}
         self._bytes: dict[int, int] = {}
         self._paused: set[int] = set()
-        self._ends: dict[int, int] = {}  # of those read to their end: the offset after all of it
+        self._ends: dict[int, int] = {}  # of partitions read to their end: the offset after it
         self._out_of_range: dict[int, str] = {}
         self._down = False
-        self._missed = 0  # how often the topic was not found
+        self._missed = 0  # how often in a row the topic was not found
 
     def _trouble(self, error: KafkaError) -> None:
-        """Tell of trouble that the client goes on trying to get over by itself, once."""
+        """Log once an error that the client retries."""
         self._heard(error)
         if not self._down:
             self._down = True
@@ -292,7 +292,7 @@ class Consumer:
         Raises
         ------
         InputError
-            If no broker answers within `seconds`, or there is no such topic, or no right to it.
+            If no broker answers within `seconds`, the topic does not exist, or access is denied.
         """
         heard = None if self._queues else self._heard
         found = topics_of(self._client, seconds, self.topic, heard=heard)[self.topic]
@@ -303,12 +303,12 @@ class Consumer:
         return sorted(found.partitions)
 
     def look(self, seconds: float) -> list[int] | None:
-        """Return the numbers of the topic's partitions now; None if nobody says so in time.
+        """Return the numbers of the topic's partitions now; None if no broker answers in time.
 
         Raises
         ------
         InputError
-            If the topic is gone, or was made anew: a fetch says so late, or never.
+            If the topic was deleted or recreated: a fetch reports that late, or never.
         """
         try:
             found = topics_of(self._client, seconds, self.topic)[self.topic]
@@ -328,18 +328,18 @@ class Consumer:
         return None if found.error is not None else sorted(found.partitions)
 
     def identify(self, seconds: float, *, known: bool) -> None:
-        """Take the topic for the one that is to be read: from now on `confirm` looks for it.
+        """Take the topic as the one to read: from now on `confirm` checks for it.
 
         Parameters
         ----------
         known
-            It was read before, and had an id. Else, brokers that have no controller to ask are
-            taken to give none.
+            Whether it was read before and had an id. If not, brokers without a controller count as
+            giving none.
 
         Raises
         ------
         InputError
-            If no broker answers within `seconds`, or there is no such topic.
+            If no broker answers within `seconds`, or the topic does not exist.
         """
         if self._identity is None or self.mark:
             return
@@ -352,7 +352,7 @@ class Consumer:
             self._identity = None
 
     def _has_controller(self, seconds: float) -> bool:
-        """Whether the brokers have one, as far as is known."""
+        """Whether the brokers have a controller, as far as is known."""
         try:
             number: int = self._client.list_topics(self.topic, timeout=seconds).controller_id
         except KafkaException:
@@ -360,23 +360,23 @@ class Consumer:
         return number >= 0
 
     def confirm(self, seconds: float, *, idle: bool = False) -> None:
-        """Make sure that all that was taken came from one topic: it is still there.
+        """Check that all messages taken came from one topic, which still exists.
 
         Parameters
         ----------
         idle
-            Ask even if nothing has come since it was last asked.
+            Check even if no message has come since the last check.
 
         Raises
         ------
         NoAnswerError
             If no broker answers within `seconds`.
         InputError
-            If the topic is gone, or was made anew.
+            If the topic was deleted or recreated.
         """
         if self._identity is None or not self.mark or not (self._unconfirmed or idle):
             return
-        self._unconfirmed = False  # before it is asked: the thread that reads may set it meanwhile
+        self._unconfirmed = False  # before the request: the reading thread may set it meanwhile
         try:
             try:
                 mark = self._identity(seconds)
@@ -393,11 +393,11 @@ class Consumer:
             raise
 
     def tell(self, event: str, **fields: Any) -> None:
-        """Tell the operator."""
+        """Log an event for the operator."""
         self._log(event, **fields)
 
     def bounds(self, index: int, seconds: float) -> tuple[int, int]:
-        """Return the oldest offset that is there, and the one after the newest."""
+        """Return the oldest available offset, and the one after the newest."""
         where = TopicPartition(self.topic, index)
         try:
             low, high = self._client.get_watermark_offsets(where, timeout=seconds)
@@ -406,7 +406,7 @@ class Consumer:
         return low, high
 
     def at_time(self, index: int, moment: float, seconds: float) -> int:
-        """Return the offset of the first message that is not older than `moment`, or the end."""
+        """Return the offset of the first message not older than `moment`, or the end."""
         where = TopicPartition(self.topic, index, int(moment * 1000))
         try:
             (found,) = self._client.offsets_for_times([where], timeout=seconds)
@@ -427,35 +427,35 @@ class Consumer:
         self._client.incremental_assign([TopicPartition(self.topic, index, offset)])
 
     def ended(self, index: int) -> bool:
-        """Whether all that there was has been taken; more may have come since."""
+        """Whether all known messages were taken; more may have come since."""
         return index in self._ends and not self._queues[index]
 
     def end(self, index: int) -> int:
-        """Return the offset after all that there was, if that was taken; else -1.
+        """Return the end offset of a partition if everything before it was taken; else -1.
 
-        Of what a transaction leaves behind, or compaction has removed, there is nothing to take.
+        Transaction markers and compacted messages count as taken.
         """
         end = self._ends.get(index, -1)
         return -1 if self._queues[index] else end
 
     def out_of_range(self, index: int) -> str | None:
-        """Return why what comes after all that was taken is not there; None if it may be."""
+        """Return why the messages after those taken are missing; None if they may exist."""
         return None if self._queues[index] else self._out_of_range.get(index)
 
     def take(self, index: int, max_bytes: int, until: int | None = None) -> Messages | None:
-        """Return the next messages of a partition, None if there are none now; never blocks.
+        """Return the next messages of a partition, or None if none are available; never blocks.
 
         Parameters
         ----------
         max_bytes
             Length to aim at.
         until
-            Take none from this offset on.
+            Take no messages from this offset on.
 
         Returns
         -------
         Messages
-            Such that hold JSON, or a single one that holds Arrow.
+            Messages that hold JSON, or a single one that holds Arrow.
         """
         queue = self._queues[index]
         taken: list[Messages] = []
@@ -471,7 +471,7 @@ class Consumer:
                 break
             if n < len(part):
                 part, queue[0] = part.split(n)
-                max_bytes = 0  # enough
+                max_bytes = 0  # full
             else:
                 queue.popleft()
             taken.append(part)
@@ -485,12 +485,12 @@ class Consumer:
         return Messages.join(taken) if taken else None
 
     def waits_from(self, index: int, offset: int) -> bool:
-        """Whether the next message of a partition is known, and not before `offset`."""
+        """Whether the next message of a partition is known and is at or after `offset`."""
         queue = self._queues[index]
         return bool(queue) and int(queue[0].offsets[0]) >= offset
 
     def _poll(self, wanted: int) -> bool:
-        """Take what has come; return whether some of it is of the partition `wanted`."""
+        """Receive messages; return whether any belongs to the partition `wanted`."""
         messages: list[Any] = self._client.consume(_MESSAGES, 0)
         if not messages:
             return False
@@ -530,7 +530,7 @@ class Consumer:
             self._trouble(error)
 
     def commit(self, positions: Mapping[int, int]) -> None:
-        """Tell the group how far the partitions were learned: for lag tools, nothing else."""
+        """Commit to the group how far the partitions were learned: for lag tools only."""
         told = [TopicPartition(self.topic, index, offset) for index, offset in positions.items()]
         if told:
             try:
@@ -539,17 +539,17 @@ class Consumer:
                 self._committed(error.args[0], told)
 
     def _committed(self, error: KafkaError | None, _: Sequence[TopicPartition]) -> None:
-        """Take what became of positions that were told."""
+        """Handle the result of a commit to the group."""
         if error is not None:
             self.untold += 1
             self._log("lag_not_told", reason=said(error))
 
     def close(self) -> None:
-        """Leave the brokers."""
+        """Close the client."""
         self._client.close()
-        self._identity = None  # whose client goes with it
+        self._identity = None  # releases its client
 
 
 def _kind(message: Any) -> tuple[int, bool]:
-    """Return the partition of a message, and whether it is one, and not an error."""
+    """Return a message's partition, and whether it is a message rather than an error."""
     return message.partition(), message.error() is None

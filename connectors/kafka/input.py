@@ -1,7 +1,7 @@
-"""Kafka topics as a source, on confluent-kafka: blocks of messages, not yet decoded.
+"""Kafka topics as an input.
 
-One consumer serves all shards of a process (`Consumer`); each shard reads its partitions through it
-(`TopicInput`). Nothing here commits anything on its own: the journal decides where reading goes on.
+Each shard reads its partitions (`TopicInput`) through the one `Consumer` of its process. Reading
+resumes where the journal says.
 """
 
 import re
@@ -21,35 +21,35 @@ from midstream.engine.shard.journal import Cursor, Range
 
 __all__ = ["TopicInput"]
 
-_SETTLE_SECONDS = 5.0  # after which the group is told again what did not arrive
+_SETTLE_SECONDS = 5.0  # until positions whose commit failed are committed again
 
 
 class TopicInput(Input):
     """The partitions of a topic that one shard reads. Positions are offsets.
 
-    A topic is known by the id that brokers give it, not by its name alone. Messages that were
-    deleted before they were read are an error, or are skipped if that is wanted; in the journal
-    there is a range for them.
+    A topic is identified by the id that brokers give it, not by its name alone. Messages that were
+    deleted before they were read raise an error, or are skipped if configured; the journal then has
+    a range for them.
 
     Parameters
     ----------
     consumer
-        Shared with the other shards.
+        Shared by the shards of the process.
     parts
-        Numbers of the partitions.
+        Numbers of the partitions that this shard reads.
     start
-        Where to begin where nothing was read before: "earliest", "latest", or seconds since 1970.
+        Where to begin in new partitions: "earliest", "latest", or seconds since 1970.
     until_eof
-        What is there when reading begins is all that is read.
+        Read only what exists when reading begins.
     on_lost
-        "stop": messages that were deleted before they were read are an error; "skip": go on with
-        the oldest that is there.
+        For messages deleted before they were read. "stop": raise an error; "skip": continue with
+        the oldest available.
     seconds
-        How long to wait for an answer of the brokers.
+        How long to wait for an answer from the brokers.
     added
-        Partitions that were not there when the topic was first read: they begin at their beginning.
+        Partitions created after the topic was first read: they are read from their beginning.
     decoding
-        How messages become events; None: they are not decoded here.
+        How to decode messages to events; None: no decoding.
     """
 
     def __init__(
@@ -74,35 +74,35 @@ class TopicInput(Input):
         self._seconds = seconds
         self._cursors: dict[str, Cursor] = {}
         self._stops: dict[str, int] = {}
-        self._lows: dict[str, int] = {}  # what is before was deleted
-        self._gone: dict[str, int] = {}  # from where on, if that is to be replayed
+        self._lows: dict[str, int] = {}  # everything before was deleted
+        self._gone: dict[str, int] = {}  # where deleted messages begin, if to be replayed
         self._turn = 0
         self._begun: list[Work] = []
-        self._settled: dict[int, int] = {}  # to the consumer group
+        self._settled: dict[int, int] = {}  # positions committed to the consumer group
         self._settled_at = 0.0
         self._untold = 0
 
     @property
     def names(self) -> list[str]:
-        """Names of the partitions, in their order."""
+        """Names of the partitions, in order."""
         return list(self._parts)
 
     def has(self, partition: str) -> bool:
-        """Whether a name is that of a partition of the topic, also of one of another shard."""
+        """Whether a name is a partition of the topic, even one of another shard."""
         topic = re.escape(self._consumer.topic)
         return re.fullmatch(rf"{topic}-\d+", partition) is not None
 
     def seek(
         self, cursors: Mapping[str, Cursor], known: Mapping[str, Cursor] | None = None
     ) -> None:
-        """Begin to read: at the cursors of a resumed shard, else at the start.
+        """Start reading: at the cursors of a resumed shard, else at the start.
 
-        An offset needs nothing of `known`.
+        `known` is not used: offsets need no more than `cursors`.
 
         Raises
         ------
         InputError
-            If what is to be read next was never there. If it is not there any more, `read` says so.
+            If the next offset never existed. If it was deleted, `read` raises.
         """
         del known
         marked = any(cursor.head for cursor in cursors.values())
@@ -122,7 +122,7 @@ class TopicInput(Input):
             if cursor is not None:
                 offset = cursor.offset
             elif cursors or index in self._added:
-                offset = low  # it is new since reading began, and so is all that is in it
+                offset = low  # created after reading began, so all of it is new
             else:
                 offset = self._first(index, low, high)
             if offset > high:
@@ -139,7 +139,7 @@ class TopicInput(Input):
             self._consumer.assign(index, max(offset, low))
 
     def rewind(self, cursors: Mapping[str, Cursor]) -> None:
-        """Go back to cursors, to read again what came after them."""
+        """Go back to cursors, to read what follows them again."""
         for name, cursor in cursors.items():
             index = self._parts[name]
             self._cursors[name] = cursor
@@ -147,20 +147,20 @@ class TopicInput(Input):
             self._consumer.assign(index, max(cursor.offset, self._lows[name]))
 
     def oldest(self) -> dict[str, int]:
-        """Return, by partition, the oldest offset that is there.
+        """Return, by partition, the oldest available offset.
 
         Raises
         ------
         NoAnswerError
-            If the brokers do not say so.
+            If the brokers do not answer.
         """
         bounds = self._consumer.bounds
         return {name: bounds(index, self._seconds)[0] for name, index in self._parts.items()}
 
     def begin(self, *, untouched: bool = False) -> list[Work]:
-        """Return empty ranges: where partitions begin, and of what topic they are.
+        """Return empty ranges that record where partitions begin, and the topic's identity.
 
-        Also of partitions that are new in a shard that has read others before.
+        They include partitions that are new to a shard that has read others before.
         """
         del untouched
         begun, self._begun = self._begun, []
@@ -178,24 +178,24 @@ class TopicInput(Input):
         )
 
     def decode(self, work: Work) -> Decoded:
-        """Return the events of a block of messages, and what of it is rejected."""
+        """Return the events and the rejected messages of a block."""
         assert isinstance(work.block, MessageBlock)
         return self._messages.decode(work.block)
 
     def confirm(self, seconds: float) -> None:
-        """Raise if what was taken since the last call may not be of the topic that it is taken for.
+        """Raise if what was taken since the last call may belong to another topic.
 
         Raises
         ------
         NoAnswerError
             If no broker answers.
         InputError
-            If the topic is gone, or was made anew.
+            If the topic was deleted or recreated.
         """
         self._consumer.confirm(seconds)
 
     def settle(self, learned: Mapping[str, int]) -> None:
-        """Tell the consumer group how far it was learned, if that has changed or did not arrive."""
+        """Commit positions to the consumer group if they changed or the last commit failed."""
         told, now, untold = self.told(learned), time.monotonic(), self._consumer.untold
         again = untold != self._untold and now - self._settled_at > _SETTLE_SECONDS
         if told != self._settled or again:
@@ -203,7 +203,7 @@ class TopicInput(Input):
             self._consumer.commit(told)
 
     def close(self) -> None:
-        """Leave the consumer to the other shards."""
+        """Do nothing: the other shards still use the consumer."""
 
     def _first(self, index: int, low: int, high: int) -> int:
         if self._start == "earliest":
@@ -213,12 +213,12 @@ class TopicInput(Input):
         return self._consumer.at_time(index, self._start, self._seconds)
 
     def read(self, max_bytes: int) -> Work | None:
-        """Return the next block, or None if there is nothing (more) now; never blocks.
+        """Return the next block, or None if none is available now; never blocks.
 
         Raises
         ------
         InputError
-            If messages were deleted before they were read, and are not to be skipped.
+            If messages were deleted before they were read, and `on_lost` is "stop".
         """
         names = list(self._parts)
         for i in range(len(names)):
@@ -243,11 +243,11 @@ class TopicInput(Input):
         return None
 
     def _look_again(self, name: str, index: int, why: str) -> None:
-        """Find out what there is, now that the brokers do not have what comes next."""
+        """Query the oldest offset, after the brokers reported the next one out of range."""
         try:
             low, high = self._consumer.bounds(index, min(self._seconds, ASIDE))
         except NoAnswerError:
-            return  # it is asked again
+            return  # the next read asks again
         offset = self._cursors[name].offset
         if low <= offset:
             raise InputError(
@@ -258,7 +258,7 @@ class TopicInput(Input):
         self._consumer.assign(index, low)
 
     def _skip(self, name: str) -> Work:
-        """Go on after what was deleted before it was read, if that is wanted."""
+        """Skip messages that were deleted before they were read, if configured."""
         start, stop = self._cursors[name].offset, self._lows[name]
         if self._on_lost == "stop":
             raise InputError(
@@ -273,37 +273,37 @@ class TopicInput(Input):
     def _work(self, name: str, index: int, messages: Messages) -> Work:
         cursor = self._cursors[name]
         stop = int(messages.offsets[-1]) + 1
-        # With the newline after each message, so that it matters where one ends.
+        # Include the newline after each message, so that the sum depends on where one ends.
         crc = zlib.crc32(messages.data, cursor.crc)
         block = MessageBlock(self._consumer.topic, index, messages, cursor.offset, stop)
         return self._to(block, crc)
 
     def _nothing(self, name: str, stop: int, crc: int) -> Work:
-        """Return an empty block from the cursor (if there is one) to `stop`, and go on there."""
+        """Return an empty block from the cursor (if any) to `stop`, and advance to it."""
         start = self._cursors[name].offset if name in self._cursors else stop
         nothing = Messages([], np.zeros(0, np.int64), [])
         topic, index = self._consumer.topic, self._parts[name]
         return self._to(MessageBlock(topic, index, nothing, start, stop), crc)
 
     def _to(self, block: MessageBlock, crc: int) -> Work:
-        """Return a block as work, and go on after it."""
+        """Return a block as work, and advance past it."""
         name, stop, mark = block.partition, block.stop, self._consumer.mark
         self._cursors[name] = Cursor(stop, stop, crc, mark)
         return Work(block, Range(name, block.start, stop, stop, crc, mark))
 
     @property
     def ended(self) -> bool:
-        """Whether all that was there when reading began was read, if that is the end."""
+        """Whether everything that existed when reading began was read, if reading ends there."""
         return self._until_eof and all(
             self._cursors[name].offset >= self._stops[name] or self._consumer.ended(index)
             for name, index in self._parts.items()
         )
 
     def told(self, learned: Mapping[str, int]) -> dict[int, int]:
-        """Return, by partition, what to tell of how far it was learned: up to `learned`.
+        """Return, by partition number, the position to commit for what was learned.
 
-        Where all is learned, that is the end of the partition, past what is no message, such as
-        the end of a transaction, of which the journal does not know.
+        If all of a partition was learned, that is its end. It may lie past records that the journal
+        does not know, such as transaction markers.
         """
         positions = {}
         for name, offset in learned.items():
@@ -313,21 +313,21 @@ class TopicInput(Input):
         return positions
 
     def replay(self, span: Range, max_bytes: int) -> Work | None:
-        """Read a range of the journal again, a block a call, until one is `final`.
+        """Read a range of the journal again, one block per call, until one is `final`.
 
-        None where the brokers have not delivered it yet.
+        Return None if the brokers have not delivered it yet.
 
         Raises
         ------
         InputError
-            If what was learned is not there any more, or is something else now.
+            If what was learned was deleted, or has changed.
         """
         name = span.partition
         index = self._parts[name]
         cursor = self._cursors[name]
         if span.start == span.stop:
             return self._nothing(name, span.stop, span.crc)
-        if cursor.offset < self._lows[name]:  # it may have been gone then, too: the sum tells
+        if cursor.offset < self._lows[name]:  # perhaps it was also then: the checksum decides
             self._gone[name] = cursor.offset
             work = self._nothing(name, min(self._lows[name], span.stop), cursor.crc)
         else:

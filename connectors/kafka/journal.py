@@ -1,4 +1,4 @@
-"""A journal on Kafka: each record is committed in one transaction with the outputs it caused."""
+"""A journal on Kafka: each record is committed in one transaction with its outputs."""
 
 import secrets
 import time
@@ -19,20 +19,20 @@ __all__ = ["KafkaJournal", "Signature"]
 _OURS: dict[str, Any] = {
     "enable.idempotence": True,
     "acks": "all",
-    "delivery.report.only.error": True,  # a commit says that all was delivered
+    "delivery.report.only.error": True,  # a successful commit implies delivery
 }
 _DEFAULTS: dict[str, Any] = {
-    # A writer that was killed blocks readers until its transaction is given up.
+    # A killed writer blocks readers until its transaction times out.
     "transaction.timeout.ms": 10_000,
     "linger.ms": 5,
     "compression.type": "lz4",
 }
 
 
-_MOST_WAITING = 2**20  # bytes of outputs that wait for the next commit
-_FEW = 2_000  # offsets that are read rather than searched
-_DROPPED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)  # because of something else
-_SOON = 0.01  # seconds after which what was not there is looked for again
+_MOST_WAITING = 2**20  # bytes of outputs waiting for the next commit
+_FEW = 2_000  # offsets that are read linearly rather than searched
+_DROPPED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)  # consequences of an earlier error
+_SOON = 0.01  # seconds between attempts to read what is not visible yet
 _DOUBT = 5.0  # seconds to find out whether another run has taken over
 _FENCED = (
     KafkaError._FENCED,
@@ -42,10 +42,9 @@ _FENCED = (
 
 
 class Signature(NamedTuple):
-    """What a process signs a journal with, whether that came through or not, and an offset.
+    """The tokens that a process signs a journal with, committed or not, and an offset.
 
-    All that others signed before that offset, they signed before us; who signed after it has shut
-    us out.
+    Signatures of others before that offset precede ours; one after it has fenced us off.
     """
 
     position: int
@@ -55,25 +54,25 @@ class Signature(NamedTuple):
 class KafkaJournal:
     """A journal in a partition of a topic, with outputs that are topics too.
 
-    Guarantee: a record and the outputs that it caused are seen together, by those who read what is
-    committed, or not at all; and whoever recovers the journal shuts out all who wrote before.
+    Guarantee: readers of committed messages see a record together with its outputs, or neither.
+    Whoever recovers the journal fences off all earlier writers.
 
     Parameters
     ----------
     settings
-        Of librdkafka.
+        Settings of librdkafka.
     writer
         The `transactional.id`: one journal at a time may write under it.
     topic, index
-        Where the records are.
+        Topic and partition of the records.
     outputs
-        The topic of each output. All that a journal puts out goes to one partition, in order.
+        The topic of each output. A journal writes all its outputs to one partition each, in order.
     seconds
-        How long to wait for an answer of the brokers.
+        How long to wait for an answer from the brokers.
     signatures
-        By writer, what this process has signed: kept up by journals, for those that follow them in
-        this process. Where another has signed since, it has replaced us, and we may not take over
-        again.
+        By writer, what this process has signed. Journals keep it up to date for their successors in
+        this process. If another process has signed since, it has replaced this one, which may not
+        take over again.
     """
 
     def __init__(
@@ -95,36 +94,36 @@ class KafkaJournal:
         self._seconds = seconds
         self._heard = Heard()
         self._producer: Any = None
-        self._open = False  # a transaction
+        self._open = False  # a transaction is open
         self._lost = ""  # why a message was not delivered
         self._failed: JournalError | None = JournalError(f"{topic}: was not recovered")
-        self._too_long = False  # ... if it never will be
+        self._too_long = False  # the reason can never go away
         self._signatures = {} if signatures is None else signatures
-        self._waiting: list[tuple[str, bytes]] = []  # by topic, not yet produced
-        self._bytes = 0  # of it
-        self._places: dict[str, int] = {}  # the partition of each topic that is ours
-        self._token = secrets.token_hex(8)  # what we sign with
-        self._known = False  # whether we have
-        self._position = 0  # in the topic, after all that was read of it
-        self._oldest = 0  # the record that the topic begins with
+        self._waiting: list[tuple[str, bytes]] = []  # by topic, not produced yet
+        self._bytes = 0  # size of `_waiting`
+        self._places: dict[str, int] = {}  # by topic, the partition that we write to
+        self._token = secrets.token_hex(8)  # our signature
+        self._known = False  # whether our signature is committed
+        self._position = 0  # in the topic, after everything read so far
+        self._oldest = 0  # first record in the topic
         self.first = 0
         self.end = 0
         self.generation = 0
         self.lost_outputs: dict[str, int] = {}
 
     def recover(self, since: int = 0) -> list[Record]:
-        """Shut out earlier writers, return what they committed, in order, and sign below it.
+        """Fence off earlier writers, return the committed records in order, and sign after them.
 
         Parameters
         ----------
         since
-            Earlier records but the last of them are left out, so that little is read of a long
-            journal. Of very many, only the last, and what `gather` keeps, are returned.
+            Earlier records except the last of them are left out, to read little of a long journal.
+            Of very many records, only the last and those that `gather` keeps are returned.
 
         Raises
         ------
         JournalError
-            If another has taken over from this process, or the journal cannot be used as it is.
+            If another process has taken over, or the journal cannot be used as it is.
         UnavailableError
             If the brokers do not answer.
         """
@@ -142,7 +141,7 @@ class KafkaJournal:
         signed = self._signatures.get(self._writer)
         if signed is not None and self._replaced(self._read(signed.position)):
             raise self._taken_over()
-        # Before anything is signed: should an outage end that, it shows who signed after us.
+        # Before signing: if an outage interrupts it, this offset shows who signed after us.
         if signed is None:
             signature = Signature(self._last(), frozenset([self._token]))
         else:
@@ -156,12 +155,12 @@ class KafkaJournal:
         self._open, self._failed, self._lost, self._too_long = False, None, "", False
         self._waiting, self._bytes = [], 0
         self._known = False
-        if records:  # else its first record will
+        if records:  # else the first record signs
             self.commit([])
         return records
 
     def _replaced(self, records: Sequence[Record]) -> bool:
-        """Whether another has signed one of these."""
+        """Whether another process has signed one of these."""
         signed = self._signatures.get(self._writer)
         ours = signed.tokens if signed is not None else frozenset()
         return any(record.writer not in ours for record in records if record.writer)
@@ -172,7 +171,7 @@ class KafkaJournal:
         )
 
     def _check_topics(self) -> None:
-        """Raise JournalError, naming it, if a topic that is written to is not there."""
+        """Raise JournalError, naming the topic, if a topic to write to does not exist."""
         found = topics_of(self._producer, self._seconds, heard=self._heard)
         for topic in (*self._outputs.values(), self._topic):
             if topic not in found:
@@ -185,21 +184,21 @@ class KafkaJournal:
             )
 
     def _last(self) -> int:
-        """Return the offset after all that is in the topic now, committed or not."""
+        """Return the end offset of the topic now, committed or not."""
         with self._reader("read_uncommitted") as consumer:
             where = TopicPartition(self._topic, self._index)
             end: int = consumer.get_watermark_offsets(where, timeout=self._seconds)[1]
             return end
 
     def _read(self, start: int = 0, since: int = 0) -> list[Record]:
-        """Return what is committed from an offset on, and from the record before `since` on.
+        """Return the committed records from an offset on, and from the record before `since` on.
 
-        As `recover` does.
+        Very many are reduced as in `recover`.
 
         Raises
         ------
         JournalError
-            If some records are gone.
+            If some records are missing.
         """
         records: list[Record] = []
         last: Record | None = None
@@ -223,10 +222,10 @@ class KafkaJournal:
     def _batches(
         self, start: int, seq: int, *, oldest: bool = False
     ) -> Iterator[tuple[list[Record], int]]:
-        """Yield what is committed from an offset on, and where each part of it ends.
+        """Yield batches of committed records from an offset on, each with its end offset.
 
-        From record `seq` on, or a few before it, if that is above 0. `oldest`: see which record
-        the topic begins with.
+        If `seq` is above 0, begin at record `seq` or a few before it. `oldest`: find out the first
+        record of the topic.
         """
         with self._reader() as consumer:
             where = TopicPartition(self._topic, self._index)
@@ -246,14 +245,14 @@ class KafkaJournal:
                 yield found, position
 
     def records(self, since: int) -> Iterator[Record]:
-        """Return what is committed from record `since` on, in order.
+        """Yield the committed records from `since` on, in order.
 
         Raises
         ------
         JournalError
-            If that is not there any more.
+            If a record is missing.
         UnavailableError
-            If the brokers do not show in time what they said was committed.
+            If the brokers do not deliver in time what they reported as committed.
         """
         expected, deadline = since, time.monotonic() + self._seconds
         while expected < self.end:
@@ -267,7 +266,7 @@ class KafkaJournal:
                     yield record
             if expected == self.end:
                 return
-            # Readers see a transaction a moment after its commit.
+            # A transaction becomes visible a moment after its commit.
             if time.monotonic() > deadline:
                 raise UnavailableError(
                     f"{self._topic}: record {expected} cannot be read within {self._seconds:g} s"
@@ -276,7 +275,7 @@ class KafkaJournal:
 
     @contextmanager
     def _reader(self, level: str = "read_committed") -> Iterator[Any]:
-        """Give a consumer of what is committed, and say in our words what it fails of."""
+        """Give a consumer of committed messages; translate its errors."""
         consumer = ck.Consumer(
             {
                 **self._settings,
@@ -302,7 +301,7 @@ class KafkaJournal:
             consumer.close()
 
     def _near(self, consumer: Any, low: int, high: int, seq: int) -> int:
-        """Return an offset at or before which record `seq` is, and not long before it."""
+        """Return an offset at or shortly before record `seq`."""
         while high - low > _FEW:
             middle = (low + high) // 2
             consumer.assign([TopicPartition(self._topic, self._index, middle)])
@@ -316,7 +315,7 @@ class KafkaJournal:
     def _some(
         self, consumer: Any, start: int, stop: int, most: int = 10_000
     ) -> tuple[list[Record], int]:
-        """Return the next records, none only if there are none up to `stop`, and where they end.
+        """Return the next records and the offset after them; none only if there are none to `stop`.
 
         The consumer is at `start`.
         """
@@ -339,18 +338,18 @@ class KafkaJournal:
         return records, position
 
     def write(self, output: str, data: bytes) -> None:
-        """Add to an output, a message for each line; part of the next commit."""
+        """Add to an output, one message per line; part of the next commit."""
         if not data:
             return
         with self._whole():
-            # A transaction is begun late: brokers give up one that a slow learner keeps open.
+            # Begin the transaction late: brokers abort one that a slow learner keeps open.
             self._waiting.append((self._outputs[output], data))
             self._bytes += len(data)
             if self._bytes > _MOST_WAITING:
                 self._flush()
 
     def commit(self, entries: Sequence[Entry], about: Mapping[str, Any] | None = None) -> int:
-        """Commit entries and what was written since the last commit, in one piece; return `end`."""
+        """Commit entries and what was written since the last commit atomically; return `end`."""
         with self._whole():
             self._flush()
             record = Record(
@@ -363,7 +362,7 @@ class KafkaJournal:
             self._produce(self._topic, msgspec.json.encode(record), self._index)
             self._ask("commit", self._producer.commit_transaction)
             self._open = False
-            if not self._known:  # nobody has shut us out until now
+            if not self._known:  # nobody has fenced us off so far
                 self._known = True
                 tokens = self._signatures[self._writer].tokens
                 self._signatures[self._writer] = Signature(self._position, tokens)
@@ -371,7 +370,7 @@ class KafkaJournal:
         return self.end
 
     def _flush(self) -> None:
-        """Produce what waits, in a transaction."""
+        """Produce the waiting outputs, in a transaction."""
         self._begin()
         produce = self._producer.produce
         for topic, data in self._waiting:
@@ -385,12 +384,12 @@ class KafkaJournal:
         self._ask("write", self._poll)
 
     def trim(self, seq: int) -> None:
-        """Records stay as long as the topic keeps them."""
+        """Do nothing: the topic's retention decides how long records stay."""
 
     def close(self) -> None:
-        """Leave the brokers; what is not committed is as if it had not been."""
+        """Close the client; abort what is not committed."""
         if self._producer is not None and self._open and self._failed is None:
-            with suppress(KafkaException):  # the brokers give it up by themselves
+            with suppress(KafkaException):  # the brokers abort it by themselves
                 self._producer.abort_transaction(self._seconds)
         self._producer = None
 
@@ -400,7 +399,7 @@ class KafkaJournal:
             self._open = True
 
     def _poll(self, _: float) -> None:
-        """Hear of deliveries; raises once the producer is of no use any more."""
+        """Handle delivery reports; raise once the producer is unusable."""
         self._producer.poll(0)
 
     def _produce(self, topic: str, value: bytes, partition: int) -> None:
@@ -409,7 +408,7 @@ class KafkaJournal:
             try:
                 self._producer.produce(topic, value, partition=partition)
                 return
-            except BufferError:  # so much is on its way already
+            except BufferError:  # the client's queue is full
                 now = time.monotonic()
                 deadline = deadline or now + self._seconds
                 if now > deadline or self._lost:
@@ -423,7 +422,7 @@ class KafkaJournal:
                 raise self._given_up(f"{topic}: cannot be written to: {reason}") from None
 
     def _ask(self, what: str, act: Callable[[float], None]) -> None:
-        """Do what can be tried again, until the brokers have answered."""
+        """Repeat a request that can be retried, until the brokers have answered."""
         deadline = time.monotonic() + self._seconds
         while True:
             try:
@@ -444,7 +443,7 @@ class KafkaJournal:
                     raise JournalError(reason) from None
 
     def _given_up(self, reason: str) -> JournalError:
-        """Return why a transaction has to be given up: for `reason`, unless we are shut out."""
+        """Abort the transaction; return why: `reason`, unless we are fenced off."""
         try:
             self._producer.abort_transaction(min(self._seconds, _DOUBT))
         except KafkaException as error:
@@ -453,17 +452,17 @@ class KafkaJournal:
         return UnavailableError(reason)
 
     def _shut_out(self, what: str) -> JournalError:
-        """Return why we are shut out: another run signs the journal, or we were silent too long.
+        """Return why we are fenced off: another run signs the journal, or we were silent too long.
 
-        The brokers do not tell these apart: they give up a transaction that takes too long, of a
-        process that was frozen, say, in the same way as one of a run that was replaced.
+        The brokers do not distinguish these. They abort a transaction that takes too long (a frozen
+        process, say) in the same way as one of a run that was replaced.
         """
-        until = time.monotonic() + _DOUBT  # it signs a moment after it shuts us out
+        until = time.monotonic() + _DOUBT  # it signs a moment after it fences us off
         self._position = self._signatures[self._writer].position
         while True:
             try:
                 records = self._read(self._position)
-            except UnavailableError as error:  # `recover` looks again
+            except UnavailableError as error:  # `recover` checks again
                 return error
             if self._replaced(records):
                 return self._taken_over()
@@ -484,7 +483,7 @@ class KafkaJournal:
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
-        """After a failure nobody knows what was committed; only recovery finds out."""
+        """Require recovery after a failure: only recovery finds out what was committed."""
         if self._failed is not None:
             raise self._failed
         self._failed = JournalError(f"{self._topic}: an earlier write failed")

@@ -1,7 +1,7 @@
-"""Messages of a topic to batches: each message holds one event as JSON, or many as Arrow.
+"""Decodes messages of a topic to batches: a message holds one event as JSON, or many as Arrow.
 
-JSON messages are decoded as the lines of a block are, so what a message may hold, and what it is
-rejected for, is what holds for a line of a file.
+JSON messages are decoded like the lines of a block, so the rules for a line of a file hold for a
+message too.
 """
 
 from array import array
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["ARROW", "MessageBlock", "MessageDecoder", "Messages"]
 
 ARROW = b"\xff\xff\xff\xff"
-"""What an Arrow IPC stream begins with, and no JSON does."""
+"""Prefix of an Arrow IPC stream; no JSON has it."""
 _RAW = 1024
 _NEWLINE = ord("\n")
-_ENVELOPE = 64  # bytes that a message is counted with besides its own
+_ENVELOPE = 64  # bytes of overhead counted for each message
 
 
 class Messages:
@@ -37,15 +37,15 @@ class Messages:
     Attributes
     ----------
     values
-        Their bytes; None is a tombstone.
+        Values of the messages; None is a tombstone.
     offsets
-        (n,) rising, not always by one.
+        (n,) increasing, not always by one.
     times
-        Milliseconds since 1970 that they came in, less than 0 where the broker does not say.
+        Timestamps in milliseconds since 1970, below 0 if the broker gives none.
     data
-        All values, a newline after each.
+        All values, each followed by a newline.
     size
-        Bytes, with what it takes to keep them.
+        Size in bytes, with the overhead of storage.
     """
 
     __slots__ = ("data", "offsets", "size", "times", "values")
@@ -65,7 +65,7 @@ class Messages:
 
     @classmethod
     def parts(cls, messages: list[Any]) -> "list[Messages]":
-        """Return what confluent_kafka's messages hold, so that they themselves can go.
+        """Return the contents of confluent_kafka's messages, so that those can be freed.
 
         A message that holds Arrow is a part of its own.
         """
@@ -77,7 +77,7 @@ class Messages:
         values = [message.value() for message in messages]
         times = [message.timestamp()[1] for message in messages]
         data = _ended(values)
-        if b"\xff" not in data:  # no JSON has a byte that Arrow begins with
+        if b"\xff" not in data:  # no JSON has the first byte of Arrow
             return [cls(values, offsets, times, data)]
         tables = [i for i, value in enumerate(values) if value and value.startswith(ARROW)]
         cuts = sorted({0, len(values), *tables, *(i + 1 for i in tables)})
@@ -85,7 +85,7 @@ class Messages:
 
     @classmethod
     def join(cls, parts: "Sequence[Messages]") -> "Messages":
-        """Return the messages of all parts, at least one, in order."""
+        """Return the messages of all parts, in order. At least one part is required."""
         if len(parts) == 1:
             return parts[0]
         return cls(
@@ -100,7 +100,7 @@ class Messages:
 
     @property
     def is_table(self) -> bool:
-        """Whether this is a message that holds Arrow."""
+        """Whether this is one message that holds Arrow."""
         return self.data.startswith(ARROW)
 
     def split(self, n: int) -> "tuple[Messages, Messages]":
@@ -112,7 +112,7 @@ class Messages:
 
 
 def _ended(values: list[bytes | None]) -> bytes:
-    """Return all values, a newline after each."""
+    """Return all values, each followed by a newline."""
     try:
         return b"\n".join([*values, b""])  # type: ignore[list-item]
     except TypeError:
@@ -126,11 +126,11 @@ class MessageBlock:
     Attributes
     ----------
     topic, index
-        Where they are from.
+        Topic and partition.
     messages
-        What is in it.
+        The messages.
     start, stop
-        The block is all of the partition from one offset up to the other.
+        Offset range of the block; it holds all messages of the partition in it.
     """
 
     unit: ClassVar[str] = "offset"
@@ -143,12 +143,12 @@ class MessageBlock:
 
     @property
     def partition(self) -> str:
-        """What the journal calls the partition."""
+        """Name of the partition in the journal."""
         return f"{self.topic}-{self.index}"
 
     @property
     def first(self) -> int:
-        """Its first offset."""
+        """The first offset."""
         return self.start
 
     @property
@@ -158,7 +158,7 @@ class MessageBlock:
 
     @property
     def size(self) -> int:
-        """Bytes of all values."""
+        """Length of all values in bytes."""
         return len(self.messages.data)
 
 
@@ -168,13 +168,13 @@ class MessageDecoder:
     Parameters
     ----------
     task
-        What labels have to be.
+        The task, which labels have to fit.
     fields
-        Which fields mean what; None: events in our own form.
+        Meaning of the fields; None: events in Midstream's own form.
     schema
-        What each feature is, if that is settled.
+        Kind of each feature, if fixed.
     max_bytes
-        Longest message that is decoded; a longer one is rejected.
+        Longest message that is decoded; longer ones are rejected.
     notation
         How values are written; None: as `fields` says.
     """
@@ -209,7 +209,7 @@ class MessageDecoder:
         too_long = len(data) > limit and max(map(len, filter(None, values)), default=0) > limit
         letters = np.frombuffer(data, np.uint8)
         if too_long or np.count_nonzero(letters == _NEWLINE) > len(values):
-            # Outside of strings it is white space as a tab is; within them neither is allowed.
+            # Between tokens a newline is white space, as a tab is; in strings JSON allows neither.
             sound = [b"" if _fault(value, limit) else value for value in values]
             data = b"\n".join([(value or b"").replace(b"\n", b"\t") for value in sound] + [b""])
         decoded = self._lines.decode(Block(block.topic, data, 0, len(values), 0, len(data)))
@@ -217,13 +217,13 @@ class MessageDecoder:
         for rejection in decoded.rejected:
             line = rejection.origin[2]
             rejection.origin = (block.topic, block.index, int(block.messages.offsets[line]))
-        if len(decoded.batch) + len(decoded.rejected) < len(values):  # a blank line is no event
+        if len(decoded.batch) + len(decoded.rejected) < len(values):  # blank lines give no event
             decoded.rejected.extend(self._faults(block))
             decoded.rejected.sort(key=lambda rejection: rejection.origin[2])
         return decoded
 
     def _faults(self, block: MessageBlock) -> list[Rejected]:
-        """Return those messages that are not even looked into, and why not."""
+        """Return rejections of the messages that are not decoded at all."""
         faults = []
         for value, offset in zip(
             block.messages.values, block.messages.offsets.tolist(), strict=True
@@ -234,7 +234,7 @@ class MessageDecoder:
         return faults
 
     def _place(self, batch: EventBatch, block: MessageBlock) -> None:
-        """Say where in the topic the events of a batch were, and when, if they do not."""
+        """Set the place in the topic, and the time if the events have none."""
         rows = batch.offsets
         batch.offsets = block.messages.offsets[rows]
         batch.index = block.index
@@ -254,13 +254,13 @@ class MessageDecoder:
 
 
 def _seconds(milliseconds: list[int]) -> FloatArray:
-    """Return times in seconds, nan for one that is not known."""
+    """Convert times to seconds; nan where unknown."""
     times = np.array(array("q", milliseconds))
     return np.where(times < 0, np.nan, times / 1000)
 
 
 def _fault(value: bytes | None, max_bytes: int) -> str:
-    """Return why a message is not looked into; nothing if it is."""
+    """Return why a message is not decoded; empty if it is."""
     if value is None:
         return "no value (a tombstone)"
     if len(value) > max_bytes:

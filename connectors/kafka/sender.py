@@ -1,6 +1,6 @@
-"""Messages to a topic, each acknowledged or not: for those who feed an engine, not for its outputs.
+"""Sends messages to a topic, and counts acknowledgements: for what feeds an engine.
 
-What an engine puts out goes through `kafka_journal`, in transactions.
+An engine writes its outputs through `midstream.connectors.kafka.journal`, in transactions.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,30 +18,30 @@ _OURS: dict[str, Any] = {"enable.idempotence": True, "acks": "all"}
 _DEFAULTS: dict[str, Any] = {
     "compression.type": "lz4",
     "message.timeout.ms": 60_000,
-    # As Java's: a key is in the same partition, whoever produces.
+    # As Java's default: a key maps to the same partition for all producers.
     "partitioner": "murmur2_random",
 }
 
 
 class Sender:
-    """Produces messages to one topic and counts what becomes of them.
+    """Produces messages to one topic and counts their results.
 
-    Guarantee: a message that is counted as acknowledged is in the topic once, on all replicas in
-    sync, those of one key in their order.
+    Guarantee: a message counted as acknowledged is in the topic once, on all in-sync replicas.
+    Messages of one key keep their order.
 
     Parameters
     ----------
     settings
-        Of librdkafka.
+        Settings of librdkafka.
     topic
-        Where messages go.
+        Name of the topic.
     seconds
-        How long to wait for an answer of the brokers at the start.
+        How long to wait for an answer from the brokers at the start.
 
     Raises
     ------
     InputError
-        If no broker answers, or there is no such topic.
+        If no broker answers, or the topic does not exist.
     """
 
     def __init__(self, settings: Mapping[str, Any], topic: str, *, seconds: float) -> None:
@@ -49,21 +49,21 @@ class Sender:
         self.acknowledged = 0
         self.failed = 0
         self.reason = ""
-        """Why the first message that failed did."""
+        """Why the first failed message failed."""
         self._producer = ck.Producer({**_DEFAULTS, **settings, **_OURS})
-        self._told_of = self._told  # made once: it goes with every message
+        self._told_of = self._told  # bound once: it is passed with every message
         if topic not in topics_of(self._producer, seconds):
             raise InputError(no_topic(topic))
 
     def send(self, value: bytes, key: bytes | None, stop: Callable[[], bool]) -> bool:
-        """Produce a message; wait while too many are on their way. Return whether it is, too.
+        """Queue a message; wait while the queue is full. Return whether it was queued.
 
-        It is not where `stop` said true meanwhile.
+        It was not if `stop` returned True meanwhile.
 
         Raises
         ------
         InputError
-            If it can never be sent, as one that is too long.
+            If it can never be sent, such as one that is too long.
         """
         while True:
             try:
@@ -77,11 +77,11 @@ class Sender:
                 raise InputError(said(error)) from None
 
     def poll(self, seconds: float) -> None:
-        """Take what brokers say; wait for it up to so long."""
+        """Handle delivery reports; wait for them up to `seconds`."""
         self._producer.poll(seconds)
 
     def flush(self) -> None:
-        """Wait until nothing is on its way any more: each is acknowledged, or has failed."""
+        """Wait until every message is acknowledged or has failed."""
         while self._producer.flush(0.1):
             pass
 

@@ -1,1 +1,1 @@
-"""What belongs to a run: its identity, its locks, its registry."""
+"""The identity, locks and registry of a run."""

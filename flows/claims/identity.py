@@ -1,7 +1,6 @@
-"""The identity of a state: made at its first run, and from then on in state, journal and registry.
+"""The identity of a state, created by its first run and kept in state, journal and registry.
 
-By it a state is told from another under the same name, which a registry or a place of artifacts may
-be shared with.
+It distinguishes states of the same name that share a registry or a place of artifacts.
 """
 
 import hashlib
@@ -26,7 +25,7 @@ _FORM = re.compile(r"[0-9a-f]{32}\Z")
 
 
 class IdentityError(ExpectedError, RuntimeError):
-    """A state whose identity cannot be told; the message says why."""
+    """A state whose identity cannot be determined; the message says why."""
 
 
 def identity_of(settings: Settings) -> str | None:
@@ -35,7 +34,7 @@ def identity_of(settings: Settings) -> str | None:
     Raises
     ------
     IdentityError
-        If the file that holds it cannot be read, or holds something else.
+        If its file cannot be read, or holds something else.
     """
     file = settings.state_path / _FILE
     try:
@@ -53,29 +52,29 @@ def identity_of(settings: Settings) -> str | None:
 
 
 def settle(settings: Settings, locks: StateLocks, *, joins: bool = False) -> str:
-    """Return the identity of a state that is about to run; where it has none, it gets one.
+    """Return the identity of a state that is about to run; create one if it has none.
 
-    One that was lost is found in the journal and the snapshots. That of a new state whose journal
-    is a topic follows from the topic, so that hosts that share shards have the same; else it is
+    A lost identity is recovered from the journal and the snapshots. For a new state whose journal
+    is a topic it is derived from the topic, so that hosts that share shards agree. Otherwise it is
     random.
 
     Parameters
     ----------
     joins
-        Other hosts have shards of the same model, and journals of their own: the registry says what
-        the identity is, which all of them have to reach then.
+        Other hosts have shards of the same model, and journals of their own: the registry provides
+        the identity, and all hosts have to reach it.
 
     Raises
     ------
     IdentityError
-        If the parts of a state have different ones.
+        If parts of a state have different identities.
     RegistryError, NoAnswerError, InputError
-        If the registry, or the brokers, are to say and do not.
+        If the registry or the brokers have to provide the identity and do not.
     """
     if known := identity_of(settings):
         return known
     with locks.alone():
-        if known := identity_of(settings):  # of another process, meanwhile
+        if known := identity_of(settings):  # set by another process meanwhile
             return known
         found = sorted(set(_recorded(settings)))
         if len(found) > 1:
@@ -95,21 +94,21 @@ def settle(settings: Settings, locks: StateLocks, *, joins: bool = False) -> str
         else:
             identity, source = secrets.token_hex(16), "chance"
         folder = LocalStorage(settings.state_path)
-        replace(folder, _FILE, f"{identity}\n".encode())  # before anything else knows it
+        replace(folder, _FILE, f"{identity}\n".encode())  # before anything else uses it
         folder.close()
     log.info("identity", identity=identity, source=source)
     return identity
 
 
 def _joined(settings: Settings, identity: str) -> str:
-    """Return the identity that the model has in the registry; it is this one where it has none."""
+    """Return the model's identity in the registry; register this one if it has none."""
     registry = Registry(settings.registry, settings.artifacts, settings.name, create=True)
     with closing(registry):
         return registry.join_state(identity)
 
 
 def _recorded(settings: Settings) -> Iterator[str]:
-    """Yield the identities that journals and snapshots in the state folder have."""
+    """Yield the identities in the journals and snapshots of the state folder."""
     shards = settings.state_path / "shards"
     for path in sorted(shards.glob("*/")) if shards.is_dir() else ():
         folder = LocalStorage(path)
@@ -118,7 +117,7 @@ def _recorded(settings: Settings) -> Iterator[str]:
         for position in reversed(snapshots.positions()):
             try:
                 header = snapshots.read(position).header
-            except SnapshotError:  # an older one says the same; `Shard.open` tells of it
+            except SnapshotError:  # an older one has the same; `Shard.open` reports it
                 continue
             if found := header.get("identity"):
                 yield str(found)

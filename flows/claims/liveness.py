@@ -1,8 +1,8 @@
-"""Whether a process is at work on a shard, told by beats that change.
+"""Detects whether a process works on a shard, by beats that change.
 
-No clock of one host is compared with that of another. Beats are stamped by the registry's own
-clock (`Registry.clock`), so that one look is enough to see that one has just come. That clock may
-be set, too: what looks old is looked at again, whether it changes by our monotonic clock.
+Clocks of different hosts are never compared. Beats are stamped by the registry's own clock
+(`Registry.clock`), so one look suffices to see a recent beat. That clock may be set too. So a beat
+that looks old is looked at again: a change, timed by our monotonic clock, proves life.
 """
 
 import time
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 __all__ = ["BEAT", "SILENT", "Pulses"]
 
 BEAT = 2.0
-"""Seconds from one sign of life of a shard in the registry to the next."""
+"""Seconds between beats of a shard in the registry."""
 SILENT = 4 * BEAT
-"""Seconds without a sign of life after which a shard is taken not to run."""
-_AGAIN = BEAT + 1.0  # seconds until what looks old was looked at again
+"""Seconds without a beat after which a shard counts as not running."""
+_AGAIN = BEAT + 1.0  # seconds until an old beat is looked at again
 
 
 class _Beat(NamedTuple):
     run: str
     at: float
-    until: float  # it is taken to be alive, by our clock
+    until: float  # when it stops counting as alive, by our clock
 
 
 class Pulses:
-    """Looks at the beats of shards, over and over.
+    """Observes the beats of shards repeatedly.
 
     Parameters
     ----------
     registry
-        Tells what its clock says.
+        Provides its clock.
     again
-        Seconds for which one that looks old is taken to be at work, to see whether it beats.
+        Seconds for which a shard with an old beat counts as running, to see whether it beats.
     clock
-        Monotonic; seconds.
+        Monotonic clock, in seconds.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Pulses:
         self._beats: dict[str, _Beat] = {}
 
     def running(self, row: ShardRow) -> bool:
-        """Whether a process seems to be at work on a shard, by what was just read of it."""
+        """Whether a process seems to work on a shard, by its row as just read."""
         if not row.beat_at:  # it never did, or has stopped
             self._beats.pop(row.shard, None)
             return False
@@ -69,5 +69,5 @@ class Pulses:
         return now <= known.until
 
     def _again_of(self, age: float) -> float:
-        """Return how long to look again; where the clock cannot be set, what is old is dead."""
+        """Return how long to observe; with a clock that cannot be set, an old beat means dead."""
         return -1.0 if age > 0 and self._registry.steady else self._again

@@ -1,4 +1,4 @@
-"""Who may write to a state folder: two runs on one shard would write into each other's journal."""
+"""Locks on a state folder: two runs of one shard would write into each other's journal."""
 
 import fcntl
 import os
@@ -13,28 +13,28 @@ from midstream.engine.basics.storage import beyond_standard
 
 __all__ = ["HeldError", "StateLocks"]
 
-_AGAIN = 0.1  # seconds until a lock that another has is tried once more
-_HOLDER = 32  # bytes of a lock file that say which process has it
+_AGAIN = 0.1  # seconds between attempts to get a lock
+_HOLDER = 32  # bytes of a lock file that identify its holder
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, process
 _BY_RANGE: int | None = getattr(fcntl, "F_OFD_SETLK", None)
-"""Locks a range of a file. Where the system has no such call, each shard has a file to lock."""
+"""Locks a range of a file. On systems without this call, each shard has a lock file."""
 
 
 class HeldError(ExpectedError, RuntimeError):
-    """Another process holds it; the message says which."""
+    """Another process holds the lock; the message says which."""
 
 
 class StateLocks:
-    """The locks of one process on a state folder; the operating system ends them with it.
+    """The locks of one process on a state folder; the operating system releases them at its end.
 
-    Several processes may be at work in a folder, each on shards of its own.
+    Several processes may use a folder, each with its own shards.
 
     Parameters
     ----------
     folder
-        The state folder; it is made if need be.
+        The state folder; created if missing.
     patience
-        Seconds to wait for another process to let a shard go.
+        Seconds to wait for another process to release a shard.
     """
 
     def __init__(self, folder: Path, *, patience: float = 0.0) -> None:
@@ -45,32 +45,32 @@ class StateLocks:
         folder.mkdir(parents=True, exist_ok=True)
 
     def enter(self) -> None:
-        """Say that somebody is at work in the folder.
+        """Lock the folder for shared use.
 
         Raises
         ------
         HeldError
-            If a process has all of it to itself.
+            If another process holds all of it.
         """
         self._lock(self._folder / "lock", fcntl.LOCK_SH)
 
     def clear(self) -> None:
-        """Have the whole folder to ourselves, until `enter`.
+        """Lock the whole folder, until `enter`.
 
         Raises
         ------
         HeldError
-            If anybody is at work in it.
+            If any process uses it.
         """
         self._lock(self._folder / "lock", fcntl.LOCK_EX)
 
     def take(self, shard: str) -> None:
-        """Have a shard until the end; again is no error.
+        """Lock a shard until the end; doing so again is no error.
 
         Raises
         ------
         HeldError
-            If another process has it, and has not let it go in time.
+            If another process holds it and does not release it in time.
         """
         if shard in self._shards:
             return
@@ -93,7 +93,7 @@ class StateLocks:
         if _BY_RANGE is None:
             self._lock(path, fcntl.LOCK_EX)
             return
-        if path not in self._held:  # one descriptor for all shards: there may be more than it has
+        if path not in self._held:  # one descriptor for all shards, which may be many
             self._held[path] = _opened(path)
         descriptor, start = self._held[path], int(shard) * _HOLDER
         wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, _HOLDER, 0)
@@ -105,7 +105,7 @@ class StateLocks:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Wait until no other process is in here, for what all of them share."""
+        """Wait for the exclusive lock on what all processes share."""
         descriptor = _opened(self._folder / "alone.lock")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -114,7 +114,7 @@ class StateLocks:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Let all go."""
+        """Release all locks."""
         for descriptor in self._held.values():
             os.close(descriptor)
         self._held.clear()

@@ -1,4 +1,4 @@
-"""The registry that a config names."""
+"""Opens the registry of a config."""
 
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +21,7 @@ __all__ = ["has_registry", "open_registry", "take_over"]
 
 
 class _ConfiguredRegistry(Registry):
-    """A registry that finds the classes of models where their config does."""
+    """A registry that finds the classes of models beside its config."""
 
     def __init__(self, settings: Settings, *, create: bool) -> None:
         self._settings = settings
@@ -40,7 +40,7 @@ class _ConfiguredRegistry(Registry):
         missing = None
         try:
             import_module(self._settings)
-        except ConfigError as error:  # a model of nothing but River's needs none
+        except ConfigError as error:  # a model with only River's classes needs none
             missing = error
         try:
             return super().load(version, shard)
@@ -53,33 +53,32 @@ class _ConfiguredRegistry(Registry):
 def open_registry(config: str | Path | Settings, *, create: bool = False) -> Registry:
     """Open the registry of a config: its versions, commands and deployments.
 
-    Models of a class of one's own are loaded with the module beside the config, which is imported
-    then.
+    To load models with classes of the user's own, it imports the module beside the config.
 
     Parameters
     ----------
     config
-        A config file, or what was read from one.
+        A config file, or the settings read from one.
     create
-        Make it if it is not there.
+        Create the registry if it does not exist.
 
     Raises
     ------
     ConfigError
         If the config cannot be read.
     IdentityError
-        If it cannot be told which state there is.
+        If the identity of the state cannot be determined.
     OtherStateError
-        If the model there is that of another state.
+        If the model there belongs to another state.
     RegistryError, StoreError
-        If the registry or the store of its files is not there, or cannot be used.
+        If the registry or the store of its files is missing or cannot be used.
     """
     settings = config if isinstance(config, Settings) else load(config)
     return _ConfiguredRegistry(settings, create=create)
 
 
 def take_over(settings: Settings, last_command: int, by: str) -> None:
-    """Have the model in the registry become that of this config's state, if it is another's.
+    """Make the registry's model that of this config's state, if it belongs to another.
 
     Raises
     ------
@@ -99,7 +98,7 @@ def take_over(settings: Settings, last_command: int, by: str) -> None:
 
 
 def has_registry(settings: Settings) -> bool:
-    """Whether the registry of a config is there, with its model; nothing is made.
+    """Whether the registry of a config exists and has its model; creates nothing.
 
     Raises
     ------

@@ -30,12 +30,12 @@ __all__ = ["COMMANDS"]
 
 
 class _Amount(click.ParamType[float]):
-    """A number that is not negative, and not infinite."""
+    """A finite number, at least 0."""
 
     name = "N"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        """Return it."""
+        """Return the number."""
         try:
             amount = float(value)
         except ValueError:
@@ -165,7 +165,7 @@ def diff(one: int, other: int, config: Path, *, as_json: bool) -> None:
 
 
 def _in_lines(data: dict[str, Any]) -> dict[str, Any]:
-    """Return what was learned, of files in lines."""
+    """Return what was learned, with positions in files as lines."""
     from midstream.flows.commands.version_views import stretches_of
 
     shown = {
@@ -178,7 +178,7 @@ def _in_lines(data: dict[str, Any]) -> dict[str, Any]:
 def _side_by_side(
     old: dict[str, float | None], new: dict[str, float | None]
 ) -> dict[str, list[float | None]]:
-    """Return two sets of metrics by name; None: undefined, or not there."""
+    """Return two sets of metrics by name; None if undefined or missing."""
     return {name: [old.get(name), new.get(name)] for name in {**old, **new}}
 
 
@@ -201,7 +201,7 @@ def verify(versions: tuple[int, ...], config: Path, *, as_json: bool) -> None:
             try:
                 problems = registry.problems(version)
                 if problems:
-                    registry.version(version)  # or it is being pruned
+                    registry.version(version)  # else it is being pruned
             except UnknownVersionError:
                 if versions:
                     raise
@@ -566,7 +566,7 @@ def _give(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Plan, say what will be done, ask, give the commands, wait, and say what became of them."""
+    """Plan commands, describe and confirm them, give them, wait, and print the answers."""
     from midstream.flows.commands import version_views as views
     from midstream.flows.operating import operations
 
@@ -630,9 +630,9 @@ def _give(
 def _await_version(
     registry: "Registry", versions: Sequence[int], answers: Sequence["Answer"]
 ) -> list[int]:
-    """Wait a little for versions whose parts are all made; return which are whole.
+    """Wait briefly for versions whose parts are all made; return those that are complete.
 
-    What was equal to another is that one.
+    A version that equals another is returned as that one.
     """
     until = time.monotonic() + (5.0 if all(a.state == "done" for a in answers) else 0.0)
     while True:
@@ -783,7 +783,7 @@ def _load(config: Path, as_json: bool = False) -> "Settings":
 
 
 def _confirm(question: str, *, yes: bool) -> None:
-    """Ask on standard error, which is no result of ours."""
+    """Ask on standard error: standard output is for results."""
     from midstream.flows.operating.operations import OperationError
 
     if yes:
@@ -808,4 +808,4 @@ def _live_versions(registry: "Registry") -> set[int]:
 
 
 COMMANDS = (snapshots, history, commands, restore, promote, rollback, pause, resume, tag, predict)
-"""All of these, to be added to the command line."""
+"""All commands of this module, for the command line."""

@@ -1,4 +1,4 @@
-"""What all commands share on the terminal: errors in one line, exit codes, JSON on request."""
+"""What all commands share on the terminal: one-line errors, exit codes, JSON on request."""
 
 import io
 import os
@@ -32,7 +32,7 @@ __all__ = [
 FAILED = 1
 WRONG_USAGE = 2
 
-_FILE = click.Path(readable=False, path_type=Path)  # what cannot be read is told when it is read
+_FILE = click.Path(readable=False, path_type=Path)  # reading it reports what cannot be read
 CONFIG = click.argument("config", type=_FILE)
 CONFIG_OPTION = click.option(
     "--config",
@@ -48,16 +48,16 @@ JSON = click.option(
 
 
 class _ToldError(SystemExit):
-    """The end of the process, after its reason was told."""
+    """The end of the process, after its reason was reported."""
 
 
 @contextmanager
 def one_line_errors(
     *, running: bool, as_json: bool = False, tell: Callable[[str], None] = lambda _: None
 ) -> Iterator[None]:
-    """Turn what may go wrong into one line on standard error, and an exit code.
+    """Turn expected errors into one line on standard error, and an exit code.
 
-    With `as_json` standard output gets it too, as an object: whoever reads it finds one always.
+    With `as_json` standard output gets the error too, so that its reader always finds an object.
     `tell` is called with it.
     """
 
@@ -88,14 +88,14 @@ def one_line_errors(
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON object; a number that is undefined is null, a secret three stars."""
+    """Print one JSON object; undefined numbers become null, secrets are masked."""
     line = msgspec.json.encode(masked_values(msgspec.to_builtins(value))).decode()
     stream = sys.stdout
     click.echo(line, file=stream.stream if isinstance(stream, _Masked) else stream)
 
 
 class _Masked:
-    """A text stream that masks what is written to it. Else it is the stream that it wraps."""
+    """A text stream that masks what is written to it; otherwise it acts as the wrapped stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -114,9 +114,9 @@ class _Masked:
 
 @contextmanager
 def masked_output() -> Iterator[None]:
-    """Mask all that is written to standard output and standard error, whoever writes it.
+    """Mask everything written to standard output and standard error, by any writer.
 
-    JSON goes past that: a number in it must stay one. `print_json` masks its texts.
+    JSON bypasses this, since its numbers must stay numbers. `print_json` masks its texts.
     """
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Masked(streams[0]), _Masked(streams[1])
@@ -128,7 +128,7 @@ def masked_output() -> Iterator[None]:
 
 @contextmanager
 def binary_output() -> Iterator[BinaryIO]:
-    """Give standard output for bytes; what a model prints does not reach it."""
+    """Give standard output for bytes; a model's prints do not reach it."""
     out = sys.stdout.buffer
     if not isinstance(out, io.BufferedWriter | io.FileIO):  # FileIO if unbuffered; else no file
         yield out
@@ -140,6 +140,6 @@ def binary_output() -> Iterator[BinaryIO]:
 
 @contextmanager
 def model_prints() -> Iterator[None]:
-    """Have what a model prints, from Python or not, go to standard error: it is no result."""
+    """Redirect a model's prints, from Python or not, to standard error: they are no result."""
     with apart_from_stdout(), redirect_stdout(sys.stderr):
         yield

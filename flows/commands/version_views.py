@@ -1,4 +1,4 @@
-"""How versions, and what became of commands, are shown to people."""
+"""Shows versions, and the answers to commands, to people."""
 
 import datetime as dt
 import heapq
@@ -38,7 +38,7 @@ _MOST_LEFT = 5  # lines
 
 
 def print_versions(rows: Sequence[VersionRow], live: Collection[int]) -> None:
-    """Print versions that are whole, a line each; those that are live are marked."""
+    """Print complete versions, one per line; mark those that are live."""
     if not rows:
         click.echo("no versions yet")
         return
@@ -62,7 +62,7 @@ def print_versions(rows: Sequence[VersionRow], live: Collection[int]) -> None:
 
 
 def print_manifest(manifest: Manifest, row: VersionRow) -> None:
-    """Print what a version is."""
+    """Print the details of a version."""
     console = _console()
     console.print(
         f"version {row.version} of {manifest.model}: {manifest.kind}, {manifest.reason}, "
@@ -96,7 +96,7 @@ def print_differences(
     metrics: Mapping[str, Mapping[str, Sequence[float | None]]],
     names: tuple[str, str],
 ) -> None:
-    """Print what differs between two versions; `metrics`: of a shard, by name, of both."""
+    """Print the differences of two versions; `metrics`: by shard and by name, those of both."""
     console = _console()
     for what, lines in changes.items():
         console.print(f"{what}: " + ("; ".join(lines) if lines else "the same"), markup=False)
@@ -111,7 +111,7 @@ def print_differences(
 
 
 def plain(row: VersionRow) -> dict[str, Any]:
-    """Return a version that is whole as plain data, without its files."""
+    """Return a complete version as plain data, without its files."""
     fields: dict[str, Any] = msgspec.to_builtins(row)
     manifest = fields.pop("manifest")
     fields["seen"] = sum(part["header"]["seen"] for part in manifest["shards"])
@@ -123,14 +123,14 @@ def plain(row: VersionRow) -> dict[str, Any]:
 
 
 class Progress:
-    """Says on a terminal, in one line, what is waited for."""
+    """Shows in one line on a terminal what is waited for."""
 
     def __init__(self, *, show: bool) -> None:
         self._show = show
         self._line = ""
 
     def tell(self, answers: Sequence[Answer]) -> None:
-        """Tell how it stands."""
+        """Show the current answers."""
         waiting = [a.shard for a in answers if a.state == "waiting"]
         learning = [a.shard for a in answers if a.state == "relearning"]
         line = f"waiting for shards {', '.join(waiting)}" if waiting else ""
@@ -140,13 +140,13 @@ class Progress:
             self._line = line
 
     def end(self) -> None:
-        """Leave the line."""
+        """Clear the line."""
         if self._line:
             click.echo("\r\033[K", nl=False, err=True)
 
 
 def print_answers(kind: str, answers: Sequence[Answer]) -> None:
-    """Say what became of a command."""
+    """Print the answers to a command."""
     if not answers:
         click.echo("no shard has ever run; it will be carried out at the first start")
     pending = [a for a in answers if a.state == "pending"]
@@ -186,7 +186,7 @@ def print_answers(kind: str, answers: Sequence[Answer]) -> None:
 
 
 def told(deployed: Deployed) -> dict[str, Any]:
-    """Return what a shard did of a command as plain data; of files, positions are lines."""
+    """Return a shard's answer to a command as plain data; in files, positions are lines."""
     done = msgspec.to_builtins(deployed.done)
     done.pop("lines", None)
     done["command"].pop("lines", None)
@@ -198,7 +198,7 @@ def told(deployed: Deployed) -> dict[str, Any]:
 
 
 def print_live(found: Mapping[str, Stretch | None], at: float) -> None:
-    """Print what was live at a time, by shard; None: it had not begun."""
+    """Print what was live at a time, by shard; None: the shard had not begun."""
     for name, live in found.items():
         click.echo(
             f"shard {name} at {utc(at)}: "
@@ -227,7 +227,7 @@ def print_pauses(found: Mapping[str, Stretch | None]) -> None:
 
 
 def print_waiting(commands: Sequence[Waiting]) -> None:
-    """Print commands that wait, a line each; nothing where there are none."""
+    """Print waiting commands, one per line; nothing if there are none."""
     if not commands:
         return
     table = _table("command", "given (UTC)", "what", "version", "reason", "by", "waits for")
@@ -249,7 +249,7 @@ def print_waiting(commands: Sequence[Waiting]) -> None:
 def print_history(
     rows: Iterable[Deployed], versions: Iterable[VersionRow], alarms: Iterable[Drifted] = ()
 ) -> None:
-    """Print what shards did of commands, and their alarms; `versions`: all that were asked for."""
+    """Print the shards' answers and alarms; `versions`: all that were requested."""
     reasons = {
         row.version: row.reason
         + (f"; not made, it is equal to version {row.parent}" if row.kind == "same" else "")
@@ -315,10 +315,10 @@ def _manifest(row: VersionRow) -> Manifest:
 
 
 def stretches_of(data: Mapping[str, Any]) -> dict[str, tuple[str, list[tuple[int, int]]]]:
-    """Return what of each partition was learned, as people count it: first and last, and what of.
+    """Return by partition the unit and the ranges of what was learned, as first and last.
 
-    That are lines of a file (rows of Arrow and Parquet), offsets of a topic; of files that an older
-    Midstream read, bytes.
+    The unit is lines of a file (rows of Arrow and Parquet) or offsets of a topic; for files that an
+    older Midstream read, bytes.
     """
     found = {}
     for partition, stretches in data["stretches"].items():

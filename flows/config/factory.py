@@ -1,4 +1,4 @@
-"""The model that a config names: import its factory, call it, see that it can learn."""
+"""Makes the model of a config: imports its factory, calls it, and checks that it can learn."""
 
 import importlib
 import sys
@@ -15,27 +15,27 @@ from midstream.flows.config.tables import ConfigError, nearest
 
 __all__ = ["AfterRestart", "import_module", "make_model", "model_modules"]
 
-_entered: list[str] = []  # the config's folder that is first on sys.path because of us
+_entered: list[str] = []  # the config's folder that we put first on sys.path
 
 
 def model_modules(settings: Settings) -> tuple[str, ...]:
-    """Return the modules besides River whose classes a snapshot of the model may hold."""
+    """Return the modules besides River's whose classes a snapshot of the model may hold."""
     if settings.model.learner in named_learners():
         return ()
     return (settings.model.learner.partition(":")[0],)
 
 
 def make_model(settings: Settings) -> object:
-    """Return the built-in learner that `model.learner` names, or what its factory makes.
+    """Return the built-in learner of `model.learner`, or the result of its factory.
 
-    A module beside the config comes before any other, and is imported under its own name, so that
-    what is saved of its classes is found again. A process serves one config at a time: modules
-    beside another config are forgotten here.
+    A module beside the config precedes any other, and is imported under its own name, so that saved
+    objects of its classes can be loaded. A process serves one config at a time: modules beside
+    another config are dropped.
 
     Raises
     ------
     ConfigError
-        If there is no such factory, if it raises, or if what it returns cannot learn the task.
+        If the factory does not exist or raises, or its result cannot learn the task.
     """
     learner = settings.model.learner
     if learner in named_learners():
@@ -71,12 +71,12 @@ def make_model(settings: Settings) -> object:
 
 
 def import_module(settings: Settings) -> ModuleType | None:
-    """Import the module that `model.learner` names, as `make_model` does; a built-in has none.
+    """Import the module of `model.learner`, as `make_model` does; None for a built-in learner.
 
     Raises
     ------
     ConfigError
-        If there is none, or it raises.
+        If the module does not exist, or raises.
     """
     if settings.model.learner in named_learners():
         return None
@@ -85,10 +85,10 @@ def import_module(settings: Settings) -> ModuleType | None:
 
 
 class AfterRestart:
-    """The modules beside a config as the next process has them: imported anew.
+    """The modules beside a config, imported anew as in the next process.
 
-    What a learner keeps in a module, or on a class, is not there then. Where they cannot be
-    imported twice, they are those that are there.
+    They lack what a learner keeps in a module or on a class. If they cannot be imported twice, the
+    loaded ones are used.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -104,7 +104,7 @@ class AfterRestart:
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Have these modules in the place of those that are there."""
+        """Replace the loaded modules with these."""
         before = self._taken_out()
         sys.modules.update(self._anew)
         try:
@@ -119,7 +119,7 @@ class AfterRestart:
 
 
 def _errors(settings: Settings) -> Callable[[str], ConfigError]:
-    """Return what makes errors about `model.learner`."""
+    """Return a function that makes errors about `model.learner`."""
     module, _, name = settings.model.learner.partition(":")
 
     def error(text: str) -> ConfigError:
@@ -131,7 +131,7 @@ def _errors(settings: Settings) -> Callable[[str], ConfigError]:
 
 
 def _import(name: str, folder: Path, error: Callable[[str], ConfigError]) -> ModuleType:
-    """Import a module, one in `folder` before any other."""
+    """Import a module; one in `folder` precedes any other."""
     _enter(folder)
     path = folder.joinpath(*name.split("."))
     beside = [p for p in (path.with_name(f"{path.name}.py"), path / "__init__.py") if p.is_file()]
@@ -152,7 +152,7 @@ def _import(name: str, folder: Path, error: Callable[[str], ConfigError]) -> Mod
 
 
 def _enter(folder: Path) -> None:
-    """Put a config's folder first on sys.path, in the place of another config's."""
+    """Put a config's folder first on sys.path, and remove that of another config."""
     if _entered == [str(folder)] and sys.path[:1] == _entered:
         return
     for old in _entered:
@@ -166,13 +166,13 @@ def _enter(folder: Path) -> None:
 
 
 def _modules_in(folder: Path) -> list[str]:
-    """Return the names of the modules right in a folder, and of what is in them."""
+    """Return the names of the modules directly in a folder, and of their submodules."""
     ours = {n for n, m in list(sys.modules.items()) if "." not in n and _is_in(m, folder)}
     return [n for n in sys.modules if n.partition(".")[0] in ours]
 
 
 def _is_in(module: ModuleType, folder: Path) -> bool:
-    """Whether a module is a file or a package right in a folder."""
+    """Whether a module is a file or a package directly in a folder."""
     spec = getattr(module, "__spec__", None)
     if spec is None or spec.name == "__main__":
         return False
@@ -186,7 +186,7 @@ def _place(module: ModuleType) -> str:
 
 
 def _said(e: BaseException, folder: Path) -> str:
-    """Say in one line what was raised, and where in the user's own files."""
+    """Return in one line what was raised, and where in the user's own files."""
     if isinstance(e, SyntaxError) and e.filename is not None:
         return f"{type(e).__name__}: {e.msg} ({_at(e.filename, e.lineno, folder)})"
     frames = traceback.extract_tb(e.__traceback__)

@@ -452,9 +452,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return msgspec.structs.replace(self, input=source)
 
     def decoding(self) -> dict[str, Any]:
-        """Return what determines how bytes become events, as plain JSON values."""
+        """Return what determines how bytes are decoded to events, as plain JSON values."""
         fields: dict[str, Any] | None = msgspec.to_builtins(self.input.fields)
-        for key, default in _LATER.items():  # states of before there were these keys lack them
+        for key, default in _LATER.items():  # earlier states lack these keys
             if fields is not None and fields[key] == default:
                 del fields[key]
         return {
@@ -468,22 +468,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def read(path: str | Path, check_input: Callable[[Settings, ConfigReader], None]) -> Settings:
-    """Read a config; `midstream.flows.loading.load` does, with the check of its input.
+    """Read a config. `midstream.flows.loading.load` calls this with the check of its input.
 
-    ``${VAR}`` and ``${VAR:-default}`` in a string are taken from the environment, the default also
-    where the variable is empty; ``$${`` stands for ``${``. Numbers and truth values may be given
-    so, too. What came from there is shown as three stars, and so are secrets of Kafka and of
+    ``${VAR}`` and ``${VAR:-default}`` in a string are replaced from the environment, by the default
+    also if the variable is empty; ``$${`` stands for ``${``. Numbers and booleans may be given in
+    this way too. Messages mask values from the environment, and secrets of Kafka and of
     ``[input.options]``.
 
     Parameters
     ----------
     check_input
-        Checks what is said of the input, which depends on its kind.
+        Checks the settings of the input, which depend on its kind.
 
     Raises
     ------
     ConfigError
-        If the file cannot be read, or says what is not allowed.
+        If the file cannot be read, or contains what is not allowed.
     """
     file = Path(path)
     reader = ConfigReader(file, _WORDS)
@@ -520,7 +520,7 @@ def read(path: str | Path, check_input: Callable[[Settings, ConfigReader], None]
         told = key.startswith(("kafka.", "input.options.")) and _SECRET.search(key)
         if key == "versions.key" or told:
             hide(value)
-    # The file itself is not resolved: it may be a link, with its data beside the link.
+    # The file itself is not resolved: it may be a link with its data beside it.
     place = file.parent.resolve() / file.name
     settings = reader.table(Settings, raw, file=place, named=named, hidden=frozenset(reader.hidden))
     _check(settings, reader, check_input)
@@ -528,7 +528,7 @@ def read(path: str | Path, check_input: Callable[[Settings, ConfigReader], None]
 
 
 def _start(value: object, reader: ConfigReader) -> str | float:
-    """Return a word as it is, a time as seconds since 1970: UTC where it has no zone."""
+    """Return a word unchanged, a time as seconds since 1970: UTC without a zone."""
     if value in ("earliest", "latest"):
         return str(value)
     moment: Any = value
@@ -548,7 +548,7 @@ def _start(value: object, reader: ConfigReader) -> str | float:
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the keys of nested tables: `bootstrap.servers` without quotes is one, to TOML."""
+    """Yield the keys of nested tables: TOML reads an unquoted `bootstrap.servers` as one."""
     for key, value in table.items():
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")
@@ -559,12 +559,12 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def _check(
     settings: Settings, reader: ConfigReader, check_input: Callable[[Settings, ConfigReader], None]
 ) -> None:
-    """Check what the types do not tell.
+    """Check what the types cannot express.
 
     Raises
     ------
     ConfigError
-        If something contradicts something else, or is not there in this version.
+        If settings contradict each other, or are not available in this version.
     """
     _check_names(settings, reader)
     _check_learner(settings.model, reader)
@@ -604,7 +604,7 @@ def _check(
 
 
 def _check_names(settings: Settings, reader: ConfigReader) -> None:
-    """Check what the model and its topics are called."""
+    """Check the names of the model and its topics."""
     if fault := name_fault(settings.name):
         raise reader.found("name", settings.name, fault)
     topics = {"input.topic": settings.input.topic, "output.journal": settings.output.journal}
@@ -615,7 +615,7 @@ def _check_names(settings: Settings, reader: ConfigReader) -> None:
 
 
 def _check_features(settings: Settings, reader: ConfigReader) -> None:
-    """Check a schema of the features against the learner, and what the fields are for."""
+    """Check a schema of the features against the learner, and against the roles of fields."""
     if not settings.features:
         return
     if settings.model.learner in BUILTIN:
@@ -641,7 +641,7 @@ def _check_features(settings: Settings, reader: ConfigReader) -> None:
 
 
 def _check_topics(settings: Settings, reader: ConfigReader) -> None:
-    """Check what is said of outputs that are topics."""
+    """Check the settings of outputs that are topics."""
     output = settings.output
     topics = output.topics
     if topics:
@@ -671,18 +671,18 @@ def _check_topics(settings: Settings, reader: ConfigReader) -> None:
 
 
 def check_brokers(settings: Settings, reader: ConfigReader) -> None:
-    """Check what [kafka] says, for an input or outputs that are topics.
+    """Check [kafka], for an input or outputs that are topics.
 
     Raises
     ------
     ConfigError
-        If the brokers are missing, or a setting is not the user's.
+        If the brokers are missing, or a setting is reserved.
     """
     if "bootstrap.servers" not in settings.kafka:
         raise reader.error(
             'kafka."bootstrap.servers"', "missing; needed: the brokers, as host:port,host:port"
         )
-    for key in ("bootstrap.servers", "group.id"):  # librdkafka takes none, and does not get far
+    for key in ("bootstrap.servers", "group.id"):  # librdkafka accepts an empty one and fails later
         if not str(settings.kafka.get(key, key)).strip():
             raise reader.error(f'kafka."{key}"', "found nothing; needed: a string, not empty")
     from midstream.connectors.kafka.consumer import RESERVED
@@ -693,15 +693,15 @@ def check_brokers(settings: Settings, reader: ConfigReader) -> None:
 
 
 def _commit_limit(kafka: Mapping[str, Any]) -> float:
-    """Return how many seconds there may be between two commits."""
+    """Return the maximum number of seconds between two commits."""
     try:
         return float(kafka.get("transaction.timeout.ms", 10_000)) / 2_000
     except (TypeError, ValueError):
-        return math.inf  # it is refused when it is used
+        return math.inf  # using it raises the error
 
 
 def _check_learner(model: Model, reader: ConfigReader) -> None:
-    """Check that a built-in learner is there, for this task, and has these options."""
+    """Check that a built-in learner exists, fits the task, and has these options."""
     if model.learner not in named_learners():
         if ":" not in model.learner:
             added = [name for name in named_learners() if name not in BUILTIN]
@@ -728,7 +728,7 @@ def _check_learner(model: Model, reader: ConfigReader) -> None:
 
 
 def _check_detectors(drift: Drift, reader: ConfigReader) -> None:
-    """Check that each detector is there, and that options are of one that is chosen."""
+    """Check that each detector exists, and that options belong to a chosen one."""
     known = {"adwin", "page_hinkley"}
     if not known.issuperset(drift.detectors):
         from midstream.engine.drift.monitor import detector_names
@@ -745,7 +745,7 @@ def _check_detectors(drift: Drift, reader: ConfigReader) -> None:
 
 
 def _check_parts(parts: Mapping[str, Mapping[str, Any]], reader: ConfigReader) -> None:
-    """Check that each part is there."""
+    """Check that each part exists."""
     if not parts:
         return
     from midstream.engine.training.parts import part_names
@@ -760,13 +760,13 @@ def _check_parts(parts: Mapping[str, Mapping[str, Any]], reader: ConfigReader) -
 
 
 def _check_options(at: str, options: Mapping[str, int | float], reader: ConfigReader) -> None:
-    """Check options of a detector against those that River's has."""
+    """Check the options of a detector against River's."""
     if not options:
         return
     from midstream.engine.drift.monitor import drift_options
 
     detector = at.rpartition(".")[2]
-    # What is no number (`mode`) follows from `direction`.
+    # Options that are no numbers (`mode`) follow from `direction`.
     known = {k: v for k, v in drift_options(detector).items() if isinstance(v, int | float)}
     for key, value in options.items():
         if key not in known:

@@ -1,7 +1,7 @@
-"""TOML tables to frozen structs, with errors that a person can act on.
+"""Converts TOML tables to frozen structs; reports errors that a user can act on.
 
-Whatever is wrong is one `ConfigError` of one line: the file, the key, what was found and what is
-allowed. What is allowed is read from the types, so it cannot be out of date.
+Every error is a `ConfigError` of one line: the file, the key, what was found and what is allowed.
+What is allowed is read from the types, so it cannot be out of date.
 """
 
 import datetime as dt
@@ -23,12 +23,12 @@ from midstream.engine.basics.masking import hide_value, masked
 __all__ = ["ConfigError", "ConfigReader", "nearest", "repr_without"]
 
 _S = TypeVar("_S", bound=msgspec.Struct)
-_NUMBER = re.compile(r"[-+]?[0-9.]+")  # a port, a count: three stars for it would hide others
+_NUMBER = re.compile(r"[-+]?[0-9.]+")  # a port, a count: masking it would also mask other numbers
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_]\w*)(?::-([^{}]*))?\}|\$\{", re.ASCII)
 
 
 class ConfigError(ExpectedError, ValueError):
-    """A config that cannot be used: one line that names the file, the key and what is allowed."""
+    """A config that cannot be used: one line with the file, the key and what is allowed."""
 
     exit_code = exit_code_running = 2
 
@@ -37,30 +37,30 @@ class ConfigError(ExpectedError, ValueError):
 
 
 class ConfigReader:
-    """Reads one TOML file into typed tables, or says what is wrong with it.
+    """Reads one TOML file to typed tables, and makes the errors.
 
     Parameters
     ----------
     file
         The file.
     words
-        What the patterns of string types ask for, in words.
+        Descriptions of the patterns of string types.
     """
 
     def __init__(self, file: Path, words: Mapping[str, str]) -> None:
         self.file = file
         self.hidden: dict[str, str] = {}
-        """Values that no message may show, by key: those from the environment, to begin with."""
+        """Values that no message may show, by key; initially those from the environment."""
         self._words = words
         self._from_environment: set[str] = set()
 
     def read(self) -> dict[str, Any]:
-        """Return the file's tables, with variables of the environment put in.
+        """Return the file's tables, with environment variables substituted.
 
         Raises
         ------
         ConfigError
-            If it cannot be read, is no TOML, or a variable is not set.
+            If it cannot be read, is not TOML, or a variable is not set.
         """
         try:
             text = self.file.read_bytes().decode("utf-8-sig")
@@ -88,7 +88,7 @@ class ConfigReader:
         return {key: self._expand(value, key) for key, value in raw.items()}
 
     def _expand(self, value: object, key: str) -> object:
-        """Put variables into every string, and note where there were any."""
+        """Substitute variables in every string, and record the keys of these strings."""
         if isinstance(value, dict):
             return {k: self._expand(v, f"{key}.{k}") for k, v in value.items()}
         if isinstance(value, list):
@@ -118,13 +118,13 @@ class ConfigReader:
         return expanded
 
     def error(self, key: str, text: str) -> ConfigError:
-        """Return the error that something is wrong with a key."""
+        """Return an error about a key."""
         return ConfigError(f"{self.file}: {key}: {text}")
 
     def refusal(
         self, key: str, value: object, allowed: str, words: Iterable[object] = ()
     ) -> ConfigError:
-        """Return the error that a key has this value; `words` are the values it may have."""
+        """Return the error that a value is not allowed; `words` are the allowed values."""
         if self._hides(key):
             return self.found(key, value, f"allowed: {allowed}")
         near = ""
@@ -135,7 +135,7 @@ class ConfigReader:
         return self.found(key, value, f"allowed: {allowed}")
 
     def found(self, key: str, value: object, why: str) -> ConfigError:
-        """Return the error that a key has this value, and why it may not."""
+        """Return the error that a value is not allowed, and why."""
         return self.error(key, f"found {'***' if self._hides(key) else _shown(value)}; {why}")
 
     def _hides(self, key: str) -> bool:
@@ -149,12 +149,12 @@ class ConfigReader:
         return self.error(_join(at, key), f"unknown key{near} Known keys: {', '.join(known)}")
 
     def table(self, cls: type[_S], raw: Mapping[str, Any], at: str = "", **given: object) -> _S:
-        """Read a table whose keys are the fields of `cls`, apart from those that are given.
+        """Convert a table to `cls`, whose fields, except `given` ones, are its keys.
 
         Raises
         ------
         ConfigError
-            If a key is unknown or missing, or its value is not of its type.
+            If a key is unknown or missing, or its value has another type.
         """
         fields = {f.encode_name: f for f in msgspec.structs.fields(cls) if f.name not in given}
         for key in raw:
@@ -169,7 +169,7 @@ class ConfigReader:
                 raise self.error(_join(at, key), f"missing; needed: {needed}")
         try:
             return cls(**values)
-        except (TypeError, ValueError) as e:  # what a struct itself objects to
+        except (TypeError, ValueError) as e:  # raised by a struct itself
             text = str(e)
             for key, value in self.hidden.items():
                 if value and key.startswith(f"{at}."):
@@ -189,7 +189,7 @@ class ConfigReader:
         if isinstance(info, inspect.ListType | inspect.VarTupleType) and isinstance(raw, list):
             items = [self._value(v, parts[0], f"{key}[{i}]") for i, v in enumerate(raw)]
             return get_origin(kind)(items)
-        # What came from the environment is text, but may be meant as a number.
+        # A value from the environment is text, but may be meant as a number.
         for strict in (True, False) if key in self._from_environment else (True,):
             try:
                 return msgspec.convert(raw, kind, strict=strict)
@@ -199,7 +199,7 @@ class ConfigReader:
         raise self.refusal(key, raw, self._allowed(info), words)
 
     def _allowed(self, info: inspect.Type) -> str:
-        """Say in words what a type allows."""
+        """Return in words what a type allows."""
         match info:
             case inspect.UnionType(types=types):
                 words = [self._allowed(t) for t in types if not isinstance(t, inspect.NoneType)]
@@ -234,7 +234,7 @@ def _join(at: str, key: str) -> str:
 
 
 def _shown(value: object) -> str:
-    """Show a value about as it stands in TOML."""
+    """Format a value approximately as in TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
@@ -247,7 +247,7 @@ def _shown(value: object) -> str:
 
 
 def repr_without(value: object, hidden: Collection[str], key: str = "") -> str:
-    """Return the repr of a value, with three stars in the place of what is at a hidden key."""
+    """Return the repr of a value, with the values of hidden keys masked."""
     if key in hidden:
         return "'***'"
     if isinstance(value, msgspec.Struct):
@@ -265,6 +265,6 @@ def repr_without(value: object, hidden: Collection[str], key: str = "") -> str:
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
-    """Return "; did you mean ...?" where one of the options is near, else nothing."""
+    """Return "; did you mean ...?" if one of the options is similar, else an empty string."""
     near = difflib.get_close_matches(word, list(options), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -31,13 +31,13 @@ __all__ = ["DemoResult", "run_demo"]
 
 _REFRESH_SECONDS = 0.15
 _SPARKS = "▁▂▃▄▅▆▇█"
-_LONG = 10_000  # events from which plain lines tell progress
+_LONG = 10_000  # events from which plain lines show progress
 _COLOURS = ("blue", "magenta", "yellow", "cyan", "green", "white")  # by look; red is for alarms
-_KILL_TIMEOUT = 120.0  # seconds, for each half of a run that takes a few
+_KILL_TIMEOUT = 120.0  # seconds, for each half of a run, which takes a few
 
 
 class DemoResult(msgspec.Struct):
-    """What the demo did: a row for each learner on each stream, the kill, and the report's path."""
+    """Results of the demo: a row for each learner on each stream, the kill, the report's path."""
 
     rows: list[Row]
     crash: Crash | None
@@ -58,23 +58,23 @@ def run_demo(
     Parameters
     ----------
     report
-        Where the report is written: HTML, one file, no network.
+        Path of the report: one HTML file, without network access.
     quick
-        Fewer events.
+        Use fewer events.
     live
-        Show what happens on standard output: as a live view on a terminal, else as plain lines.
+        Show progress on standard output: as a live view on a terminal, else as plain lines.
     streams
-        Other streams than `bundled_streams`.
+        Streams instead of `bundled_streams`.
     console
-        Where to show it, instead of standard output.
+        Console instead of standard output.
 
     Raises
     ------
     OSError
-        If the report cannot be written; that is tried first.
+        If the report cannot be written; this is checked first.
     RunError
-        If a run fails, or what was resumed is not what an uninterrupted run gives. In the latter
-        case the report has been written, and says so.
+        If a run fails, or the resumed run differs from an uninterrupted one. In the latter case the
+        report has been written and says so.
     """
     begun = time.perf_counter()
     _check_writable(report)
@@ -107,7 +107,7 @@ def run_demo(
 
 
 def _check_writable(report: Path) -> None:
-    """Raise now what writing would raise in half a minute."""
+    """Raise now an error that writing the report would raise in half a minute."""
     report.parent.mkdir(parents=True, exist_ok=True)
     existed = report.exists()
     with report.open("ab"):
@@ -185,7 +185,7 @@ def _kill_and_resume(race: Race, lane: Lane, tell: Callable[[str], None]) -> Cra
 def _started(
     command: list[str], environ: dict[str, str], log: Path
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start a command, and see that it has ended when the block does."""
+    """Start a command, and make sure that it has ended when the block ends."""
     with log.open("ab") as errors:
         process = subprocess.Popen(  # noqa: S603 our own command, without a shell
             command,
@@ -204,7 +204,7 @@ def _started(
 
 
 def _wait_for_lines(path: Path, wanted: int, process: "subprocess.Popen[bytes]") -> int:
-    """Wait until a file has so many lines, or the process has ended; return how many it has."""
+    """Wait until a file has `wanted` lines or the process has ended; return the line count."""
     deadline = time.monotonic() + _KILL_TIMEOUT
     lines = offset = 0
     while lines < wanted and process.poll() is None and time.monotonic() < deadline:
@@ -223,7 +223,7 @@ def _last_line(log: Path) -> str:
     return lines[-1] if lines else "midstream run failed"
 
 
-# What is shown.
+# The display.
 
 
 def _view(console: Console | None, *, live: bool) -> "_Silent":
@@ -243,13 +243,13 @@ class _Silent:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """End what is shown while the demo runs."""
+        """Close the display."""
 
     def prepare(self, stream: Stream) -> None:
-        """Begin a stream: its events are now being made."""
+        """Begin a stream: its events are being made."""
 
     def look(self, race: Race) -> None:
-        """Look at a race in which a learner has made a step."""
+        """Show a race after a learner's step."""
 
     def end(self, course: Course) -> None:
         """End a stream."""
@@ -258,11 +258,11 @@ class _Silent:
         """Show a line."""
 
     def close(self, result: DemoResult) -> None:
-        """Show what came of it all."""
+        """Show the results."""
 
 
 class _Lines(_Silent):
-    """Plain lines, for where there is no terminal."""
+    """Plain lines, for output that is no terminal."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -328,7 +328,8 @@ class _Screen(_Lines):
         if now >= self._due:
             self._now = _race_view(race, self.console.width)
             self._show()
-            # Showing costs a few ms; were it slow, it would still take no more than a tenth.
+            # Showing takes a few ms; if it were slow, it would still take at most a tenth of the
+            # time.
             self._due = time.monotonic() + max(_REFRESH_SECONDS, 10 * (time.monotonic() - now))
 
     def end(self, course: Course) -> None:
@@ -357,7 +358,7 @@ class _Screen(_Lines):
 
 
 def _race_view(race: Race, width: int) -> RenderableType:
-    """Return a race as it stands: progress, and a line for each learner."""
+    """Return the state of a race: progress, and a line for each learner."""
     stream = race.stream
     seen = sum(lane.seen for lane in race.lanes)
     rate = seen / max(sum(lane.seconds for lane in race.lanes), 1e-9)
@@ -375,7 +376,7 @@ def _race_view(race: Race, width: int) -> RenderableType:
     for title in (f"last {stream.window}", "alarms", "events/s"):
         table.add_column(title, justify="right")
     values = [_cells(race, lane, cells) for lane in race.lanes]
-    # The first cell is a settling-in, and may be off the scale.
+    # The first cell is before convergence, and may be off the scale.
     settled = [v for row in values for v in (row[1:] or row) if math.isfinite(v)]
     low, high = (min(settled), max(settled)) if settled else (0.0, 1.0)
     for lane, row in zip(race.lanes, values, strict=True):
@@ -420,7 +421,7 @@ def _spark(
 
 
 def _closing_table(rows: Sequence[Row]) -> RenderableType:
-    """Return all rows, a part for each stream."""
+    """Return all rows, grouped by stream."""
     parts: list[RenderableType] = []
     for stream in dict.fromkeys(row.stream for row in rows):
         mine = [row for row in rows if row.stream == stream]

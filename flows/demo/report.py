@@ -1,4 +1,4 @@
-"""The demo's report: one HTML file that needs no network, drawn by hand.
+"""The demo's report: one HTML file that needs no network, with hand-drawn charts.
 
 Each chart is drawn twice, wide and narrow, and the page shows the one that fits: text in a chart
 that shrinks with the screen could not be read on a phone.
@@ -18,20 +18,20 @@ __all__ = ["Crash", "Report", "number", "render"]
 
 
 class Crash(msgspec.Struct):
-    """A run that was killed and resumed, beside one that was left alone.
+    """A run that was killed and resumed, compared with an uninterrupted one.
 
     Attributes
     ----------
     killed
         Whether the kill came before the end.
     killed_at
-        How many predictions had been written then.
+        Number of predictions written by then.
     resumed_from
-        How many events had been learned, as the resumed run found.
+        Number of events already learned, as the resumed run found.
     predictions, missing, repeated
-        Lines in the prediction file at the end, and how many events lack one or have two.
+        Lines in the prediction file at the end; numbers of events that lack one or have two.
     digest, expected_digest
-        Of the resumed state, and of the state of an uninterrupted run.
+        Digests of the resumed state, and of the state of an uninterrupted run.
     """
 
     stream: str
@@ -49,12 +49,12 @@ class Crash(msgspec.Struct):
 
     @property
     def exact(self) -> bool:
-        """Whether the resumed run is what an uninterrupted one would have been."""
+        """Whether the resumed run equals an uninterrupted one."""
         return not self.missing and not self.repeated and self.digest == self.expected_digest
 
     @property
     def verdict(self) -> str:
-        """What came of it, in a sentence."""
+        """The result, in a sentence."""
         if self.digest != self.expected_digest:
             state = f"state {self.digest[:12]} differs from {self.expected_digest[:12]}"
         else:
@@ -65,7 +65,7 @@ class Crash(msgspec.Struct):
 
 
 class Report(NamedTuple):
-    """What a report tells."""
+    """The contents of a report."""
 
     courses: Sequence[Course]
     crash: Crash | None
@@ -76,20 +76,20 @@ class Report(NamedTuple):
 
 
 def number(value: float, metric: str) -> str:
-    """Return a metric's value as people read it: 91.3%, or an error with three decimals."""
+    """Format a metric's value for people: 91.3%, or an error with three decimals."""
     if not math.isfinite(value):
         return "n/a"
     return f"{value:.3f}" if metric == "mae" else f"{100 * value:.1f}%"
 
 
 def render(report: Report) -> str:
-    """Return the report as HTML. It refers to nothing outside itself."""
+    """Return the report as HTML, without external references."""
     sections = "".join(_section(i, course) for i, course in enumerate(report.courses))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        # The browser, too, is to see to it that nothing is fetched.
+        # Let the browser, too, make sure that nothing is fetched.
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">\n"
         f"<title>Midstream demo</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n"
@@ -140,7 +140,7 @@ def _section(i: int, course: Course) -> str:
 
 
 def _legend(course: Course) -> str:
-    """Return what tells the lines apart where a chart has no room for names."""
+    """Return a legend of the lines, for a chart without room for names."""
     items = [
         f"<li>{_swatch(line.look)}{escape(line.row.learner)} "
         f'<b data-k="{k}">{number(line.values[-1], course.metric)}</b></li>'
@@ -164,7 +164,7 @@ def _swatch(look: int | None) -> str:
 
 
 def _results(course: Course) -> str:
-    """Return the final numbers of a stream as a table."""
+    """Return a table of the final numbers of a stream."""
     best = _best(course)
     rows = []
     for line in course.lines:
@@ -237,7 +237,7 @@ def _best(course: Course) -> Row:
 
 
 def _finding(course: Course) -> str:
-    """Say what the numbers show; nothing here is known beforehand."""
+    """Describe what the numbers show; nothing is assumed beforehand."""
     best, metric = _best(course), course.metric
     n = len(course.lines)
     above = sum(_better(line.row.value, line.row.no_change, metric) for line in course.lines)
@@ -321,7 +321,7 @@ class _Format(NamedTuple):
     height: int  # of the plot alone
     left: int
     right: int
-    every: int  # of the points, one in so many is drawn
+    every: int  # draw one of this many points
     x_ticks: int
     marks: int  # along each line
     named: bool  # whether lines have names at their ends
@@ -333,7 +333,7 @@ _TOP, _AXIS, _LANE = 42, 40, 16
 
 
 class _Scale(NamedTuple):
-    """From values in [low, high] to pixels in [start, end]; linear, or logarithmic."""
+    """Maps values in [low, high] to pixels in [start, end]; linear or logarithmic."""
 
     low: float
     high: float
@@ -360,7 +360,7 @@ class _Chart:
         self.bottom = _TOP + form.height
         self.floor = self.bottom + (len(self.lanes) * _LANE + 6 if self.lanes else 0)
         self.x = _Scale(0, course.events, form.left, self.right)
-        # An error falls by factors, and is read so.
+        # Errors differ by factors, so their scale is logarithmic.
         log = course.metric == "mae"
         self.y_values = _log_ticks(*_extent(course)) if log else _share_ticks(*_extent(course))
         self.y = _Scale(self.y_values[0], self.y_values[-1], self.bottom, _TOP, log)
@@ -376,7 +376,7 @@ class _Chart:
             f'<desc id="{self.id}-d">{escape(_description(course))}</desc><defs>{clip}</defs>'
             f"{self._y_axis()}{self._x_axis()}{self._switches()}{self._lines()}{self._names()}"
             f'<line class="cross" y1="{_TOP}" y2="{self.floor}"/><text class="at" y="12"></text>'
-            # An empty title of its own keeps the chart's from popping up under the pointer.
+            # An empty title keeps the chart's title from popping up under the pointer.
             f'<rect class="glass" x="{form.left}" y="0" width="{self.right - form.left}" '
             f'height="{self.floor}"><title></title></rect>{self._alarms()}</svg>'
         )
@@ -385,7 +385,7 @@ class _Chart:
         return f"{self.course.title}: {_METRICS[self.course.metric].lower()} over the stream"
 
     def _data(self) -> str:
-        """Return what the script needs to read values off the lines."""
+        """Return the data that the script needs to read values off the lines."""
         x, y = self.x, self.y
         return (
             f'data-x="{x.high} {x.start} {x.end}" '
@@ -442,7 +442,7 @@ class _Chart:
         return f'<g clip-path="url(#{self.id}-clip)">{"".join(out)}</g>'
 
     def _drawn(self) -> list[int]:
-        """Return which of the points are drawn: the last is."""
+        """Return the indices of the points to draw, which include the last."""
         last = len(self.course.positions) - 1
         return sorted({*range(0, last, self.form.every), last})
 
@@ -466,7 +466,7 @@ class _Chart:
         )
 
     def _names(self) -> str:
-        """Return the names of the lines beside their ends, as near as they can stand."""
+        """Return the names of the lines, as close to their ends as possible."""
         if not self.form.named:
             return ""
         course = self.course
@@ -491,7 +491,7 @@ class _Chart:
         return min(max(self.y(value), _TOP), self.bottom) if math.isfinite(value) else self.bottom
 
     def _alarms(self) -> str:
-        """Return a lane for each learner with alarms, under the plot."""
+        """Return a lane for each learner with alarms, below the plot."""
         out = []
         for i, line in enumerate(self.lanes):
             y = self.bottom + 6 + (i + 0.5) * _LANE
@@ -524,7 +524,7 @@ def _style(look: int) -> int:
 
 
 def _mark(look: int, x: float, y: float) -> str:
-    """Return a learner's mark at a place."""
+    """Return a learner's mark at a position."""
     style = _style(look)
     return (
         f'<path class="mark m{style}" transform="translate({x:.1f} {y:.1f})" d="{_MARKS[style]}"/>'
@@ -542,21 +542,21 @@ _MARKS = (
 
 
 def _event_ticks(events: int, about: int) -> list[int]:
-    """Return round numbers of events from 0, about so many, in steps of 1, 2 or 5."""
+    """Return about `about` round numbers of events from 0, in steps of 1, 2 or 5."""
     step = max(round(_step(events / max(about - 1, 1))), 1)
     return list(range(0, events + 1, step))
 
 
 def _step(least: float) -> float:
-    """Return the least round step that is not less."""
+    """Return the smallest round step that is at least `least`."""
     power = 10.0 ** math.floor(math.log10(least))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= least * (1 - 1e-9))
 
 
 def _extent(course: Course) -> tuple[float, float]:
-    """Return the least and the greatest value of the lines.
+    """Return the smallest and the largest value of the lines.
 
-    A learner's first window is its settling-in and may be clipped.
+    A learner's first window is before convergence and may be clipped.
     """
     settled = [
         value
@@ -568,7 +568,7 @@ def _extent(course: Course) -> tuple[float, float]:
 
 
 def _share_ticks(low: float, _: float) -> list[float]:
-    """Return round shares up to 1, the first of which is at most `low` and 0.9."""
+    """Return round shares up to 1; the first is at most `low` and 0.9."""
     least = min(low, 0.9)
     step = _step((1 - least) / 5)
     first = math.floor(least / step + 1e-9)
@@ -576,7 +576,7 @@ def _share_ticks(low: float, _: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 times powers of ten, of which the first and the last enclose the values."""
+    """Return 1, 2 and 5 times powers of ten; the first and the last enclose the values."""
     high = high if high > 0 else 1.0
     low = min(max(low, high / 1_000), high / 2)
     start, stop = math.floor(math.log10(low)), math.ceil(math.log10(high))
@@ -587,7 +587,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Return places at least `gap` apart, in the order of those wanted and near them."""
+    """Return places at least `gap` apart, in the order of those wanted and close to them."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     places = [min(max(wanted[i], low), high) for i in order]
     for i in range(1, len(places)):
@@ -603,7 +603,7 @@ def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> lis
 
 
 def _description(course: Course) -> str:
-    """Say what a chart shows, for those who do not see it."""
+    """Describe a chart in words, for those who cannot see it."""
     metric = course.metric
     lines = [
         f"{line.row.learner} ends at {number(line.values[-1], metric)}, with "
@@ -729,7 +729,7 @@ table{font-size:.84rem}
 @media print{section{break-inside:avoid}}
 """
 
-# Reads the values under the pointer off the lines, and shows them where the last ones stand.
+# Shows the values under the pointer in place of the last ones.
 _JS = """
 for (const chart of document.querySelectorAll("svg.chart")) {
   const [events, x0, x1] = chart.dataset.x.split(" ").map(Number);

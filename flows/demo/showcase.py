@@ -1,7 +1,7 @@
-"""What the demo shows: streams with known switches, learners with fixed seeds, and how they do.
+"""The demo's streams with known switches, its learners with fixed seeds, and their results.
 
-Every learner of a stream reads the same events, decoded from the same JSON Lines file by the
-decoder of a run, and is built from a config that `midstream run` takes as well.
+Every learner of a stream reads the same events, decoded from the same JSON Lines file by a run's
+decoder, and is built from a config that `midstream run` accepts too.
 """
 
 import time
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 SEED = 42
-_STEP = 100  # events between two looks at a race
+_STEP = 100  # events between updates of a race
 _POINTS = 300  # of a line in a chart
 
 
@@ -68,7 +68,7 @@ def gaussian_naive_bayes() -> base.Classifier:
 
 
 def hoeffding_tree() -> base.Classifier:
-    """Return a Hoeffding tree: it grows, and never forgets."""
+    """Return a Hoeffding tree, which grows and never forgets."""
     return tree.HoeffdingTreeClassifier()
 
 
@@ -94,7 +94,7 @@ def linear_regression() -> base.Regressor:
 
 
 def fast_linear_regression() -> base.Regressor:
-    """Return a linear regression whose intercept follows the level of the labels fast."""
+    """Return a linear regression whose intercept adapts fast to the level of the labels."""
     return preprocessing.StandardScaler() | linear_model.LinearRegression(intercept_lr=0.5)
 
 
@@ -131,7 +131,7 @@ FOREST_REGRESSOR = Contender("Adaptive forest", "adaptive_regression_forest", 4)
 
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream of labelled events, and who learns from it.
+    """A stream of labelled events, and its learners.
 
     Attributes
     ----------
@@ -140,11 +140,11 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     parts
         One function per concept; called with a number, it yields that many events.
     lengths
-        How many events are taken from each part. Where one part ends, there is a switch.
+        Number of events from each part. A switch is where one part ends.
     window
         Events in the windowed metric.
     crash
-        The contender whose run is killed and resumed; None: not on this stream.
+        The contender whose run is killed and resumed; None: none on this stream.
     """
 
     name: str
@@ -159,17 +159,17 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def events(self) -> int:
-        """How many events there are."""
+        """Number of events."""
         return sum(self.lengths)
 
     @property
     def switches(self) -> list[int]:
-        """How many events came before each switch."""
+        """Number of events before each switch."""
         return list(accumulate(self.lengths))[:-1]
 
     @property
     def metric(self) -> str:
-        """What quality is measured by."""
+        """The metric of quality."""
         return "mae" if self.task == "regression" else "accuracy"
 
 
@@ -183,12 +183,12 @@ def _loans(function: int, seed: int) -> Callable[[int], Iterable[Any]]:
 
 
 def bundled_streams(*, quick: bool = False) -> list[Stream]:
-    """Return the demo's streams: one that drifts, and four data sets that River ships.
+    """Return the demo's streams: one that drifts, and four data sets from River.
 
     Parameters
     ----------
     quick
-        Fewer events of each.
+        Use fewer events of each.
     """
     concept, most = (1_500, 500) if quick else (8_000, 10_000)
     return [
@@ -259,18 +259,18 @@ def bundled_streams(*, quick: bool = False) -> list[Stream]:
 
 
 def write_events(stream: Stream, path: Path) -> None:
-    """Write the events of a stream as JSON Lines, in the form that Midstream reads and sends."""
+    """Write the events of a stream as JSON Lines in Midstream's own form."""
     taken = [part(n) for part, n in zip(stream.parts, stream.lengths, strict=True)]
     events = [
         {"id": f"{stream.name}-{i:06d}", "x": {str(k): v for k, v in x.items()}, "y": y}
         for i, (x, y) in enumerate(chain(*taken))
     ]
-    # NumPy's scalars become plain ones.
+    # Converts NumPy scalars to Python ones.
     path.write_bytes(msgspec.json.Encoder(enc_hook=lambda value: value.item()).encode_lines(events))
 
 
 def write_config(stream: Stream, contender: Contender, events: Path) -> Path:
-    """Write the config of a learner beside the events that it reads, and return its path."""
+    """Write the config of a learner beside its events; return its path."""
     path = events.parent / f"{stream.name}-{contender.factory}.toml"
     path.write_text(
         f"""\
@@ -297,23 +297,23 @@ window = {stream.window}
 
 
 class Row(msgspec.Struct):
-    """How a learner did on a stream.
+    """The results of a learner on a stream.
 
     Attributes
     ----------
     metric
         "accuracy" (a share) or "mae" (in units of the label).
     value, window_value, no_change
-        That metric over all events, over the last `window` ones, and of always predicting the
-        last label.
+        The metric over all events, over the last `window` ones, and for always predicting the last
+        label.
     alarms
-        After how many events drift was detected.
+        Numbers of events after which drift was detected.
     seconds
-        Spent in predicting, scoring and learning.
+        Time spent in predicting, scoring and learning.
     digest
-        SHA-256 of the learner's state at the end, and of all that belongs to it.
+        SHA-256 of the learner's complete state at the end.
     non_finite
-        How many predictions were not finite numbers, and so are left out of the metric.
+        Number of predictions that were not finite, which the metric excludes.
     """
 
     stream: str
@@ -333,7 +333,7 @@ class Row(msgspec.Struct):
 
 
 class Line(msgspec.Struct):
-    """What a chart shows of a learner: (p,) windowed values at the positions of its course."""
+    """The line of a learner in a chart: (p,) windowed values at the positions of its course."""
 
     row: Row
     look: int
@@ -341,12 +341,12 @@ class Line(msgspec.Struct):
 
 
 class Course(msgspec.Struct):
-    """What came of a stream: everything that its chart shows.
+    """The results of a stream: everything that its chart shows.
 
     Attributes
     ----------
     positions
-        (p,) after how many events the windowed values hold.
+        (p,) numbers of events at which the windowed values hold.
     no_change
         (p,) windowed values of always predicting the last label.
     """
@@ -375,22 +375,22 @@ class Lane:
 
     @property
     def seen(self) -> int:
-        """How many events it has had."""
+        """Number of events that it has seen."""
         return self.trainer.seen
 
     @property
     def events_per_second(self) -> float:
-        """Its speed so far, of predicting, scoring and learning alone."""
+        """Its speed so far, in predicting, scoring and learning alone."""
         return self.seen / max(self.seconds, 1e-9)
 
 
 class Race:
-    """All learners of a stream, driven through it side by side.
+    """All learners of a stream, run side by side.
 
     Parameters
     ----------
     folder
-        Where the events and the configs are written.
+        Folder for the events and the configs.
     """
 
     def __init__(self, stream: Stream, folder: Path) -> None:
@@ -404,7 +404,7 @@ class Race:
             Lane(c, s, stream.events) for c, s in zip(stream.contenders, settings, strict=True)
         ]
         self.labels: list[Label | None] = []
-        # The first call of a compiled kernel takes seconds, and is no part of anyone's speed.
+        # The first call of a compiled kernel takes seconds; no learner's speed includes it.
         rehearsal = Lane(stream.contenders[0], settings[0], 0)
         for batch in self._batches():
             rehearsal.trainer.step(batch[:10])
@@ -419,7 +419,7 @@ class Race:
                     yield decoded.batch[start : start + _STEP]
 
     def run(self, look: Callable[["Race"], None]) -> None:
-        """Take every learner through the stream; `look` is called each time one has made a step."""
+        """Run every learner through the stream; `look` is called after each learner's step."""
         for batch in self._batches():
             self.labels += batch.labels
             for lane in self.lanes:
@@ -432,7 +432,7 @@ class Race:
                 look(self)
 
     def quality(self, losses: FloatArray) -> float:
-        """Return the metric that losses amount to: accuracy, or the mean absolute error."""
+        """Return the metric of the losses: accuracy, or the mean absolute error."""
         scored = losses[~np.isnan(losses)]
         if not scored.size:
             return float("nan")
@@ -440,7 +440,7 @@ class Race:
         return loss if self.stream.metric == "mae" else 1.0 - loss
 
     def course(self) -> Course:
-        """Return what came of the stream."""
+        """Return the results of the stream."""
         stream, n = self.stream, self.stream.events
         first = min(max(stream.window // 4, 1), n)
         positions = np.unique(np.linspace(first, n, min(_POINTS, n)).round().astype(np.int64))
@@ -461,7 +461,7 @@ class Race:
         )
 
     def row(self, lane: Lane) -> Row:
-        """Return how a learner has done."""
+        """Return the results of a learner."""
         metrics = lane.trainer.metrics
         name = self.stream.metric
         return Row(

@@ -1,4 +1,4 @@
-"""The kinds of input that a config may name: ours, and those that other packages bring."""
+"""The kinds of input that a config may name: Midstream's own, and those of other packages."""
 
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -14,18 +14,18 @@ from midstream.flows.inputs.topic_kind import TopicKind
 __all__ = ["BUILTIN", "GROUP", "check_input", "kind_of"]
 
 GROUP = "midstream.inputs"
-"""The entry points that name kinds of input: subclasses of `InputKind`."""
+"""The entry-point group of input kinds: subclasses of `InputKind`."""
 BUILTIN: Mapping[str, InputKind] = {kind.name: kind for kind in (TopicKind(), FileKind())}
-"""Those of our own; a package cannot replace them."""
+"""Midstream's own kinds; a package cannot replace them."""
 
 
 def kind_of(source: InputSection) -> InputKind:
-    """Return the kind of an input: that which `kind` names, or by what else is said.
+    """Return the kind of an input: that in `kind`, else the one that recognises the settings.
 
     Raises
     ------
     InputError
-        If no package brings a kind of this name, or it cannot be loaded.
+        If no package provides a kind of this name, or it cannot be loaded.
     """
     if source.kind is None:
         return next(kind for kind in BUILTIN.values() if kind.recognises(source))
@@ -41,12 +41,12 @@ def kind_of(source: InputSection) -> InputKind:
 
 
 def check_input(settings: Settings, reader: ConfigReader) -> None:
-    """Check what a config says of its input, as its kind does.
+    """Check the config's settings of its input, by its kind.
 
     Raises
     ------
     ConfigError
-        If it names no kind, or says what the kind does not allow.
+        If they name no kind, or contain what the kind does not allow.
     """
     source = settings.input
     said = [kind for kind in BUILTIN.values() if kind.recognises(source)]

@@ -1,4 +1,4 @@
-"""Files as a kind of input: `input.path` names them."""
+"""Files as a kind of input, set by `input.path`."""
 
 import fnmatch
 from collections.abc import Collection
@@ -25,7 +25,7 @@ class FileSource(Source):
         self.descriptors = 0 if settings.one_shard else 1
 
     def partitions(self) -> list[str]:
-        """Return the names of the files that are there now, in natural order."""
+        """Return the names of the existing files, in natural order."""
         return self._open(None, None, until_eof=True).names
 
     def open(self, part: str | None, decoding: Decoding, *, added: bool = False) -> Input:
@@ -51,7 +51,7 @@ class FileSource(Source):
         )
 
     def is_new(self, partition: str, known: Collection[str]) -> bool:
-        """Whether a file is none of those known, and not what one has become by rotation."""
+        """Whether a file is none of the known ones, nor a rotated one of them."""
         from midstream.connectors.files.rotation import is_rotated
 
         return partition not in known and not any(is_rotated(partition, name) for name in known)
@@ -65,7 +65,7 @@ class FileSource(Source):
         try:
             found = discover(self._settings.input.path or "", self._settings.root)
         except InputError:
-            return []  # all are gone, and more may come
+            return []  # all were moved; more may come
         return [name for name, _, _ in found if self.is_new(name, known)]
 
 
@@ -77,11 +77,11 @@ class FileKind(InputKind):
     range_form: ClassVar[str] = "FILE:FROM-TO"
 
     def recognises(self, source: InputSection) -> bool:
-        """Whether there is a `path`."""
+        """Whether `path` is set."""
         return source.path is not None
 
     def check(self, settings: Settings, reader: ConfigReader) -> None:
-        """Raise ConfigError if something is said of files that cannot be."""
+        """Raise ConfigError for settings that files do not allow."""
         self.check_options(settings, reader)
         source = settings.input
         if source.path is None:
@@ -97,7 +97,7 @@ class FileKind(InputKind):
             )
 
     def identity(self, settings: Settings) -> str:
-        """Return the path in one spelling, relative to the config where it is beside it."""
+        """Return the normalised path, relative to the config's folder if inside it."""
         from midstream.connectors.files.input import normal_path
 
         return normal_path(settings.input.path or "", settings.root)
@@ -107,7 +107,7 @@ class FileKind(InputKind):
         return settings.input.path == "-"
 
     def preflight(self, settings: Settings, *, until_eof: bool) -> None:
-        """Raise InputError if there is no such file, or standard input is closed."""
+        """Raise InputError if the file does not exist, or standard input is closed."""
         if self.is_read_once(settings):
             if 0 in closed_descriptors():
                 raise InputError("standard input is closed; nothing can be read from it")
@@ -117,11 +117,11 @@ class FileKind(InputKind):
         try:
             discover(settings.input.path or "", settings.root)
         except NoFilesError:
-            if until_eof or not settings.one_shard:  # shards are of the files at the start
+            if until_eof or not settings.one_shard:  # shards belong to the files at the start
                 raise
 
     def connect(self, settings: Settings, *, until_eof: bool) -> FileSource:
-        """Return what opens the files."""
+        """Return the source of the files."""
         return FileSource(settings, until_eof=until_eof)
 
 
@@ -145,7 +145,7 @@ def _check_standard_input(settings: Settings, reader: ConfigReader) -> None:
 
 
 def _reads_outputs(settings: Settings) -> bool:
-    """Whether the input includes an output: a stream that would feed itself for ever."""
+    """Whether the input includes an output, so that the stream would feed itself for ever."""
     folder, pattern = settings.output_path, settings.input_path
     if pattern == "-":
         return False

@@ -1,7 +1,7 @@
-"""What a kind of input is: how a config names it, how it is checked, and what opens it.
+"""The contract of an input kind: how a config names it, how it is checked, what opens it.
 
-`midstream.flows.inputs.catalogue` has the table of kinds. A package adds its own by the entry-point
-group ``midstream.inputs``; CONTRIBUTING.md has the steps.
+`midstream.flows.inputs.catalogue` has the table of kinds. A package adds its own through the
+entry-point group ``midstream.inputs``. CONTRIBUTING.md lists the steps.
 """
 
 from abc import ABC, abstractmethod
@@ -20,15 +20,15 @@ __all__ = ["InputKind", "Source"]
 
 
 class Source(ABC):
-    """What a process reads: opens the input of each of its shards.
+    """Opens the input of each shard of a process.
 
     Attributes
     ----------
     numbered
-        Whether the place of a partition in `partitions` never changes. It is then the number of its
-        shard; else the state folder remembers which number each name was given.
+        Whether the index of a partition in `partitions` never changes. It is then the number of its
+        shard; else the state folder keeps the number of each name.
     descriptors
-        How many files the input of one shard holds open, where that is not a few for all shards.
+        Number of files that a shard's input holds open, if it is more than a few for all shards.
     """
 
     numbered: ClassVar[bool] = False
@@ -36,12 +36,12 @@ class Source(ABC):
 
     @abstractmethod
     def partitions(self) -> list[str]:
-        """Return the names of the partitions that are there now.
+        """Return the names of the existing partitions.
 
         Raises
         ------
         InputError
-            If there is no input, or nobody says.
+            If the input does not exist, or does not answer.
         """
 
     @abstractmethod
@@ -53,9 +53,9 @@ class Source(ABC):
         part
             Its only partition; None: all of them.
         decoding
-            How records become events.
+            How to decode records to events.
         added
-            Whether the partition came after the state was begun, so that all of it is read.
+            Whether the partition was added after the state was begun, so that all of it is read.
 
         Raises
         ------
@@ -64,24 +64,24 @@ class Source(ABC):
         """
 
     def is_new(self, partition: str, known: Collection[str]) -> bool:
-        """Whether a partition is none of those known, whatever these are called now."""
+        """Whether a partition is none of the known ones, even renamed."""
         return partition not in known
 
     def look(self, known: Collection[str]) -> list[str]:
-        """Return the partitions besides those known that a restart would take up.
+        """Return new partitions that a restart would add.
 
         Called every few seconds.
 
         Raises
         ------
         InputError
-            If the input is gone, or is another one now.
+            If the input is missing, or has been replaced.
         """
         del known
         return []
 
     def close(self) -> None:  # noqa: B027 not every source holds something
-        """Let go of what the shards share. Their inputs are closed before."""
+        """Release what the shards share, after their inputs were closed."""
 
 
 class InputKind(ABC):
@@ -90,20 +90,20 @@ class InputKind(ABC):
     Attributes
     ----------
     name
-        What `input.kind` calls it.
+        Name of the kind in `input.kind`.
     options
-        The keys of ``[input.options]``, with types and defaults; None: it has none.
+        The keys of ``[input.options]``, with types and defaults; None: there are none.
     partition, position
-        What a partition of it, and a position in one, is called in messages.
+        Words for a partition, and for a position in one, in messages.
     range_form
-        How ranges of it are given to `--skip-range`.
+        Form of its ranges in `--skip-range`.
     across_hosts
         Whether several hosts can share its shards: a name has the same number on all of them.
     of_kafka
-        Whether it is read from the brokers that ``[kafka]`` names.
+        Whether it is read from the brokers in ``[kafka]``.
     whole
-        Whether a partition is read from its beginning, and is there whole or not at all. Else its
-        oldest records may be deleted, and only whoever keeps them knows how many.
+        Whether a partition is read from its beginning, and exists whole or not at all. Otherwise
+        its oldest records may be deleted, and only the input knows how many.
     """
 
     name: ClassVar[str]
@@ -121,7 +121,7 @@ class InputKind(ABC):
         return False
 
     def check(self, settings: Settings, reader: ConfigReader) -> None:
-        """Raise ConfigError if the config says what this kind of input does not allow.
+        """Raise ConfigError for settings that this kind of input does not allow.
 
         Parameters
         ----------
@@ -131,7 +131,7 @@ class InputKind(ABC):
         self.check_options(settings, reader)
 
     def check_options(self, settings: Settings, reader: ConfigReader) -> None:
-        """Raise ConfigError if ``[input.options]`` is not what `options` says."""
+        """Raise ConfigError if ``[input.options]`` does not fit `options`."""
         given = settings.input.options
         if self.options is not None:
             reader.table(self.options, given, "input.options")
@@ -139,41 +139,41 @@ class InputKind(ABC):
             raise reader.error("input.options", f"input of kind {self.name!r} has none")
 
     def options_of(self, settings: Settings) -> Any:
-        """Return what ``[input.options]`` says, as `options`."""
+        """Return ``[input.options]`` as `options`."""
         return msgspec.convert(settings.input.options, self.options, strict=False)
 
     @abstractmethod
     def identity(self, settings: Settings) -> str:
-        """Return what the input is called: saved state of another input is not gone on from.
+        """Return the name of the input: state saved from another input is not resumed.
 
-        It is the same on all hosts, and holds no secret.
+        It is the same on all hosts, and contains no secret.
         """
 
     def preflight(self, settings: Settings, *, until_eof: bool) -> None:  # noqa: B027 optional
-        """Raise InputError or ConfigError for what can be known to be wrong before anything opens.
+        """Raise InputError or ConfigError for errors that can be found before anything is opened.
 
         Parameters
         ----------
         until_eof
-            The end of the input is the end of the run; else it is followed, and may be empty yet.
+            The run ends at the end of the input; else the input is followed, and may be empty.
         """
 
     def is_read_once(self, settings: Settings) -> bool:
-        """Whether what is read is gone afterwards, so that only a run may read it."""
+        """Whether reading consumes the input, so that only a run may read it."""
         del settings
         return False
 
     @abstractmethod
     def connect(self, settings: Settings, *, until_eof: bool) -> Source:
-        """Return what opens the inputs of a process; `until_eof` as of `preflight`."""
+        """Return the source of a process's inputs; `until_eof` as in `preflight`."""
 
     def partition_of(self, settings: Settings, text: str) -> str:
-        """Return the partition that an operator names, as the journal calls it.
+        """Return the name in the journal of a partition that an operator names.
 
         Raises
         ------
         ValueError
-            If it is none; the text says why.
+            If there is none; the text says why.
         """
         del settings
         return text

@@ -1,4 +1,4 @@
-"""The input of a config, decoded, a block at a time."""
+"""Reads the input of a config, decoded, a block at a time."""
 
 import time
 from collections.abc import Iterator
@@ -17,23 +17,23 @@ from midstream.flows.logs import log
 __all__ = ["IDLE", "Reader", "oldest_positions", "open_reader", "without_labels"]
 
 IDLE = timedelta(milliseconds=50)
-"""How long nothing is asked for after there was nothing."""
-_ENOUGH = 1_000  # events without a label, after which that is told
-_BLOCK_BYTES = 256 * 1024  # what is made of a block still fits into a core's cache
-_COLUMN_BLOCK_BYTES = 768 * 1024  # ... of columns, which take less room than objects
+"""Pause after a read without records."""
+_ENOUGH = 1_000  # events without a label after which a warning is logged
+_BLOCK_BYTES = 256 * 1024  # so that the result of a block fits into a core's cache
+_COLUMN_BLOCK_BYTES = 768 * 1024  # ... of columns, which take less memory than objects
 
 
 class Reader:
-    """The input of a shard, decoded: iterate over (work, decoded) until nothing more is there.
+    """The decoded input of a shard: iterate over (work, decoded) until no more is available.
 
     Parameters
     ----------
     source
-        What the process reads.
+        The source of the process.
     part, added
-        As of `Source.open`.
+        As in `Source.open`.
     wants_labels
-        Whether to warn where no event has a label: its field may be called otherwise.
+        Whether to warn if no event has a label: its field may have another name.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Reader:
         self.input: Input = source.open(part, decoding, added=added)
 
     def decode(self, work: Work) -> Decoded:
-        """Decode a block into a batch and what of it is rejected."""
+        """Decode a block to a batch and its rejected records."""
         decoded = self.input.decode(work)
         for unit in sorted(self.notation.units - self._told):
             self._told.add(unit)
@@ -82,7 +82,7 @@ class Reader:
                 self.tell_of_labels()
 
     def tell_of_labels(self) -> None:
-        """Warn if no event had a label so far, and it has not been told; at the end, too."""
+        """Warn once if no event had a label so far; also called at the end."""
         if self._label is not None and self._unlabelled:
             log.warning(
                 "no_labels", events=self._unlabelled, field=self._label,
@@ -103,7 +103,7 @@ class Reader:
 
 
 def without_labels(field: str, near: str = "") -> str:
-    """Say what it means that no event has a label; `near` as `nearest` gives it."""
+    """Return the warning that no event has a label; `near` as returned by `nearest`."""
     return (
         f"no event has a label in field {field!r}, so they are predicted only, and none is "
         f"learned{near or '; is the field called so?'}"
@@ -112,12 +112,12 @@ def without_labels(field: str, near: str = "") -> str:
 
 @contextmanager
 def open_reader(settings: Settings, *, wants_labels: bool = True) -> Iterator[Reader]:
-    """Read the whole input from its beginning to its present end, apart from any run.
+    """Read the whole input from its beginning to its present end, outside any run.
 
     Raises
     ------
     InputError
-        If it is not there.
+        If it does not exist.
     """
     with closing(kind_of(settings.input).connect(settings, until_eof=True)) as source:
         reader = Reader(settings, source, wants_labels=wants_labels)
@@ -132,7 +132,7 @@ def oldest_positions(settings: Settings) -> dict[str, int]:
     Raises
     ------
     InputError
-        If there is none, or nobody says.
+        If the input does not exist, or does not answer.
     """
     with closing(kind_of(settings.input).connect(settings, until_eof=True)) as source:
         reader = Reader(settings, source)

@@ -1,4 +1,4 @@
-"""A Kafka topic as a kind of input: `input.topic` names it."""
+"""A Kafka topic as a kind of input, set by `input.topic`."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar
@@ -19,7 +19,7 @@ _LOOK_SECONDS = 1.0  # to wait for an answer that is not urgent
 
 
 class TopicSource(Source):
-    """The topic of a config: one client of the brokers, which the shards of a process share."""
+    """The topic of a config: one client of the brokers, shared by the shards of a process."""
 
     numbered: ClassVar[bool] = True
 
@@ -48,12 +48,12 @@ class TopicSource(Source):
         )
 
     def look(self, known: Collection[str]) -> list[str]:
-        """Return the partitions that are new; a look takes a few ms where the brokers are well.
+        """Return the new partitions; takes a few ms if the brokers are healthy.
 
         Raises
         ------
         InputError
-            If the topic is gone, or was made anew.
+            If the topic was deleted or recreated.
         """
         from midstream.connectors.kafka.consumer import partition_name
 
@@ -62,12 +62,12 @@ class TopicSource(Source):
         return [name for name in names if name not in known]
 
     def close(self) -> None:
-        """Leave the brokers."""
+        """Close the client."""
         self._consumer.close()
 
 
 class TopicKind(InputKind):
-    """A topic of Kafka."""
+    """A Kafka topic."""
 
     name: ClassVar[str] = "topic"
     position: ClassVar[str] = "offset"
@@ -77,11 +77,11 @@ class TopicKind(InputKind):
     whole: ClassVar[bool] = False
 
     def recognises(self, source: InputSection) -> bool:
-        """Whether there is a `topic`."""
+        """Whether `topic` is set."""
         return source.topic is not None
 
     def check(self, settings: Settings, reader: ConfigReader) -> None:
-        """Raise ConfigError if something is said of the topic that cannot be."""
+        """Raise ConfigError for settings that a topic does not allow."""
         self.check_options(settings, reader)
         if settings.input.topic is None:
             raise reader.error("input.topic", "missing; needed: the name of a topic")
@@ -95,25 +95,25 @@ class TopicKind(InputKind):
         return settings.input.topic or ""
 
     def preflight(self, settings: Settings, *, until_eof: bool) -> None:
-        """Raise ConfigError if [kafka] says what librdkafka does not take; asks no broker."""
+        """Raise ConfigError if librdkafka rejects a setting in [kafka]; asks no broker."""
         from midstream.flows.inputs.topics import check_kafka
 
         del until_eof
         check_kafka(settings)
 
     def connect(self, settings: Settings, *, until_eof: bool) -> TopicSource:
-        """Return a client of the brokers."""
+        """Return the source with a new client of the brokers."""
         from midstream.flows.inputs.topics import open_consumer
 
         return TopicSource(settings, open_consumer(settings), until_eof=until_eof)
 
     def partition_of(self, settings: Settings, text: str) -> str:
-        """Return the partition that TOPIC:PARTITION names.
+        """Return the partition named by TOPIC:PARTITION.
 
         Raises
         ------
         ValueError
-            If it is of another topic, or has no number.
+            If it belongs to another topic, or has no number.
         """
         topic = settings.input.topic
         given, colon, index = text.rpartition(":")

@@ -1,4 +1,4 @@
-"""What a config names of Kafka: its consumer, the input of a shard, its journal and outputs."""
+"""The Kafka objects of a config: its consumer, the input of a shard, its journal and outputs."""
 
 import re
 from pathlib import Path
@@ -50,13 +50,13 @@ _FILES = (
     "https.ca.location",
 )
 _CREATING = re.compile(r"^Failed to create (consumer|producer|admin client): ")
-_PATIENCE = 30.0  # seconds for an answer, where one is waited for as long as it takes
+_PATIENCE = 30.0  # seconds for one answer, if the wait is not limited
 
 
 def check_kafka(settings: Settings) -> None:
-    """Raise ConfigError if [kafka] says what librdkafka does not take, or names no readable file.
+    """Raise ConfigError if librdkafka rejects a setting in [kafka], or a file is not readable.
 
-    No broker is asked.
+    It asks no broker.
     """
     options = _options(settings)
     for key in _FILES:
@@ -71,7 +71,7 @@ def check_kafka(settings: Settings) -> None:
 
 
 def _check_file(settings: Settings, key: str, path: Path) -> None:
-    """Raise ConfigError unless a file can be read: librdkafka would name the setting only."""
+    """Raise ConfigError unless a file can be read: librdkafka would name only the setting."""
     try:
         if path.is_dir() and key in _FOLDERS:
             list(path.iterdir())
@@ -92,12 +92,12 @@ def open_consumer(settings: Settings) -> Consumer:
 
 
 def journal_id(settings: Settings) -> bytes:
-    """Return what tells the topic of the journal from any other, also one made anew under its name.
+    """Return an id of the journal's topic, which changes if the topic is recreated.
 
     Raises
     ------
     NoAnswerError, InputError
-        If no broker answers, or there is no such topic.
+        If no broker answers, or the topic does not exist.
     """
     topic = settings.journal_topic
     assert topic is not None
@@ -110,12 +110,12 @@ def _seconds(settings: Settings) -> float:
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    """Return librdkafka's settings for a client that is in no consumer group."""
+    """Return librdkafka's settings for a client without a consumer group."""
     options = {key: value for key, value in settings.kafka.items() if key != "group.id"}
     for key in options.keys() & set(_FILES):
-        if options[key] != "probe":  # which is no file
+        if options[key] != "probe":  # not a file
             options[key] = str(settings.root / str(options[key]))
-    return {"log_level": 2, **options}  # what it says of its connections comes into our own log
+    return {"log_level": 2, **options}  # connection errors go to our own log
 
 
 def partitions_of(settings: Settings, consumer: Consumer) -> list[str]:
@@ -138,7 +138,7 @@ def open_topic(
     Parameters
     ----------
     added
-        Whether the partition was not there when the topic was first read.
+        Whether the partition was created after the topic was first read.
     """
     parts = [index_of(part)] if part else consumer.partitions(_seconds(settings))
     return TopicInput(
@@ -154,16 +154,16 @@ def open_topic(
 
 
 def index_of(name: str) -> int:
-    """Return the number of a partition by the name that the journal gives it."""
+    """Return the number of a partition, given its name in the journal."""
     return int(name.rpartition("-")[2])
 
 
 def open_journal(settings: Settings, shard: str, signatures: dict[str, Signature]) -> KafkaJournal:
-    """Return the journal of a shard whose outputs are topics; `signatures` as of `KafkaJournal`."""
+    """Return the journal of a shard with topics as outputs; `signatures` as in `KafkaJournal`."""
     assert settings.journal_topic is not None
     return KafkaJournal(
         _options(settings),
-        f"{settings.journal_topic}-{shard}",  # whoever writes this journal, from any config
+        f"{settings.journal_topic}-{shard}",  # the same for all writers of this journal
         settings.journal_topic,
         int(shard),
         outputs=settings.output.topics,
@@ -173,21 +173,21 @@ def open_journal(settings: Settings, shard: str, signatures: dict[str, Signature
 
 
 def open_sender(settings: Settings, topic: str) -> Sender:
-    """Return what sends messages to a topic.
+    """Return a sender of messages to a topic.
 
     Raises
     ------
     ConfigError
-        If [kafka] says what librdkafka does not take.
+        If librdkafka rejects a setting in [kafka].
     InputError
-        If no broker answers, or there is no such topic.
+        If no broker answers, or the topic does not exist.
     """
     check_kafka(settings)
     return Sender(_options(settings), topic, seconds=_seconds(settings))
 
 
 def _admin(settings: Settings) -> tuple[AdminClient, dict[str, Any]]:
-    """Return a client, and the topics that are there."""
+    """Return a client, and the existing topics."""
     heard = Heard()
     options: dict[str, Any] = {**_options(settings), "error_cb": heard}
     admin = AdminClient(options)
@@ -195,7 +195,7 @@ def _admin(settings: Settings) -> tuple[AdminClient, dict[str, Any]]:
 
 
 def missing_topics(settings: Settings) -> list[str]:
-    """Return the topics that would be written to and are not there, or lack partitions.
+    """Return the topics to write to that do not exist or lack partitions.
 
     Raises
     ------
@@ -213,28 +213,28 @@ def missing_topics(settings: Settings) -> list[str]:
 
 
 def _lacking(settings: Settings, there: dict[str, Any]) -> int:
-    """Return how many partitions the journal's topic, which is there, has less than are needed."""
+    """Return how many partitions the existing journal topic lacks."""
     source, journal = settings.input.topic or "", settings.journal_topic or ""
     needed = 1 if settings.one_shard or source not in there else len(there[source].partitions)
     return max(needed - len(there[journal].partitions), 0)
 
 
 def create_topics(settings: Settings, partitions: int, replicas: int) -> dict[str, str]:
-    """Create the topics of a config that are not there yet; say of each what was done.
+    """Create the missing topics of a config; return what was done for each.
 
-    A journal that has less partitions than the input has now gets more.
+    A journal with fewer partitions than the input gets more.
 
     Parameters
     ----------
     partitions
-        Of the input, where it is not there yet; outputs and journal get as many as it has.
+        Partitions of a missing input topic; outputs and journal get as many as the input has.
     replicas
-        Of each partition; -1: as many as the brokers do by default.
+        Replicas of each partition; -1: the brokers' default.
 
     Raises
     ------
     ConfigError
-        If [kafka] says what librdkafka does not take.
+        If librdkafka rejects a setting in [kafka].
     InputError
         If no broker answers, or one refuses.
     """
@@ -243,7 +243,7 @@ def create_topics(settings: Settings, partitions: int, replicas: int) -> dict[st
     source = settings.input.topic
     if source in there:
         partitions = len(there[source].partitions)
-    # A journal is cut where it is not needed any more; until then nothing of it may go.
+    # Midstream trims a journal itself; until then nothing of it may be deleted.
     forever = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
     wanted: dict[str | None, dict[str, str]] = {source: {}}
     wanted |= {topic: {} for topic in settings.output.topics.values()}

@@ -1,1 +1,1 @@
-"""What is done without a run: check, evaluate, predict, send, init."""
+"""Commands that need no run: check, evaluate, predict, send, init."""

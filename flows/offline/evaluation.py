@@ -1,4 +1,4 @@
-"""One pass of a config's learner over its input, apart from any run: nothing is kept."""
+"""Evaluates a config's learner in one pass over its input, outside any run; keeps nothing."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ __all__ = ["evaluate"]
 
 
 class _Judge:
-    """Steps a trainer over batches as a shard does; says where the learner fails on too much."""
+    """Steps a trainer over batches as a shard does; raises if the learner fails too often."""
 
     def __init__(self, trainer: Trainer, settings: Settings) -> None:
         self.trainer = trainer
@@ -37,7 +37,7 @@ class _Judge:
         EventError
             If the learner raises, and such events are not to be rejected.
         FailingError
-            If it fails on too many of the recent events.
+            If the learner fails on too many recent events.
         """
         if self._careful is None:
             batch, refused = self.trainer.admit(given)
@@ -63,12 +63,12 @@ class _Judge:
         summary.predictions += len(tried.batch)
 
     def close(self) -> None:
-        """Say how it ended.
+        """Judge the whole pass.
 
         Raises
         ------
         FailingError
-            If the learner failed on too many of all events.
+            If the learner failed on too large a share of all events.
         """
         self._log.close()
         if self._tally.found.share > self._limit:
@@ -83,7 +83,7 @@ def evaluate(
     Raises
     ------
     ConfigError, InputError, EventError, FailingError
-        As `run` does: EventError only where `model.on_error` is not "reject".
+        As `run` does. EventError only if `model.on_error` is not "reject".
     """
     judge = _Judge(make_trainer(settings), settings)
     summary = Summary()

@@ -1,4 +1,4 @@
-"""What `midstream check` finds: the config, its input and its learner, tried on a sample."""
+"""The checks of `midstream check`: tries the config, its input and its learner on a sample."""
 
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -38,24 +38,24 @@ from midstream.flows.running.outputs import KINDS
 __all__ = ["Finding", "Report", "inspect", "may_be_mistaken"]
 
 _OF_STATE = ("lock", "alone.lock", "shards", "shards/*", "shards/*/*")
-_NEXT = 1_000  # events over which a state that was read back is compared
-_WARM = 100  # events, of which a learner should have predicted one
+_NEXT = 1_000  # events over which a restored state is compared
+_WARM = 100  # events after which a learner should have predicted
 _DIVERGED = 1e6  # times the error of predicting the last label
-_LARGE = 1e3  # a feature that goes further is named where predictions are not finite
+_LARGE = 1e3  # larger features are named if predictions are not finite
 
 
 class Finding(msgspec.Struct):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     ok: bool
     detail: str
     table: list[str] = []
-    """Lines that show it in full."""
+    """Lines with the details."""
 
 
 class Report(msgspec.Struct):
-    """All that was looked at; `ok` if nothing is wrong."""
+    """The results of all checks; `ok` if nothing is wrong."""
 
     ok: bool = True
     findings: list[Finding] = []
@@ -69,7 +69,7 @@ class Report(msgspec.Struct):
 def inspect(settings: Settings, sample: int, *, amend: bool = False) -> Report:
     """Try a config on the first `sample` events of its input, with a throw-away trainer.
 
-    The saved state is compared with the config, too: `amend` as of a run.
+    Also compare the saved state with the config: `amend` as in a run.
     """
     report = Report(findings=[])
     report.add("config", str(settings.file))
@@ -101,7 +101,7 @@ def inspect(settings: Settings, sample: int, *, amend: bool = False) -> Report:
 
 
 def _try_saved_state(settings: Settings, report: Report, *, amend: bool) -> None:
-    """Say what a run will do with the saved state of each shard; shards alike are told together."""
+    """Report what a run will do with each shard's saved state; group shards that are alike."""
     found: dict[tuple[str, ...], list[Foreseen]] = {}
     for each in look(settings, make_trainer(settings)):
         found.setdefault((each.problem, str(each.replays), *map(str, each.changes)), []).append(
@@ -133,7 +133,7 @@ def _try_saved_state(settings: Settings, report: Report, *, amend: bool) -> None
 
 
 def _try_kafka(settings: Settings, report: Report) -> bool:
-    """See whether librdkafka takes its settings; no broker is asked."""
+    """Check whether librdkafka accepts its settings; ask no broker."""
     if not (kind_of(settings.input).of_kafka or settings.output.topics):
         return True
     try:
@@ -145,7 +145,7 @@ def _try_kafka(settings: Settings, report: Report) -> bool:
 
 
 def _try_topics(settings: Settings, report: Report) -> None:
-    """See whether the topics that are written to are there."""
+    """Check whether the topics to write to exist."""
     try:
         missing = missing_topics(settings)
     except InputError as error:
@@ -159,7 +159,7 @@ def _try_topics(settings: Settings, report: Report) -> None:
 
 
 def _try_versions(settings: Settings, report: Report) -> None:
-    """See whether the registry and the files of versions can be reached; nothing is made."""
+    """Check whether the registry and the files of versions can be reached; create nothing."""
     if not settings.versions.enabled:
         report.add("versions", "switched off (versions.enabled = false)")
         return
@@ -188,7 +188,7 @@ def _try_versions(settings: Settings, report: Report) -> None:
 
 
 def may_be_mistaken(settings: Settings) -> bool:
-    """Whether a model has no name of its own, and its versions are not in the state folder."""
+    """Whether a model has no name of its own, and its versions are outside the state folder."""
     places = settings.registry.removeprefix("sqlite:///"), settings.artifacts
     return not settings.named and any(
         "://" in place or not Path(place).is_relative_to(settings.state_path) for place in places
@@ -218,7 +218,7 @@ def _try_sample(
         "input", f"{len(names)} {what}{'s' * (len(names) != 1)} ({shown}), {shards} shard(s)"
     )
     accepted = unlabelled = 0
-    learned: deque[EventBatch] = deque()  # the last of them
+    learned: deque[EventBatch] = deque()  # the last batches learned
     odd = _Odd()
     near = ""
     rejected = []
@@ -286,10 +286,10 @@ def _try_sample(
 def _try_state(
     trainer: Trainer, batches: list[EventBatch], settings: Settings, report: Report
 ) -> None:
-    """Read the state back as the next process does, and see whether it goes on as the original.
+    """Restore the state as the next process does, and check that it continues identically.
 
-    It goes on over `batches`, whose events come in another order than they were learned in: so
-    what was noted of them outside the state is not noted alike.
+    It continues over `batches`, whose events come in another order than they were learned in, so
+    notes about them outside the state do not coincide.
     """
     try:
         state = trainer.state()
@@ -327,7 +327,7 @@ def _difference(
     batches: list[EventBatch],
     after_restart: AfterRestart,
 ) -> str:
-    """Return what the restored trainer does otherwise than the original; empty if nothing."""
+    """Return how the restored trainer differs from the original; empty if it does not."""
     done = 0
     for batch in _newest_first(batches):
         expected = original.step(batch).predictions
@@ -348,7 +348,7 @@ def _difference(
 
 
 def _newest_first(batches: list[EventBatch]) -> list[EventBatch]:
-    """Return the same events, those first whose categories and events came last."""
+    """Return the same events in reverse, by the last occurrence of their categories."""
     first: dict[tuple[str, object], int] = {}
     ordered = []
     for batch in batches:
@@ -363,16 +363,16 @@ def _newest_first(batches: list[EventBatch]) -> list[EventBatch]:
 
 
 class _Odd:
-    """Predictions that are not finite numbers, and what may be why."""
+    """Predictions that are not finite numbers, and their possible causes."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.any = False  # whether anything was predicted at all
+        self.any = False  # whether anything was predicted
         self._first = ""
         self._largest: dict[str, float] = {}
 
     def add(self, step: Step, batch: EventBatch, before: int) -> None:
-        """Count those of a batch, before which there were so many events."""
+        """Count those of a batch, which follows `before` events."""
         self.count += step.non_finite
         self.any = self.any or any(value is not None for value in step.predictions.values)
         for alarm in step.alarms:
@@ -385,7 +385,7 @@ class _Odd:
                     self._largest[name] = float(abs(value))
 
     def told(self, events: int) -> str:
-        """Say how many of `events` they are, where the first is, and what can be done."""
+        """Return a message: how many of `events` they are, where the first is, what can be done."""
         are = "is not a finite number" if self.count == 1 else "are not finite numbers"
         return (
             f"{self.count:,} of {events:,} predictions {are}, the first at {self._first}; they are "
@@ -393,7 +393,7 @@ class _Odd:
         )
 
     def diverged(self, no_change: float) -> str:
-        """Say that the errors are out of all proportion, and what can be done."""
+        """Return a message that the errors are out of proportion, and what can be done."""
         return (
             f"the mean error is over {_DIVERGED:,.0f} times that of predicting the last label "
             f"({no_change:.4g}): the model diverges. {self._advice()}"
@@ -411,7 +411,7 @@ class _Odd:
 
 
 def _features(batch: EventBatch) -> set[str]:
-    """Return the names of features that at least one event has, where they came as columns."""
+    """Return the features that at least one event has, if they came as columns."""
     if batch.columns is None:
         return set()
     names, array, texts = batch.columns
@@ -420,7 +420,7 @@ def _features(batch: EventBatch) -> set[str]:
 
 
 def _try_folder(what: str, path: Path, report: Report, names: Iterable[str]) -> None:
-    """See whether a folder can be written to, and what in it has one of these names."""
+    """Check whether a folder can be written, and which of these names exist in it."""
     try:
         nearest = path
         while not nearest.exists():

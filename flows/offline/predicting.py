@@ -1,4 +1,4 @@
-"""Predictions of a version, for the events of a file, apart from any run."""
+"""Predicts the events of a file with a version, outside any run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,18 +22,18 @@ __all__ = ["predict_file"]
 def predict_file(
     settings: Settings, file: str, version: int | None, shard: str | None, out: BinaryIO
 ) -> int:
-    """Write a prediction for each event of a file; return how many events there are none for.
+    """Write a prediction for each event of a file; return the number of events without one.
 
-    Those are told: they cannot be read, or the model raises on them.
+    These are logged: they cannot be read, or the model raises on them.
 
     Parameters
     ----------
     file
-        A path as `input.path` takes, relative to where we are; "-" is standard input.
+        A path as in `input.path`, relative to the current folder; "-" is standard input.
     version
-        None: the one that is live, as it was last kept.
+        None: the live version, as last saved.
     shard
-        Whose model; None: of the only one.
+        The shard of the model; None: the only one.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def predict_file(
     UnknownVersionError, ArtifactError, RegistryError, StoreError, InputError
         If the version or the file cannot be read.
     """
-    make_model(settings)  # its module has to be there, before what is saved of it is read
+    make_model(settings)  # imports its module, which loading a version needs
     with opened(settings) as registry:
         if version is None:
             version = live_version(registry)
@@ -89,9 +89,9 @@ def predict_file(
 def _predicted(
     trainer: Trainer, batch: EventBatch
 ) -> Iterator[tuple[EventBatch, Predictions | None]]:
-    """Yield a batch with its predictions; in pieces, where the model raises on an event.
+    """Yield a batch with its predictions; split it if the model raises on an event.
 
-    That one is told, and comes alone, with None.
+    That event is logged, and yielded alone, with None.
     """
     try:
         predictions = trainer.predict(batch)

@@ -1,4 +1,4 @@
-"""What `run` will do with the saved state of a config: looked at beforehand, nothing is changed."""
+"""Predicts what `run` will do with the saved state of a config, without changing anything."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,11 +26,11 @@ class Foreseen(NamedTuple):
     shard
         Its name.
     changes
-        What differs from the config; empty: nothing does.
+        Differences from the config; empty if there are none.
     problem
-        Why the state cannot be read; nothing: it can.
+        Why the state cannot be read; empty if it can.
     replays
-        Whether input has to be read again first, after a crash.
+        Whether input has to be replayed first, after a crash.
     """
 
     shard: str
@@ -40,7 +40,7 @@ class Foreseen(NamedTuple):
 
 
 def look(settings: Settings, blank: Trainer) -> Iterator[Foreseen]:
-    """Yield what a run will find in the saved state of each shard; nothing where there is none.
+    """Yield what a run will find in the saved state of each shard; nothing if there is none.
 
     Parameters
     ----------
@@ -54,13 +54,13 @@ def look(settings: Settings, blank: Trainer) -> Iterator[Foreseen]:
 
 
 def _newest(place: Path) -> Snapshot | None:
-    """Return the newest snapshot that is whole; None if there is none."""
+    """Return the newest complete snapshot; None if there is none."""
     snapshots = SnapshotFolder(LocalStorage(place), tidy=False)
     for position in reversed(snapshots.positions()):
         try:
             return snapshots.read(position)
         except SnapshotError:
-            continue  # a run uses an older one, too, and tells of it
+            continue  # a run also falls back to an older one, and logs it
     return None
 
 
@@ -83,7 +83,7 @@ def _foreseen(settings: Settings, blank: Trainer, place: Path, snapshot: Snapsho
 
 
 def _after(place: Path, header: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
-    """Return the definition in force at the end of the journal, and whether input was applied."""
+    """Return the definition in force at the journal's end, and whether input was applied."""
     definition: Mapping[str, Any] = header["definition"]
     replays = False
     records = whole_records(LocalStorage(place))

@@ -1,4 +1,4 @@
-"""Sends a file of events to a topic: what `midstream send` does."""
+"""Sends a file of events to a topic, for `midstream send`."""
 
 import signal
 import sys
@@ -27,16 +27,17 @@ from midstream.flows.process import stop_signals
 __all__ = ["Sent", "destination", "send"]
 
 _BLOCK_BYTES = 128 * 1024
-_LATE = 1.0  # seconds that a paced sender may lag before it gives up to make up for them
-_DRAWN = 0.1  # seconds between two looks at the progress
+_LATE = 1.0  # maximum lag in seconds that a paced sender makes up for
+_DRAWN = 0.1  # seconds between updates of the progress
 _KINDS: dict[str, Kind] = {"number": "number", "category": "string"}
 
 
 class Sent(msgspec.Struct):
-    """What was sent. `error` says why not all of it, if so.
+    """The result of sending. `error` says why not everything was sent, if so.
 
-    `sent` messages were given to the client; each was `acknowledged` by the brokers or has
-    `failed`. `blank` lines are none. `seconds` is from the first read to the last answer.
+    `sent` messages were passed to the client; each was `acknowledged` by the brokers or has
+    `failed`. `blank` lines are no messages. `seconds` is the time from the first read to the last
+    answer.
     """
 
     topic: str
@@ -50,12 +51,12 @@ class Sent(msgspec.Struct):
 
 
 def destination(settings: Settings, topic: str | None) -> str:
-    """Return the topic to send to: the one given, or else the config's input.
+    """Return the topic to send to: the one given, else the config's input.
 
     Raises
     ------
     ConfigError
-        If there is none, or the config says nothing of brokers.
+        If there is none, or the config names no brokers.
     """
     if "bootstrap.servers" not in settings.kafka:
         raise ConfigError(
@@ -73,7 +74,7 @@ class _Source:
     Raises
     ------
     InputError
-        If it is not there, or is something else.
+        If it does not exist, or has another format.
     """
 
     def __init__(self, settings: Settings, path: str, key: str | None) -> None:
@@ -81,7 +82,7 @@ class _Source:
         self._key = key
         self._messages: JsonMessages | CsvMessages | None = None
         self.size: int | None = None
-        """Bytes, where that is known."""
+        """Size in bytes, if known."""
         most = settings.input.max_record_bytes
         self._partition: FilePartition | StdinPartition
         if path == "-":
@@ -104,16 +105,16 @@ class _Source:
 
     @property
     def position(self) -> int:
-        """Bytes read."""
+        """Number of bytes read."""
         return self._partition.position.offset
 
     @property
     def ended(self) -> bool:
-        """Whether there is nothing more, after `next` gave None."""
+        """Whether there is nothing more, after `next` returned None."""
         return self._partition.at_end
 
     def next(self) -> Messages | None:
-        """Return some messages; None if there are none (more) now."""
+        """Return some messages; None if none are available now."""
         block = self._partition.read(_BLOCK_BYTES, final=True)
         if block is None:
             return None
@@ -142,21 +143,21 @@ class _Source:
 
 
 class _Pace:
-    """When the next message is due: evenly, `rate` a second. None: at once."""
+    """Schedules messages evenly, `rate` per second. None: without delay."""
 
     def __init__(self, rate: float | None) -> None:
         self._gap = 1 / rate if rate else 0.0
         self._due = time.perf_counter()
 
     def wait(self, sender: Sender, stop: Callable[[], bool]) -> None:
-        """Wait until it is time for one more."""
+        """Wait until the next message is due."""
         if not self._gap:
             sender.poll(0)
             return
         while (left := self._due - time.perf_counter()) > 0 and not stop():
             sender.poll(min(left, 0.1))
         sender.poll(0)
-        # What was held up is made up for, but not for ever: that would be a flood.
+        # Make up for a delay, but only up to a limit: more would be a flood.
         self._due = max(self._due + self._gap, time.perf_counter() - _LATE)
 
 
@@ -169,28 +170,28 @@ def send(
     key: str | None = None,
     show: bool = False,
 ) -> Sent:
-    """Send each line of JSON Lines, or each row of CSV, as a message of its own.
+    """Send each line of JSON Lines, or each row of CSV, as a message.
 
-    The first line that cannot be sent, and the first message that is not acknowledged, ends it,
-    and so do SIGINT and SIGTERM: what is on its way is still waited for.
+    It stops at the first line that cannot be sent, at the first message that is not acknowledged,
+    and on SIGINT or SIGTERM. It then waits for queued messages.
 
     Parameters
     ----------
     path
         The file; "-" is standard input.
     topic
-        In place of the config's input.
+        Topic to use instead of the config's input.
     rate
-        Messages a second, evenly; None: as fast as brokers take them.
+        Messages per second, evenly spaced; None: as fast as the brokers accept them.
     key
         The field, or column, whose value is the message's key. None: no keys.
     show
-        Whether to draw progress on standard error.
+        Whether to show progress on standard error.
 
     Raises
     ------
     ConfigError, InputError
-        If nothing can be sent: nothing was then.
+        If nothing can be sent; then nothing was sent.
     """
     result = Sent(destination(settings, topic))
     source = _Source(settings, path, key)
@@ -246,7 +247,7 @@ def send(
 
 @contextmanager
 def _signals() -> Iterator[list[str]]:
-    """Give a list that gets the name of the first SIGINT or SIGTERM; a second one ends us."""
+    """Give a list that gets the name of the first SIGINT or SIGTERM; a second one kills us."""
     caught: list[str] = []
 
     def handle(number: int, _: FrameType | None) -> None:
@@ -264,7 +265,7 @@ def _signals() -> Iterator[list[str]]:
 
 @contextmanager
 def _progress(source: _Source, sender: Sender, *, show: bool) -> Iterator[Callable[..., None]]:
-    """Give what draws how far it is: bytes of the file, and messages acknowledged."""
+    """Give a function that shows progress: bytes of the file, and messages acknowledged."""
     if not show:
         yield lambda *, last=False: None  # noqa: ARG005
         return

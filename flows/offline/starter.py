@@ -1,4 +1,4 @@
-"""`midstream init`: a config and a model to start from, fitted to a file of events."""
+"""Writes a starting config and model, fitted to a file of events, for `midstream init`."""
 
 import json
 import os
@@ -33,8 +33,8 @@ _USUAL = re.compile(
     "|data|dataset|events?|inputs?|train|training|tests?|streams?|samples?|te?mp|projects?|models?"
     "|src|work|home|root|app|midstream"
 )
-"""Names of files and folders that tell nothing of what is in them."""
-_COMMENT = 36  # where comments begin
+"""Names of files and folders that say nothing about their contents."""
+_COMMENT = 36  # column at which comments begin
 
 _LEARNERS: Mapping[Task, str] = {
     "binary": "linear_model.LogisticRegression()",
@@ -44,14 +44,14 @@ _LEARNERS: Mapping[Task, str] = {
 
 
 class Starter(msgspec.Struct, frozen=True):
-    """What was written, and what it was fitted to: None where there was no file."""
+    """The files written, and the survey they were fitted to; None without a file."""
 
     config: Path
     models: Path
     survey: Survey | None
 
     def report(self) -> list[str]:
-        """Say it in lines for a person."""
+        """Return a report for people, as lines."""
         lines = [f"wrote {self.config} and {self.models}"]
         if found := self.survey:
             lines.append(f"{found.path}: {found.records:,} records read, as {found.what}")
@@ -74,19 +74,19 @@ def write_starter(folder: Path, data: Path | None = None, *, force: bool = False
     Parameters
     ----------
     folder
-        Where; made if it is not there.
+        The folder; created if missing.
     data
-        JSON Lines or CSV, plain or gzip, Arrow or Parquet, that they are to fit. None: events in
-        our own form.
+        JSON Lines or CSV, plain or gzip, Arrow or Parquet, to fit the files to. None: events in
+        Midstream's own form.
     force
-        Overwrite what is there.
+        Overwrite existing files.
 
     Raises
     ------
     ConfigError
-        If a file is there already, or the folder is none.
+        If a file exists already, or the folder is none.
     InputError
-        If `data` cannot be read, or holds nothing that could be learned from.
+        If `data` cannot be read, or contains nothing to learn from.
     """
     config, models = folder / _CONFIG, folder / _MODELS
     if folder.exists() and not folder.is_dir():
@@ -104,7 +104,7 @@ def write_starter(folder: Path, data: Path | None = None, *, force: bool = False
 
 
 def _name_of(folder: str, data: str) -> str:
-    """Return what to call a model by its folder and its data: a name that others will not have."""
+    """Return a name for a model, from its folder and its data, that others are unlikely to have."""
     folder, data = (re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") for name in (folder, data))
     both = f"{folder}-{data}" if folder and data and folder.lower() != "midstream" else ""
     for name in (data, folder, both):
@@ -235,7 +235,7 @@ def _fields_lines(found: Survey | None) -> list[str]:
 
 
 def _features_lines(found: Survey | None) -> list[str]:
-    """Return the schema of the features, to be taken into use by hand; CSV has none."""
+    """Return the features' schema, as comments to enable by hand; none for CSV."""
     if found is None or found.what == "CSV" or set(found.numbers) & set(found.texts):
         return []
     kinds = dict.fromkeys(found.numbers, "number") | dict.fromkeys(found.texts, "category")
@@ -260,7 +260,7 @@ def _default(section: type[msgspec.Struct], key: str, comment: str) -> str:
 
 
 def _hint(key: str, comment: str, value: str = '"..."') -> str:
-    """Return what a key is for that is not used and has no default."""
+    """Return a comment about an unset key without a default."""
     return f"#   {f'{key} = {value}':<{_COMMENT - 4}}  {comment}"
 
 

@@ -1,4 +1,4 @@
-"""What the first records of a file look like, and what their fields seem to mean."""
+"""Surveys the first records of a file, and guesses the meaning of their fields."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ __all__ = ["Survey", "survey"]
 _RECORDS = 100_000
 _BYTES = 16 * 2**20
 _CLASSES = 20  # a number with more values is a quantity
-_ENTITIES = 50  # identifiers with more values are no features: branches may be, customers not
+_ENTITIES = 50  # more identifiers are no feature: branches may be one, customers not
 
 _LABELS = (  # the first pattern that a field matches decides
     "label|target|y|class|outcome",
@@ -38,35 +38,35 @@ _TRUTH = "(is|has|was|will)_.*"
 _ID = "(.*_)?(id|uuid|guid)|index|unnamed_0|"
 _TIME = "(.*_)?(time|timestamp|ts|datetime|date|at)"
 _MISSING = ("NA", "N/A", "n/a", "#N/A", "NULL", "null", "None", "-", "--", "?")
-"""What often stands for a value that is not there."""
+"""Common signs for a missing value."""
 _COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
 _POINT = re.compile(r"[+-]?[0-9]*\.[0-9]+")
 _AS_TEXT = re.compile(r"0[0-9]+|\+[0-9]{6,}")  # leading zeros, telephone numbers
 
 
 class Survey(msgspec.Struct, kw_only=True):
-    """What a file seems to hold.
+    """What a file seems to contain.
 
     Attributes
     ----------
     what
         The kind of records: "CSV", "flat JSON", "Arrow", "Parquet", "events".
     records
-        How many records it is judged by.
+        Number of records surveyed.
     fields
-        What the fields of flat records mean; None: the records are events in our own form.
+        Meaning of the fields of flat records; None: events in Midstream's own form.
     label, label_is_guess
-        What is to be predicted, and whether more than its name had to decide.
+        The label, and whether it was guessed by more than its name.
     numbers, texts
-        Features that are numbers or truth values, and those that are text; some may be both.
+        Features that are numbers or booleans, and those that are text; some may be both.
     left_out
-        What the model should not see, and why.
+        Fields that the model should not see, and why.
     missing
-        What means that a value is not there, wherever it stands.
+        Signs that mean a missing value in any field.
     decimal
         The decimal sign.
     notes
-        What else is worth knowing, a sentence each.
+        Other remarks, a sentence each.
     """
 
     path: Path
@@ -85,13 +85,13 @@ class Survey(msgspec.Struct, kw_only=True):
 
 
 class _Column:
-    """The values of one field, without those that are missing."""
+    """The values of one field, without missing ones."""
 
     def __init__(self, name: str, values: Sequence[Any], *, forced: Kind | None = None) -> None:
         self.name = name
         self.values = values
         self.forced = forced
-        """The type that the config has to give it."""
+        """The type that the config has to set."""
         self.types = set(map(type, values))
         self.is_nested = bool(self.types & {list, dict})
         self.distinct = 0 if self.is_nested else len(set(values))
@@ -107,7 +107,7 @@ class _Column:
 
     @property
     def is_free_text(self) -> bool:
-        """Whether most values are another one each, so that there is no end of them."""
+        """Whether most values are distinct, so that their number is unbounded."""
         many = len(self.values) >= 20 and 2 * self.distinct > len(self.values)
         return self.types == {str} and many
 
@@ -139,7 +139,7 @@ class _Column:
 
     @property
     def is_time(self) -> bool:
-        """Whether it is called a time, and is one."""
+        """Whether it has a name and the values of a time."""
         if not self.is_called(_TIME):
             return False
         epochs = any(self.is_epoch(per_second) for per_second in (1, 10**3, 10**6, 10**9))
@@ -157,12 +157,12 @@ class _Column:
 
 
 def survey(path: Path) -> Survey:
-    """Look at the first records of a file.
+    """Survey the first records of a file.
 
     Raises
     ------
     InputError
-        If it cannot be read, or holds nothing that could be learned from.
+        If it cannot be read, or contains nothing to learn from.
     """
     name = str(path)
     if path.is_dir():
@@ -193,8 +193,8 @@ def survey(path: Path) -> Survey:
 
 
 def _survey_table(path: Path, name: str, kind: Literal["arrow", "parquet"]) -> Survey:
-    """Look at the first rows of an Arrow or Parquet file."""
-    make_table_decoder("binary", None)  # says what is to be installed
+    """Survey the first rows of an Arrow or Parquet file."""
+    make_table_decoder("binary", None)  # raises if pyarrow is missing
     from midstream.connectors.decode.arrow_decoder import is_readable
     from midstream.connectors.files.arrow_files import TablePartition
 
@@ -229,7 +229,7 @@ def _survey_table(path: Path, name: str, kind: Literal["arrow", "parquet"]) -> S
 
 
 def _plain_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows as they would be in JSON: times as text, nothing where a number is NaN."""
+    """Return rows as in JSON: times as text, None for NaN."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -248,7 +248,7 @@ def _check_features(found: Survey, name: str) -> None:
 
 
 def _tried(found: Survey, name: str, decoded: list[Decoded], unit: str = "line") -> Survey:
-    """Note what decoding the first records gave."""
+    """Record the results of decoding the first records."""
     rejected = [r for d in decoded for r in d.rejected]
     accepted = sum(len(d.batch) for d in decoded)
     found.records = accepted + len(rejected)
@@ -273,11 +273,11 @@ def _blocks(partition: FilePartition) -> list[Block]:
         except InputError:
             if not blocks:
                 raise
-            break  # a damaged archive: what is before the damage will do
+            break  # a damaged archive: what precedes the damage suffices
         if block is None:
             break
         try:
-            # Of a record that is too long there is only the beginning, cut anywhere.
+            # An oversize block has only the beginning of a record, cut anywhere.
             binary = "\0" in block.data.decode(errors="ignore" if block.oversize else "strict")
         except UnicodeDecodeError as e:
             line = block.first + block.data.count(b"\n", 0, e.start)
@@ -336,7 +336,7 @@ def _csv_columns(
 
 
 def _has_commas(columns: Iterable[set[str]]) -> bool:
-    """Whether numbers have a decimal comma: in a column all of numbers, and none has a point."""
+    """Whether a decimal comma is used: some all-number column has commas, and none has points."""
     commas = False
     for cells in columns:
         commas = commas or (
@@ -351,7 +351,7 @@ def _has_commas(columns: Iterable[set[str]]) -> bool:
 def _find_missing(
     found: Survey, columns: Mapping[str, set[Any]], is_number: Callable[[set[Any]], bool]
 ) -> None:
-    """Choose what means missing: what does among numbers, and what is no text anywhere."""
+    """Choose the signs for missing: those among numbers, and those that no text column has."""
     among_numbers: set[str] = set()
     texts: dict[str, str] = {}
     for name, values in columns.items():
@@ -364,7 +364,7 @@ def _find_missing(
             found.notes.append(f"{name!r} has {shown} among its numbers: taken as missing")
         else:
             texts |= dict.fromkeys(signs, name)
-    typed = found.what in ("Arrow", "Parquet")  # of a column of numbers all are numbers
+    typed = found.what in ("Arrow", "Parquet")  # in a column of numbers all are numbers
     found.missing = [
         sign for sign in _MISSING if sign in among_numbers or not (typed or sign in texts)
     ]
@@ -407,7 +407,7 @@ def _columns(rows: Sequence[Mapping[str, Any]], found: Survey | None = None) -> 
 
 
 def _judge_events(found: Survey, rows: list[dict[str, Any]]) -> None:
-    """Judge events in our own form."""
+    """Survey events in Midstream's own form."""
     features = [row["x"] for row in rows if isinstance(row.get("x"), dict)]
     (label,) = _columns([{"y": row.get("y")} for row in rows])
     _judge_features(found, _columns(features))
@@ -415,7 +415,7 @@ def _judge_events(found: Survey, rows: list[dict[str, Any]]) -> None:
 
 
 def _judge_fields(found: Survey, columns: list[_Column]) -> None:
-    """Judge flat records."""
+    """Survey flat records."""
     n = max(len(column.values) for column in columns)
     ids = [c for c in columns if c.is_id and len(c.values) == c.distinct == n]
     identifier = _first(ids, "id|uuid|guid")
@@ -445,13 +445,13 @@ def _judge_fields(found: Survey, columns: list[_Column]) -> None:
 
 
 def _first(columns: list[_Column], best: str) -> _Column | None:
-    """Return the first column that has one of the best names, else the first."""
+    """Return the first column with one of the best names, else the first."""
     named = [c for c in columns if c.is_called(best)]
     return next(iter(named + columns), None)
 
 
 def _label(found: Survey, columns: list[_Column]) -> _Column:
-    """Choose what is to be predicted: by its name, else the last field that may be it."""
+    """Choose the label: by its name, else the last field that may be one."""
     able = [c for c in columns if c.values and not c.is_nested and not c.is_free_text]
     for pattern in _LABELS:
         if named := [c for c in able if c.is_called(pattern)]:
@@ -481,12 +481,12 @@ def _judge_label(found: Survey, label: _Column) -> None:
 
 
 def _judge_features(found: Survey, columns: list[_Column]) -> dict[str, Kind]:
-    """Sort features by type; return those whose type a config has to give."""
+    """Sort features by type; return those whose type a config has to set."""
     types: dict[str, Kind] = {}
     for c in columns:
         reason = _reason_against(c)
         is_name = c.is_id and c.types == {int}
-        # A cell of CSV is told by its look: what comes later could look otherwise.
+        # A cell of CSV is typed by its look, and later cells could look different.
         as_text = found.what == "CSV" and str in c.types
         if c.forced or ((is_name or as_text) and not reason):
             types[c.name] = "string"
@@ -503,7 +503,7 @@ def _judge_features(found: Survey, columns: list[_Column]) -> dict[str, Kind]:
 
 
 def _reason_against(c: _Column) -> str | None:
-    """Say why a field should be no feature, if it should not."""
+    """Return why a field should not be a feature; None if it should."""
     if c.is_nested:
         return "is not a single value"
     if c.is_id and c.distinct > min(_ENTITIES, len(c.values) / 2):

@@ -1,4 +1,4 @@
-"""What an operator does to a running model: plans, gives and awaits commands."""
+"""Operations on a running model: plans commands, gives them and waits for the answers."""
 
 import datetime as dt
 import getpass
@@ -56,29 +56,29 @@ __all__ = [
 ]
 
 SILENT = "it did not end, and has not been heard of for a while"
-"""The reason of an `Answer` of a shard whose process was killed, or is frozen."""
+"""The reason in the `Answer` of a shard whose process was killed or is frozen."""
 _AGAIN = 0.05
-_FEWEST_DIGITS = 8  # by which an identity is named
-_EPISODE = 900.0  # seconds from one alarm to the next of the same drift, at most
+_FEWEST_DIGITS = 8  # digits required to name an identity
+_EPISODE = 900.0  # maximum seconds between alarms of the same drift
 _TOO_LATE = 253_402_300_800.0  # seconds from 1970 to the year 10,000
 
 
 class OperationError(ExpectedError, RuntimeError):
-    """What cannot be done as asked; one line for the operator. Nothing was changed."""
+    """A request that cannot be carried out; one line for the operator. Nothing was changed."""
 
 
 @contextmanager
 def opened(
     settings: Settings, *, to_command: bool = False, to_write: bool = False
 ) -> Iterator[Registry]:
-    """Open the registry of a config, which has to be there.
+    """Open the existing registry of a config.
 
     Parameters
     ----------
     to_command
-        Runs are to be given commands, which none obeys where versions are switched off.
+        Whether runs are to get commands, which none obeys if versions are switched off.
     to_write
-        It is refused where this user may only read; so it is with `to_command`.
+        Whether to refuse a user who may only read; implied by `to_command`.
     """
     if to_command and not settings.versions.enabled:
         raise OperationError(
@@ -102,28 +102,28 @@ def opened(
 
 
 def operator() -> str:
-    """Return who gives a command: the account, and the host."""
+    """Return who gives a command: the account and the host."""
     try:
         name = getpass.getuser()
-    except (KeyError, OSError):  # there is no name for it
+    except (KeyError, OSError):  # the account has no name
         name = str(os.getuid())
     return f"{name}@{socket.gethostname()}"
 
 
 def utc(at: float) -> str:
-    """Return a time as operators read it."""
+    """Format a time for operators."""
     return dt.datetime.fromtimestamp(at, dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def moment(text: str) -> float:
-    """Return a time, ISO 8601 (UTC where it has no zone) or seconds since 1970, as seconds.
+    """Return a time, ISO 8601 (UTC without a zone) or seconds since 1970, as seconds.
 
-    Eight digits are a date, 20261125: no version is of the year 1970.
+    Eight digits are a date, 20261125: no version is from 1970.
 
     Raises
     ------
     ValueError
-        If it is neither, or not from 1970 to 9999.
+        If the text is neither, or the time is not from 1970 to 9999.
     """
     try:
         at = math.nan if len(text) == len("YYYYMMDD") and text.isdecimal() else float(text)
@@ -132,7 +132,7 @@ def moment(text: str) -> float:
     if math.isnan(at):
         when = dt.datetime.fromisoformat(text)
         at = when.replace(tzinfo=when.tzinfo or dt.UTC).timestamp()
-    if not 0.0 <= at < _TOO_LATE:  # nor is it a number
+    if not 0.0 <= at < _TOO_LATE:  # nan fails too
         raise ValueError(f"{text}: not from 1970 to 9999")
     return at
 
@@ -141,23 +141,23 @@ def moment(text: str) -> float:
 
 
 class Stretch(msgspec.Struct):
-    """What a shard had live for a time.
+    """What was live in a shard over a period.
 
     Attributes
     ----------
     version
-        0: what it has learned from its beginning.
+        The version; 0: what the shard has learned from its beginning.
     since
-        Seconds since 1970.
+        Start of the period, in seconds since 1970.
     command
-        Which put it there; None for the beginning, whose `kind` is "start".
+        The command that began it; None for the beginning, whose `kind` is "start".
     kept
-        The version that it was last kept as, if it was.
+        The version that it was last saved as, if any.
     words
-        All this as operators read it.
+        All this in words for operators.
     paused
-        Since when no input was read, as a command had it; None: it was. `pause` tells why, and who
-        gave it.
+        When input was paused, by the time of the command; None: it was not. `pause` gives the
+        reason and the operator.
     """
 
     version: int
@@ -171,9 +171,9 @@ class Stretch(msgspec.Struct):
 
 
 def in_order(rows: Iterable[Deployed]) -> dict[str, list[Deployed]]:
-    """Return what each shard did, in the order in which it did that, whatever its clock said.
+    """Return what each shard did, in actual order, whatever its clock said.
 
-    Within an epoch that is the order of its journal.
+    Within an epoch this is the order of its journal.
     """
     found: dict[str, dict[str, list[Deployed]]] = {}
     for row in rows:
@@ -191,8 +191,8 @@ def in_order(rows: Iterable[Deployed]) -> dict[str, list[Deployed]]:
 def _epochs_in_order(rows: Mapping[str, Sequence[Deployed]]) -> list[str]:
     """Return epochs in the order in which they began.
 
-    The numbers of commands rise from each to the next, and the present one is the last. Only of
-    another in which there was no command does the clock tell.
+    Command numbers rise from epoch to epoch, and the current epoch is the last. Only an earlier
+    epoch without commands is ordered by the clock.
     """
     begun, first = {}, {}
     for epoch, these in rows.items():
@@ -208,7 +208,7 @@ def _epochs_in_order(rows: Mapping[str, Sequence[Deployed]]) -> list[str]:
 
 
 def epochs(rows: Iterable[Deployed]) -> dict[str, str]:
-    """Return the epoch of each shard: which beginning its model has come from."""
+    """Return the current epoch of each shard: the beginning that its model goes back to."""
     return {shard: these[-1].epoch for shard, these in in_order(rows).items()}
 
 
@@ -218,15 +218,15 @@ def live_at(
     *,
     same: Mapping[int, int] = MappingProxyType({}),
 ) -> dict[str, Stretch | None]:
-    """Return, of each shard, what was live at a time; None: it had not begun.
+    """Return, by shard, what was live at a time; None: the shard had not begun.
 
-    `same`: as of `Versions.same`.
+    `same`: as in `Versions.same`.
     """
     found: dict[str, Stretch | None] = {}
     for shard, these in in_order(rows).items():
         live: Stretch | None = None
         paused: Command | None = None
-        later = False  # what comes is of something that had not taken effect then
+        later = False  # the following commands concern a version not in effect at `at`
         for deployed in these:
             done, command = deployed.done, deployed.done.command
             if command.refused:
@@ -264,9 +264,9 @@ def live_at(
 
 
 def before_time(registry: Registry, at: float) -> VersionRow:
-    """Return the newest version that is not younger than a time, and came after none that is.
+    """Return the newest version made at or before a time, with no later-made one before it.
 
-    So a clock that was set back has no version taken that was made later.
+    So if a clock was set back, no version that was made later is returned.
     """
     there = [r for r in registry.versions() if r.manifest and not registry.is_foreign(r.manifest)]
     rows = there[: by_then([row.created for row in there], at, time.time())]
@@ -277,12 +277,11 @@ def before_time(registry: Registry, at: float) -> VersionRow:
 
 
 def before_drift(registry: Registry, margin: int) -> tuple[VersionRow, list[Drifted]]:
-    """Return the newest version of before the last drift, and the alarms that told of that.
+    """Return the newest version before the last drift, and the drift's alarms.
 
-    Alarms that follow each other closely are one drift. Only what came after a version was last
-    put live counts, and only versions that the model has come from since. Detectors notice late:
-    of a shard that raised an alarm, a version is before it that had seen at least `margin` events
-    less.
+    Alarms in close succession are one drift. Only alarms since a version was last put live count,
+    and only versions in the model's lineage. Detectors react late: a version precedes the drift if,
+    for each shard that raised an alarm, it had seen at least `margin` events fewer.
     """
     rows = registry.deployments()
     live = {name: done for name, done in _live(registry, rows).items() if done is not None}
@@ -319,8 +318,8 @@ def before_drift(registry: Registry, margin: int) -> tuple[VersionRow, list[Drif
 def _alarms_in_order(alarms: Iterable[Drifted]) -> list[Drifted]:
     """Return alarms in the order in which they were raised.
 
-    Of one shard, commands and positions tell that. Where its clock jumped back, what came before
-    is set back, too.
+    Within a shard, commands and positions determine the order. If its clock jumped back, earlier
+    alarms are dated back too.
     """
     found = []
     at: dict[str, float] = {}
@@ -332,7 +331,7 @@ def _alarms_in_order(alarms: Iterable[Drifted]) -> list[Drifted]:
 
 
 def _live(registry: Registry, rows: Iterable[Deployed]) -> dict[str, Done | None]:
-    """Return, of each shard, what last put a version in the place of its model; None: nothing."""
+    """Return, by shard, the command that last replaced its model with a version; None: none."""
     live: dict[str, Done | None] = {row.shard: None for row in registry.shards()}
     for shard, these in in_order(rows).items():
         for deployed in these:
@@ -344,7 +343,7 @@ def _live(registry: Registry, rows: Iterable[Deployed]) -> dict[str, Done | None
 
 
 def _lineage(registry: Registry, live: int) -> Iterator[VersionRow]:
-    """Yield the versions that the model has come from, newest first."""
+    """Yield the versions in the model's lineage, newest first."""
     rows = {row.version: row for row in registry.versions()}
     heads = [v for v, row in rows.items() if _descends(rows, v, live)]
     at = max(heads, default=live)
@@ -354,20 +353,20 @@ def _lineage(registry: Registry, live: int) -> Iterator[VersionRow]:
 
 
 def _descends(rows: Mapping[int, VersionRow], version: int, ancestor: int) -> bool:
-    """Whether a version has come from another; every one has from 0."""
+    """Whether a version descends from another; every version descends from 0."""
     while version in rows and version != ancestor:
         version = rows[version].parent
     return ancestor in (version, 0)
 
 
-# --- what is to be done
+# --- what to do
 
 
 class Plan(msgspec.Struct):
-    """Commands that are not given yet, and in words what they will do.
+    """Commands not given yet, with a description of their effect.
 
-    `warnings`: what the operator may not mean. `imports`: the name of another model, and which
-    version of it is to be copied first (`taken_in`).
+    `warnings`: effects that the operator may not intend. `imports`: the name of another model, and
+    the version of it to copy first (`taken_in`).
     """
 
     kind: str
@@ -379,7 +378,7 @@ class Plan(msgspec.Struct):
 
 
 def taken_in(registry: Registry, settings: Settings, plan: Plan) -> Plan:
-    """Copy the version of another model that a plan is for; return the plan for the copy."""
+    """Copy another model's version that a plan needs; return the plan for the copy."""
     if plan.imports is None:
         return plan
     name, version = plan.imports
@@ -403,7 +402,7 @@ def _other(settings: Settings, name: str) -> Iterator[Registry]:
 
 
 def _origin(registry: Registry, row: VersionRow, given: str) -> str:
-    """Return the identity of the state that a version is of, if it is another one, and named.
+    """Return the identity of a version's state if it is not ours; the operator has to name it.
 
     Raises
     ------
@@ -443,18 +442,18 @@ def plan_replacing(
     ranges: Sequence[tuple[str, int, int]] = (),
     origin: str = "",
 ) -> Plan:
-    """Plan to put a version in the place of the model, once it is known that this can be done.
+    """Plan to replace the model with a version, after checking that this is possible.
 
-    `origin`: the version may be of another state, of this identity, or of another model, of this
-    name.
+    `origin`: the version may belong to another state with this identity, or to another model with
+    this name.
 
     Raises
     ------
     OperationError
-        If it cannot: the version is damaged, of another model, of other shards, or is to be
-        rewound to and the input or the journal since then is not there any more.
+        If it is impossible: the version is damaged, or belongs to another model or to other shards;
+        or a rewind needs input or a journal that does not exist any more.
     UnknownVersionError, RegistryError, StoreError
-        If there is no such version, or it cannot be looked at.
+        If the version does not exist or cannot be read.
     """
     from midstream.engine.shard.shard import unfit
     from midstream.flows.running.definition import make_trainer, state_identity
@@ -517,14 +516,14 @@ def plan_replacing(
 
 
 def plan_rollback(registry: Registry, settings: Settings) -> Plan:
-    """Plan to go back to what was live before a version was last put live.
+    """Plan to return to what was live before a version was last put live.
 
-    Commands that all who answered have refused changed nothing, and are passed over.
+    Commands that every answering shard refused changed nothing, and are skipped.
 
     Raises
     ------
     OperationError
-        If none ever was.
+        If no version was ever put live.
     """
     refused = _refused(registry.deployments())
     replaced = [o for o in registry.commands() if o.kind in REPLACING and o.id not in refused]
@@ -537,7 +536,7 @@ def plan_rollback(registry: Registry, settings: Settings) -> Plan:
 
 
 def live_version(registry: Registry) -> int | None:
-    """Return the version that is live, as it was last kept, or the newest; None: there is none."""
+    """Return the live version, as last saved, or the newest; None if there is none."""
     found = live_at(registry.deployments(), same=registry.same()).values()
     numbers = {live.kept or live.version for live in found if live is not None}
     rows = registry.versions()
@@ -548,7 +547,7 @@ def live_version(registry: Registry) -> int | None:
 
 
 def _refused(rows: Iterable[Deployed]) -> set[int]:
-    """Return the commands that every shard that answered has refused."""
+    """Return the commands that every answering shard has refused."""
     refused: set[int] = set()
     done: set[int] = set()
     for row in rows:
@@ -591,14 +590,14 @@ def _words(
 
 
 def _unseen(registry: Registry, manifest: Manifest, sources: Sequence[str]) -> list[str]:
-    """Return which sources, by all that is known, no event has come from since a version."""
+    """Return the sources of which no event is known to have come since a version."""
     seen: set[str] = set()
     for row in registry.versions():
         if row.version > manifest.version and row.manifest is not None:
             seen |= row.manifest.data["since_parent"]["sources"].keys()
     for shard in registry.shards():
         seen |= set(msgspec.json.decode(shard.sources, type=list[str]))
-    if OTHERS in seen:  # there are too many to tell
+    if OTHERS in seen:  # too many sources to list
         return []
     there = ", ".join(sorted(seen)[:10]) or "none"
     return [
@@ -610,7 +609,7 @@ def _unseen(registry: Registry, manifest: Manifest, sources: Sequence[str]) -> l
 
 
 def _warnings(manifest: Manifest, sources: Sequence[str]) -> list[str]:
-    """Return what a rewind will not leave out, since the version itself has learned it."""
+    """Return what a rewind does not undo, because the version itself has learned it."""
     learned = manifest.data["total"]["sources"]
     return [
         f"version {manifest.version} itself has learned {learned[source]:,} events of source "
@@ -625,9 +624,9 @@ def _shards(names: Sequence[str]) -> str:
 
 
 def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) -> None:
-    """Raise OperationError if it is known that the input since a version is not there any more.
+    """Raise OperationError if input since a version is known to be missing.
 
-    What a shard has read since it last told of that is not known here: it looks again itself,
+    What a shard has read since its last report is not known here; the shard checks again itself,
     before it changes anything.
     """
     rows = registry.deployments()
@@ -640,7 +639,7 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
             )
     known = {p: c for part in manifest.shards for p, c in part.header["cursors"].items()}
     cursors = {partition: cursor[0] for partition, cursor in known.items()}
-    # Of a file that came later, all was read; of a partition, nobody here knows from where on.
+    # A file that came later was read whole; where a partition begins is not known here.
     whole = kind_of(settings.input).whole
     least = 0 if whole else NOT_THERE
     needed = {
@@ -655,7 +654,7 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
         gone = "it is gone"
     except InputError as error:
         if not whole:
-            return  # nobody answers, and the shards will see
+            return  # no answer: the shards will check
         oldest, gone = {}, f"it is gone ({error})"
     for partition, position in needed.items():
         if partition == "-":
@@ -663,11 +662,11 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
                 f"standard input cannot be learned again; without --rewind version "
                 f"{manifest.version} can be restored"
             )
-        # Of a log that was rotated, the shard knows where it is now.
+        # Only the shard knows where a rotated log is now.
         low = oldest.get(partition, oldest.get(first_name(partition)[0], NOT_THERE))
         if position < low:
             why = f"{gone}, and what came from {position} on is needed"
-            if whole:  # of a file, all is there or nothing
+            if whole:  # a file exists whole or not at all
                 line = known[partition][1] if partition in known else 1
                 why = f"{gone}, and what came from line {line} on is needed"
             elif low < NOT_THERE:
@@ -681,12 +680,12 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
 def _read_up_to(
     registry: Registry, rows: Iterable[Deployed], version: int, begun: Mapping[str, str]
 ) -> dict[str, int]:
-    """Return, by partition, up to where it was read, as far as shards have told of that.
+    """Return, by partition, how far it was read, as far as shards have reported.
 
     Parameters
     ----------
     version
-        What was before it is of no interest.
+        Reports before this version are ignored.
     begun
         The epochs that count, by shard.
     """
@@ -708,12 +707,12 @@ def _read_up_to(
 
 
 def ranges_of(settings: Settings, texts: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Return ranges given as TOPIC:PARTITION:FROM-TO, or FILE:FROM-TO (lines); both ends are in.
+    """Parse ranges TOPIC:PARTITION:FROM-TO, or FILE:FROM-TO (lines); both ends are included.
 
     Raises
     ------
     OperationError
-        If one is not of this form, or of another topic.
+        If a range does not have this form, or names another topic.
     """
     kind = kind_of(settings.input)
     allowed = f"allowed: {kind.range_form}"
@@ -739,7 +738,7 @@ def _check_ranges(
     known = {partition for part in manifest.shards for partition in part.header["cursors"]}
     known |= {partition for d in registry.deployments() for partition in d.done.position}
     if known and any(partition not in known for partition, _, _ in ranges):
-        with suppress(InputError):  # what is not there now may have been learned from all the same
+        with suppress(InputError):  # partitions missing now may still have been learned from
             known |= oldest_positions(settings).keys()
     for partition, _, _ in ranges:
         if known and partition not in known:
@@ -749,26 +748,26 @@ def _check_ranges(
             )
 
 
-# --- what became of it
+# --- the answers
 
 
 class Answer(msgspec.Struct):
-    """What became of a command at a shard.
+    """The answer of a shard to a command.
 
     Attributes
     ----------
     state
-        "done"; "refused", for the `reason`; "relearning"; "waiting": it has not been answered yet;
-        "pending": nobody runs the shard, and it will be carried out at the next start.
+        "done"; "refused", with the `reason`; "relearning"; "waiting": no answer yet; "pending": the
+        shard is not running and will carry it out at its next start.
     at
-        When it had taken effect, in seconds since 1970 by the shard's clock; `seconds`, how long
-        was waited for that.
+        When it took effect, in seconds since 1970 by the shard's clock; `seconds` is the wait for
+        that.
     position
-        By partition, what of the input comes next then: an offset, or the line (row) of a file.
+        By partition, the next position at that time: an offset, or the line (row) of a file.
     left
-        [partition, first, last, events] that were not learned again, likewise.
+        [partition, first, last, events] that were not learned again, in the same units.
     files
-        The partitions of which these are lines.
+        The partitions whose positions are lines.
     """
 
     shard: str
@@ -789,16 +788,16 @@ def await_answers(
     tell: Callable[[list[Answer]], None] = lambda _: None,
     timeout: float | None = None,
 ) -> list[Answer]:
-    """Wait until every shard that runs has carried out the last command of several, or refused.
+    """Wait until every running shard has carried out or refused the last of several commands.
 
     Parameters
     ----------
     orders
-        As they were given; the answers are to the one that is no snapshot, or to the last.
+        In the order given; the answers are to the one that is no snapshot, or to the last.
     tell
-        Called now and then with how it stands.
+        Called from time to time with the current answers.
     timeout
-        Seconds to wait at most.
+        Maximum seconds to wait.
     """
     chosen = next((o for o in orders if o.kind != "snapshot"), orders[-1])
     begun, pulses = time.monotonic(), Pulses(registry)
@@ -808,7 +807,7 @@ def await_answers(
         found = {d.shard: d for d in registry.deployments([chosen.id])}
         rows = registry.shards()
         answers = [_answer(row, found.get(row.shard), running=pulses.running(row)) for row in rows]
-        for answer in answers:  # by our clock: that of the shard may be another
+        for answer in answers:  # by our clock: the shard's may differ
             if answer.at is not None and answer.state == "done":
                 took.setdefault(answer.shard, round(time.monotonic() - begun, 3))
                 answer.seconds = took[answer.shard]
@@ -820,9 +819,9 @@ def await_answers(
 
 
 def positions_of(done: Done) -> dict[str, int]:
-    """Return, by partition, what comes next: an offset, or the line of a file, where that is known.
+    """Return, by partition, the next position: an offset, or the line of a file if known.
 
-    Of a file that an older Midstream read it is the position in bytes.
+    For a file read by an older Midstream it is the position in bytes.
     """
     return {**done.position, **done.lines}
 

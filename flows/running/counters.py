@@ -1,4 +1,4 @@
-"""What was counted: in one place for a run, an evaluation, a supervisor, and whoever shows it."""
+"""The counters shared by runs, evaluations, supervisors and displays."""
 
 import msgspec
 
@@ -10,26 +10,26 @@ from midstream.flows.running.errors import FailingError
 
 __all__ = ["Counters", "Summary", "judge_input"]
 
-_JUDGED = 20  # events of a run that are enough to tell of its input
+_JUDGED = 20  # events after which a run's input can be judged
 
 
 class Counters(msgspec.Struct):
-    """What was done, counted: by a run, an evaluation, one process or several.
+    """Counts of what a run, an evaluation, or one or several processes did.
 
-    A counter is a field here; whoever adds up, tells or shows counters goes by the fields.
+    Each field is a counter; code that sums, reports or shows counters iterates over the fields.
 
     Attributes
     ----------
     events, learned
-        Events that the model took, and those of them that had a label.
+        Events that the model processed, and those of them with a label.
     rejected
-        What of the input was not taken.
+        Records that were not accepted.
     predictions, alarms
-        What was put out.
+        Outputs written.
     non_finite
-        Predictions that were not finite numbers; they are left out of the metrics.
+        Predictions that were not finite numbers; metrics exclude them.
     too_large
-        Labels beyond ±1e140, likewise.
+        Labels beyond ±1e140; metrics exclude them.
     """
 
     events: int = 0
@@ -41,12 +41,12 @@ class Counters(msgspec.Struct):
     too_large: int = 0
 
     def add(self, other: "Counters") -> None:
-        """Add what else was done."""
+        """Add other counts."""
         for name in Counters.__struct_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def count(self, batch: EventBatch, step: Outcome | Step, rejected: int) -> None:
-        """Count a batch that was applied, and how much of the input was rejected with it."""
+        """Count an applied batch, and the records rejected with it."""
         self.events += len(batch)
         self.learned += batch.labelled
         self.rejected += rejected
@@ -56,10 +56,11 @@ class Counters(msgspec.Struct):
 
 
 class Summary(Counters):
-    """What a run did. Counts are of this run; metrics are over all that the model has seen.
+    """Results of a run. Counts cover this run; metrics cover all events of the model.
 
-    `seconds` is from the first read to the last commit and snapshot, start-up not included.
-    `seen` is how many events the model has seen in all, `resumed_at` how many before this run.
+    `seconds` is the time from the first read to the last commit and snapshot, without start-up.
+    `seen` is the number of events that the model has seen in all, `resumed_at` their number before
+    this run.
     """
 
     seconds: float = 0.0
@@ -70,12 +71,12 @@ class Summary(Counters):
     resumed_at: int = 0
 
     def close(self) -> None:
-        """Work out what follows from the rest, now that nothing more is counted."""
+        """Compute the derived fields, after the last count."""
         self.events_per_second = self.events / max(self.seconds, 1e-9)
         self.resumed_at = max(self.seen - self.events, 0)
 
     def joined(self, other: "Summary") -> "Summary":
-        """Return what two processes did, or one and the one that replaced it."""
+        """Return the results of two processes, or of one and its replacement, combined."""
         total = Summary(
             metrics=self.metrics | other.metrics,
             digest=self.digest | other.digest,
@@ -90,12 +91,12 @@ class Summary(Counters):
 def judge_input(summary: Summary, settings: Settings) -> None:
     """Raise if more of the input was rejected than `model.error_limit` allows.
 
-    A few events that a model is given beside what it has learned already are not judged.
+    A few new events for a model that has learned before are not judged.
 
     Raises
     ------
     FailingError
-        At the end of the input; all of it that is sound was learned.
+        At the end of the input, after all valid records were learned.
     """
     given, limit = summary.events + summary.rejected, settings.model.error_limit
     if summary.rejected > limit * given and (given >= _JUDGED or not summary.seen):

@@ -1,4 +1,4 @@
-"""What the state of a config is of: its trainer, its input, and what a shard of it is."""
+"""The definition of a config's state: its trainer, its input, and its shards."""
 
 from midstream.engine.state.changes import Change
 from midstream.engine.training.parts import PartError, make_part
@@ -13,7 +13,7 @@ __all__ = ["make_trainer", "state_identity", "told_of"]
 
 
 def make_trainer(settings: Settings) -> Trainer:
-    """Return a new trainer with the learner and all else that the config names.
+    """Return a new trainer with the learner and everything else from the config.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def make_trainer(settings: Settings) -> Trainer:
             modules=model_modules(settings),
             parts=[make_part(name, options) for name, options in settings.parts.items()],
         )
-        # As a snapshot would give it back: a set that was built otherwise is walked otherwise.
+        # As restored from a snapshot: the order of a set depends on how it was built.
         return Trainer.from_state(new.state(), model_modules(settings))
     except (TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
@@ -45,7 +45,7 @@ def make_trainer(settings: Settings) -> Trainer:
 
 
 def state_identity(settings: Settings) -> dict[str, str]:
-    """Return what a config says of state but its trainer: `source`, `shards` of `Shard.open`."""
+    """Return the state's definition but the trainer: `source`, `shards` of `Shard.open`."""
     return {
         "source": kind_of(settings.input).identity(settings),
         "shards": "one for all" if settings.one_shard else "one for each partition",
@@ -53,6 +53,6 @@ def state_identity(settings: Settings) -> dict[str, str]:
 
 
 def told_of(change: Change) -> dict[str, str]:
-    """Return what a log says of a change of the state's definition."""
+    """Return the log fields of a change of the state's definition."""
     told = {"part": change.part, "what": change.what, "saved": change.before, "now": change.after}
     return told | ({"effect": change.effect} if change.effect else {})

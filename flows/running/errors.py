@@ -1,4 +1,4 @@
-"""Why a run cannot begin or go on."""
+"""Errors that stop a run."""
 
 from midstream.engine.basics.errors import ExpectedError
 
@@ -6,12 +6,12 @@ __all__ = ["AbandonedError", "FailingError", "RunError"]
 
 
 class RunError(ExpectedError, RuntimeError):
-    """A run that cannot begin or go on; one line for the operator."""
+    """A run that cannot begin or continue; one line for the operator."""
 
 
 class FailingError(RunError):
-    """The learner fails on more of what it gets than `model.error_limit` allows."""
+    """The learner fails on a larger share of its events than `model.error_limit` allows."""
 
 
 class AbandonedError(RuntimeError):
-    """Input could not be learned again for a command; with the shard opened anew, it is refused."""
+    """A replay for a command failed; the command is refused once the shard is reopened."""

@@ -1,4 +1,4 @@
-"""On what a learner fails: which events, how many of them, and what is told of it."""
+"""Records the events on which a learner fails, counts them and logs them."""
 
 import math
 import operator
@@ -17,12 +17,12 @@ from midstream.flows.running.errors import FailingError
 __all__ = ["RejectedLog", "Tally", "failures", "gravity", "log_non_finite"]
 
 _REPORT_SECONDS = 10.0
-_TOLD = 20  # events that the learner raised on, of each of which the log tells within that
-_SHOWN = 200  # characters of what it raised
+_TOLD = 20  # rejected events logged one by one per interval
+_SHOWN = 200  # characters of the learner's error
 
 
 def log_non_finite(count: int, **where: Any) -> None:
-    """Tell of predictions that are not finite numbers."""
+    """Log predictions that are not finite numbers."""
     log.warning(
         "predictions_not_finite", count=count, **where,
         note="left out of the metrics; `midstream check` tells what can be done",
@@ -30,14 +30,14 @@ def log_non_finite(count: int, **where: Any) -> None:
 
 
 class RejectedLog:
-    """Tells of events that the learner raised on: of each, or where they are many, how many."""
+    """Logs each event on which the learner raised; if there are many, their number."""
 
     def __init__(self) -> None:
         self._begun = -math.inf
         self._count = 0
 
     def add(self, errors: Sequence[EventError]) -> None:
-        """Tell of events that were rejected."""
+        """Log rejected events."""
         for error in errors:
             now = time.monotonic()
             if now - self._begun >= _REPORT_SECONDS:
@@ -48,31 +48,31 @@ class RejectedLog:
                 log.warning("event_rejected", origin=error.where, reason=error.reason)
 
     def close(self) -> None:
-        """Tell how many there were besides."""
+        """Log the number of the others."""
         if self._count > _TOLD:
             log.warning("events_rejected", more=self._count - _TOLD, seconds=_REPORT_SECONDS)
         self._count = 0
 
 
 class Tally:
-    """On how many events of a run a learner failed, and which were the first and the last."""
+    """Counts the events on which a learner failed; keeps the first and the last."""
 
     def __init__(self) -> None:
         self.found = Verdict(0, 0, 0)
         self._first = self._last = ""
 
     def add(self, found: Verdict, failed: Sequence[str]) -> None:
-        """Count events, of which some failed: where and how."""
+        """Count events and failures; `failed` gives where and how."""
         self.found = Verdict(*map(operator.add, self.found, found))
         if failed:
             self._first, self._last = self._first or failed[0], failed[-1]
 
     def join(self, other: "Tally") -> None:
-        """Add what was counted later."""
+        """Add later counts."""
         self.add(other.found, [other._first, other._last] if other._first else [])
 
     def error(self, found: Verdict, limit: float, shard: str = "") -> FailingError:
-        """Return the error that says that a learner failed on so many events."""
+        """Return the error for a learner that failed on these events."""
         did = []
         if found.raised:
             did.append(f"raised on {found.raised:,}")
@@ -87,10 +87,10 @@ class Tally:
 
 
 def gravity(failure: BaseException | None) -> int:
-    """Return what counts among the failures of several shards: the gravest.
+    """Return a rank: of several shards' failures, the highest is reported.
 
-    What the learner raises on it raises on again, and an outage is waited for; a run that was shut
-    out must not overlook that, or it would take over again.
+    An event on which the learner raises recurs, and an outage is waited for. Being fenced off ranks
+    higher, or the run would take over again.
     """
     if failure is None:
         return 0
@@ -105,11 +105,11 @@ def failures(batch: EventBatch, errors: Sequence[EventError], odd: Sequence[int]
     Parameters
     ----------
     batch
-        What it learned.
+        The batch that it learned.
     errors
-        Of events that it raised on.
+        Events on which it raised.
     odd
-        The rows of the batch for which it predicted what is not finite.
+        Rows of the batch with a prediction that is not finite.
     """
     if not (errors or odd):
         return []

@@ -1,4 +1,4 @@
-"""Which shard has which number: the state folder remembers it, for all processes and runs."""
+"""The numbers of shards, kept in the state folder for all processes and runs."""
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ class ShardNumbers:
     state
         The state folder.
     locks
-        On it.
+        The locks on it.
     """
 
     def __init__(self, state: Path, locks: StateLocks) -> None:
@@ -33,14 +33,14 @@ class ShardNumbers:
     def remembered(
         self, found: Sequence[str], is_new: Callable[[str, Collection[str]], bool]
     ) -> list[str]:
-        """Return all partitions that ever were shards, each at the number that it was once given.
+        """Return all partitions that ever were shards, each at its number.
 
         Parameters
         ----------
         found
-            The partitions that are there now; those that are new get the next numbers.
+            The partitions that exist now; new ones get the next numbers.
         is_new
-            Whether a partition is none of those that are known.
+            Whether a partition is none of the known ones.
 
         Raises
         ------
@@ -64,7 +64,7 @@ class ShardNumbers:
         return parts
 
     def at_first(self, partitions: int) -> int:
-        """Return how many partitions there were when the state was begun; `partitions` are now.
+        """Return the partition count when the state was begun; `partitions` is the current one.
 
         Raises
         ------

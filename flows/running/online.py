@@ -1,6 +1,6 @@
-"""The dataflow: source, decode, learn, output; one row of steps, a shard never leaves its worker.
+"""The dataflow: source, decode, learn, output. A shard never leaves its worker.
 
-Bytewax schedules, distributes and connects; durability is ours (`midstream.engine.shard.shard`).
+Bytewax schedules, distributes and connects; `midstream.engine.shard.shard` provides durability.
 """
 
 import ctypes
@@ -54,25 +54,25 @@ from midstream.flows.running.shares import REPLACES, WHOLE, Place, Share
 
 __all__ = ["RunError", "Summary", "archive", "preflight", "prepare", "run", "signals"]
 
-_BRIEF = 0.001  # seconds from one look for input to the next where some came just now
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds, before the brokers are asked again
-_NO_HURRY = 60.0  # seconds to bring a large version to the registry, where nobody asked to stop
+_BRIEF = 0.001  # seconds between polls of an input that had records
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds between attempts to reach the brokers
+_NO_HURRY = 60.0  # seconds to upload a large version to the registry, unless asked to stop
 _UNAVAILABLE = (UnavailableError, NoAnswerError)
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
 def preflight(settings: Settings, *, until_eof: bool = True) -> None:
-    """Raise what can be known to be wrong before anything is opened for writing.
+    """Raise for errors that can be found before anything is opened for writing.
 
     Parameters
     ----------
     until_eof
-        As of `run`: an empty folder that is followed is no error.
+        As in `run`: an empty folder that is followed is no error.
 
     Raises
     ------
     ConfigError, InputError
-        If the learner cannot be made or not be saved, or the input is not there.
+        If the learner cannot be made or saved, or the input is missing.
     """
     kind_of(settings.input).preflight(settings, until_eof=until_eof)
     if settings.output.topics:
@@ -87,7 +87,7 @@ def preflight(settings: Settings, *, until_eof: bool = True) -> None:
 
 
 class _Source(FixedPartitionedSource[tuple[str, Item], None]):
-    """A Bytewax partition for each shard. It is never resumed by Bytewax: the journal is."""
+    """A Bytewax partition for each shard. Bytewax never resumes it; the journal does."""
 
     def __init__(self, process: ShardProcess) -> None:
         self._process = process
@@ -136,7 +136,7 @@ class _SourcePart(StatefulSourcePartition[tuple[str, Item], None]):
 
 
 class _Sink(FixedPartitionedSink[tuple[Item, Outcome | None], None]):
-    """The outputs: the same parts as the source, so that a shard stays on its worker."""
+    """The outputs, with the parts of the source, so that a shard stays on its worker."""
 
     def __init__(self, process: ShardProcess) -> None:
         self._process = process
@@ -189,9 +189,9 @@ def signals(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def _keep_memory() -> None:
-    """Let the C library keep memory that blocks are made of, where it is glibc.
+    """Let glibc keep the memory of freed blocks.
 
-    It would give each piece back to the kernel, and get it anew with a fault for every page: a
+    Otherwise it returns each piece to the kernel and gets it back with a page fault per page: a
     third of the time of a fast run.
     """
     with suppress(OSError, AttributeError):
@@ -201,9 +201,9 @@ def _keep_memory() -> None:
 
 
 def prepare(settings: Settings, *, joins: bool) -> None:
-    """Settle the identity of a state, where no broker has to be asked for it.
+    """Settle the identity of a state, if no broker has to be asked for it.
 
-    `joins`: as of `settle`. Errors are those of `settle`.
+    `joins`: as in `settle`. It raises the errors of `settle`.
     """
     if settings.journal_topic is None:
         with closing(StateLocks(settings.state_path)) as locks:
@@ -211,21 +211,21 @@ def prepare(settings: Settings, *, joins: bool) -> None:
 
 
 def archive(settings: Settings, *, adopted_by: str = "") -> str:
-    """Move old state, and the outputs that belong to it, out of the way; its identity stays.
+    """Archive old state and its outputs; the identity stays.
 
-    `adopted_by`: as of `run`.
+    `adopted_by`: as in `run`.
 
     Returns
     -------
     str
-        What `run` takes as `fresh`: a journal that is a topic stays where it is.
+        The `fresh` argument of `run`: a journal that is a topic stays where it is.
 
     Raises
     ------
     HeldError
-        If somebody is at work in it.
+        If another process is using the state.
     OtherStateError
-        If the model in the registry is that of another state; nothing was moved.
+        If the registry's model belongs to another state; nothing was archived.
     """
     with closing(StateLocks(settings.state_path)) as locks:
         locks.clear()
@@ -239,18 +239,18 @@ def archive(settings: Settings, *, adopted_by: str = "") -> str:
 
 
 def _look(settings: Settings) -> None:
-    """Raise OtherStateError if the model in the registry is that of another state."""
+    """Raise OtherStateError if the registry's model belongs to another state."""
     if settings.versions.enabled:
         try:
             has_registry(settings)
         except OtherStateError:
             raise
-        except RegistryError:  # it will say itself what is wrong with it
+        except RegistryError:  # a later use reports what is wrong
             pass
 
 
 def _drop_commands(settings: Settings) -> None:
-    """Have commands that nobody has carried out yet forgotten: they were for the old state."""
+    """Drop pending commands: they were for the old state."""
     if not settings.versions.enabled:
         return
     try:
@@ -259,7 +259,7 @@ def _drop_commands(settings: Settings) -> None:
     except OtherStateError:
         raise
     except RegistryError:
-        return  # there is none, or it will say itself what is wrong with it
+        return  # there is none, or a later use reports the error
     if dropped:
         log.warning("commands_dropped", commands=dropped, reason="the model is begun anew")
 
@@ -304,27 +304,27 @@ def run(
     Parameters
     ----------
     until_eof
-        The end of the files is the end of the run; otherwise they are followed as they grow.
+        Stop at the end of the files; otherwise follow them as they grow.
     fresh
         What `archive` returned: begin anew, once.
     amend
-        Take changes of the model's definition, too, that alter how it learns.
+        Also accept changes of the model's definition that alter how it learns.
     share
-        Which shards are this process's.
+        The shards of this process.
     patience
-        Seconds to wait for another process to let go a shard.
+        Seconds to wait for another process to release a shard.
     adopted_by
-        Who has the registry's model become that of this state, if it is another's; "": nobody.
+        Who lets this state take over a registry model of another state; "": nobody.
     beat
-        Called often, by which one sees from outside that the run gets on, with a word for what it
-        is at ("opening", "running", "waiting") and what it did.
+        Called often, as a sign of progress, with the current phase ("opening", "running",
+        "waiting") and the counts so far.
     at, fragile
-        As of `ShardProcess` and `Shared`.
+        As in `ShardProcess` and `Shared`.
 
     Raises
     ------
     RunError, HeldError, ConfigError, InputError, JournalError, ResumeError, EventError, OSError
-        If the run cannot begin or go on; what was committed stays.
+        If the run cannot begin or continue; what was committed stays.
     """
     _keep_memory()
     raise_limit()
@@ -351,7 +351,8 @@ def run(
 class _Attempts:
     """Runs the dataflow until it ends well.
 
-    Anew after an outage, and once the learner has raised on an event that is to be rejected.
+    It retries after an outage, and once after the learner raised on an event that is to be
+    rejected.
     """
 
     def __init__(
@@ -388,10 +389,10 @@ class _Attempts:
         of_kafka = kind_of(settings.input).of_kafka
         self._outage = _Outage(lambda: beat("waiting", self._summary), of_kafka=of_kafka)
         self._begun_at = time.monotonic()
-        self._waits = os.environ.get(REPLACES) == "1"  # however long the brokers do not answer
+        self._waits = os.environ.get(REPLACES) == "1"  # for the brokers, without limit
 
     def go(self) -> Summary:
-        """Run to the end, or until a signal; return what was done."""
+        """Run to the end, or until a signal; return the results."""
         while (ended := self._attempt()) is None:
             pass
         summary = self._summary
@@ -404,7 +405,7 @@ class _Attempts:
         return summary
 
     def close(self) -> None:
-        """Tell the registry what there is to tell."""
+        """Deliver what is left to the registry."""
         for registrar in self._registrars:
             if self._stopping:
                 registrar.close()
@@ -412,7 +413,7 @@ class _Attempts:
                 registrar.close(_NO_HURRY)
 
     def _attempt(self) -> ShardProcess | None:
-        """Run once; return what ended well, or None where it is to be tried anew."""
+        """Run once; return the process if it ended well, or None to retry."""
         shared = Shared(
             self._settings,
             self._summary,
@@ -444,7 +445,7 @@ class _Attempts:
                 if not self._opened(current):
                     return None
                 gc.collect()
-                gc.freeze()  # models and modules are long-lived: not worth looking at again
+                gc.freeze()  # models and modules live long: exclude them from collection
                 begun = time.perf_counter()
                 if current.shards:
                     cli_main(_dataflow(current))  # type: ignore[no-untyped-call]
@@ -455,7 +456,7 @@ class _Attempts:
                 gc.unfreeze()
 
     def _opened(self, current: ShardProcess) -> bool:
-        """Open all that a run needs; False where the brokers did not answer."""
+        """Open all that a run needs; return False if the brokers did not answer."""
         self._beat("opening", self._summary)
         try:
             current.open()
@@ -474,7 +475,7 @@ class _Attempts:
         return True
 
     def _ended_well(self, current: ShardProcess) -> bool:
-        """Raise what the run failed of, unless a new attempt gets over it: then return False."""
+        """Raise the run's failure, unless a retry may succeed: then return False."""
         failure = current.failure
         self._caught_up = current.caught_up
         if (
@@ -482,7 +483,7 @@ class _Attempts:
             and self._settings.model.on_error == "reject"
             and not self._careful
         ):
-            # The learner may be half updated: resume, and leave out the next such events at once.
+            # The learner may be half updated: resume, and reject further such events immediately.
             self._careful = True
             try:
                 for running in current.shards.values():
@@ -517,7 +518,7 @@ class _Outage:
     Parameters
     ----------
     beat
-        Called now and then while it waits.
+        Called from time to time during a wait.
     of_kafka
         Whether the input is read from the brokers.
     """
@@ -530,7 +531,7 @@ class _Outage:
         self._pause = _SHORTEST_PAUSE
 
     def wait(self, reason: Exception, stopping: Callable[[], bool]) -> None:
-        """Wait a while, the longer the more often in vain.
+        """Wait; longer after each failed attempt.
 
         Raises
         ------
@@ -552,7 +553,7 @@ class _Outage:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def over(self) -> None:
-        """Tell that all is well again."""
+        """Log that the outage is over."""
         if self.begun:
             if self._of_input:
                 log.info("input_available")

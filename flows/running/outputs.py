@@ -1,11 +1,11 @@
-"""The files of outputs: what they are called."""
+"""The file names of outputs."""
 
 __all__ = ["KINDS", "file_name"]
 
 KINDS = ("predictions", "rejected", "alarms")
-"""Of output."""
+"""Kinds of output."""
 
 
 def file_name(kind: str, suffix: str) -> str:
-    """Return the name of the file that a kind of output is written to."""
+    """Return the name of the file for a kind of output."""
     return f"{kind}{suffix}.jsonl"

@@ -1,7 +1,7 @@
-"""When the parts of a source are asked for input: at once where there is some, else now and then.
+"""Decides when a source's parts are polled: at once after input, else from time to time.
 
-Bytewax would wait for a time of the wall clock. Were that set back meanwhile, by an hour, the
-source would sleep for an hour, deaf to signals, too. So it may ask at any time, and we rest.
+Bytewax would wait for a wall-clock time. If the clock were set back by an hour, the source would
+sleep for an hour and ignore signals. So Bytewax may always poll, and `Pace` does the waiting.
 """
 
 import time
@@ -10,23 +10,23 @@ from datetime import UTC, datetime
 
 __all__ = ["ALWAYS", "Pace"]
 
-_GROWTH = 1.25  # of a rest: what a run waits for at its end comes within milliseconds
+_GROWTH = 1.25  # of a pause: what a run waits for at its end takes milliseconds
 
 ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
-"""A time that every clock says is past."""
+"""A time in the past for every clock."""
 
 
 class Pace:
-    """Has one thread rest while none of its parts has anything to do.
+    """Lets a thread sleep while none of its parts has anything to do.
 
     Parameters
     ----------
     shortest, longest
-        Seconds that a part rests: more from time to time, while it has nothing to do.
+        Range of a part's pause in seconds; it grows while the part has nothing to do.
     clock
-        Monotonic; seconds.
+        Monotonic clock, in seconds.
     sleep
-        Rests so many seconds.
+        Sleeps for a number of seconds.
     """
 
     def __init__(
@@ -40,18 +40,18 @@ class Pace:
         self._clock, self._sleep = clock, sleep
         self._due: dict[str, float] = {}
         self._pause: dict[str, float] = {}
-        self._resting = 0  # parts that were asked, one after the other, and are not due
+        self._resting = 0  # parts polled in a row that are not due
 
     def join(self, part: str) -> None:
-        """Take up a part."""
+        """Add a part."""
         self._due[part], self._pause[part] = 0.0, self._shortest
 
     def leave(self, part: str) -> None:
-        """Forget a part that has ended."""
+        """Remove a part that has ended."""
         self._due.pop(part, None)
 
     def rests(self, part: str) -> bool:
-        """Whether a part is not to be asked yet. Where none is, sleep until one is."""
+        """Whether a part is not due yet. If no part is due, sleep until one is."""
         if self._clock() >= self._due[part]:
             self._resting = 0
             return False
@@ -62,7 +62,7 @@ class Pace:
         return self._clock() < self._due[part]
 
     def asked(self, part: str, *, idle: bool) -> None:
-        """Take note whether a part had something to do."""
+        """Record whether a part had something to do."""
         if not idle:
             self._due[part], self._pause[part] = 0.0, self._shortest
             return

@@ -1,8 +1,8 @@
-"""Between the shards of a process and the registry: a thread that no stream waits for.
+"""Connects the shards of a process to the registry, in a thread that no stream waits for.
 
-It brings commands to the shards, takes what they made and did to the registry, and asks for a new
-version when it is time. While the registry cannot be reached, the streams go on; what is to be
-told waits in the journals, snapshots and outboxes of the shards.
+The thread brings commands to the shards, takes their results to the registry, and requests new
+versions. While the registry cannot be reached, the streams continue; results wait in the shards'
+journals, snapshots and outboxes.
 """
 
 import os
@@ -39,27 +39,27 @@ if TYPE_CHECKING:
 
 __all__ = ["BEAT", "Ready", "Registrar"]
 
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds, before a registry that failed is tried again
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between attempts to reach a registry
 _UNTOLD = -1.0
-_LAST = 2.5  # seconds that the end of a run waits for its last version to be asked for
-_FIRST = 5.0  # seconds that a run waits at its beginning for commands that were given before
-_TWIN = 2  # beats after ours by which one who was there before us is known to be alive
+_LAST = 2.5  # seconds that the end of a run waits for the request of its last version
+_FIRST = 5.0  # seconds that a run waits at its start for earlier commands
+_TWIN = 2  # beats after ours that prove an earlier process alive
 _STARTING = 15.0  # seconds for which other processes may be starting
-_DRIFTED = 60.0  # seconds from one version for drift to the next; or less, once there came
-_DRIFTED_MARGINS = 10  # so many times the events of `versions.drift_margin`, or
-_DRIFTED_SOON = 0.5  # within so many seconds, that number of events itself
-_HOLD = 5.0  # seconds that input waits, at most, for a version that is due to be asked for
+_DRIFTED = 60.0  # seconds between versions for drift; less, once there came
+_DRIFTED_MARGINS = 10  # this many times the events of `versions.drift_margin`, or
+_DRIFTED_SOON = 0.5  # that number of events itself within this many seconds
+_HOLD = 5.0  # upper limit in seconds for which input waits for a due version
 
 
 class Ready(NamedTuple):
-    """A command for a shard, with the state that it puts in place, if it does."""
+    """A command for a shard, with the state that it restores, if any."""
 
     order: Order
     snapshot: Snapshot | None
 
 
 class _Desk:
-    """What the thread and one shard have for each other."""
+    """What the thread and one shard exchange."""
 
     def __init__(self, shard: "Shard", settings: Settings) -> None:
         self.name = shard.name
@@ -67,49 +67,49 @@ class _Desk:
         self.begun = shard.begun
         self.version, self.known = shard.version, shard.trainer.seen
         self.ready: deque[Ready] = deque()
-        self.behind = False  # whether there is more than is ready
+        self.behind = False  # whether there are commands not in `ready` yet
         self.handed = shard.last_command  # the last command that is, or was, ready
         self.to_tell: list[Done] = []
-        self.told: dict[int, float | None] = {}  # by record, when it took effect as far as told
+        self.told: dict[int, float | None] = {}  # by record, when it took effect, as reported
         self.confirmed: set[int] = set()
         self.seen, self.stepped = shard.applied, shard.stepped
         self.paused = shard.paused
-        self.busy = False  # whether it applies again what it had applied: commands wait
-        self.sources: set[str] = set()  # that were heard of
-        self.alarms: list[Raised] = []  # to be told, and
+        self.busy = False  # whether it replays: commands wait
+        self.sources: set[str] = set()  # of its events so far
+        self.alarms: list[Raised] = []  # to report, and
         self.alarms_told: set[Raised] = set()
         self.keep_from = 0.0
-        self.unsent: list[int] = []  # records that parts in the outbox are of
+        self.unsent: list[int] = []  # records of the parts in the outbox
         self.highest = max(shard.parent, shard.version)
         self.outbox = Outbox(LocalStorage(settings.state_path / "shards" / shard.name))
         for version in self.outbox.versions():
-            with suppress(SnapshotError):  # it is told of when it is to be delivered
+            with suppress(SnapshotError):  # reported when it is to be delivered
                 self.unsent.append(self.outbox.read(version).header["seq"])
 
 
 class Registrar:
-    """Tells the registry of the shards of a process, and the shards of commands.
+    """Reports the shards of a process to the registry, and brings them commands.
 
-    Its methods are called from the thread of the shards, and return at once, except `start`,
-    `close` and, if it is to wait, `may_end`.
+    The thread of the shards calls its methods. They return at once, except `start`, `close` and, if
+    it is to wait, `may_end`.
 
     Parameters
     ----------
     settings
-        What the config says of versions.
+        The config's settings of versions.
     shards
-        Those of this process.
+        The shards of this process.
     names
-        Of all shards of the model.
+        The names of all shards of the model.
     session
-        What processes that were started together have in common; "": this one is alone.
+        Shared by processes that were started together; "": this process is alone.
     adopted_by
-        Who has the registry's model become that of this state, if it is another's; "": nobody.
+        Who lets this state take over a registry model of another state; "": nobody.
 
     Attributes
     ----------
     refusal
-        Why this run may not go on: the model in the registry is that of another state.
+        Why this run may not continue: the registry's model belongs to another state.
     """
 
     def __init__(
@@ -127,25 +127,25 @@ class Registrar:
         self.refusal = ""
         self._run = f"{session}-{os.urandom(8).hex()}"
         self._registry: Registry | None = None
-        self._newest = 0  # of the versions that were asked for, as far as we know
+        self._newest = 0  # of the requested versions, as far as known
         self._begun = time.monotonic()
         self._clock = WallClock()
-        self._ages: Ages | None = None  # once it is known what versions there are
+        self._ages: Ages | None = None  # once the versions are known
         self._pulses: Pulses | None = None
-        self._ahead = 0  # the last version that was said to be of the future
+        self._ahead = 0  # the last version reported as from the future
         self._session = session
         self._beaten_at = 0.0
-        self._found: dict[str, list[ShardRow]] = {}  # beats of who was at a shard before us
+        self._found: dict[str, list[ShardRow]] = {}  # beats of processes that had a shard before us
         self._cleared_at = 0.0
-        self._wanted: dict[str, None] = {}  # why input waits for the thread, in order
+        self._wanted: dict[str, None] = {}  # reasons for input to wait for the thread, in order
         self._held_until = 0.0  # by the monotonic clock
-        self._stepped = 0  # events, by our shards in all
-        self._told_applied = 0  # events that the registry was last told of, likewise
-        self._due_at = float("inf")  # so many events, a version is due
+        self._stepped = 0  # events, in all our shards
+        self._told_applied = 0  # events last reported to the registry, in all our shards
+        self._due_at = float("inf")  # number of events at which a version is due
         self._deliver_at = 0.0
         self._deliver_pause = _SHORTEST_PAUSE
-        self._since: dict[str, int] = {}  # as `Registry.join` told
-        self._told_of = 0  # the last command that waits, and that was told
+        self._since: dict[str, int] = {}  # as returned by `Registry.join`
+        self._told_of = 0  # the last waiting command that was logged
         self._failing = False
         self._pause = _SHORTEST_PAUSE
         self._wake = threading.Event()
@@ -156,10 +156,10 @@ class Registrar:
         self.adopt(shards, names)
 
     def adopt(self, shards: Sequence["Shard"], names: Collection[str]) -> None:
-        """Serve these shards from now on: those of before, opened anew."""
+        """Serve these shards from now on: the previous ones, reopened."""
         self._names = sorted({*names, *(shard.name for shard in shards)})
         self._highest = max((shard.last_command for shard in shards), default=0)
-        self._ending = 0  # as of `ShardRow`
+        self._ending = 0  # as in `ShardRow`
         self._asked = False  # for the last version
         self._may_end.clear()
         self._desks = {shard.name: _Desk(shard, self._all_settings) for shard in shards}
@@ -168,7 +168,7 @@ class Registrar:
             self.visit(shard)
 
     def start(self, stopping: Callable[[], bool], patience: float = _FIRST) -> None:
-        """Begin; wait some seconds for the commands that were given when nobody was there."""
+        """Start; wait some seconds for commands that were given before the run."""
         self._thread.start()
         until = time.monotonic() + patience
         while not self._looked.wait(0.05) and not stopping():
@@ -179,7 +179,7 @@ class Registrar:
     # --- called by the shards
 
     def visit(self, shard: "Shard") -> None:
-        """Exchange with a shard what has come up."""
+        """Exchange news with a shard."""
         desk = self._desks[shard.name]
         self._count(desk, shard)
         desk.paused = shard.paused
@@ -191,7 +191,7 @@ class Registrar:
         if len(shard.data.sources) != len(desk.sources):
             desk.sources = desk.sources.union(shard.data.sources)
         was, desk.busy = desk.busy, shard.replaying
-        if was and desk.behind and not desk.busy:  # before new input, as it was given
+        if was and desk.behind and not desk.busy:  # commands precede new input, as they were given
             self._want("commands")
         shard.keep_from = min([desk.keep_from, *desk.unsent])
         if desk.confirmed:
@@ -206,7 +206,7 @@ class Registrar:
             self._wake.set()
 
     def _look_for_alarms(self, desk: _Desk, shard: "Shard") -> None:
-        """Take note of alarms; of drift, input waits for the version that is made of that."""
+        """Take note of alarms; after drift, input waits for the version to be made."""
         if desk.alarms_told:
             shard.confirm_alarms(desk.alarms_told)
             desk.alarms_told = set()
@@ -220,27 +220,27 @@ class Registrar:
             self._wake.set()
 
     def learned(self, shard: "Shard") -> None:
-        """Tell that a shard has applied new input."""
+        """Take note that a shard has applied new input."""
         self._count(self._desks[shard.name], shard)
 
     def is_due(self, alarms: Sequence[Alarm]) -> bool:
-        """Whether a version is due of the input that a shard has just applied, with its alarms.
+        """Whether a version is due after the input that a shard just applied, with its alarms.
 
-        The input is then to be committed, before `visit` has it asked for: a crash would else leave
-        a version that was asked for of what was never applied.
+        The input has to be committed before `visit` requests the version. Otherwise a crash could
+        leave a version of input that was never applied.
         """
         drift = self._settings.on_drift and any(alarm.kind == "drift" for alarm in alarms)
         return drift or self.left <= 0
 
     @property
     def left(self) -> float:
-        """Events until a version is due for their number, or whether one is has to be looked at."""
+        """Number of events until a version is due, or until that has to be checked."""
         return self._due_at - self._stepped
 
     def waits(self) -> bool:
-        """Whether new input is to wait: a version is to be made of the state as it is.
+        """Whether new input has to wait, so that a version is made of the current state.
 
-        That is asked before `take`. While the registry cannot be reached, nothing waits for it.
+        Call it before `take`. While the registry cannot be reached, input does not wait.
         """
         return bool(self._wanted) and time.monotonic() < self._held_until
 
@@ -250,7 +250,7 @@ class Registrar:
 
     def _want(self, reason: str) -> None:
         if not self._wanted:
-            can = self._thread.is_alive() or self._thread.ident is None  # it is to be started yet
+            can = self._thread.is_alive() or self._thread.ident is None  # not started yet
             can = can and not self._failing and not self._closing
             self._held_until = time.monotonic() + (_HOLD if can else 0.0)
         self._wanted[reason] = None
@@ -264,26 +264,26 @@ class Registrar:
         return ready.popleft()
 
     def put_back(self, shard: str, ready: Ready) -> None:
-        """Have a command taken again: it could not be carried out or refused yet."""
+        """Return a command to the queue: it could not be carried out or refused yet."""
         self._desks[shard].ready.appendleft(ready)
 
     def made(self, shard: str, seq: int) -> None:
-        """Tell that a part of a version, of a record, is in the outbox of a shard."""
+        """Take note that part of a version, of record `seq`, is in a shard's outbox."""
         self._desks[shard].unsent.append(seq)
         self._wake.set()
 
     def may_end(self, *, changed: bool, wait: bool) -> bool:
-        """Whether the run may end, all of whose shards are at their end.
+        """Whether the run may end, when all its shards are at their end.
 
-        If a last version is wanted, that is so once all shards of the model that run are at their
-        end, too, and it was asked for: `take` then gives the command.
+        If a last version is wanted, all running shards of the model have to be at their end too,
+        and it has to be requested: `take` then returns the command.
 
         Parameters
         ----------
         changed
-            Whether anything was learned that no version has.
+            Whether anything was learned that no version contains.
         wait
-            Not for the others, but a moment for the registry: we are asked to end now.
+            Wait briefly for the registry, but not for other processes: the run is asked to stop.
         """
         waiting = any(desk.behind or desk.ready for desk in self._desks.values()) or self.waits()
         if not wait and waiting:
@@ -300,7 +300,7 @@ class Registrar:
         return self._may_end.is_set()
 
     def close(self, patience: float = _LAST) -> None:
-        """Take what is there to the registry, if that can be done in time (seconds), and end."""
+        """Deliver the rest to the registry, if that takes less than `patience` seconds, and end."""
         self._closing = True
         self._wake.set()
         if self._thread.is_alive():
@@ -319,7 +319,7 @@ class Registrar:
                 if closing and self._registry is not None:
                     self._beat(self._registry, now=True)
                     self._registry.leave(self._run)
-            except OtherStateError as error:  # which does not pass
+            except OtherStateError as error:  # permanent
                 self.refusal = str(error)
                 self._troubled(self.refusal)
                 break
@@ -337,24 +337,24 @@ class Registrar:
             self._registry.close()
 
     def _troubled(self, reason: str) -> None:
-        if self.refusal and self._closing:  # else the run ends with it
+        if self.refusal and self._closing:  # otherwise the run ends with it
             log.error("registry_of_another_state", reason=reason)
         elif not (self._failing or self.refusal):
             log.warning(
                 "registry_unavailable", reason=reason, note="learning goes on; it is tried again"
             )
-        if self._registry is not None:  # it may be another one when it is there again
+        if self._registry is not None:  # it may be another one when it is back
             self._registry.close()
             self._registry = None
         self._failing = True
         self._wanted.clear()
         for desk in self._desks.values():
-            desk.behind = False  # who is at the end does not wait for it
+            desk.behind = False  # a shard at its end does not wait for it
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         if self._ending:
             self._may_end.set()
         self._looked.set()
-        time.sleep(0.05)  # a wake-up is no reason to hammer
+        time.sleep(0.05)  # limits the rate of retries after wake-ups
 
     def _well(self) -> None:
         if self._failing:
@@ -372,13 +372,13 @@ class Registrar:
         self._tell(registry)
         self._schedule(registry)
         if any(desk.behind for desk in self._desks.values()):
-            wanted = []  # other commands go before what is waited for
+            wanted = []  # other commands precede the awaited ones
         for reason in wanted:  # whose commands are ready now
             self._wanted.pop(reason, None)
         if self._closing or time.monotonic() >= self._deliver_at:
             try:
                 self._deliver(registry)
-            except StoreError as error:  # commands do not wait for that
+            except StoreError as error:  # commands do not wait for it
                 self._deliver_at = time.monotonic() + self._deliver_pause
                 log.warning(
                     "artifacts_unavailable", reason=str(error), again_in=self._deliver_pause
@@ -392,12 +392,12 @@ class Registrar:
         registry = open_registry(self._all_settings, create=True)
         desks = self._desks
         highest = max((desk.highest for desk in desks.values()), default=0)
-        with suppress(StoreError):  # what is there of a registry that was lost is not written over
+        with suppress(StoreError):  # do not overwrite files of a lost registry
             highest = max(highest, *registry.artifacts.versions(), 0)
         try:
             registry.artifacts.claim(registry.identity)
         except StoreError:
-            pass  # it is looked at again before anything is written
+            pass  # it is checked again before any write
         except OtherStateError:
             registry.close()
             raise
@@ -405,7 +405,7 @@ class Registrar:
         self._adopt(registry)
         self._since = registry.join(epochs, self._highest, highest)
         new = not registry.deployments()
-        for desk in desks.values():  # a registry that was lost does not know it any more
+        for desk in desks.values():  # a lost registry does not know it any more
             told = [desk.begun]
             if new and desk.version:
                 why = "the registry was made anew"
@@ -421,16 +421,16 @@ class Registrar:
         return registry
 
     def _take_over(self) -> None:
-        """Have the registry's model become ours, once, if that is wanted."""
+        """Take over the registry's model, once, if wanted."""
         if not self._adopted_by:
             return
         take_over(self._all_settings, self._highest, self._adopted_by)
         self._adopted_by = ""
 
     def _adopt(self, registry: Registry) -> None:
-        """Take up versions whose files are there, where the registry was lost.
+        """Adopt versions whose files exist after the registry was lost.
 
-        In a store that others may use, those that come from the beginning that our shards have.
+        From a store that others may use, adopt only those with the same beginning as our shards.
         """
         place = Path(self._all_settings.artifacts)
         alone = place.is_relative_to(self._all_settings.state_path)
@@ -455,12 +455,12 @@ class Registrar:
             log.warning("version_not_adopted", version=version, reason=reason)
 
     def _bring(self, registry: Registry) -> None:
-        """Bring the shards the commands that were given."""
+        """Bring new commands to the shards."""
         desks = list(self._desks.values())
-        for desk in desks:  # others had answered those before, when this one was begun
+        for desk in desks:  # earlier commands were handled before this shard began
             desk.handed = max(desk.handed, self._since.get(desk.name, 0))
         orders = registry.commands(min((desk.handed for desk in desks), default=0))
-        # One for the end that comes now is of our end, too: others wait for us before they ask.
+        # A new command for the end covers our end too: others wait for us before they request it.
         news = [order for order in orders if order.id > max(desk.handed for desk in desks)]
         self._asked |= bool(self._ending) and any(o.reason == "shutdown" for o in news)
         made = (order.version for order in orders if order.kind == "snapshot")
@@ -468,20 +468,20 @@ class Registrar:
         if self._ages is not None:
             self._ages.came(self._newest)
         for desk in desks:
-            behind = False  # told at the end: who is at the end of its input must not miss any
+            behind = False  # set at the end: a shard at its end must not miss any
             for order in orders:
                 if order.id <= desk.handed:
                     continue
-                # What waits can be taken back; and one state in memory is enough.
+                # A waiting command can be withdrawn; and one state in memory is enough.
                 if desk.busy or any(ready.snapshot is not None for ready in desk.ready):
                     behind = True
                     break
-                if order.kind != "tag":  # that is of the registry alone
+                if order.kind != "tag":  # a tag concerns the registry alone
                     try:
                         ready = self._prepared(registry, desk.name, order)
                         if registry.take(order.id):
                             desk.ready.append(ready)
-                    except StoreError as error:  # what came later waits for it, in this shard
+                    except StoreError as error:  # later commands wait for it, in this shard
                         if self._told_of != order.id:
                             self._told_of = order.id
                             log.warning("command_waits", id=order.id, reason=str(error))
@@ -498,7 +498,7 @@ class Registrar:
             return Ready(msgspec.structs.replace(order, problem=str(error)), None)
 
     def _tell(self, registry: Registry) -> None:
-        """Tell what the shards did, and where they saw drift."""
+        """Report what the shards did, and where they saw drift."""
         for desk in self._desks.values():
             if desk.to_tell:
                 news = desk.to_tell
@@ -516,7 +516,7 @@ class Registrar:
                 desk.alarms_told = set(alarms)
 
     def _due_for_drift(self, at: float, then: int, seen: int, _: str, version: int) -> bool:
-        """Whether a version is due for drift, of when the last one for that was asked for."""
+        """Whether a version is due for drift, given when the last one was requested."""
         if not self._settings.on_drift:
             return False
         waited = self._age(version, at)
@@ -526,10 +526,10 @@ class Registrar:
         return seen - then >= margins * max(self._settings.drift_margin, 1)
 
     def _deliver(self, registry: Registry) -> None:
-        """Take the parts of versions from the outboxes; make whole what has all its parts."""
+        """Take the parts of versions from the outboxes; complete versions that have all parts."""
         came = False
         sent: dict[str, list[int]] = {}
-        desks = list(self._desks.values())  # others may take their place meanwhile: see `adopt`
+        desks = list(self._desks.values())  # `adopt` may replace them meanwhile
         for desk in desks:
             sent[desk.name] = list(desk.unsent)
             for version in desk.outbox.versions():
@@ -547,7 +547,7 @@ class Registrar:
         for version in registry.complete():
             try:
                 row = registry.version(version)
-            except UnknownVersionError:  # another has pruned it already
+            except UnknownVersionError:  # another process has pruned it already
                 continue
             log.info(
                 "version",
@@ -579,7 +579,7 @@ class Registrar:
         self._beaten_at = time.monotonic()
         host, at = socket.gethostname(), registry.clock()
         desks = list(self._desks.values())
-        seen = [desk.seen for desk in desks]  # they go on meanwhile
+        seen = [desk.seen for desk in desks]  # the shards advance meanwhile
         alone = not kind_of(self._all_settings.input).across_hosts
         ours = {desk.name for desk in desks}
         before = [row for row in registry.shards() if row.shard in ours] if alone else []
@@ -603,11 +603,10 @@ class Registrar:
         self._look_for_twins(registry, before)
 
     def _look_for_twins(self, registry: Registry, before: Sequence[ShardRow]) -> None:
-        """Raise OtherStateError if who was at work on a shard before us goes on with it.
+        """Raise OtherStateError if the process that had a shard before us still works on it.
 
-        Nobody else can have our state folder (of input that hosts share, the newer run shuts the
-        older out): so
-        there is a copy of it, under the same name.
+        No other process can hold our state folder. If hosts share the input, the newer run fences
+        off the older. So a copy of the folder is in use under the same name.
         """
         for row in before:
             found = self._found.setdefault(row.shard, [row])
@@ -625,7 +624,7 @@ class Registrar:
                 )
 
     def _schedule(self, registry: Registry) -> None:
-        """Ask for a version if it is time for one."""
+        """Request a version if one is due."""
         every, often = self._settings.every_seconds, self._settings.every_events
 
         def due(at: float, then: int, seen: int, _: str, version: int) -> bool:
@@ -638,18 +637,18 @@ class Registrar:
             self._bring(registry)
         if often:
             _, then, seen, *_ = registry.newest()
-            # Others may learn as much meanwhile; then it is looked at again.
+            # Other shards may learn as much meanwhile; then check again.
             share = len(self._desks) / len(self._names)
             self._due_at = self._told_applied + max((often - _since(then, seen)) * share, 1.0)
         if self._ending and not self._may_end.is_set():
             self._end(registry)
 
     def _age(self, version: int, at: float) -> float:
-        """Return how many seconds ago a version was asked for, which says that it was at `at`.
+        """Return the age in seconds of a version requested at `at`, by its own record.
 
-        One of the future, made by a clock that was ahead, is as old as can be, and named.
+        One from the future, made by a clock that was ahead, has the maximum age and is logged.
         """
-        if self._ages is None:  # nothing is asked for before the registry was opened
+        if self._ages is None:  # no version is requested before the registry is open
             return 0.0
         if (ahead := self._ages.ahead(version, at)) and self._ahead < version:
             self._ahead = version
@@ -662,7 +661,7 @@ class Registrar:
         return self._ages.of(version, at)
 
     def _watch_clock(self) -> None:
-        """Tell of a clock that was set while we run."""
+        """Log if the clock was set during the run."""
         if by := self._clock.look():
             note = "durations are not told by it"
             if by > SLACK and self._settings.prune:
@@ -670,7 +669,7 @@ class Registrar:
             log.warning("clock", set_by_seconds=round(by, 3), note=note)
 
     def _end(self, registry: Registry) -> None:
-        """Ask for the last version, once all shards that run are at their end."""
+        """Request the last version, once all running shards are at their end."""
         if not self._asked:
             rows = registry.shards()
             if any(self._may_come(row) for row in rows):
@@ -682,18 +681,18 @@ class Registrar:
         self._may_end.set()
 
     def _is_here(self, row: ShardRow) -> bool:
-        """Whether a shard is at work, or has been in a process started together with this one."""
+        """Whether a shard is running, or was in a process started together with this one."""
         together = bool(self._session) and row.run.startswith(f"{self._session}-")
         running = self._pulses is not None and self._pulses.running(row)
         return row.run == self._run or running or together
 
     def _may_come(self, row: ShardRow) -> bool:
-        """Whether a shard is not at the end of its run, or may be starting."""
+        """Whether a shard has not reached the end of its run, or may be starting."""
         if self._is_here(row):
             return not row.ending
         return bool(self._session) and time.monotonic() - self._begun < _STARTING
 
 
 def _since(then: int, seen: int) -> int:
-    """Return how many events have come since; of a model that was begun anew, all of its own."""
+    """Return the number of events since `then`; all of them if the model was begun anew."""
     return seen - then if seen >= then else seen

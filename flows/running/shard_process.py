@@ -1,8 +1,8 @@
-"""The shards of one process, while the dataflow is executed once.
+"""The shards of one process, during one execution of the dataflow.
 
-An exception raised inside a step of the dataflow would reach the operator as a panic of the
-runtime, so what runs in steps is guarded: the first one is kept (`ShardProcess.failure`), what is
-in flight passes unused, and `midstream.flows.running.online.run` raises it at the end.
+An exception in a step of the dataflow would reach the operator as a panic of the runtime. So steps
+are guarded: `ShardProcess.failure` keeps the gravest exception, items in flight pass unused, and
+`midstream.flows.running.online.run` raises it at the end.
 """
 
 import os
@@ -30,7 +30,7 @@ from midstream.flows.running.shares import SESSION, WHOLE, Place, Share
 __all__ = ["ShardProcess"]
 
 _DESCRIPTORS = 64  # that a process has open besides its input
-_FEW = 4  # shards that are opened one after the other
+_FEW = 4  # shards up to which they are opened one after the other
 _OPENERS = 16
 _RESCAN_SECONDS = 5.0
 _REPORT_SECONDS = 10.0
@@ -42,19 +42,19 @@ class ShardProcess:
     Parameters
     ----------
     shared
-        What the shards have in common; `ShardProcess` sets what is opened here.
+        What the shards share; `ShardProcess` sets what is opened here.
     locks
-        On the state folder.
+        The locks on the state folder.
     share
-        Which shards are this process's.
+        The shards of this process.
     registrars
-        The registrar of the process, once there is one, over all executions of the dataflow.
+        The registrar of the process, once it exists, for all executions of the dataflow.
     adopted_by
-        Who has the registry's model become that of this state, if it is another's; "": nobody.
+        Who lets this state take over a registry model of another state; "": nobody.
     beat
-        Called at every turn, by which one sees from outside that the run gets on.
+        Called at every turn, as a sign of progress.
     at
-        Called with what of the input is decoded and learned next, and with None after that.
+        Called with the place of the next block to decode and learn, and with None afterwards.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class ShardProcess:
 
     @property
     def failure(self) -> BaseException | None:
-        """The gravest exception so far; nothing more is learned then."""
+        """The gravest exception so far; after it nothing more is learned."""
         return self.shared.failure
 
     def open(self) -> None:
@@ -105,7 +105,7 @@ class ShardProcess:
         self.shared.source = source
         numbers = ShardNumbers(self._settings.state_path, self._locks)
         parts: list[str | None] = [None]
-        begun = 1  # how many shards there were when the state was begun
+        begun = 1  # number of shards when the state was begun
         if not self.single:
             found = source.partitions()
             parts = [*(found if source.numbered else numbers.remembered(found, source.is_new))]
@@ -139,7 +139,7 @@ class ShardProcess:
         self._known = {part for part in shards.values() if part}.union(*read)
 
     def _check_descriptors(self, shards: int) -> None:
-        """Raise RunError if this process may not have as many files open as it reads at once."""
+        """Raise RunError if this process may not open as many files as it reads at once."""
         most, needed = raise_limit(), (shards + _DESCRIPTORS) * 4 // 3  # a quarter: storages
         if most < needed:
             raise RunError(
@@ -149,7 +149,7 @@ class ShardProcess:
             )
 
     def _call_registrar(self, names: Collection[str]) -> None:
-        """Have the registrar of the process serve the shards as they are now."""
+        """Let the registrar serve the current shards."""
         shards = [running.shard for running in self.shards.values()]
         if not self._registrars:
             session = os.environ.get(SESSION, "")
@@ -158,7 +158,7 @@ class ShardProcess:
                     self._settings, shards, names, session=session, adopted_by=self._adopted_by
                 )
             )
-            # Where the run ends by itself, a command that comes late would not come at all.
+            # If the run ends by itself, a late command would never be carried out.
             self._registrars[0].start(lambda: self.stopping, 60.0 if self.shared.until_eof else 5.0)
         else:
             self._registrars[0].adopt(shards, names)
@@ -169,17 +169,17 @@ class ShardProcess:
                 log.warning("paused", shard=running.name, note="`midstream resume` has it go on")
 
     def _check_registrar(self) -> None:
-        """Raise RunError if the model in the registry is that of another state."""
+        """Raise RunError if the registry's model belongs to another state."""
         if self.shared.registrar is not None and self.shared.registrar.refusal:
             raise RunError(self.shared.registrar.refusal)
 
     def _look(self) -> None:
-        """Now and then, tell of partitions that are new, once each.
+        """From time to time, log new partitions, once each.
 
         Raises
         ------
         InputError
-            If the input is gone, or is another one now.
+            If the input is missing, or has been replaced.
         """
         now = time.monotonic()
         source = self.shared.source
@@ -220,7 +220,7 @@ class ShardProcess:
                 found = running.next()
             except NoAnswerError:
                 raise  # it is waited for
-            except InputError as error:  # what was read before may be sound: commit, and end
+            except InputError as error:  # what was read before may be valid: commit, and end
                 self.input_failure = self.input_failure or error
                 self.stopping = True
                 return self.last_items(running)
@@ -233,7 +233,7 @@ class ShardProcess:
         return items
 
     def _all_ended(self, running: RunningShard) -> bool:
-        """Whether every shard has come to its end, as this one has, and the run may end."""
+        """Whether this and all other shards have reached their end, and the run may end."""
         self._ended.add(running.name)
         return len(self._ended) == len(self.shards) and self._may_end(wait=False)
 
@@ -257,7 +257,7 @@ class ShardProcess:
     def decode(
         self, items: Iterable[tuple[str, Item]]
     ) -> list[tuple[str, tuple[Item, Decoded | None]]]:
-        """Decode blocks into batches; the rest passes."""
+        """Decode blocks to batches; pass everything else."""
         out: list[tuple[str, tuple[Item, Decoded | None]]] = []
         for name, item in items:
             with self.guard():
@@ -273,7 +273,7 @@ class ShardProcess:
     def learn(
         self, items: Iterable[tuple[str, tuple[Item, Decoded | None]]]
     ) -> list[tuple[str, tuple[Item, Outcome | None]]]:
-        """Apply batches to their shards; the rest passes."""
+        """Apply batches to their shards; pass everything else."""
         out: list[tuple[str, tuple[Item, Outcome | None]]] = []
         for name, (item, decoded) in items:
             with self.guard():
@@ -287,7 +287,7 @@ class ShardProcess:
         return out
 
     def output(self, items: Iterable[tuple[Item, Outcome | None]], running: RunningShard) -> None:
-        """Commit what came out of a shard."""
+        """Commit the outcome of a shard."""
         for item, outcome in items:
             with self.guard():
                 if outcome is not None:
@@ -305,7 +305,7 @@ class ShardProcess:
         self.report()
 
     def notice_caught_up(self, running: RunningShard) -> None:
-        """Tell once that every shard has read what there is; `running` has now."""
+        """Log once that every shard has read what exists; `running` just has."""
         if self.caught_up or not running.input.names or running.held:
             return
         self._idle.add(running.name)
@@ -317,7 +317,7 @@ class ShardProcess:
             log.info("caught_up", events=self.shared.summary.events)
 
     def report(self) -> None:
-        """Tell that the run gets on; log progress from time to time."""
+        """Signal progress; log it from time to time."""
         self._beat()
         then, events = self._reported
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""A shard at work: its input, trainer, journal, snapshots and outputs."""
+"""A running shard: its input, trainer, journal, snapshots and outputs."""
 
 import math
 import os
@@ -43,17 +43,17 @@ __all__ = ["Item", "RunningShard", "Shared"]
 
 T = TypeVar("T")
 
-_BLOCK_SECONDS = 0.2  # a batch that takes much longer would delay commits, signals and reports
-_NEAR = 20  # events before a version is due, which are read at once
-_NEARER = 0.75  # of those that are left until then, where they are more
+_BLOCK_SECONDS = 0.2  # a much longer batch would delay commits, signals and reports
+_NEAR = 20  # events before a due version that are read at once
+_NEARER = 0.75  # of the events before a due version, if there are more
 _RESCAN_SECONDS = 5.0
-_CONFIRM_SECONDS = 10.0  # to wait for an answer that a commit waits for
+_CONFIRM_SECONDS = 10.0  # to wait for an answer before a commit
 
 
 class Item(NamedTuple):
-    """What flows from the source: work, decoded already or not; a command; or the end.
+    """An item from the source: work, decoded or not; a command; or the end.
 
-    With none of these it is a tick.
+    An item without any of these is a tick.
     """
 
     work: Work | None = None
@@ -63,7 +63,7 @@ class Item(NamedTuple):
 
 
 class Shared:
-    """What the shards of a process have in common, while the dataflow is executed once.
+    """What the shards of a process share, during one execution of the dataflow.
 
     Attributes
     ----------
@@ -72,23 +72,23 @@ class Shared:
     source
         Opens their inputs.
     until_eof
-        Whether the end of the input is the end of the run.
+        Whether the run ends at the end of the input.
     identity, fresh, careful, amend
-        As of `Shard.open`.
+        As in `Shard.open`.
     signatures
-        As of `KafkaJournal`, over all executions of the process.
+        As in `KafkaJournal`, for all executions of the process.
     summary
-        What was done and is committed.
+        Counts of what is committed.
     tallies
-        By shard, on how much of what was committed the learner failed, over all executions.
+        By shard, the learner's failures on committed events, over all executions.
     ahead
-        Reads and decodes the next block while one is learned; None: nothing does.
+        Reads and decodes the next block while one is learned; None: no read-ahead.
     registrar
         The registrar of the process; None: there are no versions.
     fragile
-        Where an earlier process died: what comes up to there is learned in small pieces.
+        Where an earlier process died: input up to there is learned in small pieces.
     failure
-        The gravest exception so far; nothing more is learned then.
+        The gravest exception so far; after it nothing more is learned.
     """
 
     def __init__(
@@ -121,24 +121,24 @@ class Shared:
         self.failure: BaseException | None = None
 
     def check_outage(self) -> None:
-        """Raise the outage that another shard has waited for in vain: it is waited for once."""
+        """Raise an outage that another shard has found: it is waited for once."""
         if isinstance(self.failure, UnavailableError | NoAnswerError):
             raise self.failure
 
 
 class RunningShard:
-    """One shard at work: its input, trainer, journal, snapshots and outputs.
+    """A running shard: its input, trainer, journal, snapshots and outputs.
 
     Parameters
     ----------
     shared
-        What it has in common with the others of the process.
+        What it shares with the other shards of the process.
     name
-        Its number; the process has the lock on it.
+        Its number; the process holds its lock.
     part
         The partition that it reads; None: all of them.
     added
-        Whether the partition came after the state was begun.
+        Whether the partition was added after the state was begun.
     """
 
     def __init__(self, shared: Shared, name: str, part: str | None, *, added: bool = False) -> None:
@@ -148,9 +148,9 @@ class RunningShard:
         assert shared.source is not None, "nothing is open"
         self.reader = Reader(settings, shared.source, part, added=added)
         self.input = self.reader.input
-        self.block_bytes = 1024  # how much is read at once; adapts to the learner's speed
-        self._most_bytes = 2**62  # of that, up to where a version is due
-        self.held = False  # whether input waits for a version that is to be made of what was read
+        self.block_bytes = 1024  # size of a read; adapts to the learner's speed
+        self._most_bytes = 2**62  # limit of a read, up to where a version is due
+        self.held = False  # whether input waits for a version to be made of what was read
         self.suffix = "" if settings.one_shard else f"-{name}"
         self._choice = Choice(settings.output.share, settings.output.only)
         folder = settings.state_path / "shards" / name
@@ -206,7 +206,7 @@ class RunningShard:
             note = f"no {kind.partition}s there yet"
             log.info("waiting", shard=name, input=kind.identity(settings), note=note)
         self._obeying = False  # a command is on its way
-        self._next: Range | Command | None = self.shard.next_step()  # of the journal
+        self._next: Range | Command | None = self.shard.next_step()  # from the journal
         if self._next is None:
             self._begin()
         if self._next is not None:
@@ -216,12 +216,12 @@ class RunningShard:
         self._fetched: Future[Item] | None = None  # the next block, if it is read ahead
 
     def _confirm(self) -> None:
-        """Raise InputError if what was read may not be of the input that it was taken for."""
+        """Raise InputError if what was read may belong to another input."""
         self._shared.check_outage()
         self.input.confirm(_CONFIRM_SECONDS)
 
     def _begin(self) -> None:
-        """Journal where reading begins, where the input says so."""
+        """Journal where reading begins, if the input needs it."""
         for work in self.input.begin(untouched=self.shard.untouched):
             nothing = EventBatch([], [], partition=work.span.partition, index=-1)
             self.shard.publish(self.shard.step(work.span, nothing, []), {})
@@ -230,7 +230,7 @@ class RunningShard:
         self._committed = dict(self._published)
 
     def _tell_of_amendments(self) -> None:
-        """Log what of the state is defined otherwise from now on."""
+        """Log changes of the state's definition that take effect."""
         for change in self.shard.amended:
             log.info("amended", shard=self.name, **told_of(change))
         self.shard.amended.clear()
@@ -267,7 +267,7 @@ class RunningShard:
         return self._by_file({"rejected": encode_rejected(rejected)} if wanted else {})
 
     def next(self) -> Item:
-        """Return what is to be applied next: of the journal first, then commands and new input."""
+        """Return what to apply next: first from the journal, then commands and new input."""
         if self._obeying:  # what comes next depends on it
             return Item()
         if isinstance(self._next, Command):
@@ -277,7 +277,7 @@ class RunningShard:
             try:
                 work = self._reading(self.input.replay, self._next, self.block_bytes)
             except NoAnswerError:
-                raise  # it may be there later
+                raise  # it may exist later
             except InputError as error:
                 if not self.shard.may_abandon:
                     raise
@@ -287,7 +287,7 @@ class RunningShard:
                 self._go_on()
             return Item(work)
         if self._shared.registrar is not None and not self.shard.replaying:
-            waits = self._shared.registrar.waits()  # before the command is there that it waits for
+            waits = self._shared.registrar.waits()  # before it takes the command that it waits for
             command = self._shared.registrar.take(self.name)
             if command is not None:
                 self._obeying = True
@@ -309,7 +309,7 @@ class RunningShard:
             log.info("input_unfinished", shard=self.name, input=name, note="it is tried again")
         self._waiting = set(self.input.waiting)
         block = None if found.work is None else found.work.block
-        if block is not None and not block.size:  # what was in it is deleted
+        if block is not None and not block.size:  # its records were deleted
             self.shard.snapshot_soon()
         if found.work is None and not self._shared.until_eof:
             now = time.monotonic()
@@ -320,7 +320,7 @@ class RunningShard:
         return found
 
     def _go_on(self) -> None:
-        """See what of the journal is to be applied next."""
+        """Determine what to apply next from the journal."""
         self._next = self.shard.next_step()
         if self._next is None:
             log.info("replay_ends", shard=self.name)
@@ -328,7 +328,7 @@ class RunningShard:
             self._to_begin = True
 
     def obey(self, command: Ready | Command) -> None:
-        """Carry a command out, now that all before it is put out; or one of the journal again."""
+        """Carry out a command, after everything before it was published; or replay one."""
         self._obeying = False
         if isinstance(command, Command):
             self.shard.carry_out_again(command)
@@ -364,14 +364,14 @@ class RunningShard:
             self._go_on()
 
     def _read_again(self) -> None:
-        """Have the input read from where the shard is now."""
+        """Read again from the position of the shard."""
         if self._fetched is not None:
             wait([self._fetched])
             self._fetched = None
         self._reading(self.input.rewind, self.shard.positions)
 
     def last_items(self) -> list[Item]:
-        """Return what comes at the end of a run: a last version, if one is due, and the end."""
+        """Return the last items of a run: a last version, if one is due, and the end."""
         items = []
         idle = self._next is None and not self._obeying and not self.shard.replaying
         if self._shared.registrar is not None and idle:
@@ -382,7 +382,7 @@ class RunningShard:
 
     def _fetch_version(self, version: int) -> Snapshot:
         """Return this shard's part of a version."""
-        with suppress(FileNotFoundError):  # it may be taken to the registry just now
+        with suppress(FileNotFoundError):  # it may be on its way to the registry
             if version in self._outbox.versions():
                 return self._outbox.read(version)
         with closing(open_registry(self._shared.settings)) as registry:
@@ -392,7 +392,7 @@ class RunningShard:
                 raise RefusedError(str(error)) from None
 
     def _reading(self, read: Callable[..., T], *arguments: Any) -> T:
-        """Call what reads: in the one thread that does, if there is one."""
+        """Call a function that reads, in the reading thread if there is one."""
         if self._shared.ahead is None:
             return read(*arguments)
         return self._shared.ahead.submit(read, *arguments).result()
@@ -410,7 +410,7 @@ class RunningShard:
         return self._shared.until_eof if self.shard.paused else self.input.ended
 
     def learn(self, work: Work, decoded: Decoded) -> Outcome:
-        """Apply a block; adapt how much is read at once to how long it took."""
+        """Apply a block; adapt the size of reads to the time it took."""
         begun = time.perf_counter()
         outcome = self.shard.step(work.span, decoded.batch, decoded.rejected, final=work.final)
         taken = time.perf_counter() - begun
@@ -426,7 +426,7 @@ class RunningShard:
             work.span.partition,
         ):
             if Place.of(self.name, work).last < fragile.last:
-                self.block_bytes = 1024  # so that it is seen what the process dies of
+                self.block_bytes = 1024  # to find out what the process dies of
             else:
                 self._shared.fragile = None
         registrar = self._shared.registrar
@@ -434,18 +434,18 @@ class RunningShard:
             registrar.learned(self.shard)
             left, n = registrar.left, len(decoded.batch)
             if 0 < left < math.inf and n:  # up to where a version is due
-                # By the size of the last events: the next may be smaller, so come near it first.
+                # Estimated from the last events; the next may be smaller, so first come close.
                 near = left if left <= _NEAR else _NEARER * left
                 self._most_bytes = int(size / n * near) + 1
         return outcome
 
     def publish(self, outcome: Outcome) -> None:
-        """Encode what a batch put out, and hand it to the shard to be committed.
+        """Encode a batch's outputs, and pass them to the shard to be committed.
 
         Raises
         ------
         FailingError
-            If the learner failed on too much of what it got lately; that is committed then.
+            If the learner failed on too many recent events; these are committed by then.
         """
         registrar = self._shared.registrar
         if registrar is not None and not outcome.live:
@@ -501,9 +501,9 @@ class RunningShard:
         return self._shared.tallies.get(self.name, Tally()).error(found, limit, shard)
 
     def judge(self) -> FailingError | None:
-        """At the end of the input, return why the run must not be taken for a good one.
+        """At the end of the input, return why the run must not count as successful.
 
-        By what it did, or where it did nothing, by what was before.
+        Judge its own events, or if there are none, those before.
         """
         self.shard.commit()
         self.settle()
@@ -516,7 +516,7 @@ class RunningShard:
         return None
 
     def settle(self) -> None:
-        """After a commit: count what is in it, and tell the input how far it was learned."""
+        """After a commit, add its counts, and report to the input what was learned."""
         if self._shared.registrar is not None:
             self._shared.registrar.visit(self.shard)
         if self.journal.end != self._settled:
@@ -531,7 +531,7 @@ class RunningShard:
             self.input.settle(self._committed)
 
     def close(self) -> None:
-        """Close files; what is not committed, or was read ahead, is left to the next resume."""
+        """Close files; what is uncommitted or read ahead is left to the next resume."""
         if self._fetched is not None:
             wait([self._fetched])
         if self.input.ended:

@@ -1,4 +1,4 @@
-"""Which shards are whose, and what of the input a process is at."""
+"""The shards of a process, and its place in the input."""
 
 from typing import NamedTuple
 
@@ -10,26 +10,26 @@ __all__ = ["REPLACES", "SESSION", "WHOLE", "Place", "Share"]
 
 
 class Share(NamedTuple):
-    """Which shards are those of one process: every `of`-th, from number `first` on."""
+    """The shards of one process: every `of`-th, from number `first` on."""
 
     first: int = 0
     of: int = 1
 
     def has(self, shard: str) -> bool:
-        """Whether a shard, by its name, is of this share."""
+        """Whether a shard, by its name, belongs to this share."""
         return int(shard) % self.of == self.first
 
 
 SESSION = "MIDSTREAM_SESSION"
-"""In the environment of processes under a supervisor: what those of one have in common."""
+"""Environment variable: an id shared by the processes of one supervisor."""
 REPLACES = "MIDSTREAM_REPLACES"
-"""Likewise: 1 in one that takes the place of another."""
+"""Environment variable: 1 in a process that replaces another."""
 WHOLE = Share()
-"""All of them."""
+"""The share of all shards."""
 
 
 class Place(msgspec.Struct, frozen=True):
-    """What of the input a process is at: by `unit`, "line", "row" or "offset", first and last."""
+    """A place in the input: first and last record by `unit` ("line", "row" or "offset")."""
 
     shard: str
     partition: str
@@ -44,7 +44,7 @@ class Place(msgspec.Struct, frozen=True):
         return cls(shard, work.span.partition, block.unit, block.first, block.last)
 
     def common(self, other: "Place") -> "Place | None":
-        """Return what is in both; None if nothing is."""
+        """Return the overlap of two places; None if there is none."""
         if (self.shard, self.partition, self.unit) != (other.shard, other.partition, other.unit):
             return None
         first, last = max(self.first, other.first), min(self.last, other.last)

@@ -1,8 +1,8 @@
-"""Several processes for one config, each with shards of its own; who dies or stalls is replaced.
+"""Runs several processes for one config, each with its own shards; replaces those that fail.
 
-Shards exchange nothing, so each process is a whole run over its share of them, and one that is
-replaced does not disturb the others. What was learned and published stays exact: a shard is locked
-while a process has it, and whoever takes over its journal shuts out who wrote before.
+Shards exchange nothing, so each process is a whole run over its share, and replacing one does not
+disturb the others. Learning and publishing remain exact: a process locks its shards, and whoever
+takes over a journal fences off its earlier writer.
 """
 
 import math
@@ -33,20 +33,20 @@ from midstream.flows.running.shares import REPLACES, SESSION, Place, Share
 __all__ = ["HANDOVER", "Deaths", "Marks", "Reporter", "supervise"]
 
 HANDOVER = 20.0
-"""Seconds that a process waits for the one before it to let go of its shards."""
+"""Seconds that a process waits for its predecessor to release its shards."""
 
-_TURN = 0.05  # seconds between looks at the processes
-_START = 60.0  # ... within which a process has to tell something for the first time
+_TURN = 0.05  # seconds between checks of the processes
+_START = 60.0  # ... within which a process has to report for the first time
 _BEAT = 0.5  # ... between two reports of a process
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # ... before a process is started again
-_MARK = 4_096  # bytes that say where a process is
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # ... before a process is restarted
+_MARK = 4_096  # size in bytes of a place in shared memory
 _LENGTH = struct.Struct("=I")
-_DEATHS = 3  # at one place of the input, after which no other process is started
+_DEATHS = 3  # at one place of the input, after which the process is not restarted
 _GRACE = 30.0  # ... from the request to stop until it is enforced
 
 
 class _Report(msgspec.Struct):
-    """What a process tells: what it is at, and what it did since it was started."""
+    """A process's report: its phase, and its counts since it was started."""
 
     at: str
     summary: dict[str, Any] = {}
@@ -54,14 +54,14 @@ class _Report(msgspec.Struct):
 
 
 class Marks:
-    """Memory that a process shares with its supervisor: where in the input it is.
+    """The place of a process in the input, in memory shared with its supervisor.
 
-    What is in it is there also after the process has died at once.
+    It survives the sudden death of the process.
 
     Parameters
     ----------
     descriptor
-        Of a file that both have open.
+        Descriptor of a file that both have open.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -69,14 +69,14 @@ class Marks:
 
     @staticmethod
     def file() -> IO[bytes]:
-        """Return a new file for marks, which goes when it is closed."""
+        """Return a new file for marks, which is deleted when it is closed."""
         file = tempfile.TemporaryFile()  # noqa: SIM115 the caller's
         file.truncate(2 * _MARK)
         return file
 
     @property
     def at(self) -> Place | None:
-        """What of the input is learned now; None: nothing."""
+        """The place being learned now; None: none."""
         return self._read(0)
 
     @at.setter
@@ -85,7 +85,7 @@ class Marks:
 
     @property
     def fragile(self) -> Place | None:
-        """What the process before this one has died of."""
+        """The place where the previous process died."""
         return self._read(_MARK)
 
     @fragile.setter
@@ -100,7 +100,7 @@ class Marks:
         return msgspec.json.decode(data, type=Place)
 
     def _write(self, start: int, place: Place | None) -> None:
-        _LENGTH.pack_into(self._memory, start, 0)  # what is half written is not there
+        _LENGTH.pack_into(self._memory, start, 0)  # half-written data is invisible
         data = b"" if place is None else msgspec.json.encode(place)
         if len(data) <= _MARK - _LENGTH.size:
             self._memory[start + _LENGTH.size : start + _LENGTH.size + len(data)] = data
@@ -108,15 +108,15 @@ class Marks:
 
 
 class Deaths:
-    """Deaths of processes, one after the other, and what of the input was learned at each."""
+    """Deaths of successive processes, and the place being learned at each."""
 
     def __init__(self) -> None:
         self.place: Place | None = None
-        """What of the input the last ones have in common."""
+        """The place common to the last deaths."""
         self._count = 0
 
     def add(self, place: Place | None) -> bool:
-        """Take note of a death; return whether there were too many at one place."""
+        """Record a death; return whether there were too many at one place."""
         common = None if place is None or self.place is None else self.place.common(place)
         self._count = self._count + 1 if common is not None else 1
         self.place = common or place
@@ -124,12 +124,12 @@ class Deaths:
 
 
 class Reporter:
-    """In a process under a supervisor: tells how it gets on, and stops when the supervisor is gone.
+    """In a supervised process: reports progress, and stops if the supervisor is gone.
 
     Parameters
     ----------
     descriptor
-        Of the socket that was inherited.
+        Descriptor of the inherited socket.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -141,9 +141,9 @@ class Reporter:
         threading.Thread(target=self._tell_opening, daemon=True).start()
 
     def beat(self, at: str, summary: Summary) -> None:
-        """Tell, unless that was done a moment ago."""
+        """Report, unless a report was sent a moment ago."""
         now = time.monotonic()
-        if at == "opening":  # it asks brokers and reads snapshots: steps of unknown length
+        if at == "opening":  # requests to brokers and snapshots take an unknown time
             self._opening.set()
         else:
             self._opening.clear()
@@ -152,12 +152,12 @@ class Reporter:
                 self._send(_Report(at, msgspec.to_builtins(summary)))
 
     def ended(self, summary: Summary) -> None:
-        """Tell what was done in all."""
+        """Report the final counts."""
         self._opening.clear()
         self._send(_Report("ended", msgspec.to_builtins(summary)))
 
     def failed(self, reason: str) -> None:
-        """Tell what it cannot go on from."""
+        """Report the error that stops the process."""
         self._opening.clear()
         self._send(_Report("failed", error=reason))
 
@@ -167,7 +167,7 @@ class Reporter:
             time.sleep(_BEAT)
 
     def _send(self, report: _Report) -> None:
-        with self._sending, suppress(OSError):  # nobody is there: `_listen` sees to that
+        with self._sending, suppress(OSError):  # the supervisor is gone: `_listen` handles that
             self._socket.sendall(msgspec.json.encode(report) + b"\n")
 
     def _listen(self) -> None:
@@ -179,20 +179,20 @@ class Reporter:
 
 
 class _Worker:
-    """One process, and those that replace it.
+    """One process, and its replacements.
 
     Parameters
     ----------
     number
-        Among the processes of this host.
+        Its number among the processes of this host.
     command
-        Starts it; where to report is added.
+        Starts the process; the arguments for reporting are appended.
     stall_seconds
-        After so long without a report it is killed.
+        Seconds without a report after which the process is killed.
     session
-        What the processes of one supervisor have in common.
+        An id shared by the processes of one supervisor.
     ends
-        Whether it is to end by itself, at the end of the input.
+        Whether the process ends by itself, at the end of the input.
     """
 
     def __init__(
@@ -206,12 +206,12 @@ class _Worker:
     ) -> None:
         self.number = number
         self.summary = Summary()
-        """What all of them did. Of those that were killed, what they had told."""
+        """Counts of all its processes. For killed ones, their last reports."""
         self.ended = False
         self._command = command
         self._stall_seconds = stall_seconds
         self._session = session
-        self._replaces = False  # a process of this number that was there before
+        self._replaces = False  # an earlier process of this number
         self._ends = ends
         self._pause = _SHORTEST_PAUSE
         self._restart_at = 0.0
@@ -227,13 +227,13 @@ class _Worker:
         self._marks = Marks(self._file.fileno())
 
     def look(self, *, stopping: bool) -> None:
-        """See how it gets on; kill it if it stalls, start another if it is gone, stop it if asked.
+        """Check the process: kill it if it stalls, restart it if it died, stop it if asked.
 
         Raises
         ------
         RunError
-            If it ended with an error that it named, or has died at one place of the input before:
-            another would only meet it again.
+            If it ended with a reported error, or has died at this place of the input before:
+            another would meet the same.
         """
         if self._process is None:
             if stopping:
@@ -259,7 +259,7 @@ class _Worker:
             self._process.wait()
 
     def kill(self) -> None:
-        """End the process at once; what it had not committed is as if it had not been."""
+        """Kill the process; what it had not committed has no effect."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -273,7 +273,7 @@ class _Worker:
         self._last = _Report("starting")
         self._told_to_stop = self._stalled = False
         self._marks.at, self._marks.fragile = None, self._deaths.place
-        self._patience = max(self._stall_seconds, _START)  # until it tells something
+        self._patience = max(self._stall_seconds, _START)  # until its first report
         self._beaten_at = time.monotonic()
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
@@ -284,7 +284,7 @@ class _Worker:
                     *("--marks", str(self._file.fileno())),
                 ],
                 stdin=None if self.number == 0 else subprocess.DEVNULL,
-                stdout=sys.__stderr__,  # what a learner prints is no result of ours
+                stdout=sys.__stderr__,  # a learner's prints are no result
                 pass_fds=[theirs.fileno(), self._file.fileno()],
                 process_group=0,  # Ctrl-C is for the supervisor
                 env={**os.environ, SESSION: self._session, REPLACES: str(int(self._replaces))},
@@ -342,7 +342,7 @@ class _Worker:
 
 
 def _summary(fields: Mapping[str, Any]) -> Summary:
-    """Return what a process did; an undefined number was told as null."""
+    """Return a process's counts; an undefined number was reported as null."""
     metrics = {k: math.nan if v is None else v for k, v in fields["metrics"].items()}
     return msgspec.convert({**fields, "metrics": metrics}, Summary)
 
@@ -360,11 +360,12 @@ def supervise(
     Parameters
     ----------
     processes
-        How many; more than there are shards have nothing to do.
+        Number of processes; those beyond the number of shards have nothing to do.
     host
-        Which shards are this host's, of several hosts.
+        The shards of this host, of several hosts.
     arguments
-        Of our command line: what each process is to run; its share, and where to report, are added.
+        Arguments of the command line for each process; its share and the arguments for reporting
+        are added.
     stall_seconds
         Seconds without a report after which a process is killed and replaced.
     ends
@@ -373,13 +374,13 @@ def supervise(
     Returns
     -------
     Summary
-        Of all. Of a process that was killed it counts what was told last, up to half a second
-        before; `seen` and `digest` are exact.
+        Of all processes. For a killed process it counts the last report, up to half a second
+        earlier; `seen` and `digest` are exact.
 
     Raises
     ------
     RunError
-        If a process ended with an error; the others were stopped in order then.
+        If a process ended with an error; the others were then stopped in order.
     """
     shares = [Share(host.first + host.of * i, host.of * processes) for i in range(processes)]
     begin = [sys.executable, "-m", "midstream", *arguments]
