@@ -298,9 +298,12 @@ class Reservoir:
         """Return a reservoir defined as this one, with as much of `old`'s sample as fits.
 
         It drops what it would have dropped for the next event, so the sample stays uniform. A
-        larger reservoir starts with the old limit and grows from there.
+        larger reservoir starts with the old limit and grows from there; one that kept nothing
+        begins anew.
         """
         new = Reservoir.from_state(old.state())
+        if not new.capacity:
+            new._limit = new._kept = _MOST
         new.capacity, new.max_bytes, new.seed = self.capacity, self.max_bytes, self.seed
         for below, entry in list(new._entries):
             if entry.size > new.max_bytes:

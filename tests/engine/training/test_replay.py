@@ -236,3 +236,17 @@ class ReservoirMachine(RuleBasedStateMachine):
 
 TestReservoirMachine = ReservoirMachine.TestCase
 TestReservoirMachine.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+
+
+def test_a_reservoir_that_kept_nothing_begins_anew_when_it_is_given_room():
+    """Cut to nothing it has no limit to go on from: the next events fill it."""
+    old = Reservoir(20)
+    old.add(batch(0, 500))
+    none = Reservoir(0).amended(old)
+    none.add(batch(500, 510))
+    assert len(none) == 0
+    new = Reservoir(20).amended(Reservoir.from_state(none.state()))
+    new.add(batch(510, 530))
+    assert kept(new) == list(range(510, 530))
+    new.add(batch(530, 900))
+    assert len(new) == 20
