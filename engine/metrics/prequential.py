@@ -381,6 +381,10 @@ class Prequential:
         )
 
     @property
+    def _scores_probas(self) -> bool:
+        return isinstance(self._tally, _Classes) and self._tally.scores_probas
+
+    @property
     def scored(self) -> int:
         """Number of scored events: those with a label and a predicted value."""
         return int(self._tally.totals["scored"][0])
@@ -566,10 +570,15 @@ class Prequential:
         """
         if old.task != self.task:
             raise ValueError(f"metrics of task {old.task} are none of task {self.task}")
-        state = old.state() | self.definition()
+        if self._scores_probas and not old._scores_probas:  # what was counted before has a gap
+            blank = Prequential(self.task, self.metrics, window=old.window).state()
+            probas = {key: blank[key] for key in ("proba_totals", "proba_ring") if key in blank}
+        else:
+            probas = {}
+        state = old.state() | self.definition() | probas
         for ring, totals in (("ring", "totals"), ("proba_ring", "proba_totals")):
             if ring in state:
-                scored = int(getattr(old._tally, totals)["scored"][0])
+                scored = state[totals]["scored"]
                 state[ring] = _resized(state[ring], scored, self.window)
         if "own" in state:
             state["own"] = {n: own for n, own in state["own"].items() if n in self._own}

@@ -881,3 +881,19 @@ def test_a_mutated_state_is_refused_or_behaves(task, seed):
         encoding.decode(encoding.encode(restored.state()))
         Prequential.from_state(restored.state())
     assert 100 < refused < 250, f"{refused} of 250 refused"
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_log_loss_that_comes_back_begins_anew(task):
+    """Its old counts have a gap: neither the mean nor the window goes on from them."""
+    first, between, last = (stream(task, 60, seed) for seed in (1, 2, 3))
+    prequential = Prequential(task, ["log_loss"], window=30)
+    feed(prequential, first)
+    for names, events in ((["accuracy"], between), (["accuracy", "log_loss"], last)):
+        prequential = Prequential(task, names, window=50).amended(prequential)
+        feed(prequential, events)
+    anew = Prequential(task, ["log_loss"], window=50)
+    feed(anew, last)
+    got = {k: v for k, v in prequential.report().items() if k.startswith("log_loss")}
+    assert got == anew.report()
+    assert prequential.scored > anew.scored
