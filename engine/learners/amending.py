@@ -3,8 +3,10 @@
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from river import base
 
+from midstream.engine.events.event import FloatArray
 from midstream.engine.state import encoding
 from midstream.engine.state.changes import Change, MisfitError, differences, shown
 
@@ -241,3 +243,23 @@ def _bytes(value: Any, modules: Collection[str]) -> bytes:
 
 def _at(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+    if old["optimizer"] == new["optimizer"] == "ftrl":
+        for name in ("weights", "table"):
+            state[name] = _shifted(state[name], old, new)
+        if "penalty" in state:  # what each weight had to pay was in those rows
+            state["penalty"] = 0.0
+        else:
+            state["totals"] = state["totals"].copy()
+            state["totals"][1] = 0.0
+def _shifted(rows: FloatArray, old: Mapping[str, Any], new: Mapping[str, Any]) -> FloatArray:
+    """Return FTRL's rows so that the weights, which follow from them, stay as they are."""
+    names = ("rate", "beta", "l1", "l2")
+    if all(old[name] == new[name] for name in names):
+        return rows
+    rate, beta, l1, l2 = (new[name] for name in names)
+    weights, sums, squares = rows
+    shifted = -weights * ((beta + np.sqrt(squares)) / rate + l2) - np.sign(weights) * l1
+    at_zero = np.clip(sums, -l1, l1)
+    return np.stack([weights, np.where(weights == 0.0, at_zero, shifted), squares])
+
+

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 from project import events
 from river import (
@@ -195,3 +196,37 @@ def test_every_river_model_of_the_zoo_is_taken_over_or_named():
         got = taken_over(model, new)
         got.learn_one(events(1)[0]["x"], 1.0)
         assert got.delta == 0.5
+
+
+def weights_of(trainer):
+    return encoding.decode(trainer.learner.state())["weights"][0]
+
+
+@pytest.mark.parametrize("options", [{"rate": 0.5}, {"beta": 20.0}, {"l1": 3.0}, {"l2": 20.0}])
+@pytest.mark.parametrize("kind", [LinearLearner, SoftmaxLearner])
+def test_options_of_ftrl_do_not_move_the_weights(kind, options):
+    """It makes the weights from its sums at each step: the sums are those of the new options."""
+    task = "binary" if kind is LinearLearner else "multiclass"
+    trainer = Trainer(kind(task, optimizer="ftrl", l1=0.1, rate=0.05))
+    for i, event in enumerate(events(2_000)):
+        trainer.step_one({**event["x"], "city": f"c{i % 7}"}, event["y"])
+    blank = Trainer(kind(task, optimizer="ftrl", **{"l1": 0.1, "rate": 0.05, **options}))
+    amended = trainer.amended(blank.blank_parts(trainer.definition()))
+    before = weights_of(trainer)
+    assert np.abs(before).max() > 0.3
+    amended.step_one({**events(1)[0]["x"], "city": "c1"}, True)
+    assert np.abs(weights_of(amended) - before).max() < 0.05
+
+
+@pytest.mark.parametrize("kind", [LinearLearner, SoftmaxLearner])
+def test_an_l1_penalty_from_before_another_optimizer_is_not_asked_for_again(kind):
+    """The penalty to pay and what each weight has paid begin anew together."""
+    task = "binary" if kind is LinearLearner else "multiclass"
+    trainer = Trainer(kind(task, l1=0.01))
+    for event in events(2_000):
+        trainer.step_one(event["x"], event["y"])
+    for options in ({"optimizer": "adam"}, {"l1": 0.01}):
+        trainer = trainer.amended(Trainer(kind(task, **options)).blank_parts(trainer.definition()))
+    before = weights_of(trainer)
+    trainer.step_one(dict.fromkeys(events(1)[0]["x"], 0.01), True)
+    assert np.abs(weights_of(trainer) - before).max() < 0.05
