@@ -8,12 +8,18 @@ from river import base
 
 from midstream.engine.events.event import FloatArray
 from midstream.engine.state import encoding
-from midstream.engine.state.changes import Change, MisfitError, differences, shown
+from midstream.engine.state.changes import (
+    Change,
+    MisfitError,
+    differences,
+    is_holder,
+    is_same,
+    shown,
+)
 
 __all__ = ["definition_differences", "taken_options", "taken_over"]
 
 _UNKNOWN = object()
-_HOLDERS = ("Pipeline", "TransformerUnion")  # the keys of their definitions are step names
 
 
 def definition_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
@@ -34,6 +40,10 @@ def definition_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> li
         return [_of("class", was_last, now_last, "refused", "another kind of learner")]
     if was.get("class") != now.get("class"):
         return [_of("class", was, now, "refused", "another kind of learner")]
+    before, after = _last_name(was), _last_name(now)
+    if before != after:
+        effect = f"the step that predicts has another name; name it {before!r} to keep it"
+        return [_of("last step", before, after, "refused", effect)]
     same = _Same(old.get("python") == new.get("python"), old.get("river") == new.get("river"))
     return _nested("", was, now, same)
 
@@ -55,7 +65,7 @@ class _Same(NamedTuple):
 def _is_of_rivers(definition: Mapping[str, Any], same: _Same) -> bool:
     """Whether this is a class of River's that another version may define differently."""
     name = str(definition.get("class", ""))
-    return not same.river and name.startswith("river.") and not name.endswith(_HOLDERS)
+    return not same.river and name.startswith("river.") and not is_holder(definition)
 
 
 def _last(model: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -67,9 +77,20 @@ def _last(model: Mapping[str, Any]) -> Mapping[str, Any]:
     return model
 
 
+def _last_name(model: Mapping[str, Any]) -> str:
+    """Return the name of the step that predicts; empty for a model without steps."""
+    if not str(model.get("class", "")).endswith("pipeline.Pipeline"):
+        return ""
+    return ["", *(name for name, step in model.items() if isinstance(step, Mapping))][-1]
+
+
 def _nested(path: str, old: Any, new: Any, same: _Same) -> list[Change]:
-    if old == new:
+    if is_same(old, new):
         return []
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        if all(isinstance(each, Mapping) for each in (*old, *new)):
+            return [c for i, (a, b) in pairs for c in _nested(f"{path}.{i}", a, b, same)]
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         if isinstance(old, str) and isinstance(new, str) and "(code " in old and "(code " in new:
             return _code(path, old, new, same)
@@ -92,6 +113,12 @@ def _nested(path: str, old: Any, new: Any, same: _Same) -> list[Change]:
             found.append(_of(at, old[key], None, "asked", "is let go of"))
         else:
             found += _nested(at, old[key], new[key], same)
+    if is_holder(new):
+        before, after = ([k for k in d if k in old and k in new] for d in (old, new))
+        if before != after:
+            was, now = (", ".join(k for k in keys if k != "class") for keys in (before, after))
+            at = f"{path}.order" if path else "order"
+            found.append(_of(at, was, now, "asked", _FROM_NOW))
     return found
 
 
@@ -160,22 +187,42 @@ def _inner(definition: Any, name: str) -> Any:
 
 def _take_over(old: Any, new: Any, was: Any, now: Any, modules: Collection[str], path: str) -> None:
     """Change an object in place to the definition of a new one."""
-    made = old.clone()  # with the old arguments and the present code
-    arguments = set(new._get_params()) | set(old._get_params())
+    try:
+        arguments = set(new._get_params())
+        for name in arguments - vars(old).keys():
+            if name in vars(new):  # an argument that the old code did not have
+                vars(old)[name] = vars(new)[name]
+        arguments |= set(old._get_params())
+        made = old.clone()  # with the old arguments and the present code
+    except Exception as error:  # noqa: BLE001  # whatever a class outside River does
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise MisfitError(path or type(old).__name__, f"it cannot be copied: {said:.200}") from None
+    prototypes = any(
+        isinstance(vars(new).get(name), base.Estimator) and _inner(was, name) != _inner(now, name)
+        for name in arguments
+    )
     is_own = not type(new).__module__.startswith("river.")
     for name, fresh in list(vars(new).items()):
         at = _at(path, name)
         if name not in vars(old):
-            if name in vars(made):  # new in the code: keeps its initial value
-                vars(old)[name] = fresh
+            vars(old)[name] = fresh  # new in the code, or under the new arguments
             continue
         learned, before = vars(old)[name], vars(made).get(name)
         then, since = _inner(was, name), _inner(now, name)
         if name in arguments and then == since and then is not _UNKNOWN:
             continue
+        if name == "data" and isinstance(old, base.Ensemble) and "models" in arguments:
+            then, since = _inner(was, "models"), _inner(now, "models")
+            if _are_alike(learned, fresh) and isinstance(then, list) and isinstance(since, list):
+                for i, member in enumerate(fresh):
+                    inner = then[i], since[i], modules, f"{_at(path, 'models')}.{i}"
+                    learned[i] = taken_over(learned[i], member, *inner)
+                continue
         if isinstance(fresh, base.Base) and type(learned) is type(fresh):
             vars(old)[name] = taken_over(learned, fresh, then, since, modules, at)
         elif _bytes(before, modules) == _bytes(fresh, modules):
+            if prototypes and name not in arguments and _has_learned(learned, modules):
+                raise MisfitError(at, "its models were made from one that is defined otherwise now")
             if (
                 is_own
                 and name not in arguments
@@ -185,10 +232,37 @@ def _take_over(old: Any, new: Any, was: Any, now: Any, modules: Collection[str],
                 raise MisfitError(
                     at, f"it is of type {type(learned).__name__}, needed: {type(fresh).__name__}"
                 )
-        elif name in arguments or _bytes(learned, modules) == _bytes(before, modules):
+        elif (
+            # A clone has copies of models in lists and dicts, with what they have learned.
+            name in arguments or _bytes(learned, modules) == _bytes(before, modules)
+        ) and not _has_learned(learned, modules):
             vars(old)[name] = fresh
         else:
             raise MisfitError(at, "what was learned in it depends on what is defined otherwise now")
+
+
+def _has_learned(value: Any, modules: Collection[str]) -> bool:
+    """Whether a model in a list, tuple or dict has learned something."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if not isinstance(value, list | tuple):
+        return False
+    for each in value:
+        if isinstance(each, base.Base):
+            try:
+                blank = _bytes(each.clone(), modules)
+            except Exception:  # noqa: BLE001  # whatever a class outside River does
+                return True
+            if _bytes(each, modules) != blank:
+                return True
+        elif _has_learned(each, modules):
+            return True
+    return False
+
+
+def _are_alike(old: Any, new: Any) -> bool:
+    """Whether two lists hold as many models, of the same classes."""
+    return list(map(type, old)) == list(map(type, new))
 
 
 def taken_options(
@@ -212,13 +286,33 @@ def taken_options(
         if len(held) > new.get(name, len(held)):
             raise MisfitError(name, f"{len(held)} are known already, allowed: {new[name]}")
     state = state | {"options": dict(new)}
+    if old["optimizer"] == new["optimizer"] == "ftrl":
+        for name in ("weights", "table"):
+            state[name] = _shifted(state[name], old, new)
     if old["optimizer"] != new["optimizer"]:
         if "ftrl" in (old["optimizer"], new["optimizer"]):
             raise MisfitError("optimizer", "FTRL keeps its weights in another form")
         for name in ("weights", "table"):  # the optimizer's rows beside the weights
             state[name] = state[name].copy()
             state[name][1:] = 0.0
+        if "penalty" in state:  # what each weight had to pay was in those rows
+            state["penalty"] = 0.0
+        else:
+            state["totals"] = state["totals"].copy()
+            state["totals"][1] = 0.0
     return state
+
+
+def _shifted(rows: FloatArray, old: Mapping[str, Any], new: Mapping[str, Any]) -> FloatArray:
+    """Return FTRL's rows so that the weights, which follow from them, stay as they are."""
+    names = ("rate", "beta", "l1", "l2")
+    if all(old[name] == new[name] for name in names):
+        return rows
+    rate, beta, l1, l2 = (new[name] for name in names)
+    weights, sums, squares = rows
+    shifted = -weights * ((beta + np.sqrt(squares)) / rate + l2) - np.sign(weights) * l1
+    at_zero = np.clip(sums, -l1, l1)
+    return np.stack([weights, np.where(weights == 0.0, at_zero, shifted), squares])
 
 
 def _alike(learned: Any, fresh: Any) -> bool:
@@ -243,23 +337,3 @@ def _bytes(value: Any, modules: Collection[str]) -> bytes:
 
 def _at(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-    if old["optimizer"] == new["optimizer"] == "ftrl":
-        for name in ("weights", "table"):
-            state[name] = _shifted(state[name], old, new)
-        if "penalty" in state:  # what each weight had to pay was in those rows
-            state["penalty"] = 0.0
-        else:
-            state["totals"] = state["totals"].copy()
-            state["totals"][1] = 0.0
-def _shifted(rows: FloatArray, old: Mapping[str, Any], new: Mapping[str, Any]) -> FloatArray:
-    """Return FTRL's rows so that the weights, which follow from them, stay as they are."""
-    names = ("rate", "beta", "l1", "l2")
-    if all(old[name] == new[name] for name in names):
-        return rows
-    rate, beta, l1, l2 = (new[name] for name in names)
-    weights, sums, squares = rows
-    shifted = -weights * ((beta + np.sqrt(squares)) / rate + l2) - np.sign(weights) * l1
-    at_zero = np.clip(sums, -l1, l1)
-    return np.stack([weights, np.where(weights == 0.0, at_zero, shifted), squares])
-
-

@@ -53,7 +53,7 @@ from midstream.engine.shard.journal import (
     unpacked,
 )
 from midstream.engine.shard.outbox import Outbox
-from midstream.engine.state.changes import Change, MisfitError, in_words
+from midstream.engine.state.changes import Change, MisfitError, in_words, is_same
 from midstream.engine.state.snapshot import Snapshot, SnapshotFolder
 from midstream.engine.training.rejecting import Careful, Recent, Tried, Verdict, others, rows_of
 from midstream.engine.training.trainer import Trainer, digest
@@ -880,11 +880,11 @@ class Shard:
         refused = [change for change in changes if change.level == "refused"]
         if refused:
             raise RefusedError(f"version {version} is of another model: {in_words(refused)}")
-        if old == self.definition:
+        if is_same(old, self.definition):
             return command, trainer
         if command.since == header["seq"]:  # see `_replace`
             again = pieces(self._journal.records(command.since))
-            if _last_definition(again, old) == self.definition:
+            if is_same(_last_definition(again, old), self.definition):
                 return command, trainer  # the journal amends it again
         parts = self._blank().blank_parts(old)
         command = msgspec.structs.replace(
@@ -1258,7 +1258,7 @@ def _begun(
     modules: Collection[str],
 ) -> Trainer:
     """Return the trainer that a journal without a snapshot begins with."""
-    if about["definition"] == definition:
+    if is_same(about["definition"], definition):
         return Trainer.from_state(blank.state(), modules)
     if "blank" not in about:
         changes = blank.changes(about["definition"])
@@ -1325,7 +1325,7 @@ def _amendment(
     ResumeError
         If the state cannot be continued, or only with `amend`.
     """
-    differ = old != definition
+    differ = not is_same(old, definition)
     changes = foreseen(
         header, trainer, blank(), old if differ else None,
         source=source, shards=shards, modules=modules,

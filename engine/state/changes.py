@@ -5,13 +5,25 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-__all__ = ["Change", "Level", "MisfitError", "differences", "in_words", "shown", "table"]
+__all__ = [
+    "Change",
+    "Level",
+    "MisfitError",
+    "differences",
+    "in_words",
+    "is_holder",
+    "is_same",
+    "of_code",
+    "shown",
+    "table",
+]
 
 Level: TypeAlias = Literal["accepted", "asked", "refused"]
 """A run accepts "accepted" changes, `run --amend` also "asked" ones; "refused" ones never."""
 
 _WIDEST = 40  # most characters of a cell
 _ABSENT = "-"
+_HOLDERS = ("Pipeline", "TransformerUnion")  # the keys of their definitions are step names
 _FEW = 3  # most changes that a sentence names
 
 
@@ -69,6 +81,22 @@ def shown(value: Any) -> str:
         return str(value["class"]).rpartition(".")[2]
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"
+
+
+def is_holder(definition: Any) -> bool:
+    """Whether this defines a pipeline or a union, whose keys are the names of its steps."""
+    return isinstance(definition, Mapping) and str(definition.get("class", "")).endswith(_HOLDERS)
+
+
+def is_same(old: Any, new: Any) -> bool:
+    """Whether two definitions are equal, including the order of the steps of pipelines."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        if old.keys() != new.keys() or (is_holder(new) and list(old) != list(new)):
+            return False
+        return all(is_same(old[key], new[key]) for key in old)
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(is_same, old, new))
+    return bool(old == new)
 
 
 def differences(

@@ -38,7 +38,7 @@ from midstream.engine.events.rules import (
 from midstream.engine.learners.learner import Learner, LearnerError, as_learner, load_learner
 from midstream.engine.metrics.prequential import Prequential
 from midstream.engine.state import encoding
-from midstream.engine.state.changes import Change, MisfitError, differences
+from midstream.engine.state.changes import Change, MisfitError, differences, is_same
 from midstream.engine.state.snapshot import Snapshot, pack, unpack
 from midstream.engine.training.parts import PREFIX, Part, load_part
 from midstream.engine.training.replay import Reservoir
@@ -404,7 +404,7 @@ class Trainer:
             part, was = getattr(self, attribute), old.get(name)
             if was is None:
                 found.append(Change(name, "state", "-", "on", effect="begins now"))
-            elif was != part.definition():
+            elif not is_same(was, part.definition()):
                 found += _changes(name, part, was)
         before = old.get("parts", {})
         for name in dict.fromkeys([*before, *self.extra]):
@@ -423,7 +423,7 @@ class Trainer:
         to be amended.
         """
         state, new = self.state(), self.definition()
-        names = [name for name in _PARTS if old.get(name) != new[name]]
+        names = [name for name in _PARTS if not is_same(old.get(name), new[name])]
         before, after = old.get("parts", {}), new.get("parts", {})
         names += [PREFIX + name for name in after if before.get(name) != after[name]]
         parts = {name: state[name] for name in names}

@@ -26,8 +26,9 @@ from midstream.engine.learners import amending
 from midstream.engine.learners.learner import _describe
 from midstream.engine.learners.linear import LinearLearner
 from midstream.engine.learners.softmax import SoftmaxLearner
+from midstream.engine.shard.amending import misfits
 from midstream.engine.state import encoding
-from midstream.engine.state.changes import MisfitError
+from midstream.engine.state.changes import MisfitError, is_same
 
 
 def taken_over(old, new, modules=(), was=None):
@@ -196,6 +197,121 @@ def test_every_river_model_of_the_zoo_is_taken_over_or_named():
         got = taken_over(model, new)
         got.learn_one(events(1)[0]["x"], 1.0)
         assert got.delta == 0.5
+
+
+def changed(old, new, modules=()):
+    """Return the changes from one model to another, and why what was learned does not fit."""
+    trainer, blank = (Trainer(model, modules=modules) for model in (old, new))
+    for event in events(300):
+        trainer.step_one(event["x"], event["y"])
+    was = trainer.definition()
+    found = blank.changes(was)
+    return found + misfits(trainer, blank, found, was, modules)
+
+
+def test_the_order_of_steps_is_part_of_the_definition():
+    """Two steps that change places alter learning, and each keeps its state."""
+    scalers = preprocessing.StandardScaler(), preprocessing.MinMaxScaler()
+    old, new = (
+        compose.Pipeline(*pair, linear_model.LogisticRegression())
+        for pair in (scalers, [each.clone() for each in scalers[::-1]])
+    )
+    assert not is_same(_describe(old), _describe(new))
+    assert is_same(_describe(old), _describe(old.clone()))
+    (change,) = changed(old.clone(), new.clone())
+    assert (change.what, change.level) == ("order", "asked")
+    got = taken_over(learned(old), new)
+    assert list(got.steps) == ["MinMaxScaler", "StandardScaler", "LogisticRegression"]
+    assert got["StandardScaler"].counts["f0"] == 400
+    union = compose.TransformerUnion(("a", compose.Select("f0")), ("b", compose.Select("f1")))
+    other = compose.TransformerUnion(("b", compose.Select("f1")), ("a", compose.Select("f0")))
+    assert not is_same([_describe(union)], [_describe(other)])
+
+
+def test_the_learner_is_not_let_go_of_for_its_name():
+    """Renamed, it would begin anew; the refusal tells the name to give it."""
+    old, new = (
+        compose.Pipeline(preprocessing.StandardScaler(), (name, linear_model.Perceptron()))
+        for name in ("one", "two")
+    )
+    (change,) = changed(old, new)
+    assert change.level == "refused"
+    assert "name it 'one' to keep it" in str(change)
+
+
+def test_members_of_an_ensemble_keep_what_they_have_learned():
+    """A clone copies a list of models with what they learned: it is no sign of nothing learned."""
+
+    def voting(l2=0.0, code=None):
+        members = [linear_model.LogisticRegression(l2=l2), naive_bayes.GaussianNB()]
+        return ensemble.VotingClassifier(members[:code], use_probabilities=True)
+
+    assert [str(c) for c in changed(voting(), voting(0.1))] == [
+        "learner.models.0.l2: 0.0 -> 0.1 (alters learning from now on)"
+    ]
+    old = learned(voting())
+    weights, gaussians = dict(old.models[0].weights), encoding.encode(old.models[1])
+    new = taken_over(old, voting(0.1), was=_describe(voting()))
+    assert (dict(new.models[0].weights), new.models[0].l2) == (weights, 0.1)
+    assert encoding.encode(new.models[1]) == gaussians
+    three = ensemble.VotingClassifier([*voting().models, linear_model.Perceptron()])
+    with pytest.raises(MisfitError, match=r"^data does not fit"):
+        taken_over(new, three, was=_describe(voting(0.1)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "attribute"),
+    [
+        (
+            preprocessing.StatImputer(("f0", stats.Mean())) | pipeline(),
+            preprocessing.StatImputer(("f0", stats.Mean()), ("f1", stats.Mean())) | pipeline(),
+            "StatImputer.imputers",
+        ),
+        (
+            multiclass.OneVsRestClassifier(linear_model.LogisticRegression()),
+            multiclass.OneVsRestClassifier(linear_model.LogisticRegression(l2=0.1)),
+            "classifiers",
+        ),
+    ],
+)
+def test_models_that_would_be_lost_or_left_as_they_were_do_not_fit(old, new, attribute):
+    """Neither is something learned thrown away nor a change taken that has no effect."""
+    assert changed(old, new)[-1].what == attribute
+    assert changed(old, new)[-1].level == "refused"
+
+
+def test_what_only_the_new_arguments_need_begins_now():
+    """River makes the counts of the L1 penalty only where there is one."""
+    new = taken_over(learned(pipeline()), pipeline(l1=0.01), was=_describe(pipeline()))
+    learned(new, 50)
+    assert new["LogisticRegression"].l1 == 0.01
+
+
+class Hidden(base.Transformer):
+    """Keeps its argument under another name, so that it cannot be cloned."""
+
+    def __init__(self, k=2):
+        self._k = k
+
+    def transform_one(self, x):
+        return {**x, "k": self._k}
+
+
+def test_a_step_that_cannot_be_copied_is_named(monkeypatch):
+    """And one whose code got an argument goes on with it."""
+    old, new = (Hidden() | pipeline(l2=l2) for l2 in (0.0, 0.1))
+    found = changed(old, new, [__name__])
+    assert found[-1].level == "refused"
+    assert str(found[-1]).startswith("learner.Hidden: learned -> - (does not fit: it cannot be")
+    old = learned(Renamed() | pipeline())
+
+    def more(self, start=0):
+        self.start = start
+        self.seen = 0
+
+    monkeypatch.setattr(Renamed, "__init__", more)
+    got = taken_over(old, Renamed(start=3) | pipeline(), [__name__])["Renamed"]
+    assert (got.start, got.seen) == (3, 400)
 
 
 def weights_of(trainer):
