@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
+from midstream.engine.learners.learner import LearnerError
 from midstream.engine.state.changes import Change, MisfitError, differences
 from midstream.engine.training.trainer import Trainer
 
@@ -67,8 +68,12 @@ def proved(header: Mapping[str, Any], trainer: Trainer) -> list[Change]:
         level = "accepted" if not trainer.seen else "asked"
         effect = _UNPROVED if trainer.seen else "nothing was learned yet"
     else:
-        again = trainer.proof()
         effect = f"the predictions for {len(proof)} events of the replay buffer come out equal"
+        try:
+            again = trainer.proof()
+        except (LearnerError, ValueError) as error:
+            again, said = list(proof), " ".join(str(error).split())
+            level, effect = "refused", f"the saved model does not predict any more: {said:.200}"
         if list(proof) != again:
             pairs = zip(proof, [*again, *["nothing"] * len(proof)], strict=False)
             was, is_now = next(pair for pair in pairs if pair[0] != pair[1])

@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 from project import Project, events
 
+from midstream.engine.learners.learner import LearnerError
 from midstream.engine.shard import amending, shard
 from midstream.engine.shard.shard import ResumeError
 from midstream.engine.state import encoding
@@ -354,3 +355,17 @@ def test_a_state_whose_code_is_gone_is_named_as_that_of_another_learner(begun, t
     refused = one.call("run", "config.toml", "--until-eof", "--amend")
     assert refused.returncode == 1
     assert "learner.kind: river -> linear (another kind of learner)" in refused.stderr
+
+
+def test_a_model_that_predicts_no_more_under_other_versions_is_refused(tmp_path, monkeypatch):
+    """As where an attribute has another name in another version of River."""
+    one = project(tmp_path / "p")
+    online.run(load(one.config), until_eof=True)
+    monkeypatch.setattr(amending, "libraries", libraries(numpy="1.0"))
+
+    def gone(self):
+        raise LearnerError(0, AttributeError("no attribute 'gone'"))
+
+    monkeypatch.setattr(Trainer, "proof", gone)
+    with pytest.raises(ResumeError, match=r"numpy: .*does not predict any more: .*'gone'"):
+        online.run(load(one.config), until_eof=True)
