@@ -35,6 +35,7 @@ __all__ = [
     "epoch_of",
     "events_of",
     "pieces",
+    "reads_again",
 ]
 
 Kind: TypeAlias = Literal[
@@ -245,6 +246,13 @@ def pieces(
             elif entry.start >= start.get(entry.partition, _BEGINNING).offset:
                 _append(found, Piece(record.seq, entry, sources, ranges), most_events)
     return found
+
+
+def reads_again(entry: Entry) -> bool:
+    """Whether input is read again for this entry of the journal, when it is applied."""
+    return isinstance(entry, Range) or (
+        isinstance(entry, Command) and entry.since >= 0 and not entry.refused
+    )
 
 
 def epoch_of(header: Mapping[str, Any]) -> str:

@@ -38,6 +38,7 @@ from midstream.engine.shard.commands import (
     epoch_of,
     events_of,
     pieces,
+    reads_again,
 )
 from midstream.engine.shard.dataset import DataSet, from_plain, plain
 from midstream.engine.shard.journal import (
@@ -53,12 +54,22 @@ from midstream.engine.shard.journal import (
     unpacked,
 )
 from midstream.engine.shard.outbox import Outbox
-from midstream.engine.state.changes import Change, MisfitError, in_words, is_same
+from midstream.engine.state.changes import Change, MisfitError, in_words, is_same, of_code
 from midstream.engine.state.snapshot import Snapshot, SnapshotFolder
 from midstream.engine.training.rejecting import Careful, Recent, Tried, Verdict, others, rows_of
 from midstream.engine.training.trainer import Trainer, digest
 
-__all__ = ["EventError", "Outcome", "Raised", "ResumeError", "Shard", "defined", "unfit"]
+__all__ = [
+    "EventError",
+    "Outcome",
+    "Raised",
+    "ResumeError",
+    "Shard",
+    "begun",
+    "defined",
+    "read_otherwise",
+    "unfit",
+]
 
 _MOST_BLANK = 128 * 1024  # most compressed bytes of a new model at the start of a journal
 _MOST_ALARMS = 1_000  # most unconfirmed alarms that are kept
@@ -410,7 +421,7 @@ class Shard:
                     f"shard {name}: no snapshot can be used, and the journal begins at record "
                     f"{journal.first}, not at 0" + "".join(f"; {note}" for note in notes)
                 )
-            trainer = _begun(name, saved, blank(), definition, modules)
+            trainer = begun(name, saved, blank(), definition, modules)
         # A command that was abandoned later counts as refused.
         reasons = {e.id: e.refused for e in _commands(records) if e.kind == "abandon"}
         replay = Coming(journal, seq, reasons, records)
@@ -419,17 +430,14 @@ class Shard:
             about["identity"] = known
         changed = definition_changes(saved["decoding"], about["decoding"])
         if changed and replay:
-            raise ResumeError(
-                "the config reads the input otherwise than when it was learned, and a part of it "
-                f"has to be read again after a crash ({'; '.join(changed)}); run once with the old "
-                "config until it stops by itself, or begin anew with --fresh"
-            )
+            raise ResumeError(read_otherwise(changed))
         about |= {"fresh": saved.get("fresh", ""), "begun": saved.get("begun", [0.0, 0])}
         assert trainer is not None
         to_apply, in_force = _to_come(replay, saved["definition"])
         amendment = _amendment(
             name, header, trainer, blank, in_force, definition,
-            source=source, shards=shards, modules=modules, amend=amend, replays=bool(replay),
+            source=source, shards=shards, modules=modules, amend=amend,
+            replays=any(reads_again(piece.entry) for piece in replay.all()),
             at=policy.get("wall", time.time)(),
         )  # fmt: skip
         about["definition"] = saved["definition"]
@@ -457,6 +465,15 @@ class Shard:
         """Journal the new definition of the state, and continue under it."""
         assert self._amendment is not None
         command, self._amendment = self._amendment, None
+        try:
+            self.trainer.amended(unpacked(command.parts), self._modules)
+        except ValueError as error:  # `open` tried it, but before the input that was replayed
+            raise ResumeError(
+                f"shard {self.name}: after a part of the input was read again after a crash, the "
+                f"new definition does not fit: {error}; put the old definition back, or begin "
+                "anew with --fresh",
+                command.changes,
+            ) from None
         self._check_input()
         self._journal.commit([command])
         self._perform(command, self._journal.end - 1, None, None)
@@ -949,9 +966,17 @@ class Shard:
             )
         found = pieces(self._journal.records(seq))
         there = oldest()
+        learned = False
         for entry in (piece.entry for piece in found):
+            if learned and isinstance(entry, Command) and (changes := of_code(entry.changes)):
+                raise RefusedError(
+                    f"what came after version {version} was learned by other code, and would not "
+                    f"be learned the same again ({in_words(changes)}); without --rewind it can be "
+                    "restored"
+                )
             if not isinstance(entry, Range) or entry.start == entry.stop:
                 continue
+            learned = True
             low = there[entry.partition]
             if entry.start < low:
                 gone = f"{entry.start} to {min(entry.stop, low) - 1}" if low < _NOTHING else "all"
@@ -1250,7 +1275,16 @@ def _blank_kept(blank: Trainer) -> dict[str, Any]:
     return {"blank": {name: b64encode(data).decode() for name, data in parts.items()}}
 
 
-def _begun(
+def read_otherwise(changed: Iterable[str]) -> str:
+    """Return why input cannot be read again, from what is decoded otherwise now."""
+    return (
+        "the config reads the input otherwise than when it was learned, and a part of it has to be "
+        f"read again after a crash ({'; '.join(changed)}); run once with the old config until it "
+        "stops by itself, or begin anew with --fresh"
+    )
+
+
+def begun(
     name: str,
     about: Mapping[str, Any],
     blank: Trainer,
@@ -1343,7 +1377,7 @@ def _amendment(
             f"{in_words(left)}; {advice}",
             changes,
         )
-    if replays and any(change.before.startswith("code ") for change in changes):
+    if replays and of_code(changes):
         raise ResumeError(
             f"shard {name}: {in_words(changes)}; a part of the input has to be read again after a "
             "crash, by the code that it was learned with; run once with the old code until it "

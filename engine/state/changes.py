@@ -115,6 +115,11 @@ def differences(
     ]
 
 
+def of_code(changes: Iterable[Change]) -> list[Change]:
+    """Return the changes of code: input that is read again would be learned otherwise."""
+    return [change for change in changes if change.before.startswith("code ")]
+
+
 def table(changes: Iterable[Change]) -> list[str]:
     """Return changes as the lines of a table: part, what, saved, config, effect."""
     rows: list[Sequence[str]] = [("part", "what", "saved", "now", "effect")]

@@ -21,7 +21,7 @@ from midstream.engine.registry.database import RegistryError
 from midstream.engine.shard.amending import assess
 from midstream.engine.shard.shard import EventError
 from midstream.engine.state.allowed import EncodingError
-from midstream.engine.state.changes import in_words, table
+from midstream.engine.state.changes import in_words, of_code, table
 from midstream.engine.training.rejecting import others
 from midstream.engine.training.trainer import Step, Trainer
 from midstream.flows.claims.registry import has_registry, open_registry
@@ -113,7 +113,7 @@ def _try_saved_state(settings: Settings, report: Report, *, amend: bool) -> None
             report.add(what, first.problem, ok=False)
             continue
         left = assess(first.changes, amend=amend)
-        code = any(change.before.startswith("code ") for change in first.changes)
+        code = bool(of_code(first.changes))
         if any(change.level == "refused" for change in left):
             detail = f"`run` refuses it: {in_words(left)}; `run --fresh` begins anew"
         elif left:
@@ -127,6 +127,8 @@ def _try_saved_state(settings: Settings, report: Report, *, amend: bool) -> None
         elif first.changes:
             asked = any(change.level == "asked" for change in first.changes)
             detail = f"`run{' --amend' * asked}` takes it, and keeps what was learned"
+            if first.replays:
+                detail += ", if that fits after a part of the input was read again"
         else:
             detail = "`run` goes on from it"
         report.add(what, detail, ok=not left, table=table(first.changes) if first.changes else ())

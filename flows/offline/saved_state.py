@@ -1,14 +1,17 @@
 """Predicts what `run` will do with the saved state of a config, without changing anything."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from midstream.engine.basics.storage import LocalStorage
+from midstream.engine.learners.learner import definition_changes
 from midstream.engine.shard.amending import compared, foreseen
-from midstream.engine.shard.journal import Command, Range, whole_records
-from midstream.engine.shard.shard import defined
-from midstream.engine.state.changes import Change
+from midstream.engine.shard.commands import reads_again
+from midstream.engine.shard.journal import Command, Entry, whole_records
+from midstream.engine.shard.shard import ResumeError, begun, defined, read_otherwise
+from midstream.engine.state.changes import Change, is_same
 from midstream.engine.state.snapshot import Snapshot, SnapshotError, SnapshotFolder
 from midstream.engine.training.trainer import Trainer
 from midstream.flows.config.factory import model_modules
@@ -49,46 +52,57 @@ def look(settings: Settings, blank: Trainer) -> Iterator[Foreseen]:
     """
     folder = settings.state_path / "shards"
     for place in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if place.is_dir() and (snapshot := _newest(place)) is not None:
-            yield _foreseen(settings, blank, place, snapshot)
+        if place.is_dir() and (found := _foreseen(settings, blank, place)) is not None:
+            yield found
 
 
-def _newest(place: Path) -> Snapshot | None:
-    """Return the newest complete snapshot; None if there is none."""
+def _newest(place: Path, since: int) -> Snapshot | None:
+    """Return the newest complete snapshot after a record; None if there is none."""
     snapshots = SnapshotFolder(LocalStorage(place), tidy=False)
     for position in reversed(snapshots.positions()):
-        try:
-            return snapshots.read(position)
-        except SnapshotError:
-            continue  # a run also falls back to an older one, and logs it
+        with suppress(SnapshotError):  # a run also falls back to an older one, and logs it
+            if position > since:
+                return snapshots.read(position)
     return None
 
 
-def _foreseen(settings: Settings, blank: Trainer, place: Path, snapshot: Snapshot) -> Foreseen:
+def _foreseen(settings: Settings, blank: Trainer, place: Path) -> Foreseen | None:
     modules, said = model_modules(settings), state_identity(settings)
-    header = snapshot.header
+    now, name = defined(blank, **said), place.name
+    records = [*whole_records(LocalStorage(place))]
+    first = next((record for record in reversed(records) if record.about), None)
+    snapshot = _newest(place, -1 if first is None else first.seq)
     try:
-        trainer = Trainer.from_state(snapshot.parts, modules)
+        if snapshot is not None:
+            saved, seq = snapshot.header, snapshot.header["seq"]
+            header, trainer = saved, Trainer.from_state(snapshot.parts, modules)
+        elif first is not None and first.about:
+            saved, seq = first.about, first.seq
+            header, trainer = {}, begun(name, saved, blank, now, modules)
+        else:
+            return None
     except ValueError as error:
-        changes = compared(blank, header["definition"], **said)
+        changes = compared(blank, saved["definition"], **said)
         if any(change.level == "refused" for change in changes):
-            return Foreseen(place.name, changes)
-        return Foreseen(place.name, [], str(error))
-    in_force, replays = _after(place, header)
-    now = defined(blank, **said)
+            return Foreseen(name, changes)
+        return Foreseen(name, [], str(error))
+    except ResumeError as error:
+        return Foreseen(name, [], str(error))
+    entries = [entry for record in records if record.seq >= seq for entry in record.entries]
+    changed = definition_changes(saved["decoding"], settings.decoding())
+    if entries and changed:
+        return Foreseen(name, [], f"`run` refuses it: {read_otherwise(changed)}")
+    in_force = _in_force(entries, saved["definition"])
     changes = foreseen(
-        header, trainer, blank, None if in_force == now else in_force, modules=modules, **said
-    )
-    return Foreseen(place.name, changes, replays=replays)
+        header, trainer, blank, None if is_same(in_force, now) else in_force,
+        modules=modules, **said,
+    )  # fmt: skip
+    return Foreseen(name, changes, replays=any(map(reads_again, entries)))
 
 
-def _after(place: Path, header: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool]:
-    """Return the definition in force at the journal's end, and whether input was applied."""
-    definition: Mapping[str, Any] = header["definition"]
-    replays = False
-    records = whole_records(LocalStorage(place))
-    for entry in (e for r in records if r.seq >= header["seq"] for e in r.entries):
-        replays |= isinstance(entry, Range)
+def _in_force(entries: Iterable[Entry], definition: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the definition in force after these entries of the journal."""
+    for entry in entries:
         if isinstance(entry, Command) and entry.amends:
             definition = entry.definition
-    return definition, replays
+    return definition

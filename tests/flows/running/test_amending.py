@@ -357,6 +357,69 @@ def test_a_state_whose_code_is_gone_is_named_as_that_of_another_learner(begun, t
     assert "learner.kind: river -> linear (another kind of learner)" in refused.stderr
 
 
+def killed_before_a_snapshot(folder, config):
+    """Return a project with a state that is in the journal only."""
+    one = Project(folder)
+    one.config.write_text(config)
+    one.write([{**e, "x": {**e["x"], "c": "abc"[i % 3]}} for i, e in enumerate(events(500))])
+    process = one.running()
+    one.until_recorded()
+    process.kill()
+    process.wait()
+    assert not list((folder / "state" / "shards" / "000").glob("snapshot-*"))
+    return one
+
+
+def test_what_does_not_fit_after_the_replay_is_refused_before_it_is_journaled(tmp_path):
+    """Before the replay it would have fitted; the old config goes on, with all that was learned."""
+    config = (
+        '[model]\nlearner = "logistic"\ntask = "binary"\noptions = { bits = 18 }\n'
+        '[input]\npath = "events.jsonl"\n'
+    )
+    one = killed_before_a_snapshot(tmp_path / "p", config)
+    one.config.write_text(config.replace("18", "10"))
+    told = one.call("check", "config.toml")
+    assert told.returncode == 1
+    assert "`run` refuses it, `run --amend` takes it: learner.bits: 18 -> 10" in told.stdout
+    assert "if that fits after" in one.call("check", "config.toml", "--amend").stdout
+    for _ in range(2):
+        done = one.call("run", "config.toml", "--until-eof", "--amend")
+        assert done.returncode == 1
+        said = done.stderr.splitlines()[-1]
+        assert "after a part of the input was read again" in said
+        assert "bits does not fit" in said
+    one.config.write_text(config)
+    assert one.run()["seen"] == 500
+
+
+def test_check_says_that_input_to_be_read_again_is_read_otherwise(tmp_path):
+    """A run refuses that: its events would be others than those learned."""
+    config = '[model]\nlearner = "logistic"\ntask = "binary"\n[input]\npath = "events.jsonl"\n'
+    one = killed_before_a_snapshot(tmp_path / "p", config)
+    schema = "".join(f'f{i} = "number"\n' for i in range(5)) + 'c = "category"\n'
+    one.config.write_text(config + f"[features]\n{schema}")
+    told = one.call("check", "config.toml")
+    assert told.returncode == 1
+    assert "FAIL saved state of shard 000: `run` refuses it: the config reads" in told.stdout
+    assert "the config reads" in one.call("run", "config.toml", "--until-eof").stderr
+
+
+def test_nothing_is_rewound_over_a_change_of_code(begun, tmp_path):
+    """Unless it came right after the version: the old code learned nothing then."""
+    one = copied(begun, tmp_path / "one")
+    one.write(events(ALL + 1_000)[:ALL])
+    one.run()  # by the code of version 1
+    edit("models", 'x["f0"]', 'x["f0"] * 2')(one)
+    one.write(events(ALL + 1_000))
+    expected = one.run("--amend")
+    for version, refused in (("1", True), ("2", False)):
+        one.operate("restore", version, "--rewind", "--yes")
+        again = one.run()
+        assert (again["digest"], again["metrics"]) == (expected["digest"], expected["metrics"])
+        said = f"after version {version} was learned by other code"
+        assert (said in str(one.operate("history"))) == refused
+
+
 def test_a_model_that_predicts_no_more_under_other_versions_is_refused(tmp_path, monkeypatch):
     """As where an attribute has another name in another version of River."""
     one = project(tmp_path / "p")
