@@ -255,7 +255,7 @@ def _has_learned(value: Any, modules: Collection[str]) -> bool:
                 return True
             if _bytes(each, modules) != blank:
                 return True
-        elif _has_learned(each, modules):
+        elif hasattr(each, "learn_one") or _has_learned(each, modules):
             return True
     return False
 

@@ -272,6 +272,11 @@ def test_members_of_an_ensemble_keep_what_they_have_learned():
             multiclass.OneVsRestClassifier(linear_model.LogisticRegression(l2=0.1)),
             "classifiers",
         ),
+        (
+            ensemble.SRPClassifier(tree.HoeffdingTreeClassifier(), n_models=2, seed=1),
+            ensemble.SRPClassifier(tree.HoeffdingTreeClassifier(50), n_models=2, seed=1),
+            "data",
+        ),
     ],
 )
 def test_models_that_would_be_lost_or_left_as_they_were_do_not_fit(old, new, attribute):
