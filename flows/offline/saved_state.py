@@ -9,7 +9,7 @@ from midstream.engine.basics.storage import LocalStorage
 from midstream.engine.learners.learner import definition_changes
 from midstream.engine.shard.amending import compared, foreseen
 from midstream.engine.shard.commands import reads_again
-from midstream.engine.shard.journal import Command, Entry, whole_records
+from midstream.engine.shard.journal import Command, Entry, Record, whole_records
 from midstream.engine.shard.shard import ResumeError, begun, defined, read_otherwise
 from midstream.engine.state.changes import Change, is_same
 from midstream.engine.state.snapshot import Snapshot, SnapshotError, SnapshotFolder
@@ -56,22 +56,26 @@ def look(settings: Settings, blank: Trainer) -> Iterator[Foreseen]:
             yield found
 
 
-def _newest(place: Path, since: int) -> Snapshot | None:
-    """Return the newest complete snapshot after a record; None if there is none."""
+def _newest(place: Path) -> Snapshot | None:
+    """Return the newest complete snapshot; None if there is none."""
     snapshots = SnapshotFolder(LocalStorage(place), tidy=False)
     for position in reversed(snapshots.positions()):
         with suppress(SnapshotError):  # a run also falls back to an older one, and logs it
-            if position > since:
-                return snapshots.read(position)
+            return snapshots.read(position)
     return None
 
 
 def _foreseen(settings: Settings, blank: Trainer, place: Path) -> Foreseen | None:
     modules, said = model_modules(settings), state_identity(settings)
     now, name = defined(blank, **said), place.name
-    records = [*whole_records(LocalStorage(place))]
-    first = next((record for record in reversed(records) if record.about), None)
-    snapshot = _newest(place, -1 if first is None else first.seq)
+    snapshot, first, records = _newest(place), None, list[Record]()
+    since = -1 if snapshot is None else snapshot.header["seq"]
+    for record in whole_records(LocalStorage(place)):
+        if record.about:  # the state was begun here
+            first, records = record, []
+            snapshot = snapshot if since > record.seq else None
+        if record.seq >= since:
+            records.append(record)
     try:
         if snapshot is not None:
             saved, seq = snapshot.header, snapshot.header["seq"]
