@@ -198,7 +198,8 @@ def _take_over(old: Any, new: Any, was: Any, now: Any, modules: Collection[str],
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise MisfitError(path or type(old).__name__, f"it cannot be copied: {said:.200}") from None
     prototypes = any(
-        isinstance(vars(new).get(name), base.Estimator) and _inner(was, name) != _inner(now, name)
+        isinstance(model := vars(new).get(name), base.Estimator)
+        and _bytes(model, modules) != _bytes(vars(made).get(name), modules)  # not its code alone
         for name in arguments
     )
     is_own = not type(new).__module__.startswith("river.")

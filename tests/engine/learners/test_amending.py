@@ -285,6 +285,23 @@ def test_models_that_would_be_lost_or_left_as_they_were_do_not_fit(old, new, att
     assert changed(old, new)[-1].level == "refused"
 
 
+class Counting(linear_model.LogisticRegression):
+    def learn_one(self, x, y, w=1.0):
+        super().learn_one(x, y, w)
+
+
+def test_mended_code_applies_to_the_models_in_a_wrapper(monkeypatch):
+    """They are of the same class: what they have learned goes on under it."""
+    old = multiclass.OneVsRestClassifier(Counting())
+    was = _describe(old)
+    learned(old)
+    monkeypatch.setattr(Counting, "learn_one", lambda self, x, y, w=1.0: None)
+    assert _describe(old) != was
+    weights = dict(old.classifiers[True].weights)
+    got = taken_over(old, multiclass.OneVsRestClassifier(Counting()), [__name__], was)
+    assert dict(learned(got).classifiers[True].weights) == weights
+
+
 def test_what_only_the_new_arguments_need_begins_now():
     """River makes the counts of the L1 penalty only where there is one."""
     new = taken_over(learned(pipeline()), pipeline(l1=0.01), was=_describe(pipeline()))
