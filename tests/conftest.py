@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import secrets
+import signal
 import sys
 import tempfile
 
@@ -24,6 +25,11 @@ from s3_server import S3
 from midstream.engine import masking
 
 NEEDS = "needs an Apache Kafka of its own"
+
+# Who starts pytest in the background (nohup, &) has signals ignored, and so would have all that
+# tests start, and send these signals to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @functools.cache
