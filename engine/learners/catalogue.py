@@ -18,6 +18,7 @@ __all__ = [
     "Builtin",
     "class_of",
     "class_of_kind",
+    "is_named",
     "make_named",
     "named_learners",
     "options_of",
@@ -68,6 +69,11 @@ def named_learners() -> list[str]:
     """Return the names that a config may give instead of a factory."""
     added = (name for name in plugins.names("midstream.learners") if name not in BUILTIN)
     return [*BUILTIN, *added]
+
+
+def is_named(learner: str) -> bool:
+    """Return whether a config's `model.learner` is such a name, and not a factory."""
+    return learner in BUILTIN or (":" not in learner and learner in named_learners())
 
 
 def class_of(name: str) -> Any:

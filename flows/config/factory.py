@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from midstream.engine.learners.catalogue import make_named, named_learners
+from midstream.engine.learners.catalogue import is_named, make_named
 from midstream.flows.config.settings import Settings
 from midstream.flows.config.tables import ConfigError, nearest
 
@@ -20,7 +20,7 @@ _entered: list[str] = []  # the config's folder that we put first on sys.path
 
 def model_modules(settings: Settings) -> tuple[str, ...]:
     """Return the modules besides River's whose classes a snapshot of the model may hold."""
-    if settings.model.learner in named_learners():
+    if is_named(settings.model.learner):
         return ()
     return (settings.model.learner.partition(":")[0],)
 
@@ -38,7 +38,7 @@ def make_model(settings: Settings) -> object:
         If the factory does not exist or raises, or its result cannot learn the task.
     """
     learner = settings.model.learner
-    if learner in named_learners():
+    if is_named(learner):
         try:
             return make_named(learner, settings.model.task, settings.model.options)
         except ValueError as e:
@@ -78,7 +78,7 @@ def import_module(settings: Settings) -> ModuleType | None:
     ConfigError
         If the module does not exist, or raises.
     """
-    if settings.model.learner in named_learners():
+    if is_named(settings.model.learner):
         return None
     name = settings.model.learner.partition(":")[0]
     return _import(name, settings.root, _errors(settings))

@@ -16,7 +16,7 @@ from midstream.engine.basics.masking import hide, hide_credentials
 from midstream.engine.basics.names import name_fault, topic_fault
 from midstream.engine.events.event import Task
 from midstream.engine.events.rules import LabelKind
-from midstream.engine.learners.catalogue import BUILTIN, named_learners, options_of
+from midstream.engine.learners.catalogue import BUILTIN, is_named, named_learners, options_of
 from midstream.flows.config.tables import ConfigError, ConfigReader, repr_without
 
 __all__ = [
@@ -702,7 +702,7 @@ def _commit_limit(kafka: Mapping[str, Any]) -> float:
 
 def _check_learner(model: Model, reader: ConfigReader) -> None:
     """Check that a built-in learner exists, fits the task, and has these options."""
-    if model.learner not in named_learners():
+    if not is_named(model.learner):
         if ":" not in model.learner:
             added = [name for name in named_learners() if name not in BUILTIN]
             more = f", or of a package: {', '.join(added)}" if added else ""

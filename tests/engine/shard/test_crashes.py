@@ -130,11 +130,15 @@ def _bug_record_before_outputs(monkeypatch):
 real_sync = Folder.sync
 
 
-def test_definitions_that_change_between_crashes_are_journaled():
+@pytest.mark.parametrize(
+    "part", [pytest.param(i, marks=pytest.mark.slow if i else ()) for i in range(4)]
+)
+def test_definitions_that_change_between_crashes_are_journaled(part):
     """Whatever fails while a state is amended, and whatever is restored after it."""
-    amended = sum(check(seed, amends=True) for seed in range(150))
-    amended += sum(check(seed, 1 + seed % 2, MANY * (seed % 3), amends=True) for seed in range(250))
-    assert amended > 150
+    seeds = range(100 * part, 100 * part + 100)
+    amended = sum(check(seed, amends=True) for seed in seeds[:40])
+    amended += sum(check(seed, 1 + seed % 2, MANY * (seed % 3), amends=True) for seed in seeds[40:])
+    assert amended > 30
 
 
 def _bug_snapshot_before_commit(monkeypatch):
