@@ -1,5 +1,7 @@
 """Extensions in other packages, found through the entry points that they declare."""
 
+import sys
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, TypeAlias
 
@@ -21,6 +23,12 @@ class PluginError(ExpectedError, ValueError):
 
 
 def _declared(group: str) -> dict[str, EntryPoint]:
+    return _read(group, tuple(sys.path))
+
+
+@cache
+def _read(group: str, _: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Read what is installed where modules are looked for: once, as it takes some milliseconds."""
     found: dict[str, EntryPoint] = {}
     for each in entry_points(group=group):
         other = found.setdefault(each.name, each)
