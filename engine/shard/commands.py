@@ -34,6 +34,7 @@ __all__ = [
     "bounded",
     "epoch_of",
     "events_of",
+    "in_force",
     "pieces",
     "reads_again",
 ]
@@ -253,6 +254,14 @@ def reads_again(entry: Entry) -> bool:
     return isinstance(entry, Range) or (
         isinstance(entry, Command) and entry.since >= 0 and not entry.refused
     )
+
+
+def in_force(entries: Iterable[Entry], definition: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the definition in force after these entries of the journal."""
+    for entry in entries:
+        if isinstance(entry, Command) and entry.amends:
+            definition = entry.definition
+    return definition
 
 
 def epoch_of(header: Mapping[str, Any]) -> str:

@@ -37,6 +37,7 @@ from midstream.engine.shard.commands import (
     bounded,
     epoch_of,
     events_of,
+    in_force,
     pieces,
     reads_again,
 )
@@ -407,7 +408,8 @@ class Shard:
             try:
                 trainer = Trainer.from_state(snapshot.parts, modules)
             except ValueError as error:  # damaged, of another schema, or of another model
-                _same_kind(name, compared(blank(), snapshot.header["definition"], source, shards))
+                was = snapshot.header["definition"]
+                _check_accepted(name, compared(blank(), was, source, shards), amend=True)
                 notes.append(f"{error}; an older one is used")
                 continue
             header, seq, saved = snapshot.header, position, snapshot.header
@@ -433,9 +435,9 @@ class Shard:
             raise ResumeError(read_otherwise(changed))
         about |= {"fresh": saved.get("fresh", ""), "begun": saved.get("begun", [0.0, 0])}
         assert trainer is not None
-        to_apply, in_force = _to_come(replay, saved["definition"])
+        to_apply, last = _to_come(replay, saved["definition"])
         amendment = _amendment(
-            name, header, trainer, blank, in_force, definition,
+            name, header, trainer, blank, last, definition,
             source=source, shards=shards, modules=modules, amend=amend,
             replays=any(reads_again(piece.entry) for piece in replay.all()),
             at=policy.get("wall", time.time)(),
@@ -466,7 +468,7 @@ class Shard:
         assert self._amendment is not None
         command, self._amendment = self._amendment, None
         try:
-            self.trainer.amended(unpacked(command.parts), self._modules)
+            trainer = self.trainer.amended(unpacked(command.parts), self._modules)
         except ValueError as error:  # `open` tried it, but before the input that was replayed
             raise ResumeError(
                 f"shard {self.name}: after a part of the input was read again after a crash, the "
@@ -476,7 +478,7 @@ class Shard:
             ) from None
         self._check_input()
         self._journal.commit([command])
-        self._perform(command, self._journal.end - 1, None, None)
+        self._perform(command, self._journal.end - 1, None, trainer)
         self.amended += command.changes
         self._write_snapshot(self._snapshot(self._state()))
 
@@ -817,7 +819,9 @@ class Shard:
         piece = self._handed.popleft()
         assert piece.entry is command
         snapshot, trainer = None, None
-        if command.kind in REPLACING and not command.refused:
+        if command.kind == "amend":
+            trainer = self.trainer.amended(unpacked(command.parts), self._modules)
+        elif command.kind in REPLACING and not command.refused:
             try:
                 snapshot = self._fetch(command.version)
                 trainer = self._loaded(command.version, snapshot)
@@ -900,8 +904,8 @@ class Shard:
         if is_same(old, self.definition):
             return command, trainer
         if command.since == header["seq"]:  # see `_replace`
-            again = pieces(self._journal.records(command.since))
-            if is_same(_last_definition(again, old), self.definition):
+            again = (piece.entry for piece in pieces(self._journal.records(command.since)))
+            if is_same(in_force(again, old), self.definition):
                 return command, trainer  # the journal amends it again
         parts = self._blank().blank_parts(old)
         command = msgspec.structs.replace(
@@ -1004,17 +1008,16 @@ class Shard:
         snapshot: Snapshot | None,
         trainer: Trainer | None,
     ) -> Done:
-        if command.kind == "amend":
-            parts = unpacked(command.parts)
-            self.trainer = self.trainer.amended(parts, self._modules)
-            self._careful.forget()
-            self._about = {**self._about, "definition": command.definition}
         self.generation += command.kind == "rewind" and not command.refused
         position = {partition: cursor.offset for partition, cursor in self.cursors.items()}
         done = Done(
             command.told(), seq, self.generation, position, self._lines(), done_at=command.at
         )
         if command.kind == "amend":
+            assert trainer is not None
+            self.trainer = trainer
+            self._careful.forget()
+            self._about = {**self._about, "definition": command.definition}
             if not self._relearning:  # else it was reported the first time
                 self.done.append(done)
             done.seen = self.trainer.seen
@@ -1306,33 +1309,24 @@ def begun(
     return Trainer.from_state(unpacked(parts), modules)
 
 
-def _last_definition(found: Iterable[Piece], before: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the definition in force after these entries of the journal."""
-    definition = before
-    for piece in found:
-        if isinstance(piece.entry, Command) and piece.entry.amends:
-            definition = piece.entry.definition
-    return definition
-
-
 def _to_come(replay: Coming, before: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
     """Return how many events are still to be applied, and the definition in force after them."""
     events, definition = 0, before
     for entry in (piece.entry for piece in replay.all()):
-        if isinstance(entry, Range):
-            events += events_of(entry)
-        elif isinstance(entry, Command) and entry.amends:
-            definition = entry.definition
+        events += events_of(entry) if isinstance(entry, Range) else 0
+        definition = in_force((entry,), definition)
     return events, definition
 
 
-def _same_kind(name: str, changes: Sequence[Change]) -> None:
-    """Raise ResumeError if a state that cannot be read is of another kind of model."""
-    refused = [change for change in changes if change.level == "refused"]
-    if refused:
+def _check_accepted(name: str, changes: Sequence[Change], *, amend: bool) -> None:
+    """Raise ResumeError if a run does not accept all changes; `amend` as for `Shard.open`."""
+    left = assess(changes, amend=amend)
+    if left:
+        refused = any(change.level == "refused" for change in left)
+        advice = _ANOTHER if refused else "`run --amend` takes it, and keeps what was learned"
         raise ResumeError(
             f"shard {name}: the state was saved by a model that is defined otherwise: "
-            f"{in_words(refused)}; {_ANOTHER}",
+            f"{in_words(left)}; {advice}",
             changes,
         )
 
@@ -1366,17 +1360,7 @@ def _amendment(
     )  # fmt: skip
     if not differ and not changes:
         return None
-    left = assess(changes, amend=amend)
-    if left:
-        refused = any(change.level == "refused" for change in left)
-        advice = "`run --amend` takes it, and keeps what was learned"
-        if refused:
-            advice = _ANOTHER
-        raise ResumeError(
-            f"shard {name}: the state was saved by a model that is defined otherwise: "
-            f"{in_words(left)}; {advice}",
-            changes,
-        )
+    _check_accepted(name, changes, amend=amend)
     if replays and of_code(changes):
         raise ResumeError(
             f"shard {name}: {in_words(changes)}; a part of the input has to be read again after a "

@@ -1,15 +1,15 @@
 """Predicts what `run` will do with the saved state of a config, without changing anything."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from midstream.engine.basics.storage import LocalStorage
 from midstream.engine.learners.learner import definition_changes
-from midstream.engine.shard.amending import compared, foreseen
-from midstream.engine.shard.commands import reads_again
-from midstream.engine.shard.journal import Command, Entry, Record, whole_records
+from midstream.engine.shard.amending import assess, compared, foreseen
+from midstream.engine.shard.commands import in_force, reads_again
+from midstream.engine.shard.journal import Record, whole_records
 from midstream.engine.shard.shard import ResumeError, begun, defined, read_otherwise
 from midstream.engine.state.changes import Change, is_same
 from midstream.engine.state.snapshot import Snapshot, SnapshotError, SnapshotFolder
@@ -87,7 +87,7 @@ def _foreseen(settings: Settings, blank: Trainer, place: Path) -> Foreseen | Non
             return None
     except ValueError as error:
         changes = compared(blank, saved["definition"], **said)
-        if any(change.level == "refused" for change in changes):
+        if assess(changes, amend=True):
             return Foreseen(name, changes)
         return Foreseen(name, [], str(error))
     except ResumeError as error:
@@ -96,17 +96,9 @@ def _foreseen(settings: Settings, blank: Trainer, place: Path) -> Foreseen | Non
     changed = definition_changes(saved["decoding"], settings.decoding())
     if entries and changed:
         return Foreseen(name, [], f"`run` refuses it: {read_otherwise(changed)}")
-    in_force = _in_force(entries, saved["definition"])
+    last = in_force(entries, saved["definition"])
     changes = foreseen(
-        header, trainer, blank, None if is_same(in_force, now) else in_force,
+        header, trainer, blank, None if is_same(last, now) else last,
         modules=modules, **said,
     )  # fmt: skip
     return Foreseen(name, changes, replays=any(map(reads_again, entries)))
-
-
-def _in_force(entries: Iterable[Entry], definition: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the definition in force after these entries of the journal."""
-    for entry in entries:
-        if isinstance(entry, Command) and entry.amends:
-            definition = entry.definition
-    return definition
