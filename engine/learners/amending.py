@@ -11,6 +11,7 @@ from midstream.engine.state import encoding
 from midstream.engine.state.changes import (
     Change,
     MisfitError,
+    aligned,
     differences,
     is_holder,
     is_same,
@@ -87,6 +88,7 @@ def _last_name(model: Mapping[str, Any]) -> str:
 def _nested(path: str, old: Any, new: Any, same: _Same) -> list[Change]:
     if is_same(old, new):
         return []
+    old, new = aligned(old, new)
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))
         if all(isinstance(each, Mapping) for each in (*old, *new)):
@@ -100,10 +102,10 @@ def _nested(path: str, old: Any, new: Any, same: _Same) -> list[Change]:
     found = []
     for key in dict.fromkeys([*old, *new]):
         at = f"{path}.{key}" if path else key
-        if key == "code" and "class" in old:
+        if key in ("code", "source"):
             if old.get(key) != new.get(key):
                 name = path or shown(old)
-                found += _code(name, old.get(key), new.get(key), same)
+                found += _code(name, old.get(key), new.get(key), same, key == "source")
         elif (key in old) != (key in new) and _is_of_rivers(old, same):
             continue  # an argument was added or removed: predictions show whether it matters
         elif key not in old:
@@ -122,8 +124,8 @@ def _nested(path: str, old: Any, new: Any, same: _Same) -> list[Change]:
     return found
 
 
-def _code(path: str, old: Any, new: Any, same: _Same) -> list[Change]:
-    if not same.python:  # each version of Python compiles differently: predictions show
+def _code(path: str, old: Any, new: Any, same: _Same, is_source: bool = False) -> list[Change]:
+    if not (is_source or same.python):  # each version of Python compiles differently
         return []
     before, after = (str(each).rpartition("(code ")[2].rstrip(")") for each in (old, new))
     return [_of(path, f"code {before}", f"code {after}", "asked", "the new code goes on")]
@@ -210,7 +212,7 @@ def _take_over(old: Any, new: Any, was: Any, now: Any, modules: Collection[str],
             continue
         learned, before = vars(old)[name], vars(made).get(name)
         then, since = _inner(was, name), _inner(now, name)
-        if name in arguments and then == since and then is not _UNKNOWN:
+        if name in arguments and then is not _UNKNOWN and is_same(then, since):
             continue
         if name == "data" and isinstance(old, base.Ensemble) and "models" in arguments:
             then, since = _inner(was, "models"), _inner(now, "models")

@@ -2,13 +2,9 @@
 
 import copy
 import datetime as dt
-import hashlib
 import inspect
-import math
 import platform
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from types import CodeType
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -22,6 +18,7 @@ from midstream.engine.events.predictions import Predictions, Table
 from midstream.engine.learners.amending import definition_differences, taken_over
 from midstream.engine.learners.anatomy import imputed, imputers, last_step, raised_by, within
 from midstream.engine.learners.catalogue import class_of_kind, named_learners
+from midstream.engine.learners.describing import described
 from midstream.engine.learners.fused import Loop, fused_loop, fused_step
 from midstream.engine.learners.misfits import Tried, misfit
 from midstream.engine.learners.proofs import (
@@ -33,7 +30,7 @@ from midstream.engine.learners.proofs import (
 from midstream.engine.learners.sizes import measured_by_state
 from midstream.engine.learners.untouched import Untouched
 from midstream.engine.state import encoding
-from midstream.engine.state.changes import Change
+from midstream.engine.state.changes import FORMERLY, FURTHER, Change
 
 __all__ = [
     "LEARNERS",
@@ -206,7 +203,7 @@ class RiverLearner:
             )
         self.model = model
         self.modules = tuple(modules)
-        self._definition = _describe(model)
+        self._definition = described(model)
         self._probes = _PROBES
         self._bind()
 
@@ -607,38 +604,6 @@ def _name(model: base.Estimator) -> str:
     return type(model).__name__
 
 
-def _describe(value: Any) -> Any:
-    """Describe a model's parameters as plain JSON values; a function by a hash of its code."""
-    if isinstance(value, base.Base):
-        code = _class_code(type(value))
-        return {
-            "class": f"{type(value).__module__}.{type(value).__qualname__}",
-            **({"code": code} if code else {}),
-            **{name: _describe(p) for name, p in _parameters(value).items()},
-        }
-    if isinstance(value, float):  # also NumPy's; JSON has neither infinities nor NaN
-        return float(value) if math.isfinite(value) else repr(float(value))
-    if isinstance(value, bool | int | str | None):
-        return value
-    if isinstance(value, Mapping):
-        return {str(k): _describe(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_describe(v) for v in value]
-    if isinstance(value, set | frozenset):
-        return sorted(str(_describe(v)) for v in value)
-    if getattr(value, "__code__", None) is not None:
-        digest = hashlib.sha256(_code_text(value.__code__).encode()).hexdigest()[:12]
-        return f"{value.__module__}.{value.__qualname__} (code {digest})"
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-
-
-def _code_text(code: CodeType) -> str:
-    """Return the code of a function as text, including nested functions."""
-    constants = [_code_text(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
-    constants = [re.sub(r" at 0x[0-9a-f]+", "", constant) for constant in constants]
-    return repr((code.co_code, code.co_names, constants))
-
-
 _READS_ONLY = {
     "compose.pipeline",
     "linear_model",
@@ -656,7 +621,10 @@ _READS_ONLY = {
 def _packages(definition: Any) -> set[str]:
     """Name the modules of River in a model, as in `_READS_ONLY`; for other classes, the class."""
     if isinstance(definition, dict):
-        found = {name for value in definition.values() for name in _packages(value)}
+        if FORMERLY in definition:
+            return _packages(definition[FORMERLY])
+        inner = [value for key, value in definition.items() if key != FURTHER]
+        found = {name for value in inner for name in _packages(value)}
         name = definition.get("class", "")
         if name.startswith("river."):
             module = name.removeprefix("river.").rpartition(".")[0]
@@ -668,27 +636,6 @@ def _packages(definition: Any) -> set[str]:
     if isinstance(definition, list):
         return {name for value in definition for name in _packages(value)}
     return {definition} if isinstance(definition, str) and "(code " in definition else set()
-
-
-def _class_code(cls: type) -> str | None:
-    """Return a digest of the code of a class and its bases outside River; None without any."""
-    own = [c for c in cls.__mro__ if c is not object and not c.__module__.startswith("river.")]
-    texts = [
-        f"{c.__qualname__}.{name} {_code_text(function.__code__)}"
-        for c in own
-        for name, value in sorted(vars(c).items())
-        if (function := getattr(value, "__func__", value)) and hasattr(function, "__code__")
-    ]
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12] if texts else None
-
-
-def _parameters(model: base.Base) -> dict[str, Any]:
-    """Return the model's present values of its constructor arguments."""
-    steps = getattr(model, "steps", None) or getattr(model, "transformers", None)
-    if isinstance(steps, Mapping):  # pipelines and unions
-        return dict(steps)
-    names = inspect.signature(type(model)).parameters
-    return {n: getattr(model, n) for n in names if hasattr(model, n)}
 
 
 def _unseeded(model: Any) -> list[str]:

@@ -6,9 +6,12 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 __all__ = [
+    "FORMERLY",
+    "FURTHER",
     "Change",
     "Level",
     "MisfitError",
+    "aligned",
     "differences",
     "in_words",
     "is_holder",
@@ -20,6 +23,12 @@ __all__ = [
 
 Level: TypeAlias = Literal["accepted", "asked", "refused"]
 """A run accepts "accepted" changes, `run --amend` also "asked" ones; "refused" ones never."""
+
+FURTHER = "(further)"
+"""Key of what else defines an object; it counts only where both definitions have it."""
+
+FORMERLY = "(formerly)"
+"""Key of the text that alone described an object in definitions of earlier versions."""
 
 _WIDEST = 40  # most characters of a cell
 _ABSENT = "-"
@@ -77,6 +86,8 @@ def shown(value: Any) -> str:
     """Return a plain value as a short text."""
     if value is None:
         return _ABSENT
+    if isinstance(value, Mapping) and FORMERLY in value:
+        return shown(value[FORMERLY])
     if isinstance(value, Mapping) and "class" in value:
         return str(value["class"]).rpartition(".")[2]
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
@@ -88,8 +99,32 @@ def is_holder(definition: Any) -> bool:
     return isinstance(definition, Mapping) and str(definition.get("class", "")).endswith(_HOLDERS)
 
 
+def aligned(old: Any, new: Any) -> tuple[Any, Any]:
+    """Return two definitions without what only one of them says of the same object.
+
+    Definitions of earlier versions say less. The digest of the source decides where both have it:
+    that of the code differs between versions of Python.
+    """
+    formerly = [isinstance(each, Mapping) and FORMERLY in each for each in (old, new)]
+    if all(formerly):
+        return _without(old, {FORMERLY}), _without(new, {FORMERLY})
+    if any(formerly):
+        return (old[FORMERLY], new) if formerly[0] else (old, new[FORMERLY])
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return old, new
+    both = old.get(FURTHER, {}).keys() & new.get(FURTHER, {}).keys()
+    left_out = {FURTHER} | ({"code"} if "source" in both else set())
+    further = ({k: v for k, v in d.get(FURTHER, {}).items() if k in both} for d in (old, new))
+    return _without(old, left_out) | next(further), _without(new, left_out) | next(further)
+
+
+def _without(definition: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in definition.items() if key not in keys}
+
+
 def is_same(old: Any, new: Any) -> bool:
     """Whether two definitions are equal, including the order of the steps of pipelines."""
+    old, new = aligned(old, new)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         if old.keys() != new.keys() or (is_holder(new) and list(old) != list(new)):
             return False

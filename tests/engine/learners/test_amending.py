@@ -23,7 +23,7 @@ from river import (
 
 from midstream import Trainer
 from midstream.engine.learners import amending
-from midstream.engine.learners.learner import _describe
+from midstream.engine.learners.describing import described
 from midstream.engine.learners.linear import LinearLearner
 from midstream.engine.learners.softmax import SoftmaxLearner
 from midstream.engine.shard.amending import misfits
@@ -33,7 +33,7 @@ from midstream.engine.state.changes import MisfitError, is_same
 
 def taken_over(old, new, modules=(), was=None):
     """Take a model over; `was` is its definition as it was made, if that has changed."""
-    return amending.taken_over(old, new, was or _describe(old), _describe(new), modules)
+    return amending.taken_over(old, new, was or described(old), described(new), modules)
 
 
 def learned(model, n=400):
@@ -61,7 +61,7 @@ def pipeline(**options):
 def test_what_is_not_changed_is_kept_bit_for_bit(make):
     """The same definition, built anew, goes on as the old one would have."""
     old = learned(make())
-    new = taken_over(copy.deepcopy(old), make(), was=_describe(make()))
+    new = taken_over(copy.deepcopy(old), make(), was=described(make()))
     for event in events(50, seed=7):
         for model in (old, new):
             model.learn_one(event["x"], event["y"])
@@ -216,8 +216,8 @@ def test_the_order_of_steps_is_part_of_the_definition():
         compose.Pipeline(*pair, linear_model.LogisticRegression())
         for pair in (scalers, [each.clone() for each in scalers[::-1]])
     )
-    assert not is_same(_describe(old), _describe(new))
-    assert is_same(_describe(old), _describe(old.clone()))
+    assert not is_same(described(old), described(new))
+    assert is_same(described(old), described(old.clone()))
     (change,) = changed(old.clone(), new.clone())
     assert (change.what, change.level) == ("order", "asked")
     got = taken_over(learned(old), new)
@@ -225,7 +225,7 @@ def test_the_order_of_steps_is_part_of_the_definition():
     assert got["StandardScaler"].counts["f0"] == 400
     union = compose.TransformerUnion(("a", compose.Select("f0")), ("b", compose.Select("f1")))
     other = compose.TransformerUnion(("b", compose.Select("f1")), ("a", compose.Select("f0")))
-    assert not is_same([_describe(union)], [_describe(other)])
+    assert not is_same([described(union)], [described(other)])
 
 
 def test_the_learner_is_not_let_go_of_for_its_name():
@@ -251,12 +251,12 @@ def test_members_of_an_ensemble_keep_what_they_have_learned():
     ]
     old = learned(voting())
     weights, gaussians = dict(old.models[0].weights), encoding.encode(old.models[1])
-    new = taken_over(old, voting(0.1), was=_describe(voting()))
+    new = taken_over(old, voting(0.1), was=described(voting()))
     assert (dict(new.models[0].weights), new.models[0].l2) == (weights, 0.1)
     assert encoding.encode(new.models[1]) == gaussians
     three = ensemble.VotingClassifier([*voting().models, linear_model.Perceptron()])
     with pytest.raises(MisfitError, match=r"^data does not fit"):
-        taken_over(new, three, was=_describe(voting(0.1)))
+        taken_over(new, three, was=described(voting(0.1)))
 
 
 @pytest.mark.parametrize(
@@ -293,10 +293,10 @@ class Counting(linear_model.LogisticRegression):
 def test_mended_code_applies_to_the_models_in_a_wrapper(monkeypatch):
     """They are of the same class: what they have learned goes on under it."""
     old = multiclass.OneVsRestClassifier(Counting())
-    was = _describe(old)
+    was = described(old)
     learned(old)
     monkeypatch.setattr(Counting, "learn_one", lambda self, x, y, w=1.0: None)
-    assert _describe(old) != was
+    assert described(old) != was
     weights = dict(old.classifiers[True].weights)
     got = taken_over(old, multiclass.OneVsRestClassifier(Counting()), [__name__], was)
     assert dict(learned(got).classifiers[True].weights) == weights
@@ -304,7 +304,7 @@ def test_mended_code_applies_to_the_models_in_a_wrapper(monkeypatch):
 
 def test_what_only_the_new_arguments_need_begins_now():
     """River makes the counts of the L1 penalty only where there is one."""
-    new = taken_over(learned(pipeline()), pipeline(l1=0.01), was=_describe(pipeline()))
+    new = taken_over(learned(pipeline()), pipeline(l1=0.01), was=described(pipeline()))
     learned(new, 50)
     assert new["LogisticRegression"].l1 == 0.01
 

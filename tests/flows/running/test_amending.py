@@ -34,6 +34,8 @@ commit_seconds = 0.02
 OWN = """
 from river import base, linear_model, preprocessing, tree
 
+BY = 1.0
+
 class Mean(base.Transformer):
     def __init__(self):
         self.n = 0
@@ -41,7 +43,7 @@ class Mean(base.Transformer):
 
     def learn_one(self, x):
         self.n += 1
-        self.total += x["f0"]
+        self.total += x["f0"] * BY
 
     def transform_one(self, x):
         return {**x, "mean": self.total / self.n if self.n else 0.0}
@@ -89,6 +91,11 @@ ROWS = {
         edit("models", 'x["f0"]', 'x["f0"] * 2'),
         "learner.Mean",
     ),
+    "constant of the code mended": (
+        "asked",
+        edit("models", "BY = 1.0", "BY = 2.0"),
+        "learner.Mean",
+    ),
     "learner's option changed": (
         "asked",
         edit("models", "LogisticRegression()", "LogisticRegression(l2=0.01)"),
@@ -109,7 +116,7 @@ ROWS = {
         "learner.class",
     ),
 }
-QUICK = {"window longer", "detector added", "replay smaller", "transformer's code mended",
+QUICK = {"window longer", "detector added", "replay smaller", "constant of the code mended",
          "learner's option changed", "another learner"}  # fmt: skip
 SOME = [pytest.param(row, marks=[] if row in QUICK else [pytest.mark.slow]) for row in ROWS]
 
