@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from midstream.engine.basics.errors import ExpectedError
 
-__all__ = ["Group", "PluginError", "load", "names"]
+__all__ = ["Group", "PluginError", "load", "missing", "names"]
 
 Group: TypeAlias = Literal[
     "midstream.commands",
@@ -64,3 +64,11 @@ def load(group: Group, name: str) -> Any:
         raise PluginError(
             f"{name!r} of {group} cannot be loaded from {package} ({declared.value}): {reason}"
         ) from error
+
+
+def missing(what: str, name: str, group: Group) -> str:
+    """Return the message for an extension that a saved state has and no package declares."""
+    return (
+        f"the state has a {what} {name!r}, and no package that is installed declares it as an "
+        f"entry point of the group {group}; install its package, or remove it from the config"
+    )

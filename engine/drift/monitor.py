@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from midstream.engine.basics import plugins
-from midstream.engine.drift.detectors import ADWIN, Detector, PageHinkley
+from midstream.engine.drift.detectors import ADWIN, Detection, Detector, PageHinkley
 from midstream.engine.events.event import LARGEST, Alarm, FloatArray
 from midstream.engine.state import encoding
 from midstream.engine.state.changes import Change, differences
@@ -245,7 +245,7 @@ class DriftMonitor:
         Raises
         ------
         ValueError
-            If the state is of another schema, is damaged, or has an unknown detector.
+            If the state is of another schema, or is damaged.
         """
         state = encoding.decode(data)
         try:
@@ -253,9 +253,15 @@ class DriftMonitor:
                 raise ValueError(
                     f"drift state has schema {state['schema']}, this version reads {cls.SCHEMA}"
                 )
-            new = cls(tuple(state["detectors"]), direction=state["direction"])
-            for name, detector in state["detectors"].items():
-                new._detectors[name] = _kind_of(name).make.from_state(detector)
+            known = detector_names()
+            there = [name for name in state["detectors"] if name in known]
+            new = cls(there, direction=state["direction"])
+            new._detectors = {
+                name: _kind_of(name).make.from_state(held)
+                if name in known
+                else _Unread(name, {**held})
+                for name, held in state["detectors"].items()
+            }
             usual = state.get("usual", [0.0, 0.0])  # older states lack it
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise ValueError(f"damaged drift state: {type(error).__name__}: {error}") from error
@@ -269,6 +275,27 @@ class DriftMonitor:
             raise ValueError("drift state is damaged: its usual loss cannot be")
         new._usual[:] = usual
         return new
+
+
+class _Unread:
+    """A detector that no installed package declares: its state is kept until it is dropped."""
+
+    def __init__(self, name: str, held: dict[str, Any]) -> None:
+        self._name = name
+        self._held = held
+
+    def update(self, values: FloatArray) -> list[Detection]:  # noqa: ARG002
+        raise plugins.PluginError(plugins.missing("detector", self._name, "midstream.detectors"))
+
+    def definition(self) -> dict[str, Any]:
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        return self._held
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "_Unread":
+        raise NotImplementedError
 
 
 def _threshold(name: str, detector: Detector) -> float:

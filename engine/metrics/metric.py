@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from midstream.engine.basics import plugins
 from midstream.engine.events.event import Label, Task
 
-__all__ = ["Metric", "make_metric", "metric_names"]
+__all__ = ["Metric", "Unread", "make_metric", "metric_names"]
 
 
 class Metric:
@@ -43,6 +43,37 @@ class Metric:
         new = cls.__new__(cls)
         vars(new).update(state)
         return new
+
+
+class Unread(Metric):
+    """A metric that no installed package declares: its state is kept until it is dropped."""
+
+    def __init__(self, name: str, held: Mapping[str, Any]) -> None:
+        self._name = name
+        self._held = held
+
+    def update(
+        self,
+        labels: Sequence[Label | None],  # noqa: ARG002
+        values: Sequence[Label | None],  # noqa: ARG002
+        probas: Sequence[Mapping[Label, float] | None],  # noqa: ARG002
+    ) -> None:
+        """Raise, because the metric's package is missing.
+
+        Raises
+        ------
+        PluginError
+            Always.
+        """
+        raise plugins.PluginError(plugins.missing("metric", self._name, "midstream.metrics"))
+
+    def report(self) -> dict[str, float]:
+        """Return nothing."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Return the state it was read from."""
+        return dict(self._held)
 
 
 def metric_names(task: Task) -> list[str]:

@@ -25,7 +25,7 @@ from numba import njit
 from midstream.engine.events.batch import Targets
 from midstream.engine.events.event import LARGEST, TASKS, FloatArray, IntArray, Label, Task, floats
 from midstream.engine.events.predictions import Table, odd_probas
-from midstream.engine.metrics.metric import Metric, make_metric
+from midstream.engine.metrics.metric import Metric, Unread, make_metric, metric_names
 from midstream.engine.state.changes import Change, differences
 
 __all__ = ["METRICS", "Prequential"]
@@ -623,11 +623,19 @@ class Prequential:
             _check(type(window) is int and np.shape(state["ring"])[1:] == (window,), "window")
             _check(type(state["fading"]) is float, "fading")
             _check(type(state["metrics"]) in (list, tuple), "metrics")
-            new = cls(state["task"], state["metrics"], window=window, fading=state["fading"])
+            held = state.get("own", {})
+            gone = held.keys() - set(metric_names(state["task"]) if held else ())
+            there = [name for name in state["metrics"] if name not in gone]
+            new = cls(state["task"], there, window=window, fading=state["fading"])
             new._tally.load(state)
             for name in new._own:
-                if name in state.get("own", {}):
-                    new._own[name] = type(new._own[name]).from_state(state["own"][name])
+                if name in held:
+                    new._own[name] = type(new._own[name]).from_state(held[name])
+            if gone:
+                new.metrics = tuple(state["metrics"])
+                unread = {name: Unread(name, {**held[name]}) for name in gone}
+                own = {**new._own, **unread}
+                new._own = {name: own[name] for name in new.metrics if name in own}
         except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             raise ValueError(f"damaged metrics state: {type(error).__name__}: {error}") from error
         return new

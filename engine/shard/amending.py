@@ -5,11 +5,14 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
+import msgspec
+
 from midstream.engine.learners.learner import LearnerError
-from midstream.engine.state.changes import Change, MisfitError, differences
+from midstream.engine.shard.journal import Command, Entry
+from midstream.engine.state.changes import Change, MisfitError, differences, in_words, of_code
 from midstream.engine.training.trainer import Trainer
 
-__all__ = ["Blanks", "assess", "compared", "foreseen", "libraries"]
+__all__ = ["Blanks", "assess", "changes_of", "compared", "foreseen", "libraries"]
 
 _LIBRARIES = ("river", "numpy", "numba")
 _UNPROVED = "the state has no predictions to compare: `run --amend` takes it as it is"
@@ -40,6 +43,11 @@ def compared(
     now = {key: value for key, value in about.items() if value}
     found = differences("input", saved, now, level="refused", effect=effect)
     return found + blank.changes({key: old[key] for key in old if key not in about})
+
+
+def changes_of(entries: Iterable[Entry]) -> list[Change]:
+    """Return the changes that amendments among the journal's entries took."""
+    return [change for e in entries if isinstance(e, Command) for change in e.changes]
 
 
 def proved(header: Mapping[str, Any], trainer: Trainer) -> list[Change]:
@@ -97,13 +105,24 @@ def misfits(trainer: Trainer, blank: Trainer, changes: list[Change], old: Mappin
     """
     if not changes or any(change.level == "refused" for change in changes):
         return []
+    parts = blank.blank_parts(old)
     try:
-        trainer.amended(blank.blank_parts(old), tuple(modules))
+        amended = trainer.amended(parts, tuple(modules))
+        if "learner" in parts:
+            amended.tried()
     except MisfitError as error:
-        return [Change("learner", error.attribute, "learned", "-", "refused",
+        part = "labels" if error.attribute == "labels" else "learner"
+        return [Change(part, error.attribute, "learned", "-", "refused",
                        f"does not fit: {error.why}")]  # fmt: skip
+    except LearnerError as error:
+        said = " ".join(str(error).split())
+        effect = f"it raises on an event of the replay buffer: {said:.200}"
+        return [Change("learner", "amended", "learned", "-", "refused", effect)]
     except ValueError as error:
-        return [Change("state", "learned", "-", "-", "refused", str(error))]
+        return [Change("state", "amended", "learned", "-", "refused", str(error))]
+    except Exception as error:  # noqa: BLE001  # whatever a part from another package raises
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return [Change("state", "amended", "learned", "-", "refused", f"{said:.200}")]
     return []
 
 
@@ -116,6 +135,7 @@ def foreseen(
     source: str,
     shards: str,
     modules: Iterable[str],
+    journaled: Iterable[Change] = (),
 ) -> list[Change]:
     """Return all differences between a saved state and this config and machine.
 
@@ -125,12 +145,31 @@ def foreseen(
         The header of the snapshot that `trainer` was read from; empty: there is no snapshot.
     old
         The definition in force; None: it equals the config's.
+    journaled
+        Changes that the journal holds after the snapshot: versions of libraries among them are
+        taken already.
     """
-    changes = proved(header, trainer) if header else []
+    taken = {(each.what, each.after) for each in journaled if each.part == "libraries"}
+    changes = [
+        change
+        for change in (proved(header, trainer) if header else ())
+        if change.level == "refused" or (change.what, change.after) not in taken
+    ]
     if old is not None:
-        changes += compared(blank, old, source, shards)
+        found = compared(blank, old, source, shards)
+        if code := of_code(found):
+            too = f"; the code changed, too ({in_words(code)}): put it back to see which it is"
+            changes = [_said(change, too) for change in changes]
+        changes += found
         changes += misfits(trainer, blank, changes, old, modules)
     return changes
+
+
+def _said(change: Change, more: str) -> Change:
+    """Return a refused change with a longer effect; others unchanged."""
+    if change.level != "refused":
+        return change
+    return msgspec.structs.replace(change, effect=change.effect + more)
 
 
 def assess(changes: Iterable[Change], *, amend: bool) -> list[Change]:

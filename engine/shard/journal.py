@@ -593,14 +593,35 @@ def _encode(record: Record) -> bytes:
     return b"%08x %b\n" % (zlib.crc32(body), body)
 
 
-def whole_records(storage: Storage) -> Iterator[Record]:
-    """Yield the complete records of the journal in a folder, in order; nothing is changed."""
-    for name in storage.names():
-        if SEGMENT.match(name):
-            for line in storage.read(name).splitlines(keepends=True):
-                record = _decode(line)
-                if record is not None:
-                    yield record
+def whole_records(storage: Storage, since: int | None = None) -> Iterator[Record]:
+    """Yield the complete records of the journal in a folder, in order; nothing is changed.
+
+    Parameters
+    ----------
+    since
+        Position of the snapshot that a run would resume from, which checks the journal from its
+        segment on; None: nothing is checked.
+
+    Raises
+    ------
+    JournalError
+        If it would find damage before the journal's end.
+    """
+    starts = {n: int(found[1]) for n in storage.names() if (found := SEGMENT.match(n))}
+    before = [start for start in starts.values() if since is not None and start < max(since, 1)]
+    damaged = ""
+    for name in sorted(starts):
+        is_checked = since is not None and starts[name] >= max(before, default=0)
+        at = 0
+        for line in storage.read(name).splitlines(keepends=True):
+            record = _decode(line)
+            if record is None:
+                damaged = damaged or f"{name} is damaged at byte {at}" * is_checked
+            elif damaged:
+                raise JournalError(f"{damaged}: a whole record ({record.seq}) follows")
+            else:
+                yield record
+            at += len(line)
 
 
 def identities(storage: Storage) -> Iterator[str]:

@@ -23,6 +23,7 @@ from midstream.engine.learners.learner import LearnerError, definition_changes
 from midstream.engine.shard.amending import (
     Blanks,
     assess,
+    changes_of,
     compared,
     foreseen,
     libraries,
@@ -439,6 +440,7 @@ class Shard:
         amendment = _amendment(
             name, header, trainer, blank, last, definition,
             source=source, shards=shards, modules=modules, amend=amend,
+            journaled=changes_of(piece.entry for piece in replay.all()),
             replays=any(reads_again(piece.entry) for piece in replay.all()),
             at=policy.get("wall", time.time)(),
         )  # fmt: skip
@@ -1343,6 +1345,7 @@ def _amendment(
     shards: str,
     modules: Collection[str],
     amend: bool,
+    journaled: Sequence[Change],
     replays: bool,
     at: float,
 ) -> Command | None:
@@ -1356,7 +1359,7 @@ def _amendment(
     differ = not is_same(old, definition)
     changes = foreseen(
         header, trainer, blank(), old if differ else None,
-        source=source, shards=shards, modules=modules,
+        source=source, shards=shards, modules=modules, journaled=journaled,
     )  # fmt: skip
     if not differ and not changes:
         return None

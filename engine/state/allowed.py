@@ -203,7 +203,13 @@ class Allowed:
             return _OUTSIDE[name]
         found = self._find(_PRESENT.get(name, name), reference)
         if found is None:
-            raise EncodingError(f"a state may not name {name[:200]!r}")
+            module, _, path = _PRESENT.get(name, name).partition(":")
+            gone = module in self.modules and not hasattr(sys.modules.get(module), path)
+            raise EncodingError(
+                f"a state may not name {name[:200]!r}"
+                + f"; the module {module} has it no more: keep it there until the model was saved "
+                "without it" * gone
+            )
         return found
 
     def method(self, owner: Any, name: str) -> Any:

@@ -118,10 +118,7 @@ class Unread(Part):
         PluginError
             Always.
         """
-        raise plugins.PluginError(
-            f"the state has a part {self.called!r}, and no package that is installed declares it "
-            "as an entry point of the group midstream.parts"
-        )
+        raise plugins.PluginError(plugins.missing("part", self.called, "midstream.parts"))
 
 
 def part_names() -> list[str]:

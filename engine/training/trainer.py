@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from midstream.engine.basics.plugins import PluginError
 from midstream.engine.basics.storage import LocalStorage, replace
 from midstream.engine.drift.monitor import DriftMonitor
 from midstream.engine.events.batch import EventBatch
@@ -247,6 +248,8 @@ class Trainer:
             losses = self.prequential.update(
                 labels, values, predictions.table or predictions.probas
             )
+        except PluginError:  # no fault of the event
+            raise
         except (AttributeError, OverflowError, TypeError, ValueError) as cause:
             raise LearnerError(self._odd_row(batch, predictions), cause) from cause
         count, odd = self.prequential.non_finite - before, list[int]()
@@ -490,6 +493,21 @@ class Trainer:
             f"{id_}: {_exactly(value)} {_exactly(proba)}"
             for id_, value, proba in zip(batch.ids, found.values, probas, strict=True)
         ]
+
+    def tried(self) -> None:
+        """Predict and learn a few events of the replay buffer, to see whether the learner can.
+
+        The trainer must not be used any more.
+
+        Raises
+        ------
+        LearnerError
+            If the learner raises.
+        """
+        events = self.replay.events
+        chosen = events[:: max(len(events) // _PROVED, 1)][:_PROVED]
+        if chosen:
+            self.learner.predict_learn(EventBatch.from_events(chosen))
 
     def state(self) -> dict[str, bytes]:
         """Return everything that the next result depends on, as named parts, copied."""

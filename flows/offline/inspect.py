@@ -131,6 +131,8 @@ def _try_saved_state(settings: Settings, report: Report, *, amend: bool) -> None
                 detail += ", if that fits after a part of the input was read again"
         else:
             detail = "`run` goes on from it"
+        if settings.journal_topic is not None:
+            detail += f" (the journal on the topic {settings.journal_topic} was not read)"
         report.add(what, detail, ok=not left, table=table(first.changes) if first.changes else ())
 
 

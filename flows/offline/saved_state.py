@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from midstream.engine.basics.storage import LocalStorage
 from midstream.engine.learners.learner import definition_changes
-from midstream.engine.shard.amending import assess, compared, foreseen
+from midstream.engine.shard.amending import assess, changes_of, compared, foreseen
 from midstream.engine.shard.commands import in_force, reads_again
-from midstream.engine.shard.journal import Record, whole_records
+from midstream.engine.shard.journal import JournalError, Record, whole_records
 from midstream.engine.shard.shard import ResumeError, begun, defined, read_otherwise
 from midstream.engine.state.changes import Change, is_same
 from midstream.engine.state.snapshot import Snapshot, SnapshotError, SnapshotFolder
@@ -70,12 +70,15 @@ def _foreseen(settings: Settings, blank: Trainer, place: Path) -> Foreseen | Non
     now, name = defined(blank, **said), place.name
     snapshot, first, records = _newest(place), None, list[Record]()
     since = -1 if snapshot is None else snapshot.header["seq"]
-    for record in whole_records(LocalStorage(place)):
-        if record.about:  # the state was begun here
-            first, records = record, []
-            snapshot = snapshot if since > record.seq else None
-        if record.seq >= since:
-            records.append(record)
+    try:
+        for record in whole_records(LocalStorage(place), max(since, 0)):
+            if record.about:  # the state was begun here
+                first, records = record, []
+                snapshot = snapshot if since > record.seq else None
+            if record.seq >= since:
+                records.append(record)
+    except JournalError as error:
+        return Foreseen(name, [], f"`run` refuses it: {error}")
     try:
         if snapshot is not None:
             saved, seq = snapshot.header, snapshot.header["seq"]
@@ -99,6 +102,6 @@ def _foreseen(settings: Settings, blank: Trainer, place: Path) -> Foreseen | Non
     last = in_force(entries, saved["definition"])
     changes = foreseen(
         header, trainer, blank, None if is_same(last, now) else last,
-        modules=modules, **said,
+        modules=modules, journaled=changes_of(entries), **said,
     )  # fmt: skip
     return Foreseen(name, changes, replays=any(map(reads_again, entries)))

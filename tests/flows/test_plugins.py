@@ -122,24 +122,41 @@ def test_a_learner_from_outside_keeps_the_contract():
     assert Trainer.from_state(trainer.state()).digest() == trainer.digest()
 
 
-def test_a_part_whose_package_is_gone_is_kept_and_refuses_to_go_on(tmp_path, monkeypatch):
-    """It says which; taking the part out of the config lets go of it."""
+@pytest.mark.parametrize(
+    ("group", "options", "said"),
+    [
+        ("midstream.parts", "parts", r"part 'sources'.*midstream\.parts"),
+        ("midstream.metrics", "metrics", r"metric 'positives'.*midstream\.metrics"),
+        ("midstream.detectors", "drift", r"detector 'streak'.*midstream\.detectors"),
+    ],
+)
+def test_what_a_missing_package_brought_is_kept_until_it_is_dropped(
+    group, options, said, monkeypatch
+):
+    """The state is read and refuses to go on; an amendment without it goes on with the rest."""
     import toys
 
-    trainer = Trainer(toys.Majority(), parts=[toys.Sources()])
+    given = {
+        "parts": [toys.Sources()],
+        "metrics": ["positives", "accuracy"],
+        "drift": ["streak", "adwin"],
+    }
+    trainer = Trainer(toys.Majority(), **{options: given[options]})
     trainer.step_one({"a": 1.0}, True)
     state = trainer.state()
     real = plugins.names
-    monkeypatch.setattr(
-        plugins, "names", lambda group: real(group) if group != "midstream.parts" else []
-    )
+    monkeypatch.setattr(plugins, "names", lambda each: real(each) if each != group else [])
     restored = Trainer.from_state(state)
     assert restored.state() == state
-    with pytest.raises(plugins.PluginError, match=r"part 'sources'.*midstream\.parts"):
+    with pytest.raises(plugins.PluginError, match=said):
         restored.step_one({"a": 1.0}, True)
-    bare = restored.amended(Trainer(toys.Majority()).blank_parts(trainer.definition()))
-    assert not bare.extra
+    rest = {"parts": [], "metrics": ["accuracy"], "drift": ["adwin"]}
+    blank = Trainer(toys.Majority(), **{options: rest[options]})
+    assert [change.before for change in blank.changes(trainer.definition())] == ["on"]
+    bare = Trainer.from_state(state).amended(blank.blank_parts(trainer.definition()))
+    assert bare.definition() == blank.definition()
     assert bare.seen == 1
+    bare.step_one({"a": 1.0}, True)
 
 
 def test_two_packages_with_one_name_are_refused(site, tmp_path):

@@ -293,6 +293,9 @@ def test_other_versions_are_refused_where_predictions_differ(tmp_path, monkeypat
     )
     with pytest.raises(ResumeError, match=r"numpy: .* -> 1\.0 \(other predictions: e\d+: .* is "):
         online.run(load(one.config), until_eof=True)
+    edit("models", "BY = 1.0", "BY = 2.0")(one)
+    with pytest.raises(ResumeError, match="the code changed, too .*learner.Mean.*: put it back"):
+        online.run(load(one.config), until_eof=True)
 
 
 def test_a_state_of_a_newer_schema_is_refused_by_name(begun, tmp_path):
@@ -439,3 +442,64 @@ def test_a_model_that_predicts_no_more_under_other_versions_is_refused(tmp_path,
     monkeypatch.setattr(Trainer, "proof", gone)
     with pytest.raises(ResumeError, match=r"numpy: .*does not predict any more: .*'gone'"):
         online.run(load(one.config), until_eof=True)
+
+
+def test_mended_code_that_does_not_run_on_what_was_learned_is_refused(begun, tmp_path):
+    """The amended model is tried on events of the replay buffer before it is journaled."""
+    one = copied(begun, tmp_path / "one")
+    edit("models", "self.total / self.n if", "self.sums[0] / self.n if")(one)
+    for command in (("check", "config.toml"), ("run", "config.toml", "--until-eof")):
+        done = one.call(*command, "--amend")
+        assert done.returncode == 1
+        assert "raises on an event of the replay buffer" in done.stdout + done.stderr
+        assert "'Mean' object has no attribute 'sums'" in done.stdout + done.stderr
+    edit("models", "self.sums[0] / self.n if", "self.total / self.n if")(one)
+    assert one.run()["learned"] == ALL - FIRST
+
+
+def test_other_versions_are_journaled_once_also_after_a_kill(begun, tmp_path, monkeypatch):
+    """A run that was killed between the journal's record and the snapshot took them already."""
+    one = copied(begun, tmp_path / "one")
+    real = amending.libraries()
+    for module in (shard, amending):
+        monkeypatch.setattr(module, "libraries", lambda: {**real, "numpy": "9.9"})
+    for method in ("_write_snapshot", "_snapshot"):
+        assert hasattr(shard.Shard, method)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard.Shard, "_write_snapshot", killed)
+        with pytest.raises(KeyboardInterrupt):
+            online.run(load(one.config), until_eof=True)
+    report = inspect(load(one.config), 100)
+    assert "`run` goes on from it" in [finding.detail for finding in report.findings]
+    online.run(load(one.config), until_eof=True)
+    amended = [row for row in one.operate("history") if row["command"]["kind"] == "amend"]
+    assert len(amended) == 1
+
+
+def test_check_finds_a_damaged_journal(begun, tmp_path):
+    """It says what `run` will say."""
+    one = copied(begun, tmp_path / "one")
+    journal = max((one.folder / "state" / "shards" / "000").glob("journal-*"))
+    data = bytearray(journal.read_bytes())
+    data[10] ^= 1
+    journal.write_bytes(data)
+    said = f"{journal.name} is damaged at byte 0: a whole record (1) follows"
+    found = one.call("check", "config.toml")
+    assert found.returncode == 1
+    assert said in found.stdout
+    assert said in one.call("run", "config.toml", "--until-eof").stderr
+
+
+def test_a_step_whose_class_is_gone_is_named_with_the_way_out(begun, tmp_path):
+    """The class must stay in its module until an amendment has dropped the step."""
+    one = copied(begun, tmp_path / "one")
+    edit("models", "class Mean", "class Average")(one)
+    edit("models", "Mean() |", "Average() |")(one)
+    for command in (("check", "config.toml"), ("run", "config.toml", "--until-eof")):
+        done = one.call(*command)
+        assert done.returncode == 1
+        assert "the module models has it no more: keep it there" in done.stdout + done.stderr
