@@ -70,6 +70,11 @@ class EventBatch:
     paths
         Where in an event "label", "weight" and "time" are, for messages; None: as in our own
         format.
+
+    Attributes
+    ----------
+    is_feedback
+        Whether these are no events, but labels for events that were predicted before, by id.
     """
 
     __slots__ = (
@@ -83,6 +88,7 @@ class EventBatch:
         "_times",
         "groups",
         "index",
+        "is_feedback",
         "keys",
         "offsets",
         "partition",
@@ -148,6 +154,7 @@ class EventBatch:
         self.groups = groups
         self.keys = keys
         self.sound = sound
+        self.is_feedback = False
         self._paths = paths
 
     @classmethod
@@ -367,7 +374,7 @@ class EventBatch:
             return None if column is None else [column[i] for i in rows]
 
         targets = self.targets
-        return EventBatch(
+        new = EventBatch(
             pick(self._dicts) if self._array is None else None,
             pick(self._labels)
             if targets is None
@@ -388,6 +395,8 @@ class EventBatch:
             sound=self.sound,
             paths=self._paths,
         )
+        new.is_feedback = self.is_feedback
+        return new
 
     def made_sound(self, **columns: Any) -> "EventBatch":
         """Return a sound batch of the same events, with these columns replaced."""
@@ -397,7 +406,16 @@ class EventBatch:
             "sources": self.sources, "groups": self.groups, "keys": self.keys,
             "paths": self._paths,
         }  # fmt: skip
-        return EventBatch(**(fields | columns), sound=True)
+        new = EventBatch(**(fields | columns), sound=True)
+        new.is_feedback = self.is_feedback
+        return new
+
+    def label(self, i: int) -> Label | None:
+        """Label of event `i`, None for no label."""
+        if self.targets is None:
+            return self.labels[i]
+        value = float(self.targets.values[i])
+        return None if math.isnan(value) else bool(value) if self.targets.binary else value
 
     def event(self, i: int) -> Event:
         """Return event `i` as an object."""
@@ -405,15 +423,10 @@ class EventBatch:
         def text(column: Sequence[str | None] | None) -> str | None:
             return None if column is None else column[i]
 
-        if self.targets is None:
-            label = self.labels[i]
-        else:
-            value = float(self.targets.values[i])
-            label = None if math.isnan(value) else bool(value) if self.targets.binary else value
         given = text(self._ids)
         return Event(
             x=self._features(i),
-            y=label,
+            y=self.label(i),
             id=self._made_id(i) if given is None else given,
             ts=self.time(i),
             key=text(self.keys),

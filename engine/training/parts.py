@@ -1,16 +1,14 @@
 """User-defined parts of a trainer: each sees every batch and is saved with the model's state."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from midstream.engine.basics import plugins
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import Alarm
 from midstream.engine.state import encoding
 from midstream.engine.state.changes import Change, differences
-
-if TYPE_CHECKING:
-    from midstream.engine.training.trainer import Step
+from midstream.engine.training.step import Step
 
 __all__ = ["PREFIX", "Part", "PartError", "Unread", "load_part", "make_part", "part_names"]
 
@@ -44,7 +42,7 @@ class Part:
     def __init__(self, **options: Any) -> None:
         self.options = options
 
-    def observe(self, batch: EventBatch, step: "Step", position: int) -> Iterable[Alarm]:
+    def observe(self, batch: EventBatch, step: Step, position: int) -> Iterable[Alarm]:
         """Observe a batch that was predicted, scored and learned; return alarms.
 
         Parameters
@@ -108,7 +106,7 @@ class Unread(Part):
     def observe(
         self,
         batch: EventBatch,  # noqa: ARG002
-        step: "Step",  # noqa: ARG002
+        step: Step,  # noqa: ARG002
         position: int,  # noqa: ARG002
     ) -> Iterable[Alarm]:
         """Raise, because the part's package is missing.

@@ -19,7 +19,8 @@ from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import Features, IntArray, Rejected
 from midstream.engine.events.predictions import Predictions, Table
 from midstream.engine.learners.learner import Learner, LearnerError, load_learner
-from midstream.engine.training.trainer import Step, Trainer
+from midstream.engine.training.step import Step
+from midstream.engine.training.trainer import Trainer
 
 __all__ = [
     "MIN_EVENTS",

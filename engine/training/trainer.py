@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
 import numpy as np
 
 from midstream.engine.basics.plugins import PluginError
@@ -36,36 +35,26 @@ from midstream.engine.events.rules import (
     sound,
     spelled,
 )
+from midstream.engine.joining.joiner import Joiner
+from midstream.engine.joining.policy import Policy
 from midstream.engine.learners.learner import Learner, LearnerError, as_learner, load_learner
 from midstream.engine.metrics.prequential import Prequential
 from midstream.engine.state import encoding
 from midstream.engine.state.changes import Change, MisfitError, differences, is_same
 from midstream.engine.state.snapshot import Snapshot, pack, unpack
+from midstream.engine.training.joined import finished, learned
 from midstream.engine.training.parts import PREFIX, Part, load_part
 from midstream.engine.training.replay import Reservoir
+from midstream.engine.training.step import Step
 
-__all__ = ["Step", "Trainer"]
+__all__ = ["Trainer"]
 
 _PARTS = {"learner": "learner", "metrics": "prequential", "drift": "drift", "replay": "replay"}
 """The parts that every trainer has: name in a state -> name of the attribute."""
+_JOIN = {"feedback": "joiner", "by_prediction": "by_prediction"}
+"""Likewise, of a trainer whose labels come later."""
 _PROVED = 5  # events of the replay buffer whose predictions are saved with a snapshot
 _QUIET = 1_000  # events with finite predictions before another non-finite one raises an alarm
-
-
-class Step(msgspec.Struct):
-    """The result of a batch: predictions and (n,) losses, in batch order, and alarms.
-
-    `non_finite` counts the predictions that are not finite numbers. Such a prediction has no loss,
-    and no label is predicted from its probabilities. `odd` holds their rows. `too_large` counts the
-    labels that are too large to be scored.
-    """
-
-    predictions: Predictions
-    losses: FloatArray
-    alarms: list[Alarm]
-    non_finite: int = 0
-    too_large: int = 0
-    odd: list[int] = []
 
 
 class Trainer:
@@ -97,6 +86,9 @@ class Trainer:
         Modules besides River whose classes and functions the model's state may hold.
     parts
         User-defined parts, see `Part`: they see every batch and are saved with the state.
+    feedback
+        What is done with labels that come after their event was predicted. Events without a label
+        then wait for theirs. None: such events are predicted only.
 
     Raises
     ------
@@ -120,6 +112,7 @@ class Trainer:
         labels: LabelKind | None = None,
         modules: Collection[str] = (),
         parts: Sequence[Part] = (),
+        feedback: Policy | None = None,
     ) -> None:
         self.learner: Learner = as_learner(model, task, modules)
         self.task: Task = self.learner.task
@@ -141,11 +134,28 @@ class Trainer:
         if len(self.extra) < len(parts):
             raise ValueError("two of the parts have one name")
         self._non_finite_at = -1  # number of events up to the last non-finite prediction
+        self.joiner: Joiner | None = None
+        self.by_prediction: Prequential | None = None
+        if feedback is not None:
+            takes_weights = self.learner.takes_weights
+            if (fault := feedback.fault(self.task, takes_weights=takes_weights)) is not None:
+                raise ValueError(f"feedback: {fault[0]} {fault[1]}")
+            self.joiner = Joiner(feedback)
+            self.by_prediction = Prequential(self.task, metrics, window=window, fading=fading)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The prequential metrics so far, by name, and the reports of further parts."""
+        """The prequential metrics so far, by name, and the reports of further parts.
+
+        With a join, events are scored in the order of their labels. Metrics with the prefix
+        ``by_prediction.`` score them in the order of prediction, up to the oldest event that waits.
+        ``feedback.`` stands before the counts of the join.
+        """
         report = self.prequential.report()
+        if self.joiner is not None and self.by_prediction is not None:
+            ordered = self.by_prediction.report()
+            report |= {f"by_prediction.{name}": value for name, value in ordered.items()}
+            report |= {f"feedback.{name}": v for name, v in self.joiner.report().items()}
         for name, part in self.extra.items():
             report |= {f"{name}.{key}": value for key, value in part.report().items()}
         return report
@@ -233,10 +243,33 @@ class Trainer:
             If a value breaks a rule for which `admit` rejects the event; nothing is learned then.
         """
         batch = self._sound(batch)
+        if self.joiner is not None:
+            return finished(self, batch, learned(self, batch))
         if predictions is None:
             predictions = self.learner.predict_learn(batch)
         if len(batch) and (flaw := _flaw(predictions, len(batch))):
             raise LearnerError(0, TypeError(flaw))
+        return self.observe(batch, predictions)
+
+    def check_predictions(self, batch: EventBatch, predictions: Predictions) -> None:
+        """Raise LearnerError if predictions cannot be scored later."""
+        if flaw := _flaw(predictions, len(batch)):
+            raise LearnerError(0, TypeError(flaw))
+        try:
+            Prequential(self.task, window=1).update(
+                [None] * len(batch), predictions.values, predictions.table or predictions.probas
+            )
+        except (AttributeError, OverflowError, TypeError, ValueError) as cause:
+            raise LearnerError(self._odd_row(batch, predictions), cause) from cause
+
+    def observe(self, batch: EventBatch, predictions: Predictions) -> Step:
+        """Score a batch that the learner has predicted and learned, and monitor the losses.
+
+        Raises
+        ------
+        LearnerError
+            As for `step`.
+        """
         labels: Any = batch.targets
         values: Any = predictions.array
         if labels is None or values is None:
@@ -271,6 +304,37 @@ class Trainer:
             step.alarms.sort(key=lambda alarm: alarm.position)
         self.seen += len(batch)
         self.learned += batch.labelled
+        if self.task == "multiclass" and self._first_label is None:
+            self._first_label = next((y for y in batch.labels if y is not None), None)
+        return step
+
+    def observe_labels(
+        self, batch: EventBatch, predictions: Predictions, learned: EventBatch
+    ) -> Step:
+        """Score events whose labels came after their predictions, and monitor the losses.
+
+        Parameters
+        ----------
+        learned
+            The events that the learner learned: without some, and with others again.
+        """
+        labels: Any = batch.targets
+        values: Any = predictions.array
+        if labels is None or values is None:
+            labels = batch.labels
+            values = predictions.values
+        large = self.prequential.too_large
+        losses = self.prequential.update(labels, values, predictions.table or predictions.probas)
+        alarms = self.drift.update(losses, self.seen, batch.time)
+        for alarm in alarms:
+            alarm.position = self.seen
+        self.replay.add(learned)
+        count = self.prequential.too_large - large
+        step = Step(predictions, losses, alarms, too_large=count, joined=len(learned))
+        if self.extra and len(batch):
+            for part in self.extra.values():
+                step.alarms += part.observe(batch, step, self.seen)
+        self.learned += len(learned)
         if self.task == "multiclass" and self._first_label is None:
             self._first_label = next((y for y in batch.labels if y is not None), None)
         return step
@@ -345,7 +409,33 @@ class Trainer:
         if rejected:
             found = rejected[0]
             raise ValueError(": ".join(filter(None, (found.path, found.reason))))
-        return self._first(batch, self.step(batch).predictions)
+        predictions = self.step(batch).predictions
+        if not len(predictions):  # a label for an event that waited
+            predictions = self.predict(batch)
+        return self._first(batch, predictions)
+
+    def feedback_one(self, event_id: str, y: Label, **fields: Any) -> Step:
+        """Learn the label of an event that was predicted before, by its id.
+
+        Parameters
+        ----------
+        fields
+            Further fields: ts, weight, source.
+
+        Raises
+        ------
+        ValueError
+            If the trainer was made without `feedback`, or the label breaks a rule.
+        """
+        if self.joiner is None:
+            raise ValueError("the trainer was made without feedback")
+        event = Event(x={"id": event_id}, y=y, id=event_id, **fields)
+        batch = EventBatch.from_events([event], partition="feedback")
+        batch.is_feedback = True
+        batch, rejected = self.admit(batch)
+        if rejected:
+            raise ValueError(": ".join(filter(None, (rejected[0].path, rejected[0].reason))))
+        return self.step(batch)
 
     def predict_one(self, x: Features) -> Prediction:
         """Predict one event from its features; learn nothing.
@@ -389,6 +479,7 @@ class Trainer:
             "metrics": self.prequential.definition(),
             "drift": self.drift.definition(),
             "replay": self.replay.definition(),
+            **({"feedback": self.joiner.definition()} if self.joiner is not None else {}),
             **({"parts": _definitions(self.extra)} if self.extra else {}),
         }
 
@@ -409,6 +500,7 @@ class Trainer:
                 found.append(Change(name, "state", "-", "on", effect="begins now"))
             elif not is_same(was, part.definition()):
                 found += _changes(name, part, was)
+        found += self._changes_of_join(old.get("feedback"))
         before = old.get("parts", {})
         for name in dict.fromkeys([*before, *self.extra]):
             if name not in before:
@@ -418,6 +510,14 @@ class Trainer:
             elif before[name] != self.extra[name].definition():
                 found += self.extra[name].changes(before[name])
         return found
+
+    def _changes_of_join(self, old: Mapping[str, Any] | None) -> list[Change]:
+        if self.joiner is None:
+            effect = "what waits for its label is dropped"
+            return [Change("feedback", "join", "on", "-", "asked", effect)] if old else []
+        if old is None:
+            return [Change("feedback", "join", "-", "on", effect="begins now")]
+        return self.joiner.changes(old)
 
     def blank_parts(self, old: Mapping[str, Any]) -> dict[str, bytes]:
         """Return the parts of the state whose definition differs from a saved one: see `amended`.
@@ -429,8 +529,13 @@ class Trainer:
         names = [name for name in _PARTS if not is_same(old.get(name), new[name])]
         before, after = old.get("parts", {}), new.get("parts", {})
         names += [PREFIX + name for name in after if before.get(name) != after[name]]
+        if self.joiner is not None:
+            joined = old.get("feedback")
+            names += ["feedback"] if joined != new["feedback"] else []
+            names += ["by_prediction"] if joined is None or "metrics" in names else []
         parts = {name: state[name] for name in names}
-        gone = [name for name in before if name not in after]
+        gone = [PREFIX + name for name in before if name not in after]
+        gone += [*_JOIN] if self.joiner is None and "feedback" in old else []
         if gone or old.get("labels") != self._labels or "learner" in parts:
             about = encoding.decode(state["trainer"])
             parts["trainer"] = encoding.encode(about | {"gone": gone} if gone else about)
@@ -454,7 +559,8 @@ class Trainer:
         own = self.state()
         about = encoding.decode(parts["trainer"]) if "trainer" in parts else {}
         for name in about.pop("gone", ()):
-            own.pop(PREFIX + name, None)
+            own.pop(name, None)
+            own.pop(PREFIX + name, None)  # as earlier versions name it
         given = {**own, **parts}
         given["trainer"] = encoding.encode(about) if about else own["trainer"]
         new = Trainer.from_state(given, modules)
@@ -464,6 +570,10 @@ class Trainer:
             if name in parts:
                 part, old = getattr(new, attribute), getattr(self, attribute)
                 setattr(new, attribute, _amended(part, old))
+        for name, attribute in _JOIN.items():
+            part, old = getattr(new, attribute), getattr(self, attribute)
+            if name in parts and old is not None:
+                setattr(new, attribute, part.amended(old))
         for name, extra in new.extra.items():
             if PREFIX + name in parts and name in self.extra:
                 new.extra[name] = extra.amended(self.extra[name])
@@ -527,8 +637,25 @@ class Trainer:
             "metrics": encoding.encode(self.prequential.state()),
             "drift": self.drift.state(),
             "replay": encoding.encode(self.replay.state()),
+            **self._state_of_join(),
             **{PREFIX + name: part.state() for name, part in self.extra.items()},
         }
+
+    def _state_of_join(self) -> dict[str, bytes]:
+        if self.joiner is None or self.by_prediction is None:
+            return {}
+        ordered = encoding.encode(self.by_prediction.state())
+        return {"feedback": self.joiner.state(), "by_prediction": ordered}
+
+    def continued(self, state: Mapping[str, bytes], modules: Collection[str] = ()) -> "Trainer":
+        """Return the trainer built from `state`, which was taken from this one just now.
+
+        The join, which may be large, is not built anew.
+        """
+        rest = {name: data for name, data in state.items() if name not in _JOIN}
+        new = Trainer.from_state(rest, modules)
+        new.joiner, new.by_prediction = self.joiner, self.by_prediction
+        return new
 
     @classmethod
     def from_state(cls, state: Mapping[str, bytes], modules: Collection[str] = ()) -> "Trainer":
@@ -553,7 +680,7 @@ class Trainer:
                 f"trainer state has schema {about['schema']}, this version reads {cls.SCHEMA}"
             )
         for name in state:
-            if name not in ("trainer", *_PARTS) and not name.startswith(PREFIX):
+            if name not in ("trainer", *_PARTS, *_JOIN) and not name.startswith(PREFIX):
                 raise ValueError(
                     f"the state has a part {name!r:.100} that this version does not know: a newer "
                     "one wrote it"
@@ -574,6 +701,12 @@ class Trainer:
             raise ValueError(f"task {new.task}, with metrics of task {new.prequential.task}")
         new.drift = DriftMonitor.from_state(state["drift"])
         new.replay = Reservoir.from_state(encoding.decode(state["replay"]))
+        new.joiner = new.by_prediction = None
+        if any(name in state for name in _JOIN):
+            if lacking := [name for name in _JOIN if name not in state]:
+                raise ValueError(f"damaged trainer state: it lacks its part {lacking[0]!r}")
+            new.joiner = Joiner.from_state(state["feedback"])
+            new.by_prediction = Prequential.from_state(encoding.decode(state["by_prediction"]))
         new.extra = {
             name.removeprefix(PREFIX): load_part(name.removeprefix(PREFIX), state[name])
             for name in state

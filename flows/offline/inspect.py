@@ -23,7 +23,8 @@ from midstream.engine.shard.shard import EventError
 from midstream.engine.state.allowed import EncodingError
 from midstream.engine.state.changes import in_words, of_code, table
 from midstream.engine.training.rejecting import others
-from midstream.engine.training.trainer import Step, Trainer
+from midstream.engine.training.step import Step
+from midstream.engine.training.trainer import Trainer
 from midstream.flows.claims.registry import has_registry, open_registry
 from midstream.flows.config.factory import AfterRestart, model_modules
 from midstream.flows.config.settings import Settings

@@ -23,7 +23,8 @@ from midstream.engine.events.batch import EventBatch
 from midstream.engine.shard.dataset import DataSet
 from midstream.engine.shard.journal import Command, Exclude, Range, Record, Skip, unpacked
 from midstream.engine.training.rejecting import Recent
-from midstream.engine.training.trainer import Step, Trainer, digest
+from midstream.engine.training.step import Step
+from midstream.engine.training.trainer import Trainer, digest
 
 __all__ = ["Fold", "Version"]
 

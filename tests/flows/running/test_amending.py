@@ -294,7 +294,7 @@ def test_other_versions_are_refused_where_predictions_differ(tmp_path, monkeypat
     with pytest.raises(ResumeError, match=r"numpy: .* -> 1\.0 \(other predictions: e\d+: .* is "):
         online.run(load(one.config), until_eof=True)
     edit("models", "BY = 1.0", "BY = 2.0")(one)
-    with pytest.raises(ResumeError, match="the code changed, too .*learner.Mean.*: put it back"):
+    with pytest.raises(ResumeError, match=r"the code changed, too .*learner\.Mean.*: put it back"):
         online.run(load(one.config), until_eof=True)
 
 

@@ -1,0 +1,767 @@
+"""Joins labels that come later to the events that were predicted."""
+
+import math
+import zlib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+import msgspec
+import numpy as np
+
+from midstream.engine.events.batch import EventBatch
+from midstream.engine.events.event import Label, Origin, Rejected
+from midstream.engine.events.predictions import Predictions
+from midstream.engine.joining.clock import Clocks
+from midstream.engine.joining.policy import Policy
+from midstream.engine.joining.waiting import Waiting, sizes, times_of
+from midstream.engine.state import encoding
+from midstream.engine.state.changes import Change, differences
+
+__all__ = ["Fate", "JoinCounts", "Joiner", "Learn", "Op", "Predict"]
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_DELAYS = 80  # buckets of the histogram of delays, two for each power of two from 1 ms on
+_SHORTEST = 1e-3
+_BEFORE, _NEVER = -(2**62), 2**62  # ticks before and after all others
+_PARTS = 64  # of `window_events`: how exactly it is kept
+
+
+class JoinCounts(msgspec.Struct):
+    """What became of events and of feedback.
+
+    Attributes
+    ----------
+    predicted
+        Events that were predicted: joined + labelled + expired + evicted + repeated + waiting.
+    labelled
+        Events that came with their label.
+    joined
+        Events whose label came later, and was taken.
+    expired, evicted
+        Events whose time ended without a label, and those that had to go because too many waited.
+    repeated
+        Events with the id of one that waited or was done: predicted, but not joined.
+    early
+        Labels that came before their event, and were joined.
+    dangling, late
+        Labels without an event, and labels for an event that had expired.
+    duplicates, corrections, refunds
+        Labels for an event that had one: the same, another, and false after true.
+    sampled_out
+        Labels that were not learned because of `negative_share`.
+    unusable
+        Records of feedback without a label.
+    """
+
+    predicted: int = 0
+    labelled: int = 0
+    joined: int = 0
+    expired: int = 0
+    evicted: int = 0
+    repeated: int = 0
+    early: int = 0
+    dangling: int = 0
+    late: int = 0
+    duplicates: int = 0
+    corrections: int = 0
+    refunds: int = 0
+    sampled_out: int = 0
+    unusable: int = 0
+
+    def add(self, other: "JoinCounts") -> None:
+        """Add other counts."""
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class Predict(NamedTuple):
+    """Predict the rows [start, stop) of the batch, and learn those with a label."""
+
+    start: int
+    stop: int
+
+
+class Fate(NamedTuple):
+    """An event that is learned or scored after it was predicted.
+
+    Attributes
+    ----------
+    number
+        The number of the event.
+    label
+        The label.
+    weight
+        Its weight; 0: it is scored, but not learned.
+    scored
+        Whether the prediction is scored.
+    row
+        The row of the batch that decided it.
+    time
+        The event time of the label, or of the expiry.
+    source
+        Who sent the label.
+    """
+
+    number: int
+    label: Label
+    weight: float
+    scored: bool
+    row: int
+    time: float | None = None
+    source: str | None = None
+
+
+class Learn(NamedTuple):
+    """Learn events whose labels came later, in order."""
+
+    fates: list[Fate]
+
+
+Op: TypeAlias = Predict | Learn
+
+
+class _Held(NamedTuple):
+    """A label that waits for its event, or for the end of its event's time."""
+
+    label: Label
+    weight: float
+    time: float | None
+    source: str | None
+    origin: Origin
+
+
+def _held(plain: Sequence[Any]) -> _Held:
+    label, weight, time, source, origin = plain
+    return _Held(label, weight, time, source, tuple(origin))
+
+
+class _Closed(NamedTuple):
+    """An event that is done: its label, None if it expired; its number, -1 if it is not kept."""
+
+    label: Label | None
+    number: int
+
+
+class _Table(dict[K, V], Generic[K, V]):
+    """A dict whose changes through `put` and `take` can be undone."""
+
+    def __init__(self, log: list[Callable[[], Any]], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._log = log
+        self.logs = False
+
+    def put(self, key: K, value: V) -> None:
+        """Set a value."""
+        if self.logs:
+            if key in self:
+                self._log.append(lambda old=self[key]: self.__setitem__(key, old))  # type: ignore[misc]
+            else:
+                self._log.append(lambda: self.pop(key))
+        self[key] = value
+
+    def take(self, key: K) -> V:
+        """Remove a value and return it."""
+        value = self.pop(key)
+        if self.logs:
+            self._log.append(lambda: self.__setitem__(key, value))
+        return value
+
+
+class _Buckets(_Table[int, list[K]]):
+    """Lists by tick; additions and removals can be undone.
+
+    `first`: a tick before which there is nothing.
+    """
+
+    def __init__(self, log: list[Callable[[], Any]]) -> None:
+        super().__init__(log)
+        self.first = _NEVER
+
+    def add(self, tick: int, value: K) -> None:
+        """Add a value to the list of a tick."""
+        found = self.get(tick)
+        if found is None:
+            self.put(tick, [value])
+        else:
+            found.append(value)
+            if self.logs:
+                self._log.append(found.pop)
+        self.first = min(tick, self.first)
+
+    def due(self, tick: int) -> list[K]:
+        """Remove what is due up to a tick, and return it, tick by tick."""
+        ticks = sorted(at for at in self if at <= tick)
+        found = [value for at in ticks for value in self.take(at)]
+        self.first = min(self, default=_NEVER)
+        return found
+
+    def pop_first(self) -> K:
+        """Remove the first value of the first tick."""
+        at = min(self)
+        values = self.take(at)
+        if len(values) > 1:
+            self.put(at, values[1:])
+        self.first = min(self, default=_NEVER)
+        return values[0]
+
+    def all(self) -> Iterator[K]:
+        """Yield all values, tick by tick."""
+        for at in sorted(self):
+            yield from self[at]
+
+    def scale(self, ratio: float) -> None:
+        """Take ticks of another length."""
+        old = {at: self[at] for at in sorted(self)}
+        self.clear()
+        for at, values in old.items():
+            for value in values:
+                self.add(math.ceil(at * ratio) if at != _BEFORE else at, value)
+
+    def plain(self) -> list[list[Any]]:
+        """Return everything as plain values."""
+        return [[at, self[at]] for at in sorted(self)]
+
+    def load(self, plain: Sequence[Sequence[Any]]) -> None:
+        """Take over what `plain` returned."""
+        self.update({at: list(values) for at, values in plain})
+        self.first = min(self, default=_NEVER)
+
+
+class Joiner:
+    """The events that wait for their label, and the labels that wait for their event.
+
+    The result depends on the order of the records only, and not on how they were cut into batches.
+    For each batch, run `process`, then `finish`; after an error, `undo`, if it was begun with
+    `undoable`.
+
+    Parameters
+    ----------
+    policy
+        What is done with late, missing, repeated and corrected labels.
+
+    Attributes
+    ----------
+    counts
+        What became of events and feedback so far.
+    rejected
+        Feedback that was not joined, since `process` was last called.
+    review
+        Events that expired and are to be reviewed, with their predictions. Likewise.
+    """
+
+    SCHEMA = 1
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.counts = JoinCounts()
+        self.waiting = Waiting()
+        self.delays = [0] * _DELAYS
+        self.bytes = 0  # of the events that wait
+        self.rejected: list[Rejected] = []
+        self.review: list[tuple[EventBatch, Predictions]] = []
+        self._clocks = Clocks(policy.idle)
+        self._tick = _BEFORE  # all that is due up to it was done
+        self._log: list[Callable[[], Any]] = []
+        self._released: list[int] = []  # numbers whose features are not needed any more
+        self._open: _Table[str, int] = _Table(self._log)
+        self._sizes: _Table[int, int] = _Table(self._log)  # of the events that wait
+        self._closed: _Table[str, _Closed] = _Table(self._log)
+        self._early: _Table[str, _Held] = _Table(self._log)
+        self._held: _Table[int, _Held] = _Table(self._log)
+        self._due = _Buckets[int](self._log)  # the events that end at a tick
+        self._early_due = _Buckets[str](self._log)  # the labels that end at a tick
+        self._forget_due = _Buckets[str](self._log)  # the ids that are forgotten at a tick
+        self._backup: tuple[Any, ...] | None = None
+
+    def __len__(self) -> int:
+        """Return how many events wait."""
+        return len(self._open)
+
+    @property
+    def now(self) -> float:
+        """The event time of the join; -inf before the first record with a time."""
+        return self._clocks.now
+
+    def fate(self, event_id: str) -> dict[str, Any] | None:
+        """Return what is known of an event, as plain values; None if nothing is."""
+        if event_id in self._open:
+            number = self._open[event_id]
+            batch, predicted = self.waiting.events([number]), self.waiting.predictions([number])
+            held = self._held.get(number)
+            return {
+                "status": "waiting",
+                "time": batch.time(0),
+                "y_pred": predicted.values[0],
+                "label": None if held is None else held.label,
+            }
+        if event_id in self._closed:
+            label = self._closed[event_id].label
+            return {"status": "expired" if label is None else "labelled", "label": label}
+        if event_id in self._early:
+            held = self._early[event_id]
+            return {"status": "label waits for its event", "label": held.label, "time": held.time}
+        return None
+
+    # --- a batch
+
+    def process(
+        self, batch: EventBatch, *, undoable: bool = False
+    ) -> Generator[Op, Predictions | None, None]:
+        """Take a batch of events or of feedback; yield what the learner has to do, in order.
+
+        The caller sends the predictions for a `Predict` into the generator.
+        """
+        self.rejected, self.review = [], []
+        self._log.clear()
+        for table in self._tables():
+            table.logs = undoable
+        self._backup = None
+        if undoable:
+            self._backup = (
+                msgspec.structs.replace(self.counts), list(self.delays), self.bytes, self._tick,
+                self._clocks.copy(), self.waiting.next,
+            )  # fmt: skip
+            self._log.append(lambda: None)
+        self.waiting.log = self._log if undoable else None
+        nows = self._clocks.advance(batch.place, times_of(batch), len(batch))
+        ticks = np.full(len(batch), _BEFORE, np.int64)
+        known = np.isfinite(nows)
+        ticks[known] = np.floor(nows[known] / self.policy.tick).astype(np.int64)
+        take = self._feedback if batch.is_feedback else self._events
+        yield from take(batch, ticks.tolist(), nows.tolist())
+
+    def finish(self) -> Iterator[tuple[list[Label | None], Predictions]]:
+        """Complete the batch; yield labels and predictions in the order of prediction."""
+        released, self._released = self._released, []
+        self._log.clear()
+        self.waiting.log = None
+        for number in released:
+            self.waiting.release(number)
+        yield from self.waiting.settled()
+
+    def undo(self) -> None:
+        """Go back to the state before the batch."""
+        assert self._backup is not None, "the batch was not begun with undoable"
+        while self._log:
+            self._log.pop()()
+        for buckets in (self._due, self._early_due, self._forget_due):
+            buckets.first = min(buckets, default=_NEVER)
+        self.counts, self.delays, self.bytes, self._tick, self._clocks, after = self._backup
+        self.waiting.log = None
+        self.waiting.cut(after)
+        self._released, self.rejected, self.review = [], [], []
+
+    def _tables(self) -> Iterator["_Table[Any, Any]"]:
+        yield from (self._open, self._sizes, self._closed, self._early, self._held)
+        yield from (self._due, self._early_due, self._forget_due)
+
+    def _count(self, name: str, n: int = 1) -> None:
+        setattr(self.counts, name, getattr(self.counts, name) + n)
+
+    # --- events
+
+    def _events(
+        self, batch: EventBatch, ticks: list[int], nows: list[float]
+    ) -> Generator[Op, Predictions | None, None]:
+        ids = batch.ids
+        done = (~batch.without_label()).tolist()
+        tables = (self._open, self._closed, self._early)
+        plain = len(set(ids)) == len(ids) and all(t.keys().isdisjoint(ids) for t in tables)
+        every = self.policy.window_events // _PARTS + 1 if self.policy.window_events else 0
+        run: set[str] = set()  # ids of the rows from `start` on, if some may come twice
+        start = 0
+        for row, tick in enumerate(ticks):
+            number = self.waiting.next + row - start
+            if tick > self._tick or (every and number % every == 0):
+                if self._is_due(tick, number if every else -1):
+                    yield from self._predict(batch, ids, done, nows, start, row)
+                    start = row
+                    run.clear()
+                    if fates := self._pass(tick, number if every else -1, row, nows[row]):
+                        yield Learn(fates)
+                self._tick = max(tick, self._tick)
+            if plain:
+                continue
+            event_id = ids[row]
+            if event_id in run:
+                yield from self._predict(batch, ids, done, nows, start, row)
+                start = row
+                run.clear()
+            if done[row] and (event_id in self._open or event_id in self._closed):
+                yield from self._predict(batch, ids, done, nows, start, row)
+                start = row + 1
+                run.clear()
+                held = self._given(batch, row)
+                assert held is not None
+                if fates := self._label(event_id, held, row, tick):
+                    yield Learn(fates)
+            elif event_id in self._early:
+                yield from self._predict(batch, ids, done, nows, start, row + 1)
+                start = row + 1
+                run.clear()
+                held = self._early.take(event_id)
+                self._count("early", not done[row])
+                if fates := self._label(event_id, held, row, tick):
+                    yield Learn(fates)
+            else:
+                run.add(event_id)
+        yield from self._predict(batch, ids, done, nows, start, len(batch))
+
+    def _predict(
+        self,
+        batch: EventBatch,
+        ids: list[str],
+        done: list[bool],
+        nows: list[float],
+        start: int,
+        stop: int,
+    ) -> Generator[Op, Predictions | None, None]:
+        """Have rows predicted, and let those without a label wait."""
+        if start == stop:
+            return
+        predictions = yield Predict(start, stop)
+        assert predictions is not None
+        part = batch if stop - start == len(batch) else batch[start:stop]
+        first, ended = self.waiting.next, done[start:stop]
+        times, bytes_of = part.times, sizes(part).tolist()
+        self._count("predicted", stop - start)
+        labels = part.labels if any(ended) else None
+        policy = self.policy
+        for i, event_id in enumerate(ids[start:stop]):
+            if labels is not None and ended[i]:
+                self._count("labelled")
+                self._end(event_id, labels[i], -1)
+                continue
+            if event_id in self._open or event_id in self._closed:
+                self._count("repeated")
+                ended[i] = True
+                continue
+            number = first + i
+            self._open.put(event_id, number)
+            self._sizes.put(number, bytes_of[i])
+            self.bytes += bytes_of[i]
+            time = None if times is None else times[i]
+            time = nows[start + i] if time is None else time
+            if time > -math.inf:
+                due = math.floor((time + policy.window + policy.lateness) / policy.tick) + 1
+                self._due.add(due, number)
+        self.waiting.add(part, predictions, ended, labels)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Drop the oldest events while too many wait."""
+        policy = self.policy
+        while len(self._open) > policy.max_events or (
+            self.bytes > policy.max_bytes and len(self._open) > 1
+        ):
+            number = self.waiting.oldest()
+            self._count("evicted")
+            self._end(self._leave(number, None), None, -1)
+
+    # --- feedback
+
+    def _feedback(
+        self, batch: EventBatch, ticks: list[int], nows: list[float]
+    ) -> Generator[Op, Predictions | None, None]:
+        fates: list[Fate] = []
+        for row, (event_id, tick) in enumerate(zip(batch.ids, ticks, strict=True)):
+            if tick > self._tick:
+                if self._is_due(tick, -1):
+                    fates += self._pass(tick, -1, row, nows[row])
+                self._tick = tick
+            held = self._given(batch, row)
+            if held is None:
+                self._count("unusable")
+                self._reject(event_id, batch.origins[row], None, "feedback without a label")
+            else:
+                fates += self._label(event_id, held, row, tick)
+        if fates:
+            yield Learn(fates)
+
+    def _given(self, batch: EventBatch, row: int) -> _Held | None:
+        """Return the label at a row; None if there is none."""
+        label = batch.label(row)
+        if label is None:
+            return None
+        source = None if batch.sources is None else batch.sources[row]
+        origin = (batch.partition, max(batch.index, 0), int(batch.offsets[row]))
+        return _Held(label, batch.weight(row), batch.time(row), source, origin)
+
+    def _label(self, event_id: str, held: _Held, row: int, tick: int) -> list[Fate]:
+        """Take a label for an event; return what is to be learned now."""
+        if event_id in self._open:
+            number = self._open[event_id]
+            if self.policy.repeats == "first":
+                return self._joined(number, held, row)
+            known = self._held.get(number)
+            self._held.put(number, held if known is None else self._combined(known, held))
+            return []
+        if event_id in self._closed:
+            return self._again(event_id, held, row)
+        known = self._early.get(event_id)
+        if known is None:
+            time = self._clocks.now if held.time is None else held.time
+            if time > -math.inf:
+                policy = self.policy
+                due = math.floor((time + policy.early + policy.lateness) / policy.tick) + 1
+                self._early_due.add(max(due, tick + 1), event_id)
+            self._early.put(event_id, held)
+            if len(self._early) > self.policy.max_events:
+                oldest = next(iter(self._early))
+                self._dangling(oldest)
+        elif self.policy.repeats == "first":
+            self._count("duplicates" if known.label == held.label else "corrections")
+        else:
+            self._early.put(event_id, self._combined(known, held))
+        return []
+
+    def _combined(self, known: _Held, held: _Held) -> _Held:
+        """Return two labels of one event as one."""
+        if self.policy.repeats == "sum":
+            return held._replace(label=known.label + held.label)  # type: ignore[operator]
+        self._count("duplicates" if known.label == held.label else "corrections")
+        return held
+
+    def _joined(self, number: int, held: _Held, row: int) -> list[Fate]:
+        """Close an event with its label."""
+        keeps = self.policy.corrections == "learn"
+        if held.time is not None:
+            asked = self.waiting.time(number)
+            if asked is not None:
+                self._note_delay(held.time - asked)
+        event_id = self._leave(number, held.label, keep=keeps)
+        self._end(event_id, held.label, number if keeps else -1)
+        self._count("joined")
+        weight = self._sampled(event_id, held.label, held.weight)
+        return [Fate(number, held.label, weight, True, row, held.time, held.source)]
+
+    def _again(self, event_id: str, held: _Held, row: int) -> list[Fate]:
+        """Take another label of an event that is done."""
+        closed = self._closed[event_id]
+        if closed.label is None:
+            self._count("late")
+            self._reject(event_id, held.origin, held.label,
+                         "its event had expired: see feedback.window_seconds")  # fmt: skip
+            return []
+        if closed.label == held.label:
+            self._count("duplicates")
+            return []
+        self._count("corrections")
+        self._count("refunds", closed.label is True and held.label is False)
+        if closed.number < 0:
+            return []
+        self._closed.put(event_id, _Closed(held.label, closed.number))
+        weight = self.policy.correction_weight * held.weight
+        return [Fate(closed.number, held.label, weight, False, row, held.time, held.source)]
+
+    def _sampled(self, event_id: str, label: Label, weight: float) -> float:
+        """Return the weight that an event is learned with; 0: it is left out."""
+        share = self.policy.negative_share
+        if share == 1.0 or label is not False:
+            return weight
+        if zlib.crc32(event_id.encode()) < share * 2**32:
+            return weight / share
+        self._count("sampled_out")
+        return 0.0
+
+    def _leave(self, number: int, label: Label | None, *, keep: bool = False) -> str:
+        """Let an event wait no longer; return its id."""
+        event_id = self.waiting.event_id(number)
+        self._open.take(event_id)
+        self.bytes -= self._sizes.take(number)
+        self.waiting.close(number, label)
+        if not keep:
+            self._released.append(number)
+        return event_id
+
+    def _end(self, event_id: str, label: Label | None, number: int) -> None:
+        """Remember the id of an event that is done, for a while."""
+        self._closed.put(event_id, _Closed(label, number))
+        now, policy = self._clocks.now, self.policy
+        due = math.floor((now + policy.remember) / policy.tick) + 1 if now > -math.inf else _BEFORE
+        self._forget_due.add(due, event_id)
+        while len(self._closed) > policy.max_events:
+            self._forget(self._forget_due.pop_first())
+
+    def _forget(self, event_id: str) -> None:
+        closed = self._closed.get(event_id)
+        if closed is not None:
+            self._closed.take(event_id)
+            if closed.number >= 0:
+                self._released.append(closed.number)
+
+    def _note_delay(self, seconds: float) -> None:
+        place = 2 * math.log2(max(seconds, _SHORTEST) / _SHORTEST)
+        self.delays[min(int(place), _DELAYS - 1)] += 1
+
+    def _reject(self, event_id: str, origin: Origin, label: Label | None, reason: str) -> None:
+        raw = msgspec.json.encode({"id": event_id, "y": label}).decode()[:1_024]
+        self.rejected.append(Rejected(origin, reason, "", raw))
+
+    # --- time
+
+    def _is_due(self, tick: int, number: int) -> bool:
+        """Whether anything ends by a tick, or by a number of events."""
+        if tick > self._tick and min(
+            self._due.first, self._early_due.first, self._forget_due.first
+        ) <= tick:  # fmt: skip
+            return True
+        return number >= 0 and self.waiting.oldest() <= number - self.policy.window_events
+
+    def _pass(self, tick: int, number: int, row: int, now: float) -> list[Fate]:
+        """End what is due; return what is to be learned."""
+        fates: list[Fate] = []
+        if tick > self._tick:
+            for ended in self._due.due(tick):
+                if ended in self._sizes:
+                    fates += self._expired(ended, row, now)
+            for event_id in self._early_due.due(tick):
+                if event_id in self._early:
+                    self._dangling(event_id)
+            for event_id in self._forget_due.due(tick):
+                self._forget(event_id)
+        if number >= 0:
+            while (oldest := self.waiting.oldest()) <= number - self.policy.window_events:
+                fates += self._expired(oldest, row, now)
+        return fates
+
+    def _dangling(self, event_id: str) -> None:
+        held = self._early.take(event_id)
+        self._count("dangling")
+        self._reject(event_id, held.origin, held.label,
+                     "no event with this id came: see feedback.early_seconds")  # fmt: skip
+
+    def _expired(self, number: int, row: int, now: float) -> list[Fate]:
+        """End an event that got no label in its time, or several."""
+        if number in self._held:
+            return self._joined(number, self._held.take(number), row)
+        self._count("expired")
+        policy = self.policy
+        if policy.on_expiry == "label":
+            assert policy.default is not None
+            keeps = policy.corrections == "learn"
+            event_id = self._leave(number, policy.default, keep=keeps)
+            self._end(event_id, policy.default, number if keeps else -1)
+            weight = self._sampled(event_id, policy.default, policy.default_weight)
+            time = now if now > -math.inf else None
+            return [Fate(number, policy.default, weight, True, row, time)]
+        if policy.on_expiry == "review":
+            found = self.waiting.events([number]), self.waiting.predictions([number])
+            self.review.append(found)
+        self._end(self._leave(number, None), None, -1)
+        return []
+
+    def report(self) -> dict[str, float]:
+        """Return what became of events and feedback so far, and quantiles of the delay."""
+        counts = self.counts
+        ended = counts.joined + counts.expired + counts.evicted
+        return {
+            "waiting": float(len(self)),
+            "labels_waiting": float(len(self._early) + len(self._held)),
+            **{name: float(value) for name, value in msgspec.structs.asdict(counts).items()},
+            "coverage": counts.joined / ended if ended else math.nan,
+            **{f"delay.p{q}": self._delay(q / 100) for q in (50, 90, 99)},
+        }
+
+    def _delay(self, share: float) -> float:
+        """Return a quantile of the delay in seconds: the upper end of its bucket, within 41%."""
+        total = sum(self.delays)
+        if not total:
+            return math.nan
+        passed = 0
+        for place, count in enumerate(self.delays):
+            passed += count
+            if passed >= share * total:
+                return _SHORTEST * 2 ** ((place + 1) / 2)
+        return math.nan
+
+    # --- state
+
+    def changes(self, old: Mapping[str, Any]) -> list[Change]:
+        """Return the differences from a saved policy."""
+        return differences("feedback", old, self.definition(), effect="from now on")
+
+    def amended(self, old: "Joiner") -> "Joiner":
+        """Return `old` under this policy. What waits keeps the end that it was given."""
+        new = Joiner.from_state(old.state())
+        new.policy = self.policy
+        new._clocks.idle = self.policy.idle
+        ratio = old.policy.tick / self.policy.tick
+        if ratio != 1.0:
+            for table in (new._due, new._early_due, new._forget_due):
+                table.scale(ratio)
+            new._tick = _BEFORE if new._tick == _BEFORE else math.floor(new._tick * ratio)
+        return new
+
+    def definition(self) -> dict[str, Any]:
+        """Return the policy: plain JSON values."""
+        return self.policy.definition()
+
+    def state(self) -> bytes:
+        """Return everything that later results depend on."""
+        closed = [
+            [event_id, *self._closed[event_id]]
+            for event_id in dict.fromkeys(self._forget_due.all())
+            if event_id in self._closed
+        ]
+        early = [[event_id, *self._early[event_id]] for event_id in sorted(self._early)]
+        held = [[number, *self._held[number]] for number in sorted(self._held)]
+        return encoding.encode(
+            {
+                "schema": self.SCHEMA,
+                "policy": self.definition(),
+                "counts": msgspec.to_builtins(self.counts),
+                "clocks": self._clocks.state(),
+                "tick": self._tick,
+                "delays": list(self.delays),
+                "waiting": self.waiting.state(),
+                "closed": msgspec.msgpack.encode(closed),
+                "early": msgspec.msgpack.encode(early),
+                "held": msgspec.msgpack.encode(held),
+                "due": msgspec.msgpack.encode(self._due.plain()),
+                "early_due": msgspec.msgpack.encode(self._early_due.plain()),
+                "forget_due": msgspec.msgpack.encode(self._forget_due.plain()),
+            }
+        )
+
+    @classmethod
+    def from_state(cls, data: bytes) -> "Joiner":
+        """Build the joiner that `data` was taken from.
+
+        Raises
+        ------
+        ValueError
+            If the state is of another schema, or is damaged.
+        """
+        state = encoding.decode(data)
+        if not isinstance(state, dict) or state.get("schema") != cls.SCHEMA:
+            found = state.get("schema") if isinstance(state, dict) else state
+            raise ValueError(
+                f"state of the join has schema {found!r:.100}, this version reads {cls.SCHEMA}"
+            )
+        try:
+            new = cls(msgspec.convert(state["policy"], Policy))
+            new.counts = msgspec.convert(state["counts"], JoinCounts)
+            new._clocks = Clocks.from_state(state["clocks"], new.policy.idle)
+            new._tick, new.delays = state["tick"], list(state["delays"])
+            new.waiting = Waiting.from_state(state["waiting"])
+            unpack = msgspec.msgpack.decode
+            for event_id, label, number in unpack(state["closed"]):
+                new._closed[event_id] = _Closed(label, number)
+            for event_id, *rest in unpack(state["early"]):
+                new._early[event_id] = _held(rest)
+            for number, *rest in unpack(state["held"]):
+                new._held[number] = _held(rest)
+            for name in ("due", "early_due", "forget_due"):
+                getattr(new, f"_{name}").load(unpack(state[name]))
+            for numbers, ids, bytes_of in new.waiting.opened():
+                new._open.update(zip(ids, numbers, strict=True))
+                new._sizes.update(zip(numbers, bytes_of, strict=True))
+            new.bytes = sum(new._sizes.values())
+        except (AttributeError, IndexError, KeyError, TypeError, msgspec.MsgspecError) as error:
+            raise ValueError(
+                f"damaged state of the join: {type(error).__name__}: {error}"
+            ) from error
+        return new

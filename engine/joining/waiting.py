@@ -1,0 +1,437 @@
+"""The predicted events, by number: features as they were, predictions, and what became of them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from midstream.engine.events.batch import EventBatch, Targets
+from midstream.engine.events.event import FloatArray, IntArray, Label, Task
+from midstream.engine.events.predictions import Predictions, Table
+
+__all__ = [
+    "CHUNK",
+    "DONE",
+    "OPEN",
+    "Waiting",
+    "joined_batch",
+    "joined_predictions",
+    "sizes",
+    "times_of",
+]
+
+CHUNK = 1_024
+"""Events of a chunk: a chunk is immutable once it is full, but for what became of its events."""
+OPEN, DONE = 0, 1
+_BASE, _NUMBER, _TEXT = 96, 24, 40  # bytes: of an event, of a feature, of a feature that is text
+
+
+class _Chunk:
+    """Up to `CHUNK` events with consecutive numbers.
+
+    Attributes
+    ----------
+    status
+        By row, OPEN or DONE.
+    labels
+        By row, the label that was learned; None for none.
+    needed
+        Rows whose features may still be needed.
+    """
+
+    __slots__ = ("batches", "first", "labels", "needed", "packed", "predictions", "status")
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.batches: list[EventBatch] = []
+        self.predictions: list[Predictions] = []
+        self.status = bytearray()
+        self.labels: dict[int, Label] = {}
+        self.needed = 0
+        self.packed: bytes | None = None  # of a full chunk: events and predictions, encoded
+
+    def batch(self) -> EventBatch:
+        """Return the events."""
+        if len(self.batches) > 1:
+            self.batches = [joined_batch(self.batches)]
+        return self.batches[0]
+
+    def predicted(self) -> Predictions:
+        """Return the predictions."""
+        if len(self.predictions) > 1:
+            self.predictions = [joined_predictions(self.predictions)]
+        return self.predictions[0]
+
+
+class Waiting:
+    """Predicted events by number, in chunks. A chunk is dropped once nothing of it is needed.
+
+    Attributes
+    ----------
+    next
+        The number of the next event.
+    head
+        All events before this number are done: they were scored in the order of prediction.
+    """
+
+    def __init__(self) -> None:
+        self.next = 0
+        self.head = 0
+        self.log: list[Callable[[], Any]] | None = None  # of what undoes `close`
+        self._oldest = 0  # no event before it waits
+        self._chunks: dict[int, _Chunk] = {}
+
+    def add(
+        self,
+        batch: EventBatch,
+        predictions: Predictions,
+        done: Sequence[bool],
+        labels: Sequence[Label | None] | None = None,
+    ) -> None:
+        """Append events; those `done` wait for nothing, and have one of `labels` or none."""
+        at = 0
+        while at < len(batch):
+            place = self.next // CHUNK
+            chunk = self._chunks.setdefault(place, _Chunk(place * CHUNK))
+            stop = min(at + CHUNK - self.next % CHUNK, len(batch))
+            whole = at == 0 and stop == len(batch)
+            rows = np.arange(at, stop)
+            row = len(chunk.status)
+            chunk.batches.append(batch if whole else batch.take(rows.tolist()))
+            chunk.predictions.append(predictions if whole else predictions.take(rows))
+            chunk.status += bytes(map(int, done[at:stop]))
+            chunk.needed += sum(not each for each in done[at:stop])
+            if labels is not None:
+                for i, label in enumerate(labels[at:stop], row):
+                    if label is not None:
+                        chunk.labels[i] = label
+            self.next += stop - at
+            at = stop
+
+    def cut(self, number: int) -> None:
+        """Remove the events from a number on."""
+        for place in [p for p in self._chunks if (p + 1) * CHUNK > number]:
+            chunk = self._chunks[place]
+            rows = max(number - chunk.first, 0)
+            if not rows:
+                del self._chunks[place]
+                continue
+            chunk.needed -= chunk.status[rows:].count(OPEN)
+            del chunk.status[rows:]
+            chunk.batches = [chunk.batch()[:rows]]
+            chunk.predictions = [chunk.predicted().take(np.arange(rows))]
+            chunk.labels = {row: label for row, label in chunk.labels.items() if row < rows}
+            chunk.packed = None
+        self.next = number
+        self._oldest = self.head
+
+    def close(self, number: int, label: Label | None) -> None:
+        """Note what became of an event. Its features stay until `release`."""
+        chunk, row = self._chunks[number // CHUNK], number % CHUNK
+        chunk.status[row] = DONE
+        if label is not None:
+            chunk.labels[row] = label
+        if self.log is not None:
+
+            def back() -> None:
+                chunk.status[row] = OPEN
+                chunk.labels.pop(row, None)
+
+            self.log.append(back)
+
+    def release(self, number: int) -> None:
+        """Note that the features of an event are not needed any more."""
+        chunk = self._chunks.get(number // CHUNK)
+        if chunk is not None:
+            chunk.needed -= 1
+            self._drop(number // CHUNK)
+
+    def _drop(self, place: int) -> None:
+        chunk = self._chunks[place]
+        if not chunk.needed and self.head >= chunk.first + CHUNK:
+            del self._chunks[place]
+
+    def oldest(self) -> int:
+        """Return the lowest number of an event that waits; `next` if none does."""
+        at = max(self._oldest, self.head)
+        while at < self.next:
+            chunk = self._chunks.get(at // CHUNK)
+            row = -1 if chunk is None else chunk.status.find(OPEN, at % CHUNK)
+            if row >= 0:
+                at = at // CHUNK * CHUNK + row
+                break
+            at = min((at // CHUNK + 1) * CHUNK, self.next)
+        self._oldest = at
+        return at
+
+    def time(self, number: int) -> float | None:
+        """Return the time of an event."""
+        return self._chunks[number // CHUNK].batch().time(number % CHUNK)
+
+    def events(self, numbers: Sequence[int]) -> EventBatch:
+        """Return events, in the order of `numbers`."""
+        found: EventBatch = _gathered(
+            numbers, lambda place: self._chunks[place].batch(), joined_batch
+        )
+        return found
+
+    def predictions(self, numbers: Sequence[int]) -> Predictions:
+        """Return predictions, in the order of `numbers`."""
+        found: Predictions = _gathered(
+            numbers, lambda place: self._chunks[place].predicted(), joined_predictions
+        )
+        return found
+
+    def event_id(self, number: int) -> str:
+        """Return the id of an event."""
+        return self._chunks[number // CHUNK].batch().ids[number % CHUNK]
+
+    def settled(self) -> Iterator[tuple[list[Label | None], Predictions]]:
+        """Advance `head`; yield labels and predictions of the events that it passes, in order."""
+        while self.head < self.next:
+            place, row = self.head // CHUNK, self.head % CHUNK
+            chunk = self._chunks[place]
+            stop = chunk.status.find(OPEN, row)
+            stop = len(chunk.status) if stop < 0 else stop
+            if stop == row:
+                return
+            labels = [chunk.labels.get(i) for i in range(row, stop)]
+            found = [i for i, label in enumerate(labels, row) if label is not None]
+            if found:
+                yield (
+                    [label for label in labels if label is not None],
+                    chunk.predicted().take(np.array(found, np.int64)),
+                )
+            self.head = chunk.first + stop
+            self._drop(place)
+
+    def opened(self) -> Iterator[tuple[list[int], list[str], list[int]]]:
+        """Yield the numbers, ids and sizes of the events that wait, chunk by chunk."""
+        for place in sorted(self._chunks):
+            chunk = self._chunks[place]
+            rows = [row for row, status in enumerate(chunk.status) if status == OPEN]
+            if rows:
+                ids, found = chunk.batch().ids, sizes(chunk.batch()).tolist()
+                yield (
+                    [chunk.first + row for row in rows],
+                    [ids[row] for row in rows],
+                    [found[row] for row in rows],
+                )
+
+    def state(self) -> dict[str, Any]:
+        """Return everything as plain values; it does not depend on how events came in batches."""
+        chunks = []
+        for place in sorted(self._chunks):
+            chunk = self._chunks[place]
+            packed = chunk.packed
+            if packed is None:
+                packed = _packed(chunk.batch(), chunk.predicted())
+                if len(chunk.status) == CHUNK:
+                    chunk.packed = packed
+            labels = [[row, chunk.labels[row]] for row in sorted(chunk.labels)]
+            chunks.append([place, packed, bytes(chunk.status), labels, chunk.needed])
+        return {"next": self.next, "head": self.head, "chunks": chunks}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Waiting":
+        """Build the store that `state` was taken from.
+
+        Raises
+        ------
+        ValueError
+            If the state is damaged.
+        """
+        new = cls()
+        new.next, new.head = state["next"], state["head"]
+        for place, packed, status, labels, needed in state["chunks"]:
+            chunk = _Chunk(place * CHUNK)
+            batch, predictions = _unpacked(packed)
+            if len(batch) != len(status) or len(predictions) != len(status):
+                raise ValueError("damaged state of the join: a chunk's columns differ in length")
+            chunk.batches, chunk.predictions = [batch], [predictions]
+            chunk.status = bytearray(status)
+            chunk.labels = dict(labels)
+            chunk.needed = needed
+            chunk.packed = packed if len(status) == CHUNK else None
+            new._chunks[place] = chunk
+        return new
+
+
+def sizes(batch: EventBatch) -> IntArray:
+    """Return (n,) estimates of the bytes that events take, the same in every form."""
+    columns = batch.columns
+    found: IntArray
+    if columns is None:
+        return np.array(
+            [
+                _BASE + sum(_TEXT + len(v) if isinstance(v, str) else _NUMBER for v in x.values())
+                for x in batch.dicts()
+            ],
+            np.int64,
+        )
+    found = _BASE + _NUMBER * np.count_nonzero(~np.isnan(columns.array), axis=1).astype(np.int64)
+    for column in columns.texts.values():
+        found += np.array([0 if text is None else _TEXT + len(text) for text in column], np.int64)
+    return found
+
+
+def _gathered(numbers: Sequence[int], part: Any, join: Any) -> Any:
+    """Return the rows with these numbers, from parts of `CHUNK` rows each."""
+    index = np.asarray(numbers, np.int64)
+    places = index // CHUNK
+    if len(index) and (places == places[0]).all():
+        return _rows(part(int(places[0])), index % CHUNK)
+    order = np.argsort(places, kind="stable")
+    parts = []
+    for place in np.unique(places).tolist():
+        parts.append(_rows(part(place), index[order][places[order] == place] % CHUNK))
+    return _rows(join(parts), np.argsort(order, kind="stable"))
+
+
+def _rows(part: Any, rows: IntArray) -> Any:
+    if len(part) == len(rows) and (rows == np.arange(len(rows))).all():
+        return part
+    return part.take(rows if isinstance(part, Predictions) else rows.tolist())
+
+
+def joined_batch(batches: Sequence[EventBatch]) -> EventBatch:
+    """Return batches as one: of columns if all have the same ones, else of dicts."""
+    if len(batches) == 1:
+        return batches[0]
+    columns = [batch.columns for batch in batches]
+    first = columns[0]
+    forms = {c if c is None else (c.names, tuple(c.texts)) for c in columns}
+    n = sum(map(len, batches))
+    features: dict[str, Any] = {"x": None}
+    if first is None or len(forms) > 1:
+        features["x"] = [x for batch in batches for x in batch.dicts()]
+    else:
+        features["array"] = np.concatenate([c.array for c in columns if c is not None])
+        features["names"] = first.names
+        features["texts"] = {
+            name: [text for c in columns if c is not None for text in c.texts[name]]
+            for name in first.texts
+        }
+
+    def listed(name: str) -> list[Any] | None:
+        each = [getattr(batch, name) for batch in batches]
+        if all(column is None for column in each):
+            return None
+        return [
+            value
+            for batch, column in zip(batches, each, strict=True)
+            for value in (column if column is not None else [None] * len(batch))
+        ]
+
+    return EventBatch(
+        labels=[None] * n,
+        ids=[event_id for batch in batches for event_id in batch.ids],
+        times=listed("times"),
+        sources=listed("sources"),
+        groups=listed("groups"),
+        keys=listed("keys"),
+        sound=True,
+        **features,
+    )
+
+
+def joined_predictions(parts: Sequence[Predictions]) -> Predictions:
+    """Return the predictions of several batches as those of one."""
+    if len(parts) == 1:
+        return parts[0]
+    arrays: list[Any] = [part.array for part in parts]
+    values: Any
+    if any(array is None for array in arrays) or len({array.dtype for array in arrays}) > 1:
+        values = [value for part in parts for value in part.values]
+    else:
+        values = np.concatenate(arrays)
+    tables = [part.table for part in parts]
+    first = tables[0]
+    if first is not None and all(t is not None and t.classes == first.classes for t in tables):
+        return Predictions(
+            values, Table(first.classes, np.concatenate([t.values for t in tables if t]))
+        )
+    if all(part.probas is None for part in parts):
+        return Predictions(values)
+    return Predictions(values, [row for part in parts for row in (part.probas or [{}] * len(part))])
+
+
+def _packed(batch: EventBatch, predictions: Predictions) -> bytes:
+    """Return events and predictions as bytes."""
+    columns = batch.columns
+    features: Any
+    if columns is None:
+        features = batch.dicts()
+    else:
+        array = np.ascontiguousarray(columns.array)
+        texts = {name: list(column) for name, column in columns.texts.items()}
+        features = [list(columns.names), array.tobytes(), texts]
+    probas = predictions.probas
+    return msgspec.msgpack.encode(
+        [
+            batch.ids,
+            [_plain(each) for each in (batch.times, batch.sources, batch.groups, batch.keys)],
+            features,
+            _floats(predictions.values),
+            None if probas is None else [list(row.items()) for row in probas],
+        ]
+    )
+
+
+def _floats(values: list[Any]) -> list[Any]:
+    return [value.item() if isinstance(value, np.generic) else value for value in values]
+
+
+def _plain(column: Any) -> list[Any] | None:
+    """Return a column as a list; None if it holds nothing."""
+    return None if column is None or column.count(None) == len(column) else list(column)
+
+
+def _unpacked(data: bytes) -> tuple[EventBatch, Predictions]:
+    try:
+        ids, beside, features, values, probas = msgspec.msgpack.decode(data)
+        times, sources, groups, keys = beside
+        given: dict[str, Any] = {"x": features}
+        if features and isinstance(features[0], list):
+            names, array, texts = features
+            given = {"x": None, "names": names, "texts": texts}
+            given["array"] = np.frombuffer(array, np.float64).reshape(len(ids), len(names))
+        batch = EventBatch(
+            labels=[None] * len(ids),
+            ids=ids,
+            times=times,
+            sources=sources,
+            groups=groups,
+            keys=keys,
+            sound=True,
+            **given,
+        )
+        rows = None if probas is None else [dict(map(tuple, row)) for row in probas]
+        return batch, Predictions(values, rows)
+    except (msgspec.DecodeError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"damaged state of the join: {error}") from error
+
+
+def labelled(
+    batch: EventBatch, labels: Sequence[Label], weights: Sequence[float], task: Task
+) -> EventBatch:
+    """Return a batch with labels and weights."""
+    given: Any = list(labels)
+    if task == "binary" or (task == "regression" and set(map(type, labels)) <= {float}):
+        given = Targets(np.array(given, np.float64), task == "binary")
+    columns = batch.columns
+    features: dict[str, Any] = {"x": batch.dicts()}
+    if columns is not None:
+        features = {"x": None, "array": columns.array, "names": columns.names}
+        features["texts"] = columns.texts
+    plain = all(weight == 1.0 for weight in weights)
+    return batch.made_sound(labels=given, weights=None if plain else list(weights), **features)
+
+
+def times_of(batch: EventBatch) -> FloatArray | None:
+    """Return (n,) event times, NaN for none; None: no event has one."""
+    times = batch.times
+    if times is None:
+        return None
+    return np.array([np.nan if time is None else time for time in times], np.float64)
