@@ -3,6 +3,7 @@
 import math
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
@@ -130,11 +131,12 @@ class _Held(NamedTuple):
     time: float | None
     source: str | None
     origin: Origin
+    due: int = 0  # the tick at which it ends, if it waits for its event
 
 
 def _held(plain: Sequence[Any]) -> _Held:
-    label, weight, time, source, origin = plain
-    return _Held(label, weight, time, source, tuple(origin))
+    label, weight, time, source, origin, due = plain
+    return _Held(label, weight, time, source, tuple(origin), due)
 
 
 class _Closed(NamedTuple):
@@ -190,21 +192,21 @@ class _Buckets(_Table[int, list[K]]):
                 self._log.append(found.pop)
         self.first = min(tick, self.first)
 
-    def due(self, tick: int) -> list[K]:
-        """Remove what is due up to a tick, and return it, tick by tick."""
+    def due(self, tick: int) -> list[tuple[int, K]]:
+        """Remove what is due up to a tick, and return it with its tick, in order."""
         ticks = sorted(at for at in self if at <= tick)
-        found = [value for at in ticks for value in self.take(at)]
+        found = [(at, value) for at in ticks for value in self.take(at)]
         self.first = min(self, default=_NEVER)
         return found
 
-    def pop_first(self) -> K:
-        """Remove the first value of the first tick."""
+    def pop_first(self) -> tuple[int, K]:
+        """Remove the first value of the first tick; return both."""
         at = min(self)
         values = self.take(at)
         if len(values) > 1:
             self.put(at, values[1:])
         self.first = min(self, default=_NEVER)
-        return values[0]
+        return at, values[0]
 
     def all(self) -> Iterator[K]:
         """Yield all values, tick by tick."""
@@ -263,6 +265,7 @@ class Joiner:
         self.review: list[tuple[EventBatch, Predictions]] = []
         self._clocks = Clocks(policy.idle)
         self._tick = _BEFORE  # all that is due up to it was done
+        self._now = -math.inf  # after the row that is processed
         self._log: list[Callable[[], Any]] = []
         self._released: list[int] = []  # numbers whose features are not needed any more
         self._open: _Table[str, int] = _Table(self._log)
@@ -370,6 +373,7 @@ class Joiner:
         tables = (self._open, self._closed, self._early)
         plain = len(set(ids)) == len(ids) and all(t.keys().isdisjoint(ids) for t in tables)
         every = self.policy.window_events // _PARTS + 1 if self.policy.window_events else 0
+        before = [] if plain else [0, *accumulate(sizes(batch).tolist())]
         run: set[str] = set()  # ids of the rows from `start` on, if some may come twice
         start = 0
         for row, tick in enumerate(ticks):
@@ -377,21 +381,21 @@ class Joiner:
             if tick > self._tick or (every and number % every == 0):
                 if self._is_due(tick, number if every else -1):
                     yield from self._predict(batch, ids, done, nows, start, row)
-                    start = row
+                    start, self._now = row, nows[row]
                     run.clear()
-                    if fates := self._pass(tick, number if every else -1, row, nows[row]):
+                    if fates := self._pass(tick, number if every else -1, row):
                         yield Learn(fates)
                 self._tick = max(tick, self._tick)
             if plain:
                 continue
             event_id = ids[row]
-            if event_id in run:
+            if event_id in run or self._crowded(row - start, before[row] - before[start]):
                 yield from self._predict(batch, ids, done, nows, start, row)
                 start = row
                 run.clear()
             if done[row] and (event_id in self._open or event_id in self._closed):
                 yield from self._predict(batch, ids, done, nows, start, row)
-                start = row + 1
+                start, self._now = row + 1, nows[row]
                 run.clear()
                 held = self._given(batch, row)
                 assert held is not None
@@ -429,14 +433,16 @@ class Joiner:
         self._count("predicted", stop - start)
         labels = part.labels if any(ended) else None
         policy = self.policy
+        self.waiting.add(part, predictions, ended, labels)
         for i, event_id in enumerate(ids[start:stop]):
+            self._now = nows[start + i]
             if labels is not None and ended[i]:
                 self._count("labelled")
                 self._end(event_id, labels[i], -1)
                 continue
             if event_id in self._open or event_id in self._closed:
                 self._count("repeated")
-                ended[i] = True
+                self.waiting.drop(first + i)
                 continue
             number = first + i
             self._open.put(event_id, number)
@@ -447,8 +453,16 @@ class Joiner:
             if time > -math.inf:
                 due = math.floor((time + policy.window + policy.lateness) / policy.tick) + 1
                 self._due.add(due, number)
-        self.waiting.add(part, predictions, ended, labels)
-        self._make_room()
+            if len(self._open) > policy.max_events or self.bytes > policy.max_bytes:
+                self._make_room()
+
+    def _crowded(self, events: int, bytes_: int) -> bool:
+        """Whether so many more events might make others go."""
+        most = self.policy.max_events
+        return (
+            max(len(self._open), len(self._closed)) + events > most
+            or self.bytes + bytes_ > self.policy.max_bytes
+        )
 
     def _make_room(self) -> None:
         """Drop the oldest events while too many wait."""
@@ -467,9 +481,10 @@ class Joiner:
     ) -> Generator[Op, Predictions | None, None]:
         fates: list[Fate] = []
         for row, (event_id, tick) in enumerate(zip(batch.ids, ticks, strict=True)):
+            self._now = nows[row]
             if tick > self._tick:
                 if self._is_due(tick, -1):
-                    fates += self._pass(tick, -1, row, nows[row])
+                    fates += self._pass(tick, -1, row)
                 self._tick = tick
             held = self._given(batch, row)
             if held is None:
@@ -502,19 +517,18 @@ class Joiner:
             return self._again(event_id, held, row)
         known = self._early.get(event_id)
         if known is None:
-            time = self._clocks.now if held.time is None else held.time
+            time, policy, due = self._now if held.time is None else held.time, self.policy, tick
             if time > -math.inf:
-                policy = self.policy
-                due = math.floor((time + policy.early + policy.lateness) / policy.tick) + 1
-                self._early_due.add(max(due, tick + 1), event_id)
-            self._early.put(event_id, held)
-            if len(self._early) > self.policy.max_events:
-                oldest = next(iter(self._early))
-                self._dangling(oldest)
+                due = math.floor((time + policy.early + policy.lateness) / policy.tick)
+            due = max(due, tick) + 1
+            self._early_due.add(due, event_id)
+            self._early.put(event_id, held._replace(due=due))
+            while len(self._early) > policy.max_events:
+                self._dangling(*self._early_due.pop_first())
         elif self.policy.repeats == "first":
             self._count("duplicates" if known.label == held.label else "corrections")
         else:
-            self._early.put(event_id, self._combined(known, held))
+            self._early.put(event_id, self._combined(known, held)._replace(due=known.due))
         return []
 
     def _combined(self, known: _Held, held: _Held) -> _Held:
@@ -579,11 +593,11 @@ class Joiner:
     def _end(self, event_id: str, label: Label | None, number: int) -> None:
         """Remember the id of an event that is done, for a while."""
         self._closed.put(event_id, _Closed(label, number))
-        now, policy = self._clocks.now, self.policy
+        now, policy = self._now, self.policy
         due = math.floor((now + policy.remember) / policy.tick) + 1 if now > -math.inf else _BEFORE
         self._forget_due.add(due, event_id)
         while len(self._closed) > policy.max_events:
-            self._forget(self._forget_due.pop_first())
+            self._forget(self._forget_due.pop_first()[1])
 
     def _forget(self, event_id: str) -> None:
         closed = self._closed.get(event_id)
@@ -610,30 +624,33 @@ class Joiner:
             return True
         return number >= 0 and self.waiting.oldest() <= number - self.policy.window_events
 
-    def _pass(self, tick: int, number: int, row: int, now: float) -> list[Fate]:
+    def _pass(self, tick: int, number: int, row: int) -> list[Fate]:
         """End what is due; return what is to be learned."""
         fates: list[Fate] = []
         if tick > self._tick:
-            for ended in self._due.due(tick):
+            for _, ended in self._due.due(tick):
                 if ended in self._sizes:
-                    fates += self._expired(ended, row, now)
-            for event_id in self._early_due.due(tick):
-                if event_id in self._early:
-                    self._dangling(event_id)
-            for event_id in self._forget_due.due(tick):
+                    fates += self._expired(ended, row)
+            for at, event_id in self._early_due.due(tick):
+                self._dangling(at, event_id)
+            for _, event_id in self._forget_due.due(tick):
                 self._forget(event_id)
         if number >= 0:
             while (oldest := self.waiting.oldest()) <= number - self.policy.window_events:
-                fates += self._expired(oldest, row, now)
+                fates += self._expired(oldest, row)
         return fates
 
-    def _dangling(self, event_id: str) -> None:
-        held = self._early.take(event_id)
+    def _dangling(self, due: int, event_id: str) -> None:
+        """End a label that waits for its event since it was put there to end at `due`."""
+        held = self._early.get(event_id)
+        if held is None or held.due != due:
+            return
+        self._early.take(event_id)
         self._count("dangling")
         self._reject(event_id, held.origin, held.label,
                      "no event with this id came: see feedback.early_seconds")  # fmt: skip
 
-    def _expired(self, number: int, row: int, now: float) -> list[Fate]:
+    def _expired(self, number: int, row: int) -> list[Fate]:
         """End an event that got no label in its time, or several."""
         if number in self._held:
             return self._joined(number, self._held.take(number), row)
@@ -645,7 +662,7 @@ class Joiner:
             event_id = self._leave(number, policy.default, keep=keeps)
             self._end(event_id, policy.default, number if keeps else -1)
             weight = self._sampled(event_id, policy.default, policy.default_weight)
-            time = now if now > -math.inf else None
+            time = self._now if self._now > -math.inf else None
             return [Fate(number, policy.default, weight, True, row, time)]
         if policy.on_expiry == "review":
             found = self.waiting.events([number]), self.waiting.predictions([number])

@@ -109,6 +109,12 @@ class Waiting:
             self.next += stop - at
             at = stop
 
+    def drop(self, number: int) -> None:
+        """Let an event that was just added wait for nothing."""
+        chunk = self._chunks[number // CHUNK]
+        chunk.status[number % CHUNK] = DONE
+        chunk.needed -= 1
+
     def cut(self, number: int) -> None:
         """Remove the events from a number on."""
         for place in [p for p in self._chunks if (p + 1) * CHUNK > number]:
