@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -19,9 +19,10 @@ from midstream.connectors.input import NOT_THERE, InputError
 from midstream.engine.basics.clocks import by_then
 from midstream.engine.basics.errors import ExpectedError
 from midstream.engine.registry.artifacts import Manifest
-from midstream.engine.registry.registry import Deployed, Drifted, Registry, ShardRow
+from midstream.engine.registry.registry import Drifted, Registry, ShardRow
 from midstream.engine.registry.versions import VersionRow
-from midstream.engine.shard.commands import REPLACING, Done, Order, epoch_of
+from midstream.engine.shard.catalogue import command_kind
+from midstream.engine.shard.commands import JUST_MADE, Done, Order, main_of
 from midstream.engine.shard.dataset import OTHERS
 from midstream.engine.shard.journal import Command
 from midstream.flows.claims.liveness import Pulses
@@ -48,6 +49,7 @@ __all__ = [
     "moment",
     "opened",
     "operator",
+    "plan_for",
     "plan_replacing",
     "plan_rollback",
     "positions_of",
@@ -170,25 +172,25 @@ class Stretch(msgspec.Struct):
     pause: str = ""
 
 
-def in_order(rows: Iterable[Deployed]) -> dict[str, list[Deployed]]:
+def in_order(rows: Iterable[Done]) -> dict[str, list[Done]]:
     """Return what each shard did, in actual order, whatever its clock said.
 
     Within an epoch this is the order of its journal.
     """
-    found: dict[str, dict[str, list[Deployed]]] = {}
+    found: dict[str, dict[str, list[Done]]] = {}
     for row in rows:
         found.setdefault(row.shard, {}).setdefault(row.epoch, []).append(row)
     return {
         shard: [
             row
             for epoch in _epochs_in_order(by_epoch)
-            for row in sorted(by_epoch[epoch], key=lambda row: row.done.seq)
+            for row in sorted(by_epoch[epoch], key=lambda row: row.seq)
         ]
         for shard, by_epoch in sorted(found.items())
     }
 
 
-def _epochs_in_order(rows: Mapping[str, Sequence[Deployed]]) -> list[str]:
+def _epochs_in_order(rows: Mapping[str, Sequence[Done]]) -> list[str]:
     """Return epochs in the order in which they began.
 
     Command numbers rise from epoch to epoch, and the current epoch is the last. Only an earlier
@@ -196,8 +198,8 @@ def _epochs_in_order(rows: Mapping[str, Sequence[Deployed]]) -> list[str]:
     """
     begun, first = {}, {}
     for epoch, these in rows.items():
-        begun[epoch] = min((r.done.command.at for r in these if r.kind == "start"), default=0.0)
-        ids = [row.done.command.id for row in these if row.done.command.id]
+        begun[epoch] = min((r.command.at for r in these if r.kind == "start"), default=0.0)
+        ids = [row.command.id for row in these if row.command.id]
         if ids:
             first[epoch] = min(ids)
     ordered = sorted(first, key=lambda epoch: first[epoch])
@@ -207,13 +209,13 @@ def _epochs_in_order(rows: Mapping[str, Sequence[Deployed]]) -> list[str]:
     return sorted(ordered, key=lambda epoch: any(row.present for row in rows[epoch]))
 
 
-def epochs(rows: Iterable[Deployed]) -> dict[str, str]:
+def epochs(rows: Iterable[Done]) -> dict[str, str]:
     """Return the current epoch of each shard: the beginning that its model goes back to."""
     return {shard: these[-1].epoch for shard, these in in_order(rows).items()}
 
 
 def live_at(
-    rows: Iterable[Deployed],
+    rows: Iterable[Done],
     at: float = float("inf"),
     *,
     same: Mapping[int, int] = MappingProxyType({}),
@@ -227,32 +229,27 @@ def live_at(
         live: Stretch | None = None
         paused: Command | None = None
         later = False  # the following commands concern a version not in effect at `at`
-        for deployed in these:
-            done, command = deployed.done, deployed.done.command
+        for done in these:
+            command, kind = done.command, command_kind(done.kind)
             if command.refused:
                 continue
-            if deployed.kind == "snapshot":
+            if kind.makes_version:
                 if live is not None and not later and command.at <= at:
                     live.kept = same.get(command.version, command.version)
-            elif deployed.kind in ("pause", "resume"):
+            elif kind.pauses is not None:
                 if command.at <= at:
-                    paused = command if deployed.kind == "pause" else None
-            elif deployed.kind in ("start", *REPLACING):
-                paused = None if deployed.kind == "start" else paused
+                    paused = command if kind.pauses else None
+            elif kind.begins or kind.replaces:
+                paused = None if kind.begins else paused
                 later = done.done_at is None or done.done_at > at
                 if not later and done.done_at is not None:
-                    words = f"version {command.version} ({deployed.kind}, {command.reason})"
-                    if deployed.kind == "start":
-                        words = "version 0: it has learned from its beginning"
-                    elif command.by:
-                        words = words[:-1] + f", {command.by})"
                     live = Stretch(
                         version=command.version,
                         since=done.done_at,
                         command=command.id or None,
-                        kind=deployed.kind,
+                        kind=done.kind,
                         kept=None,
-                        words=words,
+                        words=kind.in_history(command),
                     )
         if live is not None and paused is not None:
             live.paused, live.pause = paused.at, ", ".join(filter(None, (paused.reason, paused.by)))
@@ -306,7 +303,7 @@ def before_drift(registry: Registry, margin: int) -> tuple[VersionRow, list[Drif
     first = {alarm.shard: alarm.position for alarm in episode}  # the oldest of each shard
     for row in _lineage(registry, max((d.command.version for d in live.values()), default=0)):
         assert row.manifest is not None
-        seen = {part.shard: part.header["seen"] for part in row.manifest.shards}
+        seen = {part.shard: part.saved.seen for part in row.manifest.shards}
         if all(seen.get(shard, 0) <= position - margin for shard, position in first.items()):
             return row, episode[::-1]
     raise OperationError(
@@ -330,15 +327,16 @@ def _alarms_in_order(alarms: Iterable[Drifted]) -> list[Drifted]:
     return sorted(found, key=lambda alarm: alarm.at)
 
 
-def _live(registry: Registry, rows: Iterable[Deployed]) -> dict[str, Done | None]:
+def _live(registry: Registry, rows: Iterable[Done]) -> dict[str, Done | None]:
     """Return, by shard, the command that last replaced its model with a version; None: none."""
     live: dict[str, Done | None] = {row.shard: None for row in registry.shards()}
     for shard, these in in_order(rows).items():
-        for deployed in these:
-            if deployed.kind == "start":
+        for done in these:
+            kind = command_kind(done.kind)
+            if kind.begins:
                 live[shard] = None
-            elif deployed.kind in REPLACING and not deployed.done.command.refused:
-                live[shard] = deployed.done
+            elif kind.replaces and not done.command.refused:
+                live[shard] = done
     return live
 
 
@@ -371,7 +369,7 @@ class Plan(msgspec.Struct):
 
     kind: str
     version: int
-    orders: list[dict[str, Any]]
+    orders: list[Order]
     words: list[str]
     warnings: list[str] = []
     imports: tuple[str, int] | None = None
@@ -384,7 +382,10 @@ def taken_in(registry: Registry, settings: Settings, plan: Plan) -> Plan:
     name, version = plan.imports
     with _other(settings, name) as other:
         number = registry.take_in(other, version, f"version {version} of {name}")
-    orders = [o | ({"version": number} if o["kind"] in REPLACING else {}) for o in plan.orders]
+    orders = [
+        msgspec.structs.replace(o, version=number) if command_kind(o.kind).replaces else o
+        for o in plan.orders
+    ]
     return msgspec.structs.replace(plan, version=number, orders=orders)
 
 
@@ -434,16 +435,16 @@ def _origin(registry: Registry, row: VersionRow, given: str) -> str:
 def plan_replacing(
     registry: Registry,
     settings: Settings,
-    kind: Literal["restore", "promote", "rollback"],
+    kind: str,
     version: int,
     *,
-    rewind: bool = False,
     sources: Sequence[str] = (),
     ranges: Sequence[tuple[str, int, int]] = (),
     origin: str = "",
 ) -> Plan:
     """Plan to replace the model with a version, after checking that this is possible.
 
+    `kind` is the name of a command that does that; what it leaves out are `sources` and `ranges`.
     `origin`: the version may belong to another state with this identity, or to another model with
     this name.
 
@@ -455,7 +456,7 @@ def plan_replacing(
     UnknownVersionError, RegistryError, StoreError
         If the version does not exist or cannot be read.
     """
-    from midstream.engine.shard.shard import unfit
+    from midstream.engine.shard.amending import unfit
     from midstream.flows.running.definition import make_trainer, state_identity
 
     name = origin if origin != settings.name and origin in registry.database.models() else ""
@@ -474,45 +475,48 @@ def plan_replacing(
     state = manifest.identity if name else _origin(registry, row, origin)
     blank = make_trainer(settings)
     for part in manifest.shards:
-        if changed := unfit(part.header["definition"], blank, **state_identity(settings)):
+        if changed := unfit(part.saved.definition, blank, **state_identity(settings)):
             raise OperationError(f"version {version} is of another model: {changed}")
     names = [shard.shard for shard in registry.shards()]
     if names != row.shards:
         raise OperationError(
             f"version {version} has {_shards(row.shards)}, and the model has {_shards(names)} now"
         )
-    if rewind:
+    again = command_kind(kind).learns_all_again
+    if again:
         _check_rewind(registry, settings, manifest)
         _check_ranges(settings, manifest, registry, ranges)
-    done: Literal["restore", "promote", "rollback", "rewind"] = "rewind" if rewind else kind
-    why = f"before {done} to version {version}"
-    orders: list[dict[str, Any]] = [
-        {"kind": "snapshot", "reason": why},
-        {
-            "kind": done,
-            "version": version,
-            "reason": "manual"
-            + (f", version {version} of {name}" if name else "")
-            + (f", from the state {state}" if state else ""),
-            "origin": state,
-            "sources": list(sources),
-            "ranges": [list(r) for r in ranges],
-            "catch_up": settings.versions.catch_up_events,
-            "before": True,
-        },
-    ]
-    if rewind:
-        orders.append(
-            {"kind": "snapshot", "reason": f"after rewind to version {version}", "cut": "restored"}
-        )
+    order = Order(
+        0,
+        kind,
+        version,
+        "manual"
+        + (f", version {version} of {name}" if name else "")
+        + (f", from the state {state}" if state else ""),
+        sources=tuple(sources),
+        ranges=tuple(ranges),
+        catch_up=settings.versions.catch_up_events,
+        before=JUST_MADE,
+        origin=state,
+    )
+    orders = [Order(0, "snapshot", reason=f"before {kind} to version {version}"), order]
+    if again:
+        reason = f"after {kind} to version {version}"
+        orders.append(Order(0, "snapshot", reason=reason, cut="restored"))
     warnings = _unseen(registry, manifest, sources)
-    if rewind:
+    if again:
         warnings += _warnings(manifest, sources)
-    words = _words(settings, row, done, sources, ranges)
+    words = _words(settings, row, order)
     if name or state:
         of = f"of the model {name}" if name else "of the model as it was before it was taken over"
         words.insert(0, f"the version is {of}, of the state {state or '(none is told)'}")
-    return Plan(done, version, orders, words, warnings, (name, version) if name else None)
+    return Plan(kind, version, orders, words, warnings, (name, version) if name else None)
+
+
+def plan_for(settings: Settings, order: Order) -> Plan:
+    """Plan to give a command that needs no version."""
+    words = command_kind(order.kind).words(order, kind_of(settings.input).position)
+    return Plan(order.kind, 0, [order], words)
 
 
 def plan_rollback(registry: Registry, settings: Settings) -> Plan:
@@ -526,7 +530,11 @@ def plan_rollback(registry: Registry, settings: Settings) -> Plan:
         If no version was ever put live.
     """
     refused = _refused(registry.deployments())
-    replaced = [o for o in registry.commands() if o.kind in REPLACING and o.id not in refused]
+    replaced = [
+        order
+        for order in registry.commands()
+        if command_kind(order.kind).replaces and order.id not in refused
+    ]
     if not replaced:
         raise OperationError("there is nothing to go back to: no version was ever put live")
     last = replaced[-1]
@@ -546,47 +554,23 @@ def live_version(registry: Registry) -> int | None:
     return rows[-1].version if rows else None
 
 
-def _refused(rows: Iterable[Deployed]) -> set[int]:
+def _refused(rows: Iterable[Done]) -> set[int]:
     """Return the commands that every answering shard has refused."""
     refused: set[int] = set()
     done: set[int] = set()
     for row in rows:
-        (refused if row.done.command.refused else done).add(row.done.command.id)
+        (refused if row.command.refused else done).add(row.command.id)
     return refused - done
 
 
-def _words(
-    settings: Settings,
-    row: VersionRow,
-    kind: str,
-    sources: Sequence[str],
-    ranges: Sequence[tuple[str, int, int]],
-) -> list[str]:
+def _words(settings: Settings, row: VersionRow, order: Order) -> list[str]:
     assert row.manifest is not None
-    seen = sum(part.header["seen"] for part in row.manifest.shards)
-    words = [
-        f"{kind} {settings.name} to version {row.version} ({row.kind}, {row.reason}, "
-        f"{utc(row.created)}, {seen:,} events), {_shards(row.shards)}"
+    seen = sum(part.saved.seen for part in row.manifest.shards)
+    return [
+        f"{order.kind} {settings.name} to version {row.version} ({row.kind}, {row.reason}, "
+        f"{utc(row.created)}, {seen:,} events), {_shards(row.shards)}",
+        *command_kind(order.kind).words(order, kind_of(settings.input).position),
     ]
-    if kind == "restore":
-        words.append("the input position stays: the model does not know what came since then")
-    elif kind == "rewind":
-        left = [f"source {source}" for source in sources]
-        what = f"{kind_of(settings.input).position}s"
-        left += [f"{partition}, {what} {first} to {last}" for partition, first, last in ranges]
-        words.append(
-            "all input since then is learned again"
-            + (f", without {', '.join(left)}" if left else "")
-            + "; new input waits meanwhile, and what was published stays as it is; what earlier "
-            "rewinds left out stays out"
-        )
-    else:
-        words.append(
-            f"the newest {settings.versions.catch_up_events:,} events since then are learned again "
-            "first; new input waits meanwhile"
-        )
-    words.append("the state before is kept as a version; `midstream rollback` goes back to it")
-    return words
 
 
 def _unseen(registry: Registry, manifest: Manifest, sources: Sequence[str]) -> list[str]:
@@ -632,13 +616,13 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
     rows = registry.deployments()
     begun = epochs(row for row in rows if row.kind == "start")
     for part in manifest.shards:
-        if epoch_of(part.header) != begun.get(part.shard, ""):
+        if part.saved.epoch != begun.get(part.shard, ""):
             raise OperationError(
                 f"version {manifest.version} is of before the model was begun anew (--fresh), and "
                 "can only be restored without --rewind"
             )
-    known = {p: c for part in manifest.shards for p, c in part.header["cursors"].items()}
-    cursors = {partition: cursor[0] for partition, cursor in known.items()}
+    known = {p: c for part in manifest.shards for p, c in part.saved.cursors.items()}
+    cursors = {partition: cursor.offset for partition, cursor in known.items()}
     # A file that came later was read whole; where a partition begins is not known here.
     whole = kind_of(settings.input).whole
     least = 0 if whole else NOT_THERE
@@ -667,7 +651,7 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
         if position < low:
             why = f"{gone}, and what came from {position} on is needed"
             if whole:  # a file exists whole or not at all
-                line = known[partition][1] if partition in known else 1
+                line = known[partition].line if partition in known else 1
                 why = f"{gone}, and what came from line {line} on is needed"
             elif low < NOT_THERE:
                 why = f"the input begins at {low} now, and {position} is needed"
@@ -678,7 +662,7 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
 
 
 def _read_up_to(
-    registry: Registry, rows: Iterable[Deployed], version: int, begun: Mapping[str, str]
+    registry: Registry, rows: Iterable[Done], version: int, begun: Mapping[str, str]
 ) -> dict[str, int]:
     """Return, by partition, how far it was read, as far as shards have reported.
 
@@ -697,12 +681,13 @@ def _read_up_to(
                 found[partition] = max(position, found.get(partition, 0))
 
     for row in rows:
-        add(row.shard, row.epoch, row.done.position)
+        add(row.shard, row.epoch, row.position)
     for newer in registry.versions():
         if newer.version > version and newer.manifest is not None:
             for part in newer.manifest.shards:
-                positions = {p: cursor[0] for p, cursor in part.header["cursors"].items()}
-                add(part.shard, epoch_of(part.header), positions)
+                saved = part.saved
+                positions = {p: cursor.offset for p, cursor in saved.cursors.items()}
+                add(part.shard, saved.epoch, positions)
     return found
 
 
@@ -735,8 +720,8 @@ def _check_ranges(
     registry: Registry,
     ranges: Sequence[tuple[str, int, int]],
 ) -> None:
-    known = {partition for part in manifest.shards for partition in part.header["cursors"]}
-    known |= {partition for d in registry.deployments() for partition in d.done.position}
+    known = {partition for part in manifest.shards for partition in part.saved.cursors}
+    known |= {partition for d in registry.deployments() for partition in d.position}
     if known and any(partition not in known for partition, _, _ in ranges):
         with suppress(InputError):  # partitions missing now may still have been learned from
             known |= oldest_positions(settings).keys()
@@ -799,7 +784,7 @@ def await_answers(
     timeout
         Maximum seconds to wait.
     """
-    chosen = next((o for o in orders if o.kind != "snapshot"), orders[-1])
+    chosen = main_of(orders)
     begun, pulses = time.monotonic(), Pulses(registry)
     until = None if timeout is None else begun + timeout
     took: dict[str, float] = {}
@@ -835,12 +820,11 @@ def left_of(command: Command) -> list[tuple[str, int, int, int]]:
     ]
 
 
-def _answer(row: ShardRow, deployed: Deployed | None, *, running: bool) -> Answer:
-    if deployed is None and running:
+def _answer(row: ShardRow, done: Done | None, *, running: bool) -> Answer:
+    if done is None and running:
         return Answer(row.shard, "waiting")
-    if deployed is None:
+    if done is None:
         return Answer(row.shard, "pending", SILENT if row.beat_at else "")
-    done = deployed.done
     if done.command.refused:
         return Answer(row.shard, "refused", done.command.refused, done.command.at)
     answer = Answer(

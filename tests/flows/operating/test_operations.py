@@ -13,9 +13,9 @@ from midstream import open_registry
 from midstream.engine.registry import artifacts
 from midstream.engine.registry.artifacts import Artifacts, StoreError
 from midstream.engine.registry.registry import Drifted, ShardRow
-from midstream.engine.shard.commands import Done
+from midstream.engine.shard.amending import defined
+from midstream.engine.shard.commands import JUST_MADE, Done, Order
 from midstream.engine.shard.journal import Command
-from midstream.engine.shard.shard import defined
 from midstream.engine.state.snapshot import Snapshot
 from midstream.engine.training.trainer import Trainer
 from midstream.flows import logs
@@ -76,7 +76,7 @@ class Kept:
         """Make a version; return its number."""
         self.parts = self.parts or self.trained().state()
         definition = defined(make_trainer(self.settings), **state_identity(self.settings))
-        (order,) = self.registry.order({"kind": "snapshot", "reason": "manual"}, at=at)
+        (order,) = self.registry.order(Order(0, "snapshot", reason="manual"), at=at)
         for shard in shards:
             made = snapshot(
                 order.version,
@@ -104,9 +104,7 @@ class Kept:
         self.registry.tell(shard, epoch, [done])
 
     def rewind(self, version, **options):
-        return operations.plan_replacing(
-            self.registry, self.settings, "restore", version, rewind=True, **options
-        )
+        return operations.plan_replacing(self.registry, self.settings, "rewind", version, **options)
 
     def call(self, *arguments, stdin=None):
         config = str(self.project.config)
@@ -206,7 +204,7 @@ def test_a_range_of_a_file_that_came_later_can_be_skipped(kept):
     with pytest.raises(OperationError, match=r"c\.jsonl was never learned from.* a\.jsonl"):
         one.rewind(version, ranges=[("c.jsonl", 1, 100)])
     one.project.write(events(3), "in/c.jsonl")
-    assert one.rewind(version, ranges=[("c.jsonl", 1, 100)]).orders[1]["ranges"]
+    assert one.rewind(version, ranges=[("c.jsonl", 1, 100)]).orders[1].ranges
 
 
 # --- what was done, and in which order
@@ -222,7 +220,7 @@ def test_a_rollback_passes_over_what_was_refused(kept):
         one.began(shard=shard)
     one.version(shards=both)
     kept_, done = one.registry.order(
-        {"kind": "snapshot"}, {"kind": "restore", "version": 1, "before": True}
+        Order(0, "snapshot"), Order(0, "restore", version=1, before=JUST_MADE)
     )
     part = Snapshot(snapshot(kept_.version).header, one.parts)
     definition = one.registry.versions()[0].manifest.shards[0].header["definition"]
@@ -231,13 +229,13 @@ def test_a_rollback_passes_over_what_was_refused(kept):
         one.registry.put(shard, kept_.version, Snapshot(header, one.parts))
     one.registry.complete()
     *_, refused = one.registry.order(
-        {"kind": "snapshot"}, {"kind": "restore", "version": 1, "before": True}
+        Order(0, "snapshot"), Order(0, "restore", version=1, before=JUST_MADE)
     )
     for shard in both:
         one.did(done.id, "restore", at=BEGUN, seq=1, shard=shard, version=1)
         one.did(refused.id, "restore", at=BEGUN, seq=2, shard=shard, version=1, refused="damaged")
     assert operations.plan_rollback(one.registry, one.settings).version == kept_.version
-    pending = one.registry.order({"kind": "restore", "version": 1})[0]
+    pending = one.registry.order(Order(0, "restore", version=1))[0]
     with pytest.raises(OperationError, match=f"before command {pending.id} was not kept"):
         operations.plan_rollback(one.registry, one.settings)
     one.did(pending.id, "restore", at=BEGUN, seq=3, version=1, refused="damaged")
@@ -279,7 +277,7 @@ def test_what_is_live_follows_from_the_journal_and_not_from_clocks(kept):
     one.began(BEGUN + 20, epoch="cd", seq=0)  # which no command has come to: the clock has to do
     one.did(8, "restore", at=BEGUN - 300, seq=2, epoch="ab", version=version)
     rows = in_order(one.registry.deployments())["000"]
-    assert [(row.epoch, row.done.seq) for row in rows] == [
+    assert [(row.epoch, row.seq) for row in rows] == [
         *(("", seq) for seq in range(6)),
         *(("ab", seq) for seq in range(3)),
         ("cd", 0),
