@@ -46,7 +46,7 @@ class Standing(NamedTuple):
 
     Attributes
     ----------
-    epoch, decoding
+    epoch, definition, decoding
         As in the shard's `midstream.engine.shard.header.About`.
     journal
         Its journal, all of it applied.
@@ -65,6 +65,7 @@ class Standing(NamedTuple):
     """
 
     epoch: str
+    definition: Mapping[str, Any]
     decoding: Mapping[str, Any]
     journal: Journal
     cursors: Mapping[str, Cursor]
@@ -111,6 +112,8 @@ class Target(Protocol):
 class CommandKind:
     """A kind of command. What a class does not define is as for a command without any effect.
 
+    A package of one's own can bring one, as an entry point of ``midstream.commands``.
+
     What `perform` does depends on the journaled command and on the shard's state alone: on no
     clock, no file, nothing random. So it has the same effect when the journal is applied again.
 
@@ -136,7 +139,7 @@ class CommandKind:
         Whether all input since that version is learned again, as a new generation of the journal;
         some of it may be left out. A version of the result is then made, too.
     pauses
-        Whether shards are paused after it; None: as before.
+        Whether `perform` pauses the shard, or lets it go on; None: neither.
     in_command_line
         Whether the command line has it, with the docstring of the class as its help: as `midstream
         NAME VERSION` if it replaces the model, else as `midstream NAME --reason TEXT`.
@@ -169,7 +172,10 @@ class CommandKind:
         return None
 
     def perform(self, shard: Target, command: Command, seq: int, loaded: Loaded | None) -> None:
-        """Do to a shard what the journaled command says."""
+        """Do to a shard what the command says that the journal has in record `seq`.
+
+        It must not fail: `plan` refuses what cannot be done.
+        """
 
     def words(self, order: Order, unit: str) -> list[str]:  # noqa: ARG002
         """Return what the command will do, for the operator to confirm; nothing: he is not asked.

@@ -116,7 +116,7 @@ def resume(
         _same_identity(name, first or About(), identity)
     if not records or (fresh and _token(records[0], snapshots) != fresh):
         return _begin(intended, journal, decoding=decoding, fresh=fresh, identity=identity, at=at)
-    found = _find(name, intended, journal, snapshots, records)
+    found = _find(name, intended, journal, snapshots, positions, records)
     saved = found.about
     # A command that was abandoned later counts as refused.
     reasons = {e.id: e.refused for e in _commands(found.records) if e.abandons}
@@ -199,12 +199,13 @@ def _find(
     intended: Intended,
     journal: Journal,
     snapshots: SnapshotFolder,
+    positions: list[int],
     records: list[Record],
 ) -> _Found:
     """Return the newest state that can be read: of a snapshot, or of the journal's beginning."""
     notes = []
     first, seq = records[0].about, records[0].seq
-    for position in reversed(snapshots.positions()):
+    for position in reversed(positions):
         if (position <= seq and first is not None) or position < seq:
             continue
         try:

@@ -18,7 +18,7 @@ from midstream.engine.events.event import Rejected
 from midstream.engine.learners.learner import LearnerError
 from midstream.engine.shard.amending import Blanks, Intended, foreseen, libraries
 from midstream.engine.shard.backlog import Backlog, Piece, events_of, in_force, pieces
-from midstream.engine.shard.catalogue import command_kind
+from midstream.engine.shard.catalogue import BUILTIN, command_kind
 from midstream.engine.shard.commands import Done, Order, RefusedError
 from midstream.engine.shard.dataset import DataSet, plain
 from midstream.engine.shard.header import (
@@ -691,6 +691,7 @@ class Shard:
     def _standing(self, oldest: Callable[[], Mapping[str, int]], loaded: Loaded | None) -> Standing:
         return Standing(
             epoch=self.epoch,
+            definition=self.definition,
             decoding=self._about.decoding,
             journal=self._journal,
             cursors=self.cursors,
@@ -739,6 +740,8 @@ class Shard:
             self.done.append(done)
         if not command.refused:
             kind.perform(self, command, seq, loaded)
+            if kind.name not in BUILTIN:  # it may have altered the learner
+                self._careful.forget()
             if kind.replaces and self.replaying and command.since >= 0:
                 done.done_at = None
                 self._relearning.append(done)

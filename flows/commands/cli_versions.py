@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from midstream.flows.config.settings import Settings
     from midstream.flows.operating.operations import Answer, Plan
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "of_kind"]
 
 
 class _Amount(click.ParamType[float]):
