@@ -28,7 +28,8 @@ from midstream.flows.commands.terminal import (
 if TYPE_CHECKING:
     from midstream.engine.registry.registry import Registry
     from midstream.flows.config.settings import Settings
-    from midstream.flows.operating.operations import Answer, Plan
+    from midstream.flows.operating.answers import Answer
+    from midstream.flows.operating.plans import Plan
 
 __all__ = ["COMMANDS", "of_kind"]
 
@@ -102,7 +103,7 @@ def of_kind(kind: CommandKind, name: str = "") -> click.Command:
         yes: bool = False,
     ) -> None:
         def plan(registry: "Registry", settings: "Settings") -> "Plan":
-            from midstream.flows.operating.operations import plan_for, plan_replacing
+            from midstream.flows.operating.plans import plan_for, plan_replacing
 
             if kind.replaces:
                 return plan_replacing(registry, settings, kind.name, version)
@@ -460,7 +461,7 @@ def restore(
     A version of another state needs --from, and `history` shows where it came from. A version of
     another model in the registry is first copied to a version of this one.
     """
-    from midstream.flows.operating import operations
+    from midstream.flows.operating import choosing, operations, plans
 
     if (version is not None) + (before is not None) + before_drift != 1:
         raise click.UsageError("name one of VERSION, --before and --before-drift")
@@ -473,23 +474,23 @@ def restore(
         words = []
         chosen = version or 0
         if before is not None:
-            chosen = operations.before_time(registry, before).version
+            chosen = choosing.before_time(registry, before).version
         elif before_drift:
             least = settings.versions.drift_margin if margin is None else margin
-            row, alarms = operations.before_drift(registry, least)
+            row, alarms = choosing.before_drift(registry, least)
             chosen = row.version
             first = alarms[0]
             words = [
                 f"drift: {len(alarms)} alarms from {operations.utc(first.at)} on, the first by "
                 f"{first.detector} in shard {first.shard} after {first.position:,} events"
             ]
-        planned = operations.plan_replacing(
+        planned = plans.plan_replacing(
             registry,
             settings,
             "rewind" if rewind else "restore",
             chosen,
             sources=sources,
-            ranges=operations.ranges_of(settings, ranges),
+            ranges=plans.ranges_of(settings, ranges),
             origin=origin,
         )
         planned.words = words + planned.words
@@ -508,9 +509,9 @@ def rollback(config: Path, *, yes: bool, timeout: float | None, as_json: bool) -
 
     The model is then as if that had never happened, within versions.catch_up_events.
     """
-    from midstream.flows.operating import operations
+    from midstream.flows.operating import plans
 
-    _give(_load(config, as_json), operations.plan_rollback, yes, timeout, as_json)
+    _give(_load(config, as_json), plans.plan_rollback, yes, timeout, as_json)
 
 
 def _give(
@@ -523,6 +524,8 @@ def _give(
     """Plan commands, describe and confirm them, give them, wait, and print the answers."""
     from midstream.flows.commands import version_views as views
     from midstream.flows.operating import operations
+    from midstream.flows.operating.answers import await_answers
+    from midstream.flows.operating.plans import taken_in
 
     with (
         one_line_errors(running=True, as_json=as_json),
@@ -536,14 +539,12 @@ def _give(
             for line in plan.warnings:
                 click.echo(f"warning: {line}", err=as_json)
             _confirm("go on, in spite of that?" if plan.warnings else "go on?", yes=yes)
-        plan = operations.taken_in(registry, settings, plan)
+        plan = taken_in(registry, settings, plan)
         by = operations.operator()
         orders = registry.order(*(msgspec.structs.replace(order, by=by) for order in plan.orders))
         progress = views.Progress(show=sys.stderr.isatty() and not as_json)
         try:
-            answers = operations.await_answers(
-                registry, orders, tell=progress.tell, timeout=timeout
-            )
+            answers = await_answers(registry, orders, show=progress.update, timeout=timeout)
         except KeyboardInterrupt:
             progress.end()
             raise operations.OperationError(
@@ -615,7 +616,8 @@ def history(
     the journal. Each alarm is a line, too. Paused shards and waiting commands follow.
     """
     from midstream.flows.commands import version_views as views
-    from midstream.flows.operating.operations import live_at, opened
+    from midstream.flows.operating.history import live_at
+    from midstream.flows.operating.operations import opened
 
     with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
         waiting = registry.waiting()
@@ -755,7 +757,7 @@ def _confirm(question: str, *, yes: bool) -> None:
 
 
 def _live_versions(registry: "Registry") -> set[int]:
-    from midstream.flows.operating.operations import live_at
+    from midstream.flows.operating.history import live_at
 
     found = live_at(registry.deployments())
     return {live.version for live in found.values() if live is not None}

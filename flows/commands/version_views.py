@@ -16,7 +16,9 @@ from midstream.engine.registry.registry import Drifted, Waiting
 from midstream.engine.registry.versions import VersionRow
 from midstream.engine.shard.catalogue import command_kind
 from midstream.engine.shard.commands import Done
-from midstream.flows.operating.operations import SILENT, Answer, Stretch, left_of, positions_of, utc
+from midstream.flows.operating.answers import SILENT, Answer, left_of, positions_of
+from midstream.flows.operating.history import LivePeriod
+from midstream.flows.operating.operations import utc
 
 __all__ = [
     "Progress",
@@ -132,7 +134,7 @@ class Progress:
         self._show = show
         self._line = ""
 
-    def tell(self, answers: Sequence[Answer]) -> None:
+    def update(self, answers: Sequence[Answer]) -> None:
         """Show the current answers."""
         waiting = [a.shard for a in answers if a.state == "waiting"]
         learning = [a.shard for a in answers if a.state == "relearning"]
@@ -201,7 +203,7 @@ def entry_of(done: Done) -> dict[str, Any]:
     return {"shard": done.shard, "epoch": done.epoch, **entry}
 
 
-def print_live(found: Mapping[str, Stretch | None], at: float) -> None:
+def print_live(found: Mapping[str, LivePeriod | None], at: float) -> None:
     """Print what was live at a time, by shard; None: the shard had not begun."""
     for name, live in found.items():
         click.echo(
@@ -216,14 +218,14 @@ def print_live(found: Mapping[str, Stretch | None], at: float) -> None:
         )
 
 
-def _paused(live: Stretch) -> str:
+def _paused(live: LivePeriod) -> str:
     if live.paused is None:
         return ""
     why = f" ({live.pause})" if live.pause else ""
     return f"; paused since {utc(live.paused)}{why}, until `midstream resume`"
 
 
-def print_pauses(found: Mapping[str, Stretch | None]) -> None:
+def print_pauses(found: Mapping[str, LivePeriod | None]) -> None:
     """Print which shards are paused, since when, by whom and why."""
     for name, live in found.items():
         if live is not None and live.paused is not None:

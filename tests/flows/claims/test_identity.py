@@ -21,7 +21,7 @@ from midstream.flows.claims.registry import open_registry
 from midstream.flows.config.tables import ConfigError
 from midstream.flows.loading import load
 from midstream.flows.offline import inspect
-from midstream.flows.operating import operations
+from midstream.flows.operating import choosing, operations, plans
 from midstream.flows.operating.operations import OperationError
 from midstream.flows.running import online, shard_process
 from midstream.flows.running.errors import RunError
@@ -282,8 +282,8 @@ def test_who_has_no_state_commands_by_the_name(tmp_path, monkeypatch):
 def restored(project, version, **options):
     """Plan and give a restore, and carry it out; return what the plan says."""
     with operations.opened(project.settings, to_command=True) as registry:
-        plan = operations.plan_replacing(registry, project.settings, "restore", version, **options)
-        plan = operations.taken_in(registry, project.settings, plan)
+        plan = plans.plan_replacing(registry, project.settings, "restore", version, **options)
+        plan = plans.taken_in(registry, project.settings, plan)
         registry.order(*plan.orders)
     project.go()
     return plan
@@ -304,16 +304,16 @@ def test_a_version_of_the_state_of_before_is_restored_only_by_its_identity(tmp_p
         assert [row.version for row in registry.versions()] == [1, 2, 3]
         wanted = digest_of(registry, 1)
         with pytest.raises(OperationError, match=f"--from {one.identity[:12]}"):
-            operations.plan_replacing(registry, two.settings, "restore", 1)
+            plans.plan_replacing(registry, two.settings, "restore", 1)
         for wrong in (two.identity, "fraud", one.identity[:7]):
             with pytest.raises(OperationError, match="--from: found"):
-                operations.plan_replacing(registry, two.settings, "restore", 1, origin=wrong)
+                plans.plan_replacing(registry, two.settings, "restore", 1, origin=wrong)
         for wrong in (two.identity, "fraud"):
             with pytest.raises(OperationError, match="--from: found"):
-                operations.plan_replacing(registry, two.settings, "restore", 2, origin=wrong)
+                plans.plan_replacing(registry, two.settings, "restore", 2, origin=wrong)
         (past,) = registry.order(Order(0, "restore", version=1, reason="past the command"))
         with pytest.raises(OperationError, match="no version of before"):
-            operations.before_time(registry, registry.version(1).created)
+            choosing.before_time(registry, registry.version(1).created)
     two.go()
     with operations.opened(two.settings) as registry:
         (done,) = (d.command for d in registry.deployments([past.id]))
@@ -349,7 +349,7 @@ def test_a_version_of_another_model_is_copied_before_it_is_restored(tmp_path):
         assert (row.kind, row.reason, row.parent) == ("imported", "version 1 of one", 0)
         assert registry.problems(2) == []
         with pytest.raises(OperationError, match="--from: found 'three'"):
-            operations.plan_replacing(registry, two.settings, "restore", 1, origin="three")
+            plans.plan_replacing(registry, two.settings, "restore", 1, origin="three")
     with operations.opened(one.settings) as registry:
         assert registry.versions() == before
         assert registry.problems(1) == []
@@ -462,10 +462,10 @@ def test_random_commands_of_two_projects_do_not_cross(tmp_path, postgres_url, s3
                 if what in ("snapshot", "pause", "resume"):
                     orders = registry.order(Order(0, what, reason=f"{name} {turn}"))
                 elif what == "restore":
-                    plan = operations.plan_replacing(registry, host.settings, what, version)
+                    plan = plans.plan_replacing(registry, host.settings, what, version)
                     orders = registry.order(*plan.orders)
                 elif what == "rollback":
-                    plan = operations.plan_rollback(registry, host.settings)
+                    plan = plans.plan_rollback(registry, host.settings)
                     orders = registry.order(*plan.orders)
                 else:
                     orders = []
