@@ -17,6 +17,7 @@ from sides import command, environment
 
 from midstream.engine.registry.database import RegistryError
 from midstream.engine.registry.registry import Registry
+from midstream.engine.shard.commands import Order
 from midstream.flows.claims.registry import open_registry
 from midstream.flows.loading import load
 
@@ -65,7 +66,7 @@ def measure(folder: Path, events: int, repeats: int) -> dict:
     out = {"whole": [], "loaded": [], "told": []}
     for _ in range(repeats):
         at = time.time()
-        (order,) = registry.order({"kind": "snapshot", "reason": "manual"}, at=at)
+        (order,) = registry.order(Order(0, "snapshot", reason="manual"), at=at)
         row = awaited(lambda v=order.version: whole(registry, v), 0.01)
         out["whole"].append(time.time() - at)
         since = time.perf_counter()
@@ -75,10 +76,8 @@ def measure(folder: Path, events: int, repeats: int) -> dict:
         files = row.manifest.shards[0].files.values()
         out |= {"packed": sum(f.bytes for f in files), "unpacked": sum(f.unpacked for f in files)}
         at = time.time()
-        (order,) = registry.order(
-            {"kind": "restore", "version": row.version, "reason": "manual"}, at=at
-        )
-        done = awaited(lambda i=order.id: registry.deployments([i]), 0.01)[0].done
+        (order,) = registry.order(Order(0, "restore", version=row.version, reason="manual"), at=at)
+        done = awaited(lambda i=order.id: registry.deployments([i]), 0.01)[0]
         out["told"].append(time.time() - at)
         assert not done.command.refused, done.command.refused
     registry.close()

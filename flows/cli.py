@@ -12,8 +12,10 @@ from rich.table import Table
 
 import midstream
 from midstream.engine.basics import caching, plugins
+from midstream.engine.shard.catalogue import command_kind
+from midstream.engine.shard.kinds import CommandKind
 from midstream.flows import logs, process
-from midstream.flows.commands.cli_versions import COMMANDS
+from midstream.flows.commands.cli_versions import COMMANDS, of_kind
 from midstream.flows.commands.terminal import (
     CONFIG,
     CONFIG_OPTION,
@@ -45,8 +47,13 @@ class _Commands(click.Group):
             return own
         with one_line_errors(running=False):
             found = plugins.load("midstream.commands", cmd_name)
+            if isinstance(found, type) and issubclass(found, CommandKind):
+                return of_kind(command_kind(cmd_name))
             if not isinstance(found, click.Command):
-                raise plugins.PluginError(f"{cmd_name!r} of midstream.commands is no click.Command")
+                raise plugins.PluginError(
+                    f"{cmd_name!r} of midstream.commands is neither a click.Command nor a subclass "
+                    "of midstream.CommandKind"
+                )
         return found
 
     def invoke(self, ctx: click.Context) -> Any:

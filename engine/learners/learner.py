@@ -39,7 +39,6 @@ __all__ = [
     "RiverLearner",
     "UnseededError",
     "as_learner",
-    "definition_changes",
     "load_learner",
 ]
 
@@ -142,20 +141,6 @@ def load_learner(kind: str, state: bytes, *, task: Task, modules: Collection[str
             raise ValueError(f"unknown kind of learner {kind!r}; there are: {known}")
         LEARNERS[kind] = found.from_state
     return LEARNERS[kind](state, task=task, modules=modules)
-
-
-def definition_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Describe the differences between two definitions, one line each; empty if equal."""
-    lines = []
-    for key in sorted({*old, *new}):
-        before, after = old.get(key), new.get(key)
-        if before == after:
-            continue
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += [f"{key}.{line}" for line in definition_changes(before, after)]
-        else:
-            lines.append(f"{key}: was {before!r}, is {after!r}")
-    return lines
 
 
 class RiverLearner:

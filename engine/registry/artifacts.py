@@ -28,6 +28,7 @@ from midstream.engine.basics.names import name_fault
 from midstream.engine.basics.read_only import told, unwritable
 from midstream.engine.basics.storage import LocalStorage
 from midstream.engine.registry.database import OtherStateError
+from midstream.engine.shard.header import VersionHeader
 
 __all__ = [
     "SCHEMA",
@@ -86,8 +87,7 @@ class ShardPart(msgspec.Struct, frozen=True):
     shard
         The shard's name.
     header
-        The header of a snapshot: position in the journal (`seq`, `generation`), `cursors`,
-        `digest`, `seen`, `learned`, `metrics`, `definition`.
+        The header as it was written, and may be signed; `saved` reads it.
     files
         By name of the part: learner, metrics, drift (detectors), replay, trainer (counts). The
         state of a random generator is in the part that draws from it.
@@ -96,6 +96,11 @@ class ShardPart(msgspec.Struct, frozen=True):
     shard: str
     header: dict[str, Any]
     files: dict[str, PartFile]
+
+    @property
+    def saved(self) -> VersionHeader:
+        """What the header says of the state."""
+        return VersionHeader.of(self.header)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +151,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def identity(self) -> str:
         """Identity of the state it was made from; "": from before states had identities."""
-        found = {str(part.header.get("identity", "")) for part in self.shards}
+        found = {part.saved.identity for part in self.shards}
         return max(found, default="")
 
     @property

@@ -27,11 +27,12 @@ from midstream.engine.registry.schema import (
     greatest,
 )
 from midstream.engine.registry.versions import UnknownVersionError, VersionRow, Versions
-from midstream.engine.shard.commands import REPLACING, Done, Order
+from midstream.engine.shard.catalogue import command_kind, names
+from midstream.engine.shard.commands import JUST_MADE, Done, Order
+from midstream.engine.shard.kinds import CommandKind
 
 __all__ = [
     "CommandError",
-    "Deployed",
     "Drifted",
     "OtherStateError",
     "Registry",
@@ -61,23 +62,6 @@ class ShardRow(msgspec.Struct):
     run: str = ""
     ending: int = 0
     sources: str = "[]"
-
-
-class Deployed(msgspec.Struct):
-    """A shard's report on a command, or of its start (`kind` "start").
-
-    `present`: its epoch is the shard's present one; no clock tells that.
-    """
-
-    shard: str
-    epoch: str
-    done: Done
-    present: bool = False
-
-    @property
-    def kind(self) -> str:
-        """The kind of the command."""
-        return self.done.command.kind
 
 
 class Drifted(NamedTuple):
@@ -297,7 +281,7 @@ class Registry(Versions):
                 .where(
                     self._ours(COMMANDS),
                     COMMANDS.c.dropped == "",
-                    COMMANDS.c.kind.not_in(_UNAWAITED),
+                    COMMANDS.c.kind.not_in(names(_reports)),
                 )
                 .order_by(COMMANDS.c.id)
             ).all()
@@ -335,11 +319,11 @@ class Registry(Versions):
             ours = self._ours(COMMANDS)
             near = sa.select(COMMANDS).where(ours, COMMANDS.c.id.between(command - 2, command + 2))
             rows = {row.id: row for row in connection.execute(near)}
-            if command not in rows or rows[command].kind in _UNAWAITED:
+            if command not in rows or not command_kind(rows[command].kind).awaited:
                 raise CommandError(f"there is no command {command} of {self.model} that waits")
             orders = {id_: self.database.decoded(row.order, Order) for id_, row in rows.items()}
             piece = _piece(command, orders)
-            main = next((i for i in piece if orders[i].kind in REPLACING), command)
+            main = next((i for i in piece if command_kind(orders[i].kind).replaces), command)
             for id_ in dict.fromkeys((main, command)):
                 row = rows[id_]
                 if row.dropped:
@@ -356,7 +340,7 @@ class Registry(Versions):
             connection.execute(
                 sa.update(COMMANDS).where(ours, COMMANDS.c.id.in_(gone)).values(dropped=why)
             )
-            unmade = [orders[i].version for i in gone if orders[i].kind == "snapshot"]
+            unmade = [orders[i].version for i in gone if command_kind(orders[i].kind).makes_version]
             connection.execute(
                 sa.update(VERSIONS)
                 .where(
@@ -383,7 +367,7 @@ class Registry(Versions):
                 .where(
                     self._ours(COMMANDS),
                     COMMANDS.c.dropped == "",
-                    COMMANDS.c.kind != "tag",
+                    COMMANDS.c.kind.not_in(names(lambda kind: not kind.for_shards)),
                     COMMANDS.c.id.not_in(answered),
                 )
                 .values(dropped=why)
@@ -436,7 +420,7 @@ class Registry(Versions):
                 .where(
                     self._ours(COMMANDS),
                     COMMANDS.c.dropped == "",
-                    COMMANDS.c.kind.not_in(_UNAWAITED),
+                    COMMANDS.c.kind.not_in(names(_reports)),
                     COMMANDS.c.id.not_in(answered),
                 )
                 .values(dropped=why)
@@ -454,7 +438,7 @@ class Registry(Versions):
                 tag = {"tag": f"adopted-{row.version}", "version": row.version, "at": now}
                 self.database.add(connection, TAGS, tag)
             reason = f"from the state {owner}, by the state {identity}"
-            self._order(connection, [{"kind": "adopt", "reason": reason, "by": by}], now)
+            self._order(connection, [Order(0, "adopt", reason=reason, by=by)], now)
         return owner
 
     def begin_anew(self) -> int:
@@ -466,18 +450,16 @@ class Registry(Versions):
             connection.execute(sa.delete(SHARDS).where(self._ours(SHARDS)))
         return self.drop("the model was begun anew")
 
-    def order(self, *wanted: Mapping[str, Any], at: float | None = None) -> list[Order]:
+    def order(self, *wanted: Order, at: float | None = None) -> list[Order]:
         """Give commands, in one transaction, to be carried out in this order.
 
-        Parameters
-        ----------
-        wanted
-            The fields of an `Order` without `id`, one mapping per command. The version number of a
-            "snapshot" is chosen here; `before` True is replaced by the version of the snapshot
-            before it.
+        Returns them with the numbers that are chosen here: of the commands, and of the versions
+        that they make.
 
         Raises
         ------
+        CommandError
+            If nobody knows a kind of command.
         UnknownVersionError
             If a named version does not exist.
         """
@@ -485,26 +467,26 @@ class Registry(Versions):
         with self.database.writing() as connection:
             return self._order(connection, wanted, at)
 
-    def _order(
-        self, connection: sa.Connection, wanted: Sequence[Mapping[str, Any]], at: float
-    ) -> list[Order]:
+    def _order(self, connection: sa.Connection, wanted: Sequence[Order], at: float) -> list[Order]:
         given = []
         numbers = sa.select(MODELS.c.next_command, MODELS.c.next_version)
         row = connection.execute(numbers.where(self._ours(MODELS))).one()
         command, version = row.next_command, row.next_version
         made = 0
-        for fields in wanted:
-            before = int(fields.get("before", 0))
-            given_fields = {**fields, "id": command, "before": before}
-            order = msgspec.convert(given_fields, Order, strict=False)
-            if order.kind == "snapshot":
+        for order_ in wanted:
+            kind = command_kind(order_.kind)
+            if not kind.given:
+                known = ", ".join(names(lambda each: each.given))
+                raise CommandError(f"there is no command {order_.kind!r}; there are: {known}")
+            order = msgspec.structs.replace(order_, id=command)
+            if kind.makes_version:
                 order = msgspec.structs.replace(order, version=version)
                 made = version
                 self._open_version(connection, version, order.cut, order.reason, at)
                 version += 1
             elif order.version:
                 self._require(connection, order.version)
-            if order.before:
+            if order.before == JUST_MADE:
                 order = msgspec.structs.replace(order, before=made)
             values = {
                 "model": self.model,
@@ -567,7 +549,7 @@ class Registry(Versions):
             row.version if row else 0,
         ):
             return None
-        return self._order(connection, [{"kind": "snapshot", "reason": reason}], at)[0]
+        return self._order(connection, [Order(0, "snapshot", reason=reason)], at)[0]
 
     def tell(self, shard: str, epoch: str, done: Sequence[Done]) -> None:
         """Record what a shard did of commands; repeating a report changes nothing."""
@@ -596,7 +578,7 @@ class Registry(Versions):
                     .values({name: row[name] for name in ("done_at", "refused", "done")})
                 )
 
-    def deployments(self, commands: Collection[int] | None = None) -> list[Deployed]:
+    def deployments(self, commands: Collection[int] | None = None) -> list[Done]:
         """Return what shards did of commands, of all or of these, oldest first."""
         wanted = sa.select(DEPLOYMENTS).where(self._ours(DEPLOYMENTS))
         if commands is not None:
@@ -605,11 +587,11 @@ class Registry(Versions):
         shards = sa.select(SHARDS.c.shard, SHARDS.c.epoch).where(self._ours(SHARDS))
         now = {(row["shard"], row["epoch"]) for row in self.database.rows(shards)}
         return [
-            Deployed(
-                row["shard"],
-                row["epoch"],
+            msgspec.structs.replace(
                 self.database.decoded(row["done"], Done),
-                (row["shard"], row["epoch"]) in now,
+                shard=row["shard"],
+                epoch=row["epoch"],
+                present=(row["shard"], row["epoch"]) in now,
             )
             for row in self.database.rows(wanted)
         ]
@@ -647,8 +629,7 @@ class Registry(Versions):
         at = time.time() if at is None else at
         same = (self._ours(TAGS), TAGS.c.tag == tag)
         with self.database.writing() as connection:
-            order = {"kind": "tag", "version": version, "reason": tag}
-            self._order(connection, [order], at)
+            self._order(connection, [Order(0, "tag", version, tag)], at)
             had: int | None = connection.execute(
                 sa.select(TAGS.c.version).where(*same)
             ).scalar_one_or_none()
@@ -668,19 +649,24 @@ class Registry(Versions):
         return had
 
 
-_UNAWAITED = ("tag", "adopt")
-"""Kinds of commands that only report something done."""
+def _reports(kind: CommandKind) -> bool:
+    return not kind.awaited
 
 
 def _piece(command: int, orders: Mapping[int, Order]) -> list[int]:
     """Return the ids of the commands given together with one; they are consecutive."""
     mains = (command, command + 1, command - 1)
-    for main in (id_ for id_ in mains if id_ in orders and orders[id_].kind in REPLACING):
+    for main in (id_ for id_ in mains if id_ in orders and command_kind(orders[id_].kind).replaces):
         before, after = orders.get(main - 1), orders.get(main + 1)
         piece, kept = [main], orders[main].before
-        if before is not None and (before.kind, before.version) == ("snapshot", kept):
+        if (
+            before is not None
+            and command_kind(before.kind).makes_version
+            and before.version == kept
+        ):
             piece.insert(0, main - 1)
-        if orders[main].kind == "rewind" and after is not None and after.cut == "restored":
+        again = command_kind(orders[main].kind).learns_all_again
+        if again and after is not None and after.cut == "restored":
             piece.append(main + 1)
         if command in piece:
             return piece

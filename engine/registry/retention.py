@@ -28,7 +28,7 @@ from midstream.engine.registry.schema import (
     VERSIONS,
     aliases,
 )
-from midstream.engine.shard.commands import REPLACING, epoch_of
+from midstream.engine.shard.catalogue import names
 
 __all__ = ["Retention"]
 
@@ -85,7 +85,9 @@ class Retention:
                 reasons[row.version].append(f"tagged {row.tag}")
         named = connection.execute(
             sa.select(COMMANDS.c.version, COMMANDS.c.before).where(
-                self._ours(COMMANDS), COMMANDS.c.kind.in_(REPLACING), COMMANDS.c.dropped == ""
+                self._ours(COMMANDS),
+                COMMANDS.c.kind.in_(names(lambda kind: kind.replaces)),
+                COMMANDS.c.dropped == "",
             )
         ).all()
         same = aliases(connection, self._ours(VERSIONS))
@@ -212,9 +214,9 @@ class Retention:
         ):
             if row["version"] not in young:
                 continue
-            header = self.database.decoded(row["part"], ShardPart).header
-            if epoch_of(header) == epoch:
-                oldest = min(oldest, header["seq"])
+            saved = self.database.decoded(row["part"], ShardPart).saved
+            if saved.epoch == epoch:
+                oldest = min(oldest, saved.seq)
         return oldest
 
 

@@ -31,8 +31,8 @@ from midstream.engine.registry.schema import (
     aliases,
     greatest,
 )
-from midstream.engine.shard.commands import epoch_of
-from midstream.engine.shard.dataset import from_plain, joined, plain, since
+from midstream.engine.shard.dataset import joined, plain, since
+from midstream.engine.shard.header import VersionHeader
 from midstream.engine.state.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -142,9 +142,9 @@ class Versions:
         with self.database.writing() as connection:
             if self._has_part(connection, version, shard):
                 return
-            header = snapshot.header
+            header = VersionHeader.of(snapshot.header)
             self._open_version(  # missing in a registry that was lost
-                connection, version, header["kind"], header["reason"], header["created"]
+                connection, version, header.kind, header.reason, header.created
             )
             if shard not in self._wanted(connection, version):  # newer than the version
                 return
@@ -424,25 +424,25 @@ class Versions:
 
     def _manifest(self, row: Mapping[str, Any], parts: list[ShardPart]) -> Manifest:
         """Return the manifest of a version: it depends on its parts only, not on its maker."""
-        headers = [part.header for part in parts]
-        learner = headers[0]["definition"]["learner"]
-        totals = [from_plain(header["data"]) for header in headers]
+        headers = [part.saved for part in parts]
+        learner = headers[0].definition["learner"]
+        totals = [header.learned_from for header in headers]
         news = [
-            since(total, from_plain(header["parent_data"]))
+            since(total, header.parent_learned_from)
             for total, header in zip(totals, headers, strict=True)
         ]
         return Manifest(
             model=self.model,
             version=row["version"],
-            parent=max(header["parent"] for header in headers),
-            kind=headers[0]["kind"],
+            parent=max(header.parent for header in headers),
+            kind=headers[0].kind,
             reason=row["reason"],
-            created=max(header["created"] for header in headers),
+            created=max(header.created for header in headers),
             learner=learner,
             fingerprint=hashlib.sha256(msgspec.json.encode(learner)).hexdigest(),
             libraries=_libraries(),
             data={"total": plain(joined(totals)), "since_parent": plain(joined(news))},
-            metrics={part.shard: part.header["metrics"] for part in parts},
+            metrics={part.shard: part.saved.metrics for part in parts},
             shards=parts,
         )
 
@@ -612,9 +612,9 @@ class Versions:
 
 def _print(part: ShardPart) -> dict[str, Any]:
     """Return what parts with equal states and equal continuations have in common."""
-    header = part.header
+    saved = part.saved
     wanted = ("digest", "cursors", "excluded", "skips", "data", "definition", "decoding")
-    return {"shard": part.shard, "epoch": epoch_of(header)} | {n: header.get(n) for n in wanted}
+    return {"shard": part.shard, "epoch": saved.epoch} | {n: getattr(saved, n) for n in wanted}
 
 
 def _libraries() -> dict[str, str]:

@@ -1,18 +1,29 @@
 """Compare the model that a config defines with the saved state's definition."""
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from midstream.engine.learners.learner import LearnerError
+from midstream.engine.shard.header import Header
 from midstream.engine.shard.journal import Command, Entry
 from midstream.engine.state.changes import Change, MisfitError, differences, in_words, of_code
 from midstream.engine.training.trainer import Trainer
 
-__all__ = ["Blanks", "assess", "changes_of", "compared", "foreseen", "libraries"]
+__all__ = [
+    "Blanks",
+    "Intended",
+    "assess",
+    "changes_of",
+    "compared",
+    "defined",
+    "foreseen",
+    "libraries",
+    "unfit",
+]
 
 _LIBRARIES = ("river", "numpy", "numba")
 _UNPROVED = "the state has no predictions to compare: `run --amend` takes it as it is"
@@ -21,6 +32,47 @@ _UNPROVED = "the state has no predictions to compare: `run --amend` takes it as 
 def libraries() -> dict[str, str]:
     """Return the versions of the libraries that the learned state may depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}
+
+
+class Blanks:
+    """Makes the trainer that the config defines, once, on first use."""
+
+    def __init__(self, make: Callable[[], Trainer]) -> None:
+        self._make = make
+        self._made: Trainer | None = None
+
+    def __call__(self) -> Trainer:
+        """Return a trainer that has seen nothing; it is for comparison only."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+
+class Intended(NamedTuple):
+    """What the config defines.
+
+    `blank` returns a trainer that has seen nothing; `source`, `shards` and `modules` are as for
+    `Shard.open`.
+    """
+
+    blank: Callable[[], Trainer]
+    source: str = ""
+    shards: str = ""
+    modules: Collection[str] = ()
+
+    def definition(self) -> dict[str, Any]:
+        """Return the definition of a state of this config."""
+        return defined(self.blank(), self.source, self.shards)
+
+    def compared(self, old: Mapping[str, Any]) -> list[Change]:
+        """Return the differences of a saved definition from this one."""
+        return compared(self.blank(), old, self.source, self.shards)
+
+
+def defined(trainer: Trainer, source: str = "", shards: str = "") -> dict[str, Any]:
+    """Return the definition of a shard's state; `source` and `shards` as for `Shard.open`."""
+    definition = {**trainer.definition(), **({"input": source} if source else {})}
+    return definition | ({"shards": shards} if shards else {})
 
 
 def compared(
@@ -50,7 +102,7 @@ def changes_of(entries: Iterable[Entry]) -> list[Change]:
     return [change for e in entries if isinstance(e, Command) for change in e.changes]
 
 
-def proved(header: Mapping[str, Any], trainer: Trainer) -> list[Change]:
+def proved(header: Header, trainer: Trainer) -> list[Change]:
     """Return the differences in versions of Python and libraries, and whether they matter.
 
     The events whose predictions the snapshot holds are predicted again. If all predictions are
@@ -63,15 +115,15 @@ def proved(header: Mapping[str, Any], trainer: Trainer) -> list[Change]:
     trainer
         The trainer that was read from the snapshot.
     """
-    saved, now = dict(header.get("libraries", {})), libraries()
+    saved, now = header.libraries, libraries()
     if not saved:  # a snapshot of version 0.1, which named River only
-        learner = header.get("definition", {}).get("learner", {})
+        learner = header.definition.get("learner", {})
         saved = {name: learner[name] for name in ("python", "river") if name in learner}
         now = {name: ".".join(now[name].split(".")[:2]) for name in saved}
     changed = [name for name in saved if saved[name] != now.get(name)]
     if not changed:
         return []
-    proof, level, effect = header.get("proof"), "accepted", ""
+    proof, level, effect = header.proof, "accepted", ""
     if not proof:
         level = "accepted" if not trainer.seen else "asked"
         effect = _UNPROVED if trainer.seen else "nothing was learned yet"
@@ -80,9 +132,9 @@ def proved(header: Mapping[str, Any], trainer: Trainer) -> list[Change]:
         try:
             again = trainer.proof()
         except (LearnerError, ValueError) as error:
-            again, said = list(proof), " ".join(str(error).split())
+            again, said = proof, " ".join(str(error).split())
             level, effect = "refused", f"the saved model does not predict any more: {said:.200}"
-        if list(proof) != again:
+        if proof != again:
             pairs = zip(proof, [*again, *["nothing"] * len(proof)], strict=False)
             was, is_now = next(pair for pair in pairs if pair[0] != pair[1])
             level, effect = "refused", f"other predictions: {was} is {is_now.rpartition(': ')[2]}"
@@ -127,14 +179,10 @@ def misfits(trainer: Trainer, blank: Trainer, changes: list[Change], old: Mappin
 
 
 def foreseen(
-    header: Mapping[str, Any],
+    header: Header | None,
     trainer: Trainer,
-    blank: Trainer,
+    intended: Intended,
     old: Mapping[str, Any] | None,
-    *,
-    source: str,
-    shards: str,
-    modules: Iterable[str],
     journaled: Iterable[Change] = (),
 ) -> list[Change]:
     """Return all differences between a saved state and this config and machine.
@@ -142,7 +190,7 @@ def foreseen(
     Parameters
     ----------
     header
-        The header of the snapshot that `trainer` was read from; empty: there is no snapshot.
+        The header of the snapshot that `trainer` was read from; None: there is no snapshot.
     old
         The definition in force; None: it equals the config's.
     journaled
@@ -152,16 +200,16 @@ def foreseen(
     taken = {(each.what, each.after) for each in journaled if each.part == "libraries"}
     changes = [
         change
-        for change in (proved(header, trainer) if header else ())
+        for change in (() if header is None else proved(header, trainer))
         if change.level == "refused" or (change.what, change.after) not in taken
     ]
     if old is not None:
-        found = compared(blank, old, source, shards)
+        found = intended.compared(old)
         if code := of_code(found):
             too = f"; the code changed, too ({in_words(code)}): put it back to see which it is"
             changes = [_said(change, too) for change in changes]
         changes += found
-        changes += misfits(trainer, blank, changes, old, modules)
+        changes += misfits(trainer, intended.blank(), changes, old, intended.modules)
     return changes
 
 
@@ -178,15 +226,9 @@ def assess(changes: Iterable[Change], *, amend: bool) -> list[Change]:
     return [change for change in changes if change.level not in levels]
 
 
-class Blanks:
-    """Makes the trainer that the config defines, once, on first use."""
+def unfit(old: Mapping[str, Any], blank: Trainer, source: str = "", shards: str = "") -> str:
+    """Return why a state with definition `old` does not fit a model like `blank`; empty if it does.
 
-    def __init__(self, make: Any) -> None:
-        self._make = make
-        self._made: Trainer | None = None
-
-    def __call__(self) -> Trainer:
-        """Return a trainer that has seen nothing; it is for comparison only."""
-        if self._made is None:
-            self._made = self._make()
-        return self._made
+    `source` and `shards` as for `Shard.open`.
+    """
+    return in_words(assess(compared(blank, old, source, shards), amend=True))

@@ -45,6 +45,7 @@ __all__ = [
 _LEVEL = 9  # compression level
 MOST_RECORDS = 20_000
 """Most records in memory at once."""
+_AMEND, _ABANDON = "amend", "abandon"  # kinds that only a shard itself journals
 SEGMENT = re.compile(r"journal-(\d{16})\.log\Z")
 """Pattern of the names of a journal's files."""
 
@@ -218,15 +219,30 @@ class Command(msgspec.Struct, frozen=True, omit_defaults=True, tag="command", ta
     ) -> "Command":
         """Return the entry of an amendment: from here on the state has another definition."""
         reason = in_words(changes)
-        return cls(0, "amend", at=at, reason=reason, definition=definition,
+        return cls(0, _AMEND, at=at, reason=reason, definition=definition,
                    parts=packed(parts), changes=changes)  # fmt: skip
+
+    @classmethod
+    def abandonment(cls, command: int, at: float, why: str) -> "Command":
+        """Return the entry that makes an earlier command count as refused."""
+        return cls(command, _ABANDON, at=at, refused=why)
+
+    @property
+    def is_amendment(self) -> bool:
+        """Whether the config defines the model otherwise from here on, and nothing else happens."""
+        return self.kind == _AMEND
+
+    @property
+    def abandons(self) -> bool:
+        """Whether the command with this `id` counts as refused from here on."""
+        return self.kind == _ABANDON
 
     @property
     def amends(self) -> bool:
         """Whether the command changes the definition of the state."""
         return bool(self.definition) and not self.refused
 
-    def told(self) -> "Command":
+    def brief(self) -> "Command":
         """Return the command as reported: without the definition and the parts of a state."""
         return msgspec.structs.replace(self, parts={}, definition={}) if self.definition else self
 

@@ -6,43 +6,29 @@ applies the rest of the journal with outputs suppressed, and goes live.
 
 import math
 import time
-from base64 import b64decode, b64encode
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
-from midstream.engine.basics.errors import ExpectedError
 from midstream.engine.events.batch import EventBatch
-from midstream.engine.events.event import Alarm, Origin, Rejected, row_path
-from midstream.engine.events.predictions import Predictions
-from midstream.engine.learners.learner import LearnerError, definition_changes
-from midstream.engine.shard.amending import (
-    Blanks,
-    assess,
-    changes_of,
-    compared,
-    foreseen,
-    libraries,
+from midstream.engine.events.event import Rejected
+from midstream.engine.learners.learner import LearnerError
+from midstream.engine.shard.amending import Blanks, Intended, foreseen, libraries
+from midstream.engine.shard.backlog import Backlog, Piece, events_of, in_force, pieces
+from midstream.engine.shard.catalogue import BUILTIN, command_kind
+from midstream.engine.shard.commands import Done, Order, RefusedError
+from midstream.engine.shard.dataset import DataSet, plain
+from midstream.engine.shard.header import (
+    About,
+    Excluded,
+    Header,
+    Raised,
+    SnapshotHeader,
+    VersionHeader,
 )
-from midstream.engine.shard.commands import (
-    REPLACING,
-    Coming,
-    Done,
-    Order,
-    Piece,
-    RefusedError,
-    bounded,
-    epoch_of,
-    events_of,
-    in_force,
-    pieces,
-    reads_again,
-)
-from midstream.engine.shard.dataset import DataSet, from_plain, plain
 from midstream.engine.shard.journal import (
     Command,
     Cursor,
@@ -55,150 +41,22 @@ from midstream.engine.shard.journal import (
     packed,
     unpacked,
 )
+from midstream.engine.shard.kinds import Loaded, Standing
 from midstream.engine.shard.outbox import Outbox
-from midstream.engine.state.changes import Change, MisfitError, in_words, is_same, of_code
-from midstream.engine.state.snapshot import Snapshot, SnapshotFolder
+from midstream.engine.shard.outcome import EventError, Outcome
+from midstream.engine.shard.resuming import ResumeError, resume
+from midstream.engine.state.changes import Change, MisfitError, in_words, is_same
+from midstream.engine.state.snapshot import Snapshot, SnapshotError, SnapshotFolder
 from midstream.engine.training.rejecting import Careful, Recent, Tried, Verdict, others, rows_of
 from midstream.engine.training.trainer import Trainer, digest
 
-__all__ = [
-    "EventError",
-    "Outcome",
-    "Raised",
-    "ResumeError",
-    "Shard",
-    "begun",
-    "defined",
-    "read_otherwise",
-    "unfit",
-]
+__all__ = ["Shard"]
 
-_MOST_BLANK = 128 * 1024  # most compressed bytes of a new model at the start of a journal
+H = TypeVar("H", bound=Header)
+
 _MOST_ALARMS = 1_000  # most unconfirmed alarms that are kept
-_NOTHING = 2**62  # the oldest position of a partition that is gone
-_MOST = 0.5  # leaving events out does not help a learner that raises on a larger share
 _EXCLUDED = 1_000  # most events that the learner raised on in one commit
-_ANOTHER = (
-    "put the old definition back, begin anew with --fresh, or, where the journal is another "
-    "config's, give this one a `name` of its own"
-)
 _SHORT = 200  # most characters of a learner's error in the journal
-_REASON = 1_000  # most characters of a learner's error, which may hold the whole event
-
-
-class ResumeError(ExpectedError, RuntimeError):
-    """The saved state cannot be resumed; the message says why and what can be done.
-
-    `changes` are the differences between the saved definition and the one in force, if they are
-    the reason.
-    """
-
-    def __init__(self, message: str, changes: Sequence[Change] = ()) -> None:
-        super().__init__(message)
-        self.changes = list(changes)
-
-
-class EventError(ExpectedError, RuntimeError):
-    """The learner raised on one event, whose origin this names.
-
-    `place` is the journal's name of its partition. `row` is its place in a message that holds many
-    events, else -1. `where` combines them. `reason` is the learner's error on one line that can be
-    written as UTF-8, shortened if very long, whatever the cause contains. `others` counts the
-    failures among the events around it that were tried.
-    """
-
-    def __init__(
-        self,
-        origin: Origin,
-        place: str,
-        features: str,
-        cause: Exception,
-        row: int = -1,
-        hint: str = "",
-        others: Verdict | None = None,
-    ) -> None:
-        self.where = f"{place}:{origin[2]}" + (f":{row}" if row >= 0 else "")
-        what = f"{type(cause).__name__}: {cause}" + (f"; {hint}" if hint else "")
-        what = " ".join(what.splitlines())
-        self.reason = what[:_REASON].encode(errors="backslashreplace").decode()
-        super().__init__(f"the learner raised on {self.where}: {self.reason}{_advice(others)}")
-        self.origin = origin
-        self.row = row
-        self.place = place
-        self.features = features
-        self.cause = cause
-
-    @classmethod
-    def of(
-        cls, batch: EventBatch, row: int, error: LearnerError, others: Verdict | None = None
-    ) -> "EventError":
-        """Make the error for the event at a row of a batch."""
-        features = msgspec.json.encode(batch.event(row).x).decode()[:1024]
-        return cls(
-            batch.origins[row],
-            batch.place,
-            features,
-            error.cause,
-            batch.row(row),
-            error.hint,
-            others,
-        )
-
-    @property
-    def rejected(self) -> Rejected:
-        """The event as it is written to `rejected`."""
-        path = row_path(self.row) if self.row >= 0 else ""
-        return Rejected(self.origin, f"the learner raised {self.reason}", path, self.features)
-
-
-def _advice(others: Verdict | None) -> str:
-    """Return advice to add to an error's reason, if the event is an unusual one."""
-    if others is None or not others.events:
-        return ""
-    if others.share > _MOST:
-        return f"; so it did on {others.raised:,} of {others.events:,} events tried after it"
-    return '; model.on_error = "reject" goes on without such events'
-
-
-class Raised(NamedTuple):
-    """An alarm that is not confirmed (`Shard.confirm_alarms`) to be known elsewhere.
-
-    `command` is the last one carried out before it; `at` is in seconds since 1970.
-    """
-
-    command: int
-    position: int
-    detector: str
-    feature: str
-    kind: str
-    at: float
-
-
-class Outcome(msgspec.Struct):
-    """The result of applying one batch, on its way to the outputs.
-
-    `live` is False while the journal is replayed: nothing must be written then, and `rejected` was
-    written already. `snapshot` holds the state after this batch if a snapshot is due.
-    `non_finite` and `too_large` are those of `Step`.
-    """
-
-    span: Range
-    batch: EventBatch
-    predictions: Predictions
-    rejected: list[Rejected]
-    alarms: list[Alarm]
-    live: bool
-    snapshot: Snapshot | None = None
-    non_finite: int = 0
-    too_large: int = 0
-    raised: list[EventError] = []
-    """Errors of the events in `rejected` that the learner raised on."""
-    odd: list[int] = []
-    """The rows of `batch` with a non-finite prediction."""
-    found: Verdict = Verdict(0, 0, 0)
-    """Failures of the learner on the events it got; events left out count as failures."""
-    verdict: Verdict | None = None
-    """The verdict over recent events, if the learner failed on more than `error_limit` allows."""
 
 
 def _no_versions(version: int) -> Snapshot:
@@ -245,7 +103,7 @@ class Shard:
         trainer: Trainer,
         journal: Journal,
         snapshots: SnapshotFolder,
-        about: dict[str, Any],
+        about: About,
         *,
         modules: Collection[str] = (),
         snapshot_events: int = 1_000_000,
@@ -297,8 +155,8 @@ class Shard:
         self._wall = wall
         self._parent_data = DataSet()
         self._skips: list[Skip] = []  # what was left out of the input behind the state
-        self._excluded: set[tuple[str, int, int]] = set()  # partition, line, row
-        self._replay = Coming(journal)
+        self._excluded: set[Excluded] = set()
+        self._backlog = Backlog(journal)
         self._handed: deque[Piece] = deque()  # given by next_step, and not fully applied yet
         self._relearning: list[Done] = []  # commands that take effect once all is applied again
         self._pending: list[Entry] = []
@@ -310,8 +168,7 @@ class Shard:
         self.amended: list[Change] = []
         """Amendments since the caller last reported them and cleared this."""
         self._opened_at = trainer.seen
-        self._blank: Callable[[], Trainer] = lambda: trainer
-        self._source, self._shards = "", ""
+        self._intended = Intended(lambda: trainer, modules=modules)
         self._amendment: Command | None = None  # due at the end of the journal
 
     @classmethod
@@ -367,110 +224,41 @@ class Shard:
         JournalError
             If the journal is damaged.
         """
-        positions = snapshots.positions()
-        records = journal.recover(positions[0] if positions else 0)
-        blank = Blanks(make)
-        definition = defined(blank(), source, shards)
-        about: dict[str, Any] = {"definition": definition, "decoding": dict(decoding or {})}
-        if positions and positions[-1] > journal.end:
-            raise ResumeError(
-                f"shard {name}: there is a snapshot of record {positions[-1]}, but the journal "
-                f"ends before record {journal.end}: its end was lost; put the journal back, or "
-                "begin anew with --fresh"
-            )
-        records = _newest(records)
-        if records and fresh:
-            _same_input(records[0].about, source)
-            _same_identity(name, records[0].about or {}, identity)
-        if identity:
-            about["identity"] = identity
-        if not records or (fresh and _token(records[0], snapshots) != fresh):
-            about |= {"fresh": fresh, "begun": [policy.get("wall", time.time)(), journal.end]}
-            journal.generation = 0
-            journal.commit([], about=about | _blank_kept(blank()))
-            new = Trainer.from_state(blank().state(), modules)
-            shard = cls(name, new, journal, snapshots, about, modules=modules, **policy)
-            shard._is_of(blank, source, shards)
-            shard.done = [shard.begun]
-            return shard
-
-        notes = []
-        saved, seq = records[0].about, records[0].seq
-        trainer: Trainer | None = None
-        header: dict[str, Any] = {}
-        for position in reversed(positions):
-            if (position <= seq and saved is not None) or position < seq:
-                continue
-            try:
-                snapshot = snapshots.read(position)
-            except ValueError as error:  # damaged
-                notes.append(f"{error}; an older one is used")
-                continue
-            try:
-                trainer = Trainer.from_state(snapshot.parts, modules)
-            except ValueError as error:  # damaged, of another schema, or of another model
-                was = snapshot.header["definition"]
-                _check_accepted(name, compared(blank(), was, source, shards), amend=True)
-                notes.append(f"{error}; an older one is used")
-                continue
-            header, seq, saved = snapshot.header, position, snapshot.header
-            break
-        else:
-            if saved is None and seq > 0:  # no snapshot can be read: try the journal's beginning
-                records = _newest(journal.recover())
-                saved, seq = records[0].about, records[0].seq
-            if saved is None:
-                raise ResumeError(
-                    f"shard {name}: no snapshot can be used, and the journal begins at record "
-                    f"{journal.first}, not at 0" + "".join(f"; {note}" for note in notes)
-                )
-            trainer = begun(name, saved, blank(), definition, modules)
-        # A command that was abandoned later counts as refused.
-        reasons = {e.id: e.refused for e in _commands(records) if e.kind == "abandon"}
-        replay = Coming(journal, seq, reasons, records)
-        assert saved is not None
-        if known := _same_identity(name, saved, identity):
-            about["identity"] = known
-        changed = definition_changes(saved["decoding"], about["decoding"])
-        if changed and replay:
-            raise ResumeError(read_otherwise(changed))
-        about |= {"fresh": saved.get("fresh", ""), "begun": saved.get("begun", [0.0, 0])}
-        assert trainer is not None
-        to_apply, last = _to_come(replay, saved["definition"])
-        amendment = _amendment(
-            name, header, trainer, blank, last, definition,
-            source=source, shards=shards, modules=modules, amend=amend,
-            journaled=changes_of(piece.entry for piece in replay.all()),
-            replays=any(reads_again(piece.entry) for piece in replay.all()),
+        state = resume(
+            name,
+            Intended(Blanks(make), source, shards, modules),
+            journal,
+            snapshots,
+            decoding=dict(decoding or {}),
+            fresh=fresh,
+            identity=identity,
+            amend=amend,
             at=policy.get("wall", time.time)(),
-        )  # fmt: skip
-        about["definition"] = saved["definition"]
-        shard = cls(name, trainer, journal, snapshots, about, modules=modules, **policy)
-        shard._is_of(blank, source, shards)
-        shard.notes = notes
-        shard._stand_at(header)
-        shard._replay = replay
-        shard.applied += to_apply
+        )
+        shard = cls(name, state.trainer, journal, snapshots, state.about, modules=modules, **policy)
+        shard._intended = state.intended
+        if state.saved is None:
+            shard.done = [state.about.beginning]
+            return shard
+        shard.notes = list(state.notes)
+        shard._stand_at(state.saved)
+        shard._backlog = state.backlog
+        shard.applied += state.to_apply
         shard.stepped = shard.applied
-        taken_up = bool(identity) and not saved.get("identity")  # a snapshot must hold it
-        shard._snapshot_end = seq if not (changed or taken_up) else -1
-        shard._amendment = amendment
-        if amendment is not None and not replay:
+        shard._snapshot_end = state.seq if state.is_saved else -1
+        shard._amendment = state.amendment
+        if state.amendment is not None and not state.backlog:
             shard._amend()
-        elif changed:  # so that the next resume compares with the decoding now in force
-            shard._write_snapshot(shard._snapshot(trainer.state()))
+        elif state.redecodes:  # so that the next resume compares with the decoding now in force
+            shard._write_snapshot(shard._snapshot(state.trainer.state()))
         return shard
-
-    def _is_of(self, blank: Callable[[], Trainer], source: str, shards: str) -> None:
-        """Store what the config defines."""
-        self._blank, self._source, self._shards = blank, source, shards
 
     def _amend(self) -> None:
         """Journal the new definition of the state, and continue under it."""
         assert self._amendment is not None
         command, self._amendment = self._amendment, None
         try:
-            trainer = self.trainer.amended(unpacked(command.parts), self._modules)
+            loaded = self.amend_again(command)
         except ValueError as error:  # `open` tried it, but before the input that was replayed
             raise ResumeError(
                 f"shard {self.name}: after a part of the input was read again after a crash, the "
@@ -480,61 +268,59 @@ class Shard:
             ) from None
         self._check_input()
         self._journal.commit([command])
-        self._perform(command, self._journal.end - 1, None, trainer)
+        self._perform(command, self._journal.end - 1, loaded)
         self.amended += command.changes
         self._write_snapshot(self._snapshot(self._state()))
 
-    def _stand_at(self, header: Mapping[str, Any]) -> None:
+    def _stand_at(self, header: SnapshotHeader) -> None:
         """Take over the header of a snapshot of this shard: all but the trainer's state."""
-        self.cursors = _cursors(header)
-        self._excluded = _excluded(header)
-        self.version = header.get("version", 0)
-        self.parent = header.get("parent", 0)
-        self.paused = header.get("paused", False)
-        self.generation = header.get("generation", 0)
-        self._skips = _skips(header)
-        self.last_command = header.get("last_command", 0)
-        self._refused = header.get("refused", 0)
-        self.data = _data(header, "data")
-        self.applied = header.get("applied", header.get("seen", 0))
-        self._parent_data = _data(header, "parent_data")
-        self.alarms = msgspec.convert(header.get("alarms", []), list[Raised])
-        self.done = msgspec.convert(header.get("done", []), list[Done]) or [self.begun]
-        self.recent = msgspec.convert(header.get("recent", {}), Recent)
+        self.cursors = dict(header.cursors)
+        self._excluded = set(header.excluded)
+        self.version = header.version
+        self.parent = header.parent
+        self.paused = header.paused
+        self.generation = header.generation
+        self._skips = list(header.skips)
+        self.last_command = header.last_command
+        self._refused = header.refused
+        self.data = header.learned_from
+        self.applied = header.seen if header.applied is None else header.applied
+        self._parent_data = header.parent_learned_from
+        self.alarms = list(header.alarms)
+        self.done = list(header.done) or [self.begun]
+        self.recent = msgspec.convert(header.recent, Recent)
         self._is_careful |= bool(self.recent.raised)
 
     @property
     def begun(self) -> Done:
         """The beginning of the state, as if it had been a command."""
-        at, seq = self._about["begun"]
-        return Done(Command(0, "start", at=at), seq, done_at=at)
+        return self._about.beginning
 
     @property
     def epoch(self) -> str:
         """The beginning that the state derives from; versions of another have another journal."""
-        return epoch_of(self._about)
+        return self._about.epoch
 
     @property
     def definition(self) -> dict[str, Any]:
         """The definition of the state."""
-        definition: dict[str, Any] = self._about["definition"]
-        return definition
+        return self._about.definition
 
     @property
     def identity(self) -> str:
         """The identity of the state; "": it has none."""
-        return str(self._about.get("identity", ""))
+        return self._about.identity
 
     @property
     def untouched(self) -> bool:
         """Whether no input was ever applied."""
-        return not self.cursors and not self._replay
+        return not self.cursors and not self._backlog
 
     @property
     def positions(self) -> dict[str, Cursor]:
         """By partition, the position to read from: before the input still to be replayed."""
         positions = dict(self.cursors)
-        for entry in (piece.entry for piece in self._replay.all()):
+        for entry in (piece.entry for piece in self._backlog.all()):
             if isinstance(entry, Range):
                 known = positions.get(entry.partition, Cursor(entry.start))
                 if not known.head:
@@ -546,7 +332,7 @@ class Shard:
     def known(self) -> dict[str, Cursor]:
         """By partition, the position read up to: after the input still to be replayed."""
         known = dict(self.cursors)
-        for entry in (piece.entry for piece in self._replay.all()):
+        for entry in (piece.entry for piece in self._backlog.all()):
             if isinstance(entry, Range):
                 known[entry.partition] = entry.at_stop()
         return known
@@ -554,7 +340,7 @@ class Shard:
     @property
     def replaying(self) -> bool:
         """Whether some of the journal is still to be applied."""
-        return bool(self._replay) or bool(self._handed)
+        return bool(self._backlog) or bool(self._handed)
 
     @property
     def relearning(self) -> bool:
@@ -572,13 +358,13 @@ class Shard:
         None at the end of the journal. After a command, call `carry_out_again` with it before the
         next call.
         """
-        while self._replay:
-            piece = self._replay.pop()
+        while self._backlog:
+            piece = self._backlog.pop()
             entry = piece.entry
             if not isinstance(entry, Exclude):
                 self._handed.append(piece)
                 return entry
-            self._excluded.add((entry.partition, entry.line, entry.row))
+            self._excluded.add(Excluded(entry.partition, entry.line, entry.row))
             self._is_careful = True
             if not self.replaying:
                 self._replayed()
@@ -700,10 +486,10 @@ class Shard:
 
     def _replayed(self) -> None:
         """Mark commands that have taken effect; save the state when the replay is complete."""
-        pieces_left = bool(self._handed or self._replay)
+        pieces_left = bool(self._handed or self._backlog)
         following = math.inf
         if pieces_left:
-            following = (self._handed[0] if self._handed else self._replay.first()).seq
+            following = (self._handed[0] if self._handed else self._backlog.first()).seq
         relearned = [done for done in self._relearning if done.seq < following]
         for done in relearned:
             done.seen, done.done_at = self.trainer.seen, self._wall()
@@ -779,6 +565,7 @@ class Shard:
         if order.id <= self.last_command:
             return None
         self.commit()
+        kind = command_kind(order.kind)
         command = Command(
             order.id,
             order.kind,
@@ -788,29 +575,29 @@ class Shard:
             cut=order.cut,
             by=order.by,
         )
-        snapshot, trainer = prepared, None
+        loaded: Loaded | None = None
         try:
             if order.problem:
                 raise RefusedError(order.problem)
-            if order.cut == "restored" and self._refused == order.id - 1:
-                raise RefusedError("it was to be made after a command that was refused")
-            if order.kind in REPLACING:
-                snapshot = snapshot or self._fetch(order.version)
-                command = self._known(command, order, snapshot.header)
-                trainer = self._loaded(order.version, snapshot)
-                command = self._planned(command, order, snapshot.header, oldest)
-                command, trainer = self._fitted(command, trainer, snapshot.header)
+            if kind.replaces:
+                snapshot = prepared or self._fetch(order.version)
+                header = _version_header(order.version, snapshot)
+                command = self._known(command, order, header)
+                loaded = self._loaded(order.version, snapshot, header)
+            command = kind.plan(command, order, self._standing(oldest, loaded))
+            if loaded is not None:
+                command, loaded = self._fitted(command, loaded)
         except RefusedError as error:
-            command = msgspec.structs.replace(command, refused=str(error))
-        if command.kind == "rewind" and not command.refused:
+            command, loaded = msgspec.structs.replace(command, refused=str(error)), None
+        if kind.learns_all_again and not command.refused:
             self._journal.generation = self.generation + 1
         if command.since >= 0 and self._snapshot_end != self._journal.end:
             # The shard resumes from here if the input turns out to be another one (`abandon`).
             self._write_snapshot(self._snapshot(self._state()), trim=False)
         self._journal.commit([command])
-        done = self._perform(command, self._journal.end - 1, snapshot, trainer)
-        if snapshot is not None and not (command.refused or self.replaying):
-            parts = self._state() if command.amends else snapshot.parts  # not changed since
+        done = self._perform(command, self._journal.end - 1, loaded)
+        if loaded is not None and not self.replaying:
+            parts = self._state() if command.amends else dict(loaded.parts)  # not changed since
             self._write_snapshot(self._snapshot(parts))
         if done.done_at is not None:
             done.done_at = self._wall()
@@ -820,27 +607,36 @@ class Shard:
         """Repeat the effect of a command in the journal, as `next_step` gave it."""
         piece = self._handed.popleft()
         assert piece.entry is command
-        snapshot, trainer = None, None
-        if command.kind == "amend":
-            trainer = self.trainer.amended(unpacked(command.parts), self._modules)
-        elif command.kind in REPLACING and not command.refused:
-            try:
-                snapshot = self._fetch(command.version)
-                trainer = self._loaded(command.version, snapshot)
-                if command.amends:
-                    trainer = trainer.amended(unpacked(command.parts), self._modules)
-            except (RefusedError, MisfitError) as error:
-                raise ResumeError(
-                    f"shard {self.name}: record {piece.seq} of the journal put version "
-                    f"{command.version} in the place of the model: {error}"
-                ) from None
-            if snapshot.header["digest"] != command.digest:
-                raise ResumeError(
-                    f"shard {self.name}: record {piece.seq} of the journal put version "
-                    f"{command.version} in the place of the model, which is another one now"
-                )
-        self._perform(command, piece.seq, snapshot, trainer)
+        loaded = command_kind(command.kind).prepare_again(self, command, piece.seq)
+        self._perform(command, piece.seq, loaded)
         self._replayed()
+
+    def load_again(self, command: Command, seq: int) -> Loaded:
+        """Load the state of a version again, as the command in the journal's record `seq` did."""
+        try:
+            snapshot = self._fetch(command.version)
+            header = _version_header(command.version, snapshot)
+            loaded = self._loaded(command.version, snapshot, header)
+            if command.amends:
+                loaded = loaded._replace(trainer=self._amended(loaded.trainer, command))
+        except (RefusedError, MisfitError) as error:
+            raise ResumeError(
+                f"shard {self.name}: record {seq} of the journal put version "
+                f"{command.version} in the place of the model: {error}"
+            ) from None
+        if header.digest != command.digest:
+            raise ResumeError(
+                f"shard {self.name}: record {seq} of the journal put version "
+                f"{command.version} in the place of the model, which is another one now"
+            )
+        return loaded
+
+    def amend_again(self, command: Command) -> Loaded:
+        """Amend the state as the command in the journal did."""
+        return Loaded(self._amended(self.trainer, command))
+
+    def _amended(self, trainer: Trainer, command: Command) -> Trainer:
+        return trainer.amended(unpacked(command.parts), self._modules)
 
     @property
     def may_abandon(self) -> bool:
@@ -848,7 +644,7 @@ class Shard:
         if not self._relearning:
             return False
         seq = self._relearning[-1].seq
-        later = self._replay.after(seq)
+        later = self._backlog.after(seq)
         return not any(
             isinstance(piece.entry, Range) for piece in (*self._handed, *later) if piece.seq > seq
         )
@@ -859,8 +655,8 @@ class Shard:
         Open the shard anew afterwards: the command then counts as refused.
         """
         command = self._relearning[-1].command
-        self._journal.generation = self.generation - (command.kind == "rewind")
-        self._journal.commit([Command(command.id, "abandon", at=self._wall(), refused=reason)])
+        self._journal.generation = self.generation - command_kind(command.kind).learns_all_again
+        self._journal.commit([Command.abandonment(command.id, self._wall(), reason)])
 
     def confirm(self, seqs: Collection[int]) -> None:
         """Note that the commands at these records, once in effect, are known elsewhere."""
@@ -870,9 +666,9 @@ class Shard:
         """Note that alarms are known elsewhere."""
         self.alarms = [alarm for alarm in self.alarms if alarm not in alarms]
 
-    def _known(self, command: Command, order: Order, header: Mapping[str, Any]) -> Command:
+    def _known(self, command: Command, order: Order, header: VersionHeader) -> Command:
         """Refuse a version of another state unless the order names that state; note it if so."""
-        other = header.get("identity", "")
+        other = header.identity
         if not other or not self.identity or other == self.identity:
             return command
         if other != order.origin:
@@ -883,198 +679,123 @@ class Shard:
             )
         return msgspec.structs.replace(command, origin=other)
 
-    def _loaded(self, version: int, snapshot: Snapshot) -> Trainer:
-        if digest(snapshot.parts) != snapshot.header["digest"]:
+    def _loaded(self, version: int, snapshot: Snapshot, header: VersionHeader) -> Loaded:
+        if digest(snapshot.parts) != header.digest:
             raise RefusedError(f"version {version} cannot be loaded: its digest differs")
         try:
-            return Trainer.from_state(snapshot.parts, self._modules)
+            trainer = Trainer.from_state(snapshot.parts, self._modules)
         except ValueError as error:
             raise RefusedError(f"version {version} cannot be loaded: {error}") from None
+        return Loaded(trainer, header, snapshot.parts)
 
-    def _fitted(
-        self, command: Command, trainer: Trainer, header: Mapping[str, Any]
-    ) -> tuple[Command, Trainer]:
+    def _standing(self, oldest: Callable[[], Mapping[str, int]], loaded: Loaded | None) -> Standing:
+        return Standing(
+            epoch=self.epoch,
+            definition=self.definition,
+            decoding=self._about.decoding,
+            journal=self._journal,
+            cursors=self.cursors,
+            skips=self._skips,
+            files=[partition for partition, lines in self.data.lines.items() if lines],
+            refused=self._refused,
+            oldest=oldest,
+            version=None if loaded is None else loaded.header,
+        )
+
+    def _fitted(self, command: Command, loaded: Loaded) -> tuple[Command, Loaded]:
         """Amend a version's state that has another definition, unless the journal amends it."""
-        version, old = command.version, header["definition"]
-        changes = foreseen(
-            header, trainer, self._blank(), old,
-            source=self._source, shards=self._shards, modules=self._modules,
-        )  # fmt: skip
+        header, intended = loaded.header, self._intended
+        assert header is not None
+        old = header.definition
+        changes = foreseen(header, loaded.trainer, intended, old)
         refused = [change for change in changes if change.level == "refused"]
         if refused:
-            raise RefusedError(f"version {version} is of another model: {in_words(refused)}")
+            raise RefusedError(
+                f"version {command.version} is of another model: {in_words(refused)}"
+            )
         if is_same(old, self.definition):
-            return command, trainer
-        if command.since == header["seq"]:  # see `_replace`
+            return command, loaded
+        if command.since == header.seq:  # see `replace`
             again = (piece.entry for piece in pieces(self._journal.records(command.since)))
             if is_same(in_force(again, old), self.definition):
-                return command, trainer  # the journal amends it again
-        parts = self._blank().blank_parts(old)
+                return command, loaded  # the journal amends it again
+        parts = intended.blank().blank_parts(old)
         command = msgspec.structs.replace(
             command, definition=self.definition, parts=packed(parts), changes=changes
         )
-        return command, trainer.amended(parts, self._modules)
+        trainer = loaded.trainer.amended(parts, self._modules)
+        return command, loaded._replace(trainer=trainer)
 
-    def _planned(
-        self,
-        command: Command,
-        order: Order,
-        header: Mapping[str, Any],
-        oldest: Callable[[], Mapping[str, int]],
-    ) -> Command:
-        """Add what the command's effect depends on; raise RefusedError if it can have none."""
-        version, seq = order.version, header["seq"]
-        command = msgspec.structs.replace(command, digest=header["digest"])
-        if order.kind == "restore":
-            return command
-        ours = epoch_of(header) == self.epoch and seq <= self._journal.end
-        changed = definition_changes(header["decoding"], self._about["decoding"])
-        if changed and (ours or order.kind == "rewind"):
-            raise RefusedError(
-                f"the config reads the input otherwise than it did when version {version} was made "
-                f"({'; '.join(changed)}), so that it would not learn the same again; it can be "
-                "restored without --rewind"
-            )
-        skips = _skips(header)
-        if order.kind != "rewind":
-            if not ours:
-                return command
-            if order.kind == "promote":  # unlearned input stays unlearned; a rollback undoes that
-                skips += [skip for skip in self._skips if skip not in skips]
-            since = max(seq, self._journal.first)
-            records, now = self._journal.records(since), self.cursors
-            cursors = _cursors(header)
-            if seq < since:  # the journal may lack some partitions that came later
-                cursors = dict.fromkeys(now, Cursor()) | cursors
-            start, left, lines = bounded(records, order.catch_up, oldest(), cursors, now)
-            files = self.data.lines
-            return msgspec.structs.replace(
-                command,
-                since=since,
-                start=start,
-                left=left,
-                skips=skips,
-                lines=[
-                    span if files.get(p) else None
-                    for (p, *_), span in zip(left, lines, strict=True)
-                ],
-            )
-        if not ours:
-            raise RefusedError(
-                f"version {version} was made before the model was begun anew, and the journal from "
-                "then on is not there; without --rewind it can be restored"
-            )
-        if seq < self._journal.first:
-            raise RefusedError(
-                f"version {version} is of record {seq}, and the journal begins at record "
-                f"{self._journal.first}: what came between cannot be learned again; "
-                "without --rewind it can be restored"
-            )
-        found = pieces(self._journal.records(seq))
-        there = oldest()
-        learned = False
-        for entry in (piece.entry for piece in found):
-            if learned and isinstance(entry, Command) and (changes := of_code(entry.changes)):
-                raise RefusedError(
-                    f"what came after version {version} was learned by other code, and would not "
-                    f"be learned the same again ({in_words(changes)}); without --rewind it can be "
-                    "restored"
-                )
-            if not isinstance(entry, Range) or entry.start == entry.stop:
-                continue
-            learned = True
-            low = there[entry.partition]
-            if entry.start < low:
-                gone = f"{entry.start} to {min(entry.stop, low) - 1}" if low < _NOTHING else "all"
-                raise RefusedError(
-                    f"{entry.partition}: what came after version {version} cannot be read again: "
-                    f"{gone} of it is not there any more; without --rewind it can be restored"
-                )
-        sources, ranges = list(order.sources), list(order.ranges)
-        skips += [skip for skip in self._skips if skip not in skips]
-        if sources or ranges:
-            skips.append(Skip(seq, self._journal.end, sources, ranges))
-        return msgspec.structs.replace(
-            command,
-            since=seq,
-            start=_cursors(header),
-            sources=sources,
-            ranges=ranges,
-            skips=skips,
-        )
-
-    def _perform(
-        self,
-        command: Command,
-        seq: int,
-        snapshot: Snapshot | None,
-        trainer: Trainer | None,
-    ) -> Done:
-        self.generation += command.kind == "rewind" and not command.refused
+    def _perform(self, command: Command, seq: int, loaded: Loaded | None) -> Done:
+        kind = command_kind(command.kind)
+        self.generation += kind.learns_all_again and not command.refused
         position = {partition: cursor.offset for partition, cursor in self.cursors.items()}
         done = Done(
-            command.told(), seq, self.generation, position, self._lines(), done_at=command.at
+            command.brief(), seq, self.generation, position, self._lines(), done_at=command.at
         )
-        if command.kind == "amend":
-            assert trainer is not None
-            self.trainer = trainer
-            self._careful.forget()
-            self._about = {**self._about, "definition": command.definition}
-            if not self._relearning:  # else it was reported the first time
-                self.done.append(done)
-            done.seen = self.trainer.seen
-            return done
-        self.last_command = command.id
-        self._refused = command.id if command.refused else 0
-        self.done.append(done)
+        if kind.numbered:
+            self.last_command = command.id
+            self._refused = command.id if command.refused else 0
+        if kind.numbered or not self._relearning:  # else it was reported the first time
+            self.done.append(done)
         if not command.refused:
-            if command.kind == "snapshot":
-                self._cut(command, seq + 1)
-            elif command.kind in ("pause", "resume"):
-                self.paused = command.kind == "pause"
-            elif snapshot is not None and trainer is not None:
-                self._replace(command, seq, snapshot.header, trainer)
-                if self.replaying and command.since >= 0:
-                    done.done_at = None
-                    self._relearning.append(done)
+            kind.perform(self, command, seq, loaded)
+            if kind.name not in BUILTIN:  # it may have altered the learner
+                self._careful.forget()
+            if kind.replaces and self.replaying and command.since >= 0:
+                done.done_at = None
+                self._relearning.append(done)
         done.seen = self.trainer.seen
         return done
 
-    def _cut(self, command: Command, seq: int) -> None:
+    # --- what commands do
+
+    def make_version(self, command: Command, seq: int) -> None:
         """Write the state to the outbox, as this shard's part of a version."""
         parts = self._state()
-        header = self._header(parts) | {
-            "seq": seq,
-            "made": command.version,
-            "kind": command.cut,
-            "reason": command.reason,
-            "created": command.at,
-            "metrics": self.trainer.metrics,
-        }
+        header = self._header(
+            parts,
+            VersionHeader,
+            seq=seq + 1,
+            made=command.version,
+            kind=command.cut,
+            reason=command.reason,
+            created=command.at,
+            metrics=self.trainer.metrics,
+        )
         if self._outbox is not None:
-            self._outbox.write(command.version, Snapshot(header, parts))
+            self._outbox.write(command.version, Snapshot(header.plain(), parts))
         self.parent, self._parent_data = command.version, self.data.copy()
 
-    def _replace(
-        self, command: Command, seq: int, header: Mapping[str, Any], trainer: Trainer
-    ) -> None:
-        """Replace the state by that of a version."""
+    def redefine(self, command: Command, trainer: Trainer) -> None:
+        """Replace the state by the amended one."""
         self.trainer = trainer
-        definition = command.definition if command.amends else header["definition"]
-        self._about = {**self._about, "definition": definition}
+        self._careful.forget()
+        self._about = msgspec.structs.replace(self._about, definition=command.definition)
+
+    def replace(self, command: Command, seq: int, loaded: Loaded, *, keeps_left_out: bool) -> None:
+        """Replace the state by that of a version.
+
+        `keeps_left_out`: input that was left out before stays so, for a later rewind.
+        """
+        header = loaded.header
+        assert header is not None
+        self.trainer = loaded.trainer
+        definition = command.definition if command.amends else header.definition
+        self._about = msgspec.structs.replace(self._about, definition=definition)
         self._careful.forget()
         self.recent.begin_anew()
         self.version = self.parent = command.version
-        self.data = _data(header, "data")
+        self.data = header.learned_from
         self._parent_data = self.data.copy()
         if command.since < 0:
-            skips = _skips(header) if epoch_of(header) == self.epoch else []
-            if command.kind != "rollback":  # unlearned input stays so, for a later rewind
+            skips = list(header.skips) if header.epoch == self.epoch else []
+            if keeps_left_out:
                 skips += [skip for skip in self._skips if skip not in skips]
             self._skips = skips
             return
         self._skips = list(command.skips)
-        self._excluded = self._to_come() | _excluded(header)
+        self._excluded = self._to_come() | set(header.excluded)
 
         def before() -> Iterator[Record]:
             for record in self._journal.records(command.since):
@@ -1084,14 +805,16 @@ class Shard:
                 elif record.seq > seq and len(excluded) < len(record.entries):
                     break
                 # Also just after the command: events that the learner raised on while relearning.
-                self._excluded |= {(e.partition, e.line, e.row) for e in excluded}
+                self._excluded |= {Excluded(e.partition, e.line, e.row) for e in excluded}
 
         found = pieces(before(), command.skips, start=command.start)
-        if command.amends or command.since != header["seq"]:  # some amendments may be missing
+        if command.amends or command.since != header.seq:  # some amendments may be missing
             found = [piece for piece in found if not isinstance(piece.entry, Command)]
         self._is_careful |= bool(self._excluded)
         self.cursors = dict(command.start)
-        self._replay.push(found)
+        self._backlog.push(found)
+
+    # --- input
 
     def _without_skipped(self, batch: EventBatch, piece: Piece) -> EventBatch:
         """Leave out the events that a "rewind" skips, and count them."""
@@ -1134,7 +857,9 @@ class Shard:
         if not self._excluded:
             return batch, []
         place = batch.place
-        places = [(place, line, batch.row(i)) for i, line in enumerate(batch.offsets.tolist())]
+        places = [
+            Excluded(place, line, batch.row(i)) for i, line in enumerate(batch.offsets.tolist())
+        ]
         out = [i for i, each in enumerate(places) if each in self._excluded]
         if not out:
             return batch, []
@@ -1148,7 +873,7 @@ class Shard:
             or self._clock() - self._snapshot_at >= self._snapshot_seconds
         )
 
-    def _to_come(self) -> set[tuple[str, int, int]]:
+    def _to_come(self) -> set[Excluded]:
         """Return the exclusions that concern input still to come."""
         lines = {partition: cursor.line for partition, cursor in self.cursors.items()}
         return {e for e in self._excluded if e[1] >= lines.get(e[0], 0)}
@@ -1156,9 +881,6 @@ class Shard:
     def _lines(self) -> dict[str, int]:
         """Return, by file, the line or row that comes next."""
         return {p: c.line for p, c in self.cursors.items() if self.data.lines.get(p)}
-
-    def _plain_cursors(self) -> dict[str, list[int]]:
-        return {p: list(msgspec.structs.astuple(c)) for p, c in self.cursors.items()}
 
     def _state(self) -> dict[str, bytes]:
         """Return the trainer's state, and continue with the trainer restored from it.
@@ -1172,12 +894,11 @@ class Shard:
             self._careful.keep(parts["learner"])
         return parts
 
-    def _header(self, parts: dict[str, bytes]) -> dict[str, Any]:
-        return {
-            **self._about,
+    def _header(self, parts: dict[str, bytes], of: type[H], **more: Any) -> H:
+        known: dict[str, Any] = {
             "shard": self.name,
-            "cursors": self._plain_cursors(),
-            "excluded": [e if e[2] >= 0 else e[:2] for e in sorted(self._to_come())],
+            "cursors": dict(self.cursors),
+            "excluded": sorted(self._to_come()),
             "digest": digest(parts),
             "seen": self.trainer.seen,
             "learned": self.trainer.learned,
@@ -1187,10 +908,11 @@ class Shard:
             "version": self.version,
             "parent": self.parent,
             "generation": self.generation,
-            "skips": msgspec.to_builtins(self._skips),
+            "skips": list(self._skips),
             "data": plain(self.data),
             "parent_data": plain(self._parent_data),
         }
+        return of(**(msgspec.structs.asdict(self._about) | known | more))
 
     def _proof(self) -> list[str]:
         try:
@@ -1199,18 +921,20 @@ class Shard:
             return []
 
     def _snapshot(self, parts: dict[str, bytes]) -> Snapshot:
-        header = self._header(parts) | {
-            "applied": self.stepped,
-            "alarms": msgspec.to_builtins(self.alarms),
-            "paused": self.paused,
-            "last_command": self.last_command,
-            "refused": self._refused,
-            "done": msgspec.to_builtins(self.done),
-            "recent": msgspec.to_builtins(self.recent),
-        }
+        header = self._header(
+            parts,
+            SnapshotHeader,
+            applied=self.stepped,
+            alarms=self.alarms,
+            paused=self.paused,
+            last_command=self.last_command,
+            refused=self._refused,
+            done=self.done,
+            recent=msgspec.to_builtins(self.recent),
+        )
         self._snapshot_at = self._clock()
         self._snapshot_seen = self.trainer.seen
-        return Snapshot(header, parts)
+        return Snapshot(header.plain(), parts)
 
     def _write_snapshot(self, snapshot: Snapshot, *, trim: bool = True) -> None:
         """Write a snapshot of the state at the journal's end, which must be committed."""
@@ -1242,170 +966,8 @@ def _exclusions(raised: list[EventError]) -> list[Exclude]:
     return [Exclude(e.place, e.origin[2], e.reason[:short], e.row) for e in raised]
 
 
-def _cursors(header: Mapping[str, Any]) -> dict[str, Cursor]:
-    return {p: Cursor(*c) for p, c in header.get("cursors", {}).items()}
-
-
-def _excluded(header: Mapping[str, Any]) -> set[tuple[str, int, int]]:
-    return {(p, line, *(row or [-1])) for p, line, *row in header.get("excluded", [])}
-
-
-def _skips(header: Mapping[str, Any]) -> list[Skip]:
-    return msgspec.convert(header.get("skips", []), list[Skip])
-
-
-def _data(header: Mapping[str, Any], key: str) -> DataSet:
-    return from_plain(header[key]) if key in header else DataSet()
-
-
-def defined(trainer: Trainer, source: str = "", shards: str = "") -> dict[str, Any]:
-    """Return the definition of a shard's state; `source` and `shards` as for `Shard.open`."""
-    definition = {**trainer.definition(), **({"input": source} if source else {})}
-    return definition | ({"shards": shards} if shards else {})
-
-
-def unfit(old: Mapping[str, Any], blank: Trainer, source: str = "", shards: str = "") -> str:
-    """Return why a state with definition `old` does not fit a model like `blank`; empty if it does.
-
-    `source` and `shards` as for `Shard.open`.
-    """
-    return in_words(assess(compared(blank, old, source, shards), amend=True))
-
-
-def _blank_kept(blank: Trainer) -> dict[str, Any]:
-    """Return a new trainer's state as the first record holds it; empty if it is large."""
-    parts = packed(blank.state())
-    if sum(map(len, parts.values())) > _MOST_BLANK:
-        return {}
-    return {"blank": {name: b64encode(data).decode() for name, data in parts.items()}}
-
-
-def read_otherwise(changed: Iterable[str]) -> str:
-    """Return why input cannot be read again, from what is decoded otherwise now."""
-    return (
-        "the config reads the input otherwise than when it was learned, and a part of it has to be "
-        f"read again after a crash ({'; '.join(changed)}); run once with the old config until it "
-        "stops by itself, or begin anew with --fresh"
-    )
-
-
-def begun(
-    name: str,
-    about: Mapping[str, Any],
-    blank: Trainer,
-    definition: Mapping[str, Any],
-    modules: Collection[str],
-) -> Trainer:
-    """Return the trainer that a journal without a snapshot begins with."""
-    if is_same(about["definition"], definition):
-        return Trainer.from_state(blank.state(), modules)
-    if "blank" not in about:
-        changes = blank.changes(about["definition"])
-        raise ResumeError(
-            f"shard {name}: no snapshot can be used, and the journal does not hold the model that "
-            f"it begins with, which was defined otherwise ({in_words(changes)}); put the old "
-            "definition back, or restore a version",
-            changes,
-        )
-    parts = {key: b64decode(data) for key, data in about["blank"].items()}
-    return Trainer.from_state(unpacked(parts), modules)
-
-
-def _to_come(replay: Coming, before: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
-    """Return how many events are still to be applied, and the definition in force after them."""
-    events, definition = 0, before
-    for entry in (piece.entry for piece in replay.all()):
-        events += events_of(entry) if isinstance(entry, Range) else 0
-        definition = in_force((entry,), definition)
-    return events, definition
-
-
-def _check_accepted(name: str, changes: Sequence[Change], *, amend: bool) -> None:
-    """Raise ResumeError if a run does not accept all changes; `amend` as for `Shard.open`."""
-    left = assess(changes, amend=amend)
-    if left:
-        refused = any(change.level == "refused" for change in left)
-        advice = _ANOTHER if refused else "`run --amend` takes it, and keeps what was learned"
-        raise ResumeError(
-            f"shard {name}: the state was saved by a model that is defined otherwise: "
-            f"{in_words(left)}; {advice}",
-            changes,
-        )
-
-
-def _amendment(
-    name: str,
-    header: Mapping[str, Any],
-    trainer: Trainer,
-    blank: Callable[[], Trainer],
-    old: Mapping[str, Any],
-    definition: dict[str, Any],
-    *,
-    source: str,
-    shards: str,
-    modules: Collection[str],
-    amend: bool,
-    journaled: Sequence[Change],
-    replays: bool,
-    at: float,
-) -> Command | None:
-    """Return the amendment to journal if the config's definition differs; else None.
-
-    Raises
-    ------
-    ResumeError
-        If the state cannot be continued, or only with `amend`.
-    """
-    differ = not is_same(old, definition)
-    changes = foreseen(
-        header, trainer, blank(), old if differ else None,
-        source=source, shards=shards, modules=modules, journaled=journaled,
-    )  # fmt: skip
-    if not differ and not changes:
-        return None
-    _check_accepted(name, changes, amend=amend)
-    if replays and of_code(changes):
-        raise ResumeError(
-            f"shard {name}: {in_words(changes)}; a part of the input has to be read again after a "
-            "crash, by the code that it was learned with; run once with the old code until it "
-            "stops by itself",
-            changes,
-        )
-    return Command.amendment(definition, blank().blank_parts(old) if differ else {}, changes, at)
-
-
-def _newest(records: list[Record]) -> list[Record]:
-    """Return the records of the newest state, from the last beginning on."""
-    return records[max((i for i, record in enumerate(records) if record.about), default=0) :]
-
-
-def _token(begun: Record, snapshots: SnapshotFolder) -> str:
-    """Return the token under which the state was begun, from a record or else a snapshot."""
-    if begun.about is not None:
-        return str(begun.about.get("fresh", ""))
-    for position in reversed(snapshots.positions()):
-        with suppress(ValueError):  # damaged: an older one holds the same token
-            return str(snapshots.read(position).header.get("fresh", ""))
-    return ""
-
-
-def _same_input(about: Mapping[str, Any] | None, source: str) -> None:
-    """Raise ResumeError if a journal is of another input, so probably another config's."""
-    other = (about or {}).get("definition", {}).get("input", source)
-    if other != source:
-        raise ResumeError(
-            f"the journal is that of another input, {other!r}, not of {source!r}; give this config "
-            "a `name` (or `output.journal`) of its own"
-        )
-
-
-def _same_identity(shard: str, about: Mapping[str, Any], identity: str) -> str:
-    """Return the identity of a saved state; raise ResumeError if another one is expected."""
-    saved = str(about.get("identity", ""))
-    if saved and identity and saved != identity:
-        raise ResumeError(
-            f"shard {shard}: its journal is that of the state {saved}, and this is the state "
-            f"{identity}, as the file `identity` in the state folder says; put the right journal "
-            f"back, or, if it is the right one, write {saved} to that file"
-        )
-    return saved or identity
+def _version_header(version: int, snapshot: Snapshot) -> VersionHeader:
+    try:
+        return VersionHeader.of(snapshot.header)
+    except SnapshotError as error:
+        raise RefusedError(f"version {version} cannot be loaded: {error}") from None

@@ -12,6 +12,7 @@ __all__ = [
     "Level",
     "MisfitError",
     "aligned",
+    "definition_changes",
     "differences",
     "in_words",
     "is_holder",
@@ -148,6 +149,20 @@ def differences(
         for key in dict.fromkeys([*old, *new])
         if old.get(key) != new.get(key)
     ]
+
+
+def definition_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Describe the differences between two definitions, one line each; empty if equal."""
+    lines = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if before == after:
+            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += [f"{key}.{line}" for line in definition_changes(before, after)]
+        else:
+            lines.append(f"{key}: was {before!r}, is {after!r}")
+    return lines
 
 
 def of_code(changes: Iterable[Change]) -> list[Change]:

@@ -12,6 +12,7 @@ from contextlib import closing
 from midstream.engine.basics.errors import ExpectedError
 from midstream.engine.basics.storage import LocalStorage, replace
 from midstream.engine.registry.registry import Registry
+from midstream.engine.shard.header import Header
 from midstream.engine.shard.journal import identities
 from midstream.engine.state.snapshot import SnapshotError, SnapshotFolder
 from midstream.flows.claims.locks import StateLocks
@@ -116,9 +117,9 @@ def _recorded(settings: Settings) -> Iterator[str]:
         snapshots = SnapshotFolder(folder)
         for position in reversed(snapshots.positions()):
             try:
-                header = snapshots.read(position).header
+                saved = Header.of(snapshots.read(position).header)
             except SnapshotError:  # an older one has the same; `Shard.open` reports it
                 continue
-            if found := header.get("identity"):
-                yield str(found)
+            if saved.identity:
+                yield saved.identity
             break

@@ -1,5 +1,6 @@
 """The commands about versions: list, compare and check them, put one live, ask what was."""
 
+import inspect
 import re
 import sys
 import time
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from midstream.engine.shard.catalogue import BUILTIN, command_kind
+from midstream.engine.shard.commands import Order, main_of
+from midstream.engine.shard.kinds import CommandKind
 from midstream.flows.commands.terminal import (
     CONFIG_OPTION,
     FAILED,
@@ -24,9 +28,10 @@ from midstream.flows.commands.terminal import (
 if TYPE_CHECKING:
     from midstream.engine.registry.registry import Registry
     from midstream.flows.config.settings import Settings
-    from midstream.flows.operating.operations import Answer, Plan
+    from midstream.flows.operating.answers import Answer
+    from midstream.flows.operating.plans import Plan
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "of_kind"]
 
 
 class _Amount(click.ParamType[float]):
@@ -78,6 +83,38 @@ TIMEOUT = click.option(
     type=_Amount(),
     help="Wait for the effect for at most so long.",
 )
+
+
+def of_kind(kind: CommandKind, name: str = "") -> click.Command:
+    """Return the command of the command line that gives commands of a kind to shards.
+
+    Its help is the docstring of the kind's class. If the kind replaces the model, it takes a
+    VERSION, else a reason.
+    """
+    asks = bool(kind.words(Order(0, kind.name), ""))
+
+    def give(
+        config: Path,
+        *,
+        timeout: float | None,
+        as_json: bool,
+        version: int = 0,
+        reason: str = "",
+        yes: bool = False,
+    ) -> None:
+        def plan(registry: "Registry", settings: "Settings") -> "Plan":
+            from midstream.flows.operating.plans import plan_for, plan_replacing
+
+            if kind.replaces:
+                return plan_replacing(registry, settings, kind.name, version)
+            return plan_for(settings, Order(0, kind.name, reason=reason))
+
+        _give(_load(config, as_json), plan, yes or not asks, timeout, as_json)
+
+    options = (VERSION if kind.replaces else REASON, *([YES] if asks else []))
+    for option in reversed((*options, CONFIG_OPTION, TIMEOUT, JSON)):
+        give = option(give)
+    return click.command(name or kind.name, help=inspect.getdoc(type(kind)))(give)
 
 
 # --- versions
@@ -143,7 +180,7 @@ def diff(one: int, other: int, config: Path, *, as_json: bool) -> None:
 
     The command compares definition, libraries, data and metrics.
     """
-    from midstream.engine.learners.learner import definition_changes
+    from midstream.engine.state.changes import definition_changes
     from midstream.flows.commands import version_views as views
     from midstream.flows.operating.operations import opened
 
@@ -215,24 +252,7 @@ def verify(versions: tuple[int, ...], config: Path, *, as_json: bool) -> None:
     sys.exit(FAILED if any(found.values()) else 0)
 
 
-@snapshots.command()
-@REASON
-@CONFIG_OPTION
-@TIMEOUT
-@JSON
-def create(reason: str, config: Path, *, timeout: float | None, as_json: bool) -> None:
-    """Make a version of the model as it is now.
-
-    Where nothing runs, the version is made at the next start.
-    """
-    orders = [{"kind": "snapshot", "reason": reason}]
-    _give(
-        _load(config, as_json),
-        lambda _registry, _: _plan("snapshot", orders),
-        True,
-        timeout,
-        as_json,
-    )
+snapshots.add_command(of_kind(command_kind("snapshot"), "create"))
 
 
 @snapshots.command()
@@ -441,7 +461,7 @@ def restore(
     A version of another state needs --from, and `history` shows where it came from. A version of
     another model in the registry is first copied to a version of this one.
     """
-    from midstream.flows.operating import operations
+    from midstream.flows.operating import choosing, operations, plans
 
     if (version is not None) + (before is not None) + before_drift != 1:
         raise click.UsageError("name one of VERSION, --before and --before-drift")
@@ -454,48 +474,27 @@ def restore(
         words = []
         chosen = version or 0
         if before is not None:
-            chosen = operations.before_time(registry, before).version
+            chosen = choosing.before_time(registry, before).version
         elif before_drift:
             least = settings.versions.drift_margin if margin is None else margin
-            row, alarms = operations.before_drift(registry, least)
+            row, alarms = choosing.before_drift(registry, least)
             chosen = row.version
             first = alarms[0]
             words = [
                 f"drift: {len(alarms)} alarms from {operations.utc(first.at)} on, the first by "
                 f"{first.detector} in shard {first.shard} after {first.position:,} events"
             ]
-        planned = operations.plan_replacing(
+        planned = plans.plan_replacing(
             registry,
             settings,
-            "restore",
+            "rewind" if rewind else "restore",
             chosen,
-            rewind=rewind,
             sources=sources,
-            ranges=operations.ranges_of(settings, ranges),
+            ranges=plans.ranges_of(settings, ranges),
             origin=origin,
         )
         planned.words = words + planned.words
         return planned
-
-    _give(_load(config, as_json), plan, yes, timeout, as_json)
-
-
-@click.command()
-@VERSION
-@YES
-@CONFIG_OPTION
-@TIMEOUT
-@JSON
-def promote(version: int, config: Path, *, yes: bool, timeout: float | None, as_json: bool) -> None:
-    """Replace the model by VERSION, once it has caught up.
-
-    The version first learns what came since, up to versions.catch_up_events. The command says
-    what it leaves out.
-    """
-    from midstream.flows.operating import operations
-
-    def plan(registry: "Registry", settings: "Settings") -> "Plan":
-        return operations.plan_replacing(registry, settings, "promote", version)
 
     _give(_load(config, as_json), plan, yes, timeout, as_json)
 
@@ -510,53 +509,9 @@ def rollback(config: Path, *, yes: bool, timeout: float | None, as_json: bool) -
 
     The model is then as if that had never happened, within versions.catch_up_events.
     """
-    from midstream.flows.operating import operations
+    from midstream.flows.operating import plans
 
-    _give(_load(config, as_json), operations.plan_rollback, yes, timeout, as_json)
-
-
-@click.command()
-@REASON
-@YES
-@CONFIG_OPTION
-@TIMEOUT
-@JSON
-def pause(reason: str, config: Path, *, yes: bool, timeout: float | None, as_json: bool) -> None:
-    """Stop learning until `midstream resume`.
-
-    A paused model reads no input, also after a restart. It still carries out commands.
-    """
-    orders = [{"kind": "pause", "reason": reason}]
-    words = ["no input is read until `midstream resume`"]
-    _give(
-        _load(config, as_json),
-        lambda _registry, _: _plan("pause", orders, words),
-        yes,
-        timeout,
-        as_json,
-    )
-
-
-@click.command()
-@REASON
-@CONFIG_OPTION
-@TIMEOUT
-@JSON
-def resume(reason: str, config: Path, *, timeout: float | None, as_json: bool) -> None:
-    """Let a paused model go on where it was.
-
-    Input that came meanwhile is learned, as far as it still exists.
-    """
-    orders = [{"kind": "resume", "reason": reason}]
-    _give(
-        _load(config, as_json), lambda _registry, _: _plan("resume", orders), True, timeout, as_json
-    )
-
-
-def _plan(kind: str, orders: list[dict[str, Any]], words: Sequence[str] = ()) -> "Plan":
-    from midstream.flows.operating.operations import Plan
-
-    return Plan(kind, 0, orders, list(words))
+    _give(_load(config, as_json), plans.plan_rollback, yes, timeout, as_json)
 
 
 def _give(
@@ -569,6 +524,8 @@ def _give(
     """Plan commands, describe and confirm them, give them, wait, and print the answers."""
     from midstream.flows.commands import version_views as views
     from midstream.flows.operating import operations
+    from midstream.flows.operating.answers import await_answers
+    from midstream.flows.operating.plans import taken_in
 
     with (
         one_line_errors(running=True, as_json=as_json),
@@ -582,14 +539,12 @@ def _give(
             for line in plan.warnings:
                 click.echo(f"warning: {line}", err=as_json)
             _confirm("go on, in spite of that?" if plan.warnings else "go on?", yes=yes)
-        plan = operations.taken_in(registry, settings, plan)
+        plan = taken_in(registry, settings, plan)
         by = operations.operator()
-        orders = registry.order(*({**order, "by": by} for order in plan.orders))
+        orders = registry.order(*(msgspec.structs.replace(order, by=by) for order in plan.orders))
         progress = views.Progress(show=sys.stderr.isatty() and not as_json)
         try:
-            answers = operations.await_answers(
-                registry, orders, tell=progress.tell, timeout=timeout
-            )
+            answers = await_answers(registry, orders, show=progress.update, timeout=timeout)
         except KeyboardInterrupt:
             progress.end()
             raise operations.OperationError(
@@ -598,11 +553,11 @@ def _give(
                 "takes it back, if no processor has taken it up"
             ) from None
         progress.end()
-        made = [order.version for order in orders if order.kind == "snapshot"]
+        made = [o.version for o in orders if command_kind(o.kind).makes_version]
         whole = _await_version(registry, made, answers)
         same = registry.same()
     if as_json:
-        chosen = next((o for o in orders if o.kind != "snapshot"), orders[-1])
+        chosen = main_of(orders)
         print_json(
             {
                 "command": chosen.id,
@@ -616,7 +571,7 @@ def _give(
         )
     else:
         views.print_answers(plan.kind, answers)
-        if plan.kind == "snapshot" and made:
+        if command_kind(plan.kind).makes_version and made:
             number = same.get(made[0], made[0])
             note = "" if whole else " will be whole once all shards ran"
             note = ": nothing has changed since it was made" if number != made[0] else note
@@ -661,7 +616,8 @@ def history(
     the journal. Each alarm is a line, too. Paused shards and waiting commands follow.
     """
     from midstream.flows.commands import version_views as views
-    from midstream.flows.operating.operations import live_at, opened
+    from midstream.flows.operating.history import live_at
+    from midstream.flows.operating.operations import opened
 
     with one_line_errors(running=True, as_json=as_json), opened(_load(config, as_json)) as registry:
         waiting = registry.waiting()
@@ -678,7 +634,7 @@ def history(
         return
     if as_json:
         print_json(
-            [views.told(d) for d in rows]
+            [views.entry_of(done) for done in rows]
             + [{"alarm": alarm._asdict()} for alarm in raised if alarms]
         )
         return
@@ -801,11 +757,24 @@ def _confirm(question: str, *, yes: bool) -> None:
 
 
 def _live_versions(registry: "Registry") -> set[int]:
-    from midstream.flows.operating.operations import live_at
+    from midstream.flows.operating.history import live_at
 
     found = live_at(registry.deployments())
     return {live.version for live in found.values() if live is not None}
 
 
-COMMANDS = (snapshots, history, commands, restore, promote, rollback, pause, resume, tag, predict)
+_OF_KINDS = {command.name: command for command in (restore, rollback, tag)}
+"""The commands that give one of a kind to shards, and have more options than `of_kind` makes."""
+
+COMMANDS = (
+    snapshots,
+    history,
+    commands,
+    *(
+        _OF_KINDS.get(name) or of_kind(kind)
+        for name, kind in BUILTIN.items()
+        if name in _OF_KINDS or kind.in_command_line
+    ),
+    predict,
+)
 """All commands of this module, for the command line."""

@@ -12,12 +12,17 @@ from rich.console import Console
 from rich.table import Table
 
 from midstream.engine.registry.artifacts import Manifest
-from midstream.engine.registry.registry import Deployed, Drifted, Waiting
+from midstream.engine.registry.registry import Drifted, Waiting
 from midstream.engine.registry.versions import VersionRow
-from midstream.flows.operating.operations import SILENT, Answer, Stretch, left_of, positions_of, utc
+from midstream.engine.shard.catalogue import command_kind
+from midstream.engine.shard.commands import Done
+from midstream.flows.operating.answers import SILENT, Answer, left_of, positions_of
+from midstream.flows.operating.history import LivePeriod
+from midstream.flows.operating.operations import utc
 
 __all__ = [
     "Progress",
+    "entry_of",
     "plain",
     "print_answers",
     "print_differences",
@@ -28,7 +33,6 @@ __all__ = [
     "print_versions",
     "print_waiting",
     "stretches_of",
-    "told",
 ]
 
 _MOST_LEFT = 5  # lines
@@ -53,7 +57,7 @@ def print_versions(rows: Sequence[VersionRow], live: Collection[int]) -> None:
             row.kind,
             row.reason,
             str(row.parent or ""),
-            f"{sum(part.header['seen'] for part in manifest.shards):,}",
+            f"{sum(part.saved.seen for part in manifest.shards):,}",
             _first_metric(row),
             _size(row.bytes),
             ", ".join(row.tags),
@@ -78,15 +82,15 @@ def print_manifest(manifest: Manifest, row: VersionRow) -> None:
         _print_data(console, name, manifest.data[data])
     table = _table("shard", "record", "generation", "events", "learned", "digest", "metric")
     for part in manifest.shards:
-        header = part.header
+        saved = part.saved
         table.add_row(
             part.shard,
-            str(header["seq"]),
-            str(header["generation"]),
-            f"{header['seen']:,}",
-            f"{header['learned']:,}",
-            header["digest"][:16],
-            _metric(header["metrics"]),
+            str(saved.seq),
+            str(saved.generation),
+            f"{saved.seen:,}",
+            f"{saved.learned:,}",
+            saved.digest[:16],
+            _metric(saved.metrics),
         )
     console.print(table)
 
@@ -113,9 +117,10 @@ def print_differences(
 def plain(row: VersionRow) -> dict[str, Any]:
     """Return a complete version as plain data, without its files."""
     fields: dict[str, Any] = msgspec.to_builtins(row)
-    manifest = fields.pop("manifest")
-    fields["seen"] = sum(part["header"]["seen"] for part in manifest["shards"])
-    fields["metrics"] = manifest["metrics"]
+    fields.pop("manifest")
+    manifest = _manifest(row)
+    fields["seen"] = sum(part.saved.seen for part in manifest.shards)
+    fields["metrics"] = manifest.metrics
     return fields
 
 
@@ -129,7 +134,7 @@ class Progress:
         self._show = show
         self._line = ""
 
-    def tell(self, answers: Sequence[Answer]) -> None:
+    def update(self, answers: Sequence[Answer]) -> None:
         """Show the current answers."""
         waiting = [a.shard for a in answers if a.state == "waiting"]
         learning = [a.shard for a in answers if a.state == "relearning"]
@@ -185,19 +190,20 @@ def print_answers(kind: str, answers: Sequence[Answer]) -> None:
         click.echo(f"not running: shards {names}; there it will take effect at the next start")
 
 
-def told(deployed: Deployed) -> dict[str, Any]:
-    """Return a shard's answer to a command as plain data; in files, positions are lines."""
-    done = msgspec.to_builtins(deployed.done)
-    done.pop("lines", None)
-    done["command"].pop("lines", None)
-    if deployed.done.position:
-        done["position"] = positions_of(deployed.done)
-    if deployed.done.command.left:
-        done["command"]["left"] = left_of(deployed.done.command)
-    return {"shard": deployed.shard, "epoch": deployed.epoch, **done}
+def entry_of(done: Done) -> dict[str, Any]:
+    """Return an entry of the history as plain data; in files, positions are lines."""
+    entry = msgspec.to_builtins(done)
+    for name in ("shard", "epoch", "present", "lines"):
+        entry.pop(name, None)
+    entry["command"].pop("lines", None)
+    if done.position:
+        entry["position"] = positions_of(done)
+    if done.command.left:
+        entry["command"]["left"] = left_of(done.command)
+    return {"shard": done.shard, "epoch": done.epoch, **entry}
 
 
-def print_live(found: Mapping[str, Stretch | None], at: float) -> None:
+def print_live(found: Mapping[str, LivePeriod | None], at: float) -> None:
     """Print what was live at a time, by shard; None: the shard had not begun."""
     for name, live in found.items():
         click.echo(
@@ -212,14 +218,14 @@ def print_live(found: Mapping[str, Stretch | None], at: float) -> None:
         )
 
 
-def _paused(live: Stretch) -> str:
+def _paused(live: LivePeriod) -> str:
     if live.paused is None:
         return ""
     why = f" ({live.pause})" if live.pause else ""
     return f"; paused since {utc(live.paused)}{why}, until `midstream resume`"
 
 
-def print_pauses(found: Mapping[str, Stretch | None]) -> None:
+def print_pauses(found: Mapping[str, LivePeriod | None]) -> None:
     """Print which shards are paused, since when, by whom and why."""
     for name, live in found.items():
         if live is not None and live.paused is not None:
@@ -247,7 +253,7 @@ def print_waiting(commands: Sequence[Waiting]) -> None:
 
 
 def print_history(
-    rows: Iterable[Deployed], versions: Iterable[VersionRow], alarms: Iterable[Drifted] = ()
+    rows: Iterable[Done], versions: Iterable[VersionRow], alarms: Iterable[Drifted] = ()
 ) -> None:
     """Print the shards' answers and alarms; `versions`: all that were requested."""
     reasons = {
@@ -256,32 +262,32 @@ def print_history(
         for row in versions
     }
     table = _table("time (UTC)", "shard", "what", "version", "reason", "by", "events", "record")
-    told: Iterable[Deployed | Drifted] = heapq.merge(rows, alarms, key=_at)
-    for deployed in told:
-        if isinstance(deployed, Drifted):
-            of = f" of {deployed.feature}" if deployed.feature else ""
+    entries: Iterable[Done | Drifted] = heapq.merge(rows, alarms, key=_at)
+    for entry in entries:
+        if isinstance(entry, Drifted):
+            of = f" of {entry.feature}" if entry.feature else ""
             table.add_row(
-                _short(deployed.at), deployed.shard, "alarm", "",
-                f"{deployed.kind}{of}, {deployed.detector}", "", f"{deployed.position:,}", "",
+                _short(entry.at), entry.shard, "alarm", "",
+                f"{entry.kind}{of}, {entry.detector}", "", f"{entry.position:,}", "",
             )  # fmt: skip
             continue
-        command = deployed.done.command
+        command = entry.command
         reason = command.reason
-        if command.kind == "snapshot":
+        if command_kind(command.kind).makes_version:
             reason = reasons.get(command.version, reason)
         if command.refused:
             reason = f"refused: {command.refused}"
-        elif deployed.done.done_at is None:
+        elif entry.done_at is None:
             reason = f"{reason}; has not taken effect yet"
         table.add_row(
             _short(command.at),
-            deployed.shard,
+            entry.shard,
             command.kind,
             str(command.version or ""),
             reason,
             command.by,
-            f"{deployed.done.seen:,}",
-            str(deployed.done.seq),
+            f"{entry.seen:,}",
+            str(entry.seq),
         )
     _console().print(table)
 
@@ -289,8 +295,8 @@ def print_history(
 # --- small things
 
 
-def _at(told: Deployed | Drifted) -> float:
-    return told.at if isinstance(told, Drifted) else told.done.command.at
+def _at(entry: Done | Drifted) -> float:
+    return entry.at if isinstance(entry, Drifted) else entry.command.at
 
 
 def _console() -> Console:

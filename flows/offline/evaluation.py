@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.learners.learner import LearnerError
-from midstream.engine.shard.shard import EventError
+from midstream.engine.shard.outcome import EventError
 from midstream.engine.training.rejecting import Careful, Recent, Tried, Verdict, others, rows_of
 from midstream.engine.training.trainer import Trainer
 from midstream.flows.config.factory import model_modules

@@ -19,7 +19,7 @@ from midstream.engine.learners.learner import LearnerError
 from midstream.engine.registry.artifacts import Artifacts, StoreError
 from midstream.engine.registry.database import RegistryError
 from midstream.engine.shard.amending import assess
-from midstream.engine.shard.shard import EventError
+from midstream.engine.shard.outcome import EventError
 from midstream.engine.state.allowed import EncodingError
 from midstream.engine.state.changes import in_words, of_code, table
 from midstream.engine.training.rejecting import others

@@ -14,7 +14,8 @@ from midstream.flows.config.factory import make_model
 from midstream.flows.config.settings import Settings
 from midstream.flows.inputs.reading import open_reader
 from midstream.flows.logs import log
-from midstream.flows.operating.operations import OperationError, live_version, opened
+from midstream.flows.operating.history import live_version
+from midstream.flows.operating.operations import OperationError, opened
 
 __all__ = ["predict_file"]
 

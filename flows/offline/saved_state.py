@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from midstream.engine.basics.storage import LocalStorage
-from midstream.engine.learners.learner import definition_changes
-from midstream.engine.shard.amending import assess, changes_of, compared, foreseen
-from midstream.engine.shard.commands import in_force, reads_again
+from midstream.engine.shard.amending import Intended, assess, changes_of, foreseen
+from midstream.engine.shard.backlog import in_force, reads_again
+from midstream.engine.shard.header import About, Beginning, SnapshotHeader
 from midstream.engine.shard.journal import JournalError, Record, whole_records
-from midstream.engine.shard.shard import ResumeError, begun, defined, read_otherwise
-from midstream.engine.state.changes import Change, is_same
+from midstream.engine.shard.resuming import ResumeError, begun, read_otherwise
+from midstream.engine.state.changes import Change, definition_changes, is_same
 from midstream.engine.state.snapshot import Snapshot, SnapshotError, SnapshotFolder
 from midstream.engine.training.trainer import Trainer
 from midstream.flows.config.factory import model_modules
@@ -56,52 +56,53 @@ def look(settings: Settings, blank: Trainer) -> Iterator[Foreseen]:
             yield found
 
 
-def _newest(place: Path) -> Snapshot | None:
-    """Return the newest complete snapshot; None if there is none."""
+def _newest(place: Path) -> tuple[Snapshot, SnapshotHeader] | None:
+    """Return the newest complete snapshot, and its header; None if there is none."""
     snapshots = SnapshotFolder(LocalStorage(place), tidy=False)
     for position in reversed(snapshots.positions()):
         with suppress(SnapshotError):  # a run also falls back to an older one, and logs it
-            return snapshots.read(position)
+            snapshot = snapshots.read(position)
+            return snapshot, SnapshotHeader.of(snapshot.header)
     return None
 
 
 def _foreseen(settings: Settings, blank: Trainer, place: Path) -> Foreseen | None:
-    modules, said = model_modules(settings), state_identity(settings)
-    now, name = defined(blank, **said), place.name
-    snapshot, first, records = _newest(place), None, list[Record]()
-    since = -1 if snapshot is None else snapshot.header["seq"]
+    name, modules = place.name, model_modules(settings)
+    intended = Intended(lambda: blank, modules=modules, **state_identity(settings))
+    newest, first, records = _newest(place), None, list[Record]()
+    since = -1 if newest is None else newest[1].seq
     try:
         for record in whole_records(LocalStorage(place), max(since, 0)):
             if record.about:  # the state was begun here
                 first, records = record, []
-                snapshot = snapshot if since > record.seq else None
+                newest = newest if since > record.seq else None
             if record.seq >= since:
                 records.append(record)
     except JournalError as error:
         return Foreseen(name, [], f"`run` refuses it: {error}")
+    saved: About
+    header: SnapshotHeader | None = None
     try:
-        if snapshot is not None:
-            saved, seq = snapshot.header, snapshot.header["seq"]
-            header, trainer = saved, Trainer.from_state(snapshot.parts, modules)
+        if newest is not None:
+            saved = header = newest[1]
+            seq, trainer = header.seq, Trainer.from_state(newest[0].parts, modules)
         elif first is not None and first.about:
-            saved, seq = first.about, first.seq
-            header, trainer = {}, begun(name, saved, blank, now, modules)
+            saved, seq = beginning, _ = Beginning.of(first.about), first.seq
+            trainer = begun(name, beginning, intended)
         else:
             return None
     except ValueError as error:
-        changes = compared(blank, saved["definition"], **said)
+        changes = intended.compared(saved.definition)
         if assess(changes, amend=True):
             return Foreseen(name, changes)
         return Foreseen(name, [], str(error))
     except ResumeError as error:
         return Foreseen(name, [], str(error))
     entries = [entry for record in records if record.seq >= seq for entry in record.entries]
-    changed = definition_changes(saved["decoding"], settings.decoding())
+    changed = definition_changes(saved.decoding, settings.decoding())
     if entries and changed:
         return Foreseen(name, [], f"`run` refuses it: {read_otherwise(changed)}")
-    last = in_force(entries, saved["definition"])
-    changes = foreseen(
-        header, trainer, blank, None if is_same(last, now) else last,
-        modules=modules, journaled=changes_of(entries), **said,
-    )  # fmt: skip
+    last = in_force(entries, saved.definition)
+    same = is_same(last, intended.definition())
+    changes = foreseen(header, trainer, intended, None if same else last, changes_of(entries))
     return Foreseen(name, changes, replays=any(map(reads_again, entries)))

@@ -3,7 +3,7 @@
 import msgspec
 
 from midstream.engine.events.batch import EventBatch
-from midstream.engine.shard.shard import Outcome
+from midstream.engine.shard.outcome import Outcome
 from midstream.engine.training.step import Step
 from midstream.flows.config.settings import Settings
 from midstream.flows.running.errors import FailingError

@@ -9,7 +9,7 @@ from typing import Any
 from midstream.connectors.input import NoAnswerError
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.shard.journal import UnavailableError
-from midstream.engine.shard.shard import EventError
+from midstream.engine.shard.outcome import EventError
 from midstream.engine.training.rejecting import Verdict
 from midstream.flows.logs import log
 from midstream.flows.running.errors import FailingError

@@ -31,7 +31,7 @@ from midstream.connectors.kafka.journal import Signature
 from midstream.engine.basics.storage import raise_limit
 from midstream.engine.registry.database import OtherStateError, RegistryError
 from midstream.engine.shard.journal import UnavailableError
-from midstream.engine.shard.shard import EventError, Outcome
+from midstream.engine.shard.outcome import EventError, Outcome
 from midstream.flows.claims.identity import settle
 from midstream.flows.claims.locks import StateLocks
 from midstream.flows.claims.registry import has_registry, open_registry, take_over

@@ -24,7 +24,9 @@ from midstream.engine.registry.artifacts import ArtifactError, Manifest, StoreEr
 from midstream.engine.registry.database import OtherStateError, RegistryError
 from midstream.engine.registry.registry import Drifted, Registry, ShardRow
 from midstream.engine.registry.versions import UnknownVersionError
-from midstream.engine.shard.commands import REPLACING, Done, Order, epoch_of
+from midstream.engine.shard.catalogue import command_kind
+from midstream.engine.shard.commands import Done, Order
+from midstream.engine.shard.header import VersionHeader
 from midstream.engine.shard.journal import Command
 from midstream.engine.shard.outbox import Outbox
 from midstream.engine.state.snapshot import Snapshot, SnapshotError
@@ -35,7 +37,8 @@ from midstream.flows.inputs.catalogue import kind_of
 from midstream.flows.logs import log
 
 if TYPE_CHECKING:
-    from midstream.engine.shard.shard import Raised, Shard
+    from midstream.engine.shard.header import Raised
+    from midstream.engine.shard.shard import Shard
 
 __all__ = ["BEAT", "Ready", "Registrar"]
 
@@ -84,7 +87,7 @@ class _Desk:
         self.outbox = Outbox(LocalStorage(settings.state_path / "shards" / shard.name))
         for version in self.outbox.versions():
             with suppress(SnapshotError):  # reported when it is to be delivered
-                self.unsent.append(self.outbox.read(version).header["seq"])
+                self.unsent.append(VersionHeader.of(self.outbox.read(version).header).seq)
 
 
 class Registrar:
@@ -437,7 +440,7 @@ class Registrar:
         epochs = {(desk.name, desk.epoch) for desk in self._desks.values()}
 
         def ours(manifest: Manifest) -> bool:
-            return alone or any((p.shard, epoch_of(p.header)) in epochs for p in manifest.shards)
+            return alone or any((p.shard, p.saved.epoch) in epochs for p in manifest.shards)
 
         try:
             adopted, left = registry.adopt(ours)
@@ -463,7 +466,7 @@ class Registrar:
         # A new command for the end covers our end too: others wait for us before they request it.
         news = [order for order in orders if order.id > max(desk.handed for desk in desks)]
         self._asked |= bool(self._ending) and any(o.reason == "shutdown" for o in news)
-        made = (order.version for order in orders if order.kind == "snapshot")
+        made = (order.version for order in orders if command_kind(order.kind).makes_version)
         self._newest = max(self._newest, *made, 0)
         if self._ages is not None:
             self._ages.came(self._newest)
@@ -476,7 +479,7 @@ class Registrar:
                 if desk.busy or any(ready.snapshot is not None for ready in desk.ready):
                     behind = True
                     break
-                if order.kind != "tag":  # a tag concerns the registry alone
+                if command_kind(order.kind).for_shards:
                     try:
                         ready = self._prepared(registry, desk.name, order)
                         if registry.take(order.id):
@@ -490,7 +493,7 @@ class Registrar:
             desk.behind = behind
 
     def _prepared(self, registry: Registry, shard: str, order: Order) -> Ready:
-        if order.kind not in REPLACING:
+        if not command_kind(order.kind).replaces:
             return Ready(order, None)
         try:
             return Ready(order, registry.read(order.version, shard))

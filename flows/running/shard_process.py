@@ -14,7 +14,8 @@ from typing import Any
 
 from midstream.connectors.input import Decoded, InputError, NoAnswerError
 from midstream.engine.basics.storage import raise_limit
-from midstream.engine.shard.shard import Outcome, ResumeError
+from midstream.engine.shard.outcome import Outcome
+from midstream.engine.shard.resuming import ResumeError
 from midstream.flows.claims.identity import settle
 from midstream.flows.claims.locks import StateLocks
 from midstream.flows.inputs.catalogue import kind_of

@@ -17,10 +17,13 @@ from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import NON_FINITE, Rejected
 from midstream.engine.registry.artifacts import ArtifactError
 from midstream.engine.registry.versions import UnknownVersionError
+from midstream.engine.shard.catalogue import command_kind
 from midstream.engine.shard.commands import RefusedError
+from midstream.engine.shard.header import Header
 from midstream.engine.shard.journal import Command, FileJournal, Range, UnavailableError
 from midstream.engine.shard.outbox import Outbox
-from midstream.engine.shard.shard import Outcome, Shard
+from midstream.engine.shard.outcome import Outcome
+from midstream.engine.shard.shard import Shard
 from midstream.engine.state.snapshot import Snapshot, SnapshotFolder
 from midstream.engine.training.rejecting import Verdict
 from midstream.flows.claims.registry import open_registry
@@ -355,7 +358,7 @@ class RunningShard:
             log.warning("command_refused", **what, reason=done.command.refused)
         else:
             log.info("command", **what, version=done.command.version, seen=done.seen)
-        if done.command.kind == "snapshot" and not done.command.refused:
+        if command_kind(done.kind).makes_version and not done.command.refused:
             registrar.made(self.name, done.seq + 1)
         registrar.visit(self.shard)
         if self.shard.replaying:
@@ -488,7 +491,7 @@ class RunningShard:
                 position=alarm.position, value=round(alarm.value, 6),
             )  # fmt: skip
         if outcome.snapshot is not None:
-            log.info("snapshot", shard=self.name, seen=outcome.snapshot.header["seen"])
+            log.info("snapshot", shard=self.name, seen=Header.of(outcome.snapshot.header).seen)
         if outcome.verdict is not None:
             self.shard.commit()
             self.settle()

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from midstream.engine.learners.checks import check_learner
     from midstream.engine.learners.learner import Learner, RiverLearner
     from midstream.engine.metrics.metric import Metric
+    from midstream.engine.shard.commands import RefusedError
+    from midstream.engine.shard.kinds import CommandKind
     from midstream.engine.training.parts import Part
     from midstream.engine.training.replay import Reservoir
     from midstream.engine.training.trainer import Trainer
@@ -20,12 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Alarm",
+    "CommandKind",
     "Event",
     "EventBatch",
     "Learner",
     "Metric",
     "Part",
     "Prediction",
+    "RefusedError",
     "Rejected",
     "Reservoir",
     "RiverLearner",
@@ -47,6 +51,8 @@ _HOMES = {
     "Rejected": "engine.events.event",
     "Learner": "engine.learners.learner",
     "Metric": "engine.metrics.metric",
+    "CommandKind": "engine.shard.kinds",
+    "RefusedError": "engine.shard.commands",
     "Part": "engine.training.parts",
     "RiverLearner": "engine.learners.learner",
     "Reservoir": "engine.training.replay",

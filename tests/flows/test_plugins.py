@@ -1,5 +1,6 @@
 """What other packages bring by entry points: named in a config, run, killed, resumed, amended."""
 
+import json
 import random
 
 import pytest
@@ -90,6 +91,46 @@ def test_each_has_its_line_in_the_command_line(tmp_path):
     assert one.call("hello", "--to", "world").stdout == "hello world\n"
     assert "hello" in one.call("--help").stdout
     assert "majority: task any; Predicts the label" in one.call("learners").stdout
+
+
+def test_a_kind_of_command_is_given_and_carried_out(tmp_path):
+    """It has a line in the command line and in the history; what it did is there afterwards."""
+    one = project(tmp_path / "one", n=600)
+    one.run()
+    assert "Begin the counts of the sources anew." in one.call("recount", "--help").stdout
+    given = one.call("recount", "--yes", "--reason", "a new year", "--config", "config.toml")
+    assert "the counts of all sources are 0 again" in given.stdout
+    with (one.folder / "events.jsonl").open("a") as file:
+        file.writelines(json.dumps(event) + "\n" for event in events(100, seed=3))
+    counts = {k: v for k, v in one.run()["metrics"].items() if k.startswith("sources.")}
+    assert counts == {"sources.nobody": 100.0}
+    said = one.call("history", "--config", "config.toml").stdout
+    assert "recount" in said
+    assert "a new year" in said
+
+
+def test_a_command_that_cannot_have_an_effect_is_refused(tmp_path):
+    """By its own `plan`; the history says why."""
+    config = CONFIG.replace("[parts.sources]\nmost = 1500\n", "")
+    one = project(tmp_path / "one", config, n=200)
+    one.run()
+    given = one.call("recount", "--yes", "--config", "config.toml")
+    assert given.returncode == 0, given.stderr
+    one.run()
+    assert (
+        "the model has no part `sources`" in one.call("history", "--config", "config.toml").stdout
+    )
+
+
+def test_what_is_no_command_is_named(site, tmp_path):
+    """In one line, with what it would have to be."""
+    info = site / "odd-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[midstream.commands]\nodd = toys:NAMES\n")
+    one = project(tmp_path / "one", n=10)
+    said = one.call("odd").stderr
+    assert "'odd' of midstream.commands is neither a click.Command nor a subclass" in said
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ class Fold:
     def _obey(self, command: Command, seq: int, records: Sequence[Record]) -> None:
         if command.kind == "amend":
             self._amend(command)
-            self.commands[seq] = command.told()
+            self.commands[seq] = command.brief()
             self.positions[seq], self.seen[seq] = dict(self.at), self.trainer.seen
             self.generations[seq] = self.generation
             self.amendments += 1
@@ -187,7 +187,7 @@ class Fold:
         self.last_command = command.id
         if command.id in self._abandoned:
             command = msgspec.structs.replace(command, refused=self._abandoned[command.id])
-        self.commands[seq] = command.told()
+        self.commands[seq] = command.brief()
         self.positions[seq] = dict(self.at)
         if not command.refused:
             if command.kind == "snapshot":

@@ -30,7 +30,8 @@ from midstream.engine.events.batch import EventBatch
 from midstream.engine.shard.commands import Order, RefusedError
 from midstream.engine.shard.journal import Command, JournalError, Range, Record, UnavailableError
 from midstream.engine.shard.outbox import Outbox
-from midstream.engine.shard.shard import EventError, Shard
+from midstream.engine.shard.outcome import EventError
+from midstream.engine.shard.shard import Shard
 from midstream.engine.state.snapshot import Snapshot, SnapshotFolder, pack, unpack
 from midstream.engine.training.trainer import Trainer
 

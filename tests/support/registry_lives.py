@@ -17,7 +17,7 @@ from midstream.engine.registry.database import make_engine
 from midstream.engine.registry.registry import CommandError, Registry
 from midstream.engine.registry.schema import COMMANDS, MODELS, PARTS, VERSIONS
 from midstream.engine.registry.versions import UnknownVersionError
-from midstream.engine.shard.commands import Done
+from midstream.engine.shard.commands import Done, Order
 from midstream.engine.shard.dataset import DataSet, joined, plain
 from midstream.engine.shard.journal import Command
 from midstream.engine.state.snapshot import Snapshot
@@ -84,7 +84,7 @@ def give(database, artifacts, count, log) -> None:
     registry.join(SHARDS, 0, 0)
     lines = []
     for i in range(count):
-        given = registry.order({"kind": "pause"}, {"kind": "snapshot"}, {"kind": "resume"}, at=i)
+        given = registry.order(Order(0, "pause"), Order(0, "snapshot"), Order(0, "resume"), at=i)
         lines += [f"{order.id} {order.version}" for order in given]
     registry.close()
     Path(log).write_text("\n".join(lines))
@@ -182,7 +182,7 @@ def _live(database, artifacts, draw, log) -> None:
     while True:
         match draw.randrange(12):
             case 0 | 1:
-                for order in registry.order({"kind": "pause"}, {"kind": "snapshot"}):
+                for order in registry.order(Order(0, "pause"), Order(0, "snapshot")):
                     _append(log, f"order {order.id} {order.kind}")
             case 2 | 3 | 4:
                 rows = [row for row in registry.versions(every=True) if row.state == "open"]
@@ -203,7 +203,7 @@ def _live(database, artifacts, draw, log) -> None:
                     row = draw.choice(whole)
                     try:
                         registry.tag(row.version, draw.choice("ab"))
-                        registry.order({"kind": "restore", "version": row.version})
+                        registry.order(Order(0, "restore", version=row.version))
                     except UnknownVersionError:
                         continue  # pruned meanwhile
             case 9 | 10:

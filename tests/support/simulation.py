@@ -23,12 +23,14 @@ from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import Rejected
 from midstream.engine.events.predictions import Predictions
 from midstream.engine.learners.learner import LEARNERS, LearnerError
-from midstream.engine.shard import commands, journal
-from midstream.engine.shard.commands import REPLACING, Done, Order, RefusedError
+from midstream.engine.shard import backlog, journal
+from midstream.engine.shard.catalogue import command_kind
+from midstream.engine.shard.commands import Done, Order, RefusedError
 from midstream.engine.shard.dataset import from_plain
 from midstream.engine.shard.journal import Command, Cursor, Exclude, FileJournal, Range, Record
 from midstream.engine.shard.outbox import Outbox
-from midstream.engine.shard.shard import EventError, Shard
+from midstream.engine.shard.outcome import EventError
+from midstream.engine.shard.shard import Shard
 from midstream.engine.state import encoding
 from midstream.engine.state.snapshot import Snapshot, SnapshotFolder, pack, unpack
 from midstream.engine.training import rejecting
@@ -260,7 +262,7 @@ def soon(records: int = 3) -> Iterator[None]:
     with (
         mock.patch.multiple(rejecting, RECENT_EVENTS=12, MIN_EVENTS=6),
         mock.patch.object(journal, "MOST_RECORDS", records),
-        mock.patch.object(commands, "MOST_RECORDS", records),
+        mock.patch.object(backlog, "MOST_RECORDS", records),
     ):
         yield
 
@@ -659,7 +661,7 @@ class Office:
         oldest = {p: rng.randint(0, len(s)) for p, s in self._life.streams.items()}
         oldest = defaultdict(int, oldest if rng.random() < 0.15 else {})
         prepared = None
-        if order.kind in REPLACING and rng.random() < 0.5:
+        if command_kind(order.kind).replaces and rng.random() < 0.5:
             if order.version in self.store:
                 prepared = unpack(self.store[order.version], "")
             elif rng.random() < 0.2:

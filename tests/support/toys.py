@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from midstream import Alarm, Learner, Metric, Part
+from midstream import Alarm, CommandKind, Learner, Metric, Part, RefusedError
 from midstream.engine.drift.detectors import Detection
 from midstream.engine.events.predictions import Predictions
 from midstream.engine.state import encoding
@@ -15,7 +15,7 @@ NAMES = {
     "midstream.detectors": "streak = toys:Streak",
     "midstream.metrics": "positives = toys:Positives",
     "midstream.parts": "sources = toys:Sources\nbroken = toys:Broken",
-    "midstream.commands": "hello = toys:hello",
+    "midstream.commands": "hello = toys:hello\nrecount = toys:Recount",
 }
 
 
@@ -157,6 +157,27 @@ class Broken(Part):
 
     def __init__(self, **options):
         raise RuntimeError(f"no luck with {options}")
+
+
+class Recount(CommandKind):
+    """Begin the counts of the sources anew.
+
+    The part `sources` then counts from 0.
+    """
+
+    name = "recount"
+    in_command_line = True
+
+    def plan(self, command, order, standing):  # noqa: ARG002
+        if "sources" not in standing.definition.get("parts", {}):
+            raise RefusedError("the model has no part `sources`")
+        return command
+
+    def perform(self, shard, command, seq, loaded):  # noqa: ARG002
+        shard.trainer.extra["sources"].counts = {}
+
+    def words(self, order, unit):  # noqa: ARG002
+        return ["the counts of all sources are 0 again"]
 
 
 @click.command()

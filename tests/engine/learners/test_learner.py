@@ -30,9 +30,9 @@ from midstream.engine.events.event import Event
 from midstream.engine.learners.learner import (
     LearnerError,
     RiverLearner,
-    definition_changes,
     load_learner,
 )
+from midstream.engine.state.changes import definition_changes
 from midstream.engine.state.snapshot import unpack
 from midstream.engine.training.rejecting import Careful
 

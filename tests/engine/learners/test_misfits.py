@@ -8,7 +8,7 @@ from river import base, compose, feature_extraction, linear_model, preprocessing
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import Event
 from midstream.engine.learners.learner import LearnerError, RiverLearner
-from midstream.engine.shard.shard import EventError
+from midstream.engine.shard.outcome import EventError
 
 GOOD = {"age": 30.0, "income": 2.0, "shop": "A", "country": "CH"}
 

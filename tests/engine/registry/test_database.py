@@ -9,7 +9,7 @@ from registry_lives import snapshot
 from midstream.engine.registry.database import OtherStateError, RegistryError
 from midstream.engine.registry.registry import Registry
 from midstream.engine.registry.schema import MODELS
-from midstream.engine.shard.commands import Done
+from midstream.engine.shard.commands import Done, Order
 from midstream.engine.shard.journal import Command
 
 ONE, TWO, THREE = ("1" * 32, "2" * 32, "3" * 32)
@@ -40,7 +40,7 @@ def opened(url, tmp_path):
 
 def version_of(registry, **header) -> int:
     """Make a version whole; return its number."""
-    (order,) = registry.order({"kind": "snapshot", "reason": "manual"}, at=1.0)
+    (order,) = registry.order(Order(0, "snapshot", reason="manual"), at=1.0)
     header = {"identity": registry.identity, "digest": f"{order.version}", **header}
     registry.put("000", order.version, snapshot(order.version, "000", **header))
     (made,) = registry.complete()
@@ -56,7 +56,7 @@ WRITES = [
     lambda r: r.cancel(1, "why"),
     lambda r: r.drop("why"),
     lambda r: r.begin_anew(),
-    lambda r: r.order({"kind": "pause"}),
+    lambda r: r.order(Order(0, "pause")),
     lambda r: r.request_version("schedule", lambda *_: True),
     lambda r: r.tell("000", "e", [Done(Command(0, "start"), 0)]),
     lambda r: r.alarm([]),
@@ -121,7 +121,7 @@ def test_who_has_no_state_goes_by_the_name(opened):
         opened("")
     mine = opened(ONE, create=True)
     mine.join(["000"], 0, 0)
-    opened("").order({"kind": "pause"})
+    opened("").order(Order(0, "pause"))
     assert [order.kind for order in mine.commands()] == ["pause"]
     assert opened("").database.owner() == ONE
     with pytest.raises(OtherStateError, match="has none yet: the next `midstream run`"):
@@ -133,11 +133,11 @@ def test_a_model_of_before_is_claimed_by_the_first_that_writes(opened):
     opened("", create=True).join(["000"], 0, 0)
     first, second = opened(ONE), opened(TWO)
     assert first.shards() == second.shards() != []
-    opened(None).order({"kind": "resume"})
+    opened(None).order(Order(0, "resume"))
     assert opened("").database.owner() == ""
-    second.order({"kind": "pause"})
+    second.order(Order(0, "pause"))
     with pytest.raises(OtherStateError):
-        first.order({"kind": "pause"})
+        first.order(Order(0, "pause"))
     with pytest.raises(OtherStateError):
         first.shards()
 
@@ -193,7 +193,7 @@ def test_a_model_is_taken_over_once_and_that_is_in_its_history(opened):
     old = opened(ONE, create=True)
     old.join(["000"], 0, 0)
     version_of(old)
-    old.order({"kind": "pause"})
+    old.order(Order(0, "pause"))
     assert opened("").take_over(TWO, 40, "me@here") == ONE
     assert opened("").take_over(TWO, 40, "me@here") == ""
     with pytest.raises(OtherStateError):

@@ -30,7 +30,7 @@ from midstream.engine.registry.database import RegistryError
 from midstream.engine.registry.registry import CommandError, Drifted, Registry, ShardRow
 from midstream.engine.registry.schema import META, MODELS, PARTS, VERSIONS
 from midstream.engine.registry.versions import UnknownVersionError
-from midstream.engine.shard.commands import Done
+from midstream.engine.shard.commands import JUST_MADE, Done, Order
 from midstream.engine.shard.journal import Command
 from midstream.engine.state.snapshot import Snapshot
 from midstream.engine.training.trainer import Trainer
@@ -40,10 +40,11 @@ NOW = 1_000 * DAY
 FULL = """
 import sys
 from midstream.engine.registry.registry import Registry, RegistryError
+from midstream.engine.shard.commands import Order
 registry = Registry(sys.argv[1] + "/registry.db", sys.argv[1] + "/artifacts", "fraud", create=True)
 try:
     for i in range(10_000):
-        registry.order({"kind": "pause", "reason": "x" * 5_000})
+        registry.order(Order(0, "pause", reason="x" * 5_000))
 except RegistryError as error:
     print(error)
 print(len(registry.commands()) == i)
@@ -97,7 +98,7 @@ def make(registry, count=1, *, at=None, **header) -> list[int]:
     made = []
     for i in range(count):
         created = NOW + i if at is None else at
-        (order,) = registry.order({"kind": "snapshot", "reason": "manual"}, at=created)
+        (order,) = registry.order(Order(0, "snapshot", reason="manual"), at=created)
         for shard in SHARDS:
             part = snapshot(order.version, shard, created=created, **header)
             registry.put(shard, order.version, part)
@@ -125,7 +126,7 @@ def said(error, *words) -> None:
 @pytest.mark.parametrize("order", [SHARDS, SHARDS[::-1], (SHARDS[1], SHARDS[0], SHARDS[2])])
 def test_a_version_is_there_once_all_its_parts_are(registry, order):
     """In whatever order they come; until then it is absent, and whoever asks is told why."""
-    (given,) = registry.order({"kind": "snapshot", "reason": "manual"})
+    (given,) = registry.order(Order(0, "snapshot", reason="manual"))
     for shard in order:
         assert registry.versions() == []
         assert registry.complete() == []
@@ -170,7 +171,7 @@ def test_what_is_put_again_changes_nothing(registry):
 
 def test_parts_put_at_once_are_one_version(registry):
     """Threads that put the same parts and make it whole do not get into each other's way."""
-    (given,) = registry.order({"kind": "snapshot", "reason": "manual"})
+    (given,) = registry.order(Order(0, "snapshot", reason="manual"))
     errors, made = [], []
 
     def work(shards):
@@ -193,7 +194,7 @@ def test_parts_put_at_once_are_one_version(registry):
 
 def test_processes_that_put_at_once_are_one_version(url, registry, tmp_path):
     """So do processes: each writes all parts, in an order of its own."""
-    registry.order({"kind": "snapshot", "reason": "manual"})
+    registry.order(Order(0, "snapshot", reason="manual"))
     registry.close()
     orders = [SHARDS, SHARDS[::-1], SHARDS[1:], SHARDS[:2]]
     lives.at_once(lives.put, [(url, tmp_path / "artifacts", 1, order) for order in orders])
@@ -203,7 +204,7 @@ def test_processes_that_put_at_once_are_one_version(url, registry, tmp_path):
 
 def test_who_comes_second_does_not_damage_what_is_whole(local, monkeypatch):
     """A process with other libraries that makes a version whole at the same time loses."""
-    local.order({"kind": "snapshot", "reason": "manual"})
+    local.order(Order(0, "snapshot", reason="manual"))
     for shard in SHARDS:
         local.put(shard, 1, snapshot(1, shard))
     write = local.artifacts.write_manifest
@@ -221,7 +222,7 @@ def test_who_comes_second_does_not_damage_what_is_whole(local, monkeypatch):
 def test_a_part_that_comes_while_it_is_pruned_leaves_nothing(local, monkeypatch):
     """An abandoned version that is removed under who puts a part is removed with that."""
     for day in (0, 2, 4, 6):
-        local.order({"kind": "snapshot", "reason": "manual"}, at=NOW + day * DAY)
+        local.order(Order(0, "snapshot", reason="manual"), at=NOW + day * DAY)
     write = local.artifacts.write_part
 
     def slow(*arguments):
@@ -240,7 +241,7 @@ def test_who_makes_a_version_that_is_taken_back_and_pruned_gets_on(local, work):
     make(local)
     local.retention.prune(0, 0.0)  # all that is loaded late is loaded
     for at in count(1):
-        (given,) = local.order({"kind": "snapshot", "reason": "manual"})
+        (given,) = local.order(Order(0, "snapshot", reason="manual"))
         first, *rest = [
             partial(local.put, shard, given.version, snapshot(given.version, shard))
             for shard in SHARDS
@@ -296,8 +297,8 @@ def test_a_restore_names_the_version_before_it(registry):
     """Given in one piece with a snapshot, it knows by which number one can go back."""
     make(registry)
     cut, restore = registry.order(
-        {"kind": "snapshot", "reason": "before a restore"},
-        {"kind": "restore", "version": 1, "before": True, "reason": "worse"},
+        Order(0, "snapshot", reason="before a restore"),
+        Order(0, "restore", version=1, before=JUST_MADE, reason="worse"),
     )
     assert (cut.id, cut.version, cut.kind) == (2, 2, "snapshot")
     assert (restore.id, restore.version, restore.before) == (3, 1, 2)
@@ -310,10 +311,10 @@ def test_a_command_that_names_an_unknown_version_is_not_given(registry, version)
     """Nor anything else of the same piece; the message says which versions there are."""
     make(registry)
     with pytest.raises(UnknownVersionError) as error:
-        registry.order({"kind": "snapshot"}, {"kind": "restore", "version": version})
+        registry.order(Order(0, "snapshot"), Order(0, "restore", version=version))
     said(error, f"there is no version {version} of fraud; there are 1 to 1")
     assert [order.kind for order in registry.commands()] == ["snapshot"]
-    assert registry.order({"kind": "pause"})[0].id == 2
+    assert registry.order(Order(0, "pause"))[0].id == 2
     with pytest.raises(UnknownVersionError):
         registry.version(version)
     lives.check(registry)
@@ -335,7 +336,7 @@ def test_a_registry_made_anew_gives_no_number_again(registry):
     """Shards tell it how far theirs went; what is lower than what it has changes nothing."""
     registry.join(SHARDS, 41, 7)
     registry.join(SHARDS, 3, 2)
-    order = registry.order({"kind": "snapshot", "reason": "manual"})[0]
+    order = registry.order(Order(0, "snapshot", reason="manual"))[0]
     assert (order.id, order.version) == (42, 8)
 
 
@@ -349,17 +350,17 @@ def test_a_part_makes_its_version_known_again(registry):
 
 def test_commands_that_no_shard_answered_are_dropped(registry):
     """They are not brought to any more; what one shard has carried out, the others will too."""
-    registry.order({"kind": "pause"}, {"kind": "resume"}, {"kind": "pause"})
+    registry.order(Order(0, "pause"), Order(0, "resume"), Order(0, "pause"))
     registry.tell("000", "e", [Done(Command(2, "resume"), 1, done_at=1.0)])
     assert registry.drop("changed my mind") == 2
     assert registry.drop("again") == 0
     assert [order.id for order in registry.commands()] == [2]
-    assert registry.order({"kind": "pause"})[0].id == 4
+    assert registry.order(Order(0, "pause"))[0].id == 4
 
 
 def test_a_command_is_taken_up_or_taken_back(registry):
     """Whichever comes first; what one shard has taken up is for all of them."""
-    first, second, third = registry.order({"kind": "pause"}, {"kind": "resume"}, {"kind": "pause"})
+    first, second, third = registry.order(Order(0, "pause"), Order(0, "resume"), Order(0, "pause"))
     assert registry.take(first.id)
     assert registry.take(first.id), "by another shard"
     with pytest.raises(CommandError) as error:
@@ -388,9 +389,9 @@ def test_what_was_given_in_one_piece_is_taken_back_in_one(registry):
         return [
             order.id
             for order in registry.order(
-                {"kind": "snapshot", "reason": "before"},
-                {"kind": "rewind", "version": 1, "before": True},
-                {"kind": "snapshot", "reason": "after", "cut": "restored"},
+                Order(0, "snapshot", reason="before"),
+                Order(0, "rewind", version=1, before=JUST_MADE),
+                Order(0, "snapshot", reason="after", cut="restored"),
             )
         ]
 
@@ -414,7 +415,7 @@ def test_what_was_given_in_one_piece_is_taken_back_in_one(registry):
 
 def test_what_waits_is_listed(registry):
     """Until every shard that it is for has carried it out, with who has."""
-    (pause,) = registry.order({"kind": "pause", "reason": "maintenance", "by": "ann@host"}, at=5.0)
+    (pause,) = registry.order(Order(0, "pause", reason="maintenance", by="ann@host"), at=5.0)
     (waiting,) = registry.waiting()
     assert (waiting.id, waiting.kind, waiting.by, waiting.at) == (
         pause.id,
@@ -434,7 +435,7 @@ def test_what_waits_is_listed(registry):
         assert shard in registry.waiting()[0].missing
         registry.tell(shard, "e", [msgspec.structs.replace(done, done_at=2.0)])
     assert registry.waiting() == []
-    registry.order({"kind": "resume"})
+    registry.order(Order(0, "resume"))
     registry.drop("begun anew")
     assert registry.waiting() == []
 
@@ -442,7 +443,7 @@ def test_what_waits_is_listed(registry):
 @pytest.mark.slow
 def test_a_command_is_taken_up_or_taken_back_by_processes_at_once(url, tmp_path, registry):
     """Of processes that take up and take back all commands at once, one has each."""
-    ids = [order.id for order in registry.order(*[{"kind": "pause"}] * 40)]
+    ids = [order.id for order in registry.order(*[Order(0, "pause")] * 40)]
     registry.close()
     logs = [tmp_path / f"log-{i}" for i in range(4)]
     lives.at_once(
@@ -475,8 +476,8 @@ def test_a_version_equal_to_the_newest_is_not_made(registry):
         return registry.complete()
 
     cut, restore = registry.order(
-        {"kind": "snapshot", "reason": "before restore"},
-        {"kind": "restore", "version": first, "before": True},
+        Order(0, "snapshot", reason="before restore"),
+        Order(0, "restore", version=first, before=JUST_MADE),
     )
     assert put(cut.version) == []
     assert numbers(registry) == [first] == registry.artifacts.versions()
@@ -489,11 +490,11 @@ def test_a_version_equal_to_the_newest_is_not_made(registry):
         "was put live", "was live before another was"
     ]  # fmt: skip
     for other in ({"digest": "e"}, {"cursors": {"p": [6, 1, 0, 0]}}, {"skips": [[1, 2]]}):
-        (order,) = registry.order({"kind": "snapshot"})
+        (order,) = registry.order(Order(0, "snapshot"))
         assert put(order.version, **other) == [order.version], f"it differs in {other}"
-    (order,) = registry.order({"kind": "snapshot"})
+    (order,) = registry.order(Order(0, "snapshot"))
     assert put(order.version) == [order.version], "it is equal to an older one only"
-    (order,) = registry.order({"kind": "snapshot"})
+    (order,) = registry.order(Order(0, "snapshot"))
     assert put(order.version) == []
     (last,) = make(registry, parent=order.version)
     assert registry.version(last).parent == order.version - 1
@@ -503,7 +504,7 @@ def test_a_version_equal_to_the_newest_is_not_made(registry):
 def test_an_equal_version_is_not_made_whoever_stops_where(local, monkeypatch):
     """Wherever its removal fails, it is absent, and the next call goes on."""
     make(local, digest="d")
-    (order,) = local.order({"kind": "snapshot"})
+    (order,) = local.order(Order(0, "snapshot"))
     for shard in SHARDS:
         part = snapshot(1, shard)
         local.put(shard, order.version, Snapshot(part.header | {"digest": "d"}, part.parts))
@@ -536,7 +537,7 @@ def test_what_is_told_twice_is_told_once(registry):
     registry.tell("001", "e", [begun])
     registry.tell("000", "later", [begun])
     found = registry.deployments()
-    assert [(d.shard, d.epoch, d.done.done_at) for d in sorted(found, key=lambda d: d.shard)] in (
+    assert [(d.shard, d.epoch, d.done_at) for d in sorted(found, key=lambda d: d.shard)] in (
         [("000", "e", 9.0), ("000", "later", None), ("001", "e", None)],
         [("000", "later", None), ("000", "e", 9.0), ("001", "e", None)],
     )
@@ -566,7 +567,7 @@ def test_an_alarm_of_drift_asks_for_a_version_once(registry):
     assert registry.alarm([drift], due) is None
     assert registry.alarm([drift._replace(kind="non_finite")], due) is None
     assert len(registry.commands()) == len(asked) == 1
-    registry.order({"kind": "snapshot", "reason": "manual"})
+    registry.order(Order(0, "snapshot", reason="manual"))
     assert registry.alarm([drift._replace(position=20)], due).version == 3
     assert asked[1][3:] == ("drift", 1), "the last that was for drift"
 
@@ -587,7 +588,7 @@ def test_alarms_of_one_position_are_told_apart(registry):
 def test_a_registry_of_schema_1_is_brought_up_to_date(url, tmp_path, opened, registry):
     """With all that it holds, by the next run; commands say that until then."""
     make(registry)
-    registry.order({"kind": "pause"})
+    registry.order(Order(0, "pause"))
     registry.alarm([Drifted("000", "e", 0, 10, "adwin", 1.0)])
     before = (registry.versions(), registry.commands(), registry.alarms(), registry.shards())
     with registry.database.writing() as connection:
@@ -760,8 +761,8 @@ def keep_all_kinds(registry) -> None:
     for i in range(10):
         make(registry, at=NOW - 5 * DAY + i * DAY / 2)
     registry.tag(2, "gold")
-    registry.order({"kind": "restore", "version": 4, "before": True})
-    registry.order({"kind": "snapshot"}, {"kind": "rollback", "version": 1, "before": True})
+    registry.order(Order(0, "restore", version=4, before=JUST_MADE))
+    registry.order(Order(0, "snapshot"), Order(0, "rollback", version=1, before=JUST_MADE))
     for shard in SHARDS:
         registry.put(shard, 11, snapshot(11, shard, created=NOW))
     registry.complete()
@@ -826,7 +827,7 @@ def test_the_last_so_many_are_kept(registry, keep, left):
 
 def test_a_version_that_never_became_whole_goes_after_a_week(registry):
     """With the parts that it has; before that, a shard may still bring its own."""
-    registry.order({"kind": "snapshot"}, at=NOW)
+    registry.order(Order(0, "snapshot"), at=NOW)
     registry.put("000", 1, snapshot(1))
     assert registry.retention.prune(9, 0.0, NOW + 8 * DAY) == [], "a clock may have been set"
     for day in range(1, 7):
@@ -883,7 +884,7 @@ def test_a_version_is_named_or_pruned_but_not_both(registry):
     def name():
         for version in range(12, 0, -1):
             try:
-                given.append(registry.order({"kind": "restore", "version": version})[0].version)
+                given.append(registry.order(Order(0, "restore", version=version))[0].version)
                 registry.tag(version, f"t{version}")
             except UnknownVersionError:
                 continue
@@ -913,7 +914,7 @@ def test_the_journal_is_kept_from_the_oldest_version_to_rewind_to(registry):
     assert kept_from("e") == float("inf")
     for i, epoch in enumerate(["e", "e", "e", "other"]):
         make(registry, at=NOW + i, fresh=epoch)
-    (order,) = registry.order({"kind": "snapshot"}, at=NOW + 9)
+    (order,) = registry.order(Order(0, "snapshot"), at=NOW + 9)
     assert kept_from("e") == 1
     assert kept_from("e", 9 / DAY) == 2
     assert kept_from("e", 0.0) == kept_from("e", 6 / DAY) == float("inf")
@@ -974,13 +975,13 @@ def test_who_writes_while_another_does_waits_and_is_told(tmp_path, local, monkey
     holder = sqlite3.connect(tmp_path / "registry.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(RegistryError) as error:
-        local.order({"kind": "pause"})
+        local.order(Order(0, "pause"))
     said(error, "registry.db: is locked by another process, for more than 0.1 s")
     assert numbers(local) == [1]
     assert Registry(local.database.place, tmp_path / "artifacts", "fraud").commands()
     holder.execute("COMMIT")
     holder.close()
-    assert local.order({"kind": "pause"})
+    assert local.order(Order(0, "pause"))
     local.close()
 
 
@@ -992,7 +993,7 @@ def test_a_registry_that_is_read_only_can_be_read(tmp_path, local, opened):
     registry = opened(place, tmp_path / "artifacts", create=False)
     assert registry.read(1, "001") == snapshot(1, "001", created=NOW)
     with pytest.raises(RegistryError) as error:
-        registry.order({"kind": "pause"})
+        registry.order(Order(0, "pause"))
     said(error, "registry.db: cannot be written to: it is read-only")
     with pytest.raises(RegistryError):
         registry.retention.prune(0, 0.0)
@@ -1006,7 +1007,7 @@ def test_a_registry_that_was_removed_is_gone(tmp_path, local, opened):
         source.backup(copy)
     copy.close(), source.close()
     Path(local.database.place).unlink()
-    for work in (local.versions, lambda: local.order({"kind": "pause"})):
+    for work in (local.versions, lambda: local.order(Order(0, "pause"))):
         with pytest.raises(RegistryError) as error:
             work()
         said(error, "registry.db: the registry is gone")
@@ -1018,7 +1019,7 @@ def test_a_registry_that_was_removed_is_gone(tmp_path, local, opened):
         Path(local.database.place + rest).unlink(missing_ok=True)
     kept.rename(local.database.place)
     assert numbers(local) == [1, 2]
-    assert local.order({"kind": "pause"})[0].id == 3
+    assert local.order(Order(0, "pause"))[0].id == 3
     assert len(opened(local.database.place, tmp_path / "artifacts", create=False).commands()) == 3
 
 
@@ -1030,7 +1031,7 @@ def test_a_database_that_was_killed_is_told_and_comes_back(
     registry.join(SHARDS, 0, 0)
     make(registry)
     postgres.kill()
-    for work in (registry.versions, lambda: registry.order({"kind": "pause"})):
+    for work in (registry.versions, lambda: registry.order(Order(0, "pause"))):
         with pytest.raises(RegistryError) as error:
             work()
         said(error, f"{registry.database.place}: ", "refused")
@@ -1039,7 +1040,7 @@ def test_a_database_that_was_killed_is_told_and_comes_back(
     said(error, "refused")
     postgres.restart()
     assert numbers(registry) == [1]
-    assert registry.order({"kind": "pause"})[0].id == 2
+    assert registry.order(Order(0, "pause"))[0].id == 2
     lives.check(registry)
 
 
@@ -1110,7 +1111,7 @@ def test_a_damaged_file_is_told(tmp_path, opened):
             for work in (damaged.versions, damaged.shards, damaged.commands, damaged.alarms,
                          damaged.deployments, lambda d=damaged: d.retention.kept(1, 1.0),
                          lambda d=damaged: d.retention.keep_from("000", "e", 0.0),
-                         lambda d=damaged: d.order({"kind": "pause"})):  # fmt: skip
+                         lambda d=damaged: d.order(Order(0, "pause"))):  # fmt: skip
                 work()
         except (RegistryError, UnknownVersionError) as error:
             told += "\n" not in str(error)
@@ -1135,7 +1136,7 @@ def test_models_do_not_see_each_other(registry, url, tmp_path, opened):
     other = opened(url, tmp_path / "artifacts", "churn")
     assert (other.versions(), other.commands(), other.shards()) == ([], [], [])
     assert other.untag("gold") is None
-    assert other.order({"kind": "snapshot"})[0] == registry.commands()[0] or True
+    assert other.order(Order(0, "snapshot"))[0] == registry.commands()[0] or True
     assert other.drop("all") == 1
     assert other.retention.prune(0, 0.0, NOW + 9 * DAY) == []
     assert registry.version(1).tags == ["gold"]
@@ -1230,7 +1231,7 @@ def loaded(tmp_path, opened):
     """A registry with a version of one shard that can be loaded."""
     registry = opened(tmp_path / "registry.db", tmp_path / "artifacts")
     registry.join(["000"], 0, 0)
-    registry.order({"kind": "snapshot"})
+    registry.order(Order(0, "snapshot"))
     registry.put("000", 1, part_of(learned(), "000"))
     registry.complete()
     return registry
@@ -1259,7 +1260,7 @@ def test_a_version_is_loaded_as_it_was(loaded):
 
 def test_of_several_shards_one_is_chosen(local):
     """None is taken by chance."""
-    local.order({"kind": "snapshot"})
+    local.order(Order(0, "snapshot"))
     for i, shard in enumerate(SHARDS):
         local.put(shard, 1, part_of(learned(20 + i), shard))
     local.complete()
@@ -1338,7 +1339,7 @@ def test_what_was_signed_with_another_key_is_not_loaded(loaded, tmp_path, opened
     with pytest.raises(ArtifactError) as error:
         keyed.load(1)
     said(error, "version 1: manifest.json is not signed")
-    keyed.order({"kind": "snapshot"})
+    keyed.order(Order(0, "snapshot"))
     other = part_of(learned(30), "000")
     other.header["digest"] = learned(30).digest()  # or it would be equal to the newest
     keyed.put("000", 2, other)

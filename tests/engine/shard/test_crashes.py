@@ -4,14 +4,15 @@ import json
 import os
 from typing import Any
 
-import msgspec
 import pytest
 from simulation import Disk, Folder, Life, make_trainer
 
 from midstream.engine.events.batch import EventBatch
+from midstream.engine.shard import resuming
 from midstream.engine.shard import shard as shard_module
 from midstream.engine.shard.journal import Command, Cursor, Exclude, FileJournal, Range, Skip
 from midstream.engine.shard.outbox import Outbox
+from midstream.engine.shard.replacing import Rollback
 from midstream.engine.shard.shard import Shard
 from midstream.engine.state import snapshot as snapshot_module
 from midstream.engine.state.snapshot import SnapshotFolder
@@ -214,7 +215,7 @@ def _bug_carried_out_before_it_is_journaled(monkeypatch):
         if order.kind == "snapshot" and order.id > self.last_command:
             self.commit()
             command = Command(order.id, order.kind, version=order.version, at=self._wall())
-            self._cut(command, self._journal.end + 1, order.cut)
+            self.make_version(command, self._journal.end)
         return real(self, order, **more)
 
     monkeypatch.setattr(Shard, "carry_out", carry_out)
@@ -245,35 +246,29 @@ def _bug_what_a_rewind_left_out_comes_back(monkeypatch):
 
 def _bug_a_rollback_undoes_half(monkeypatch):
     """What a rewind left out stays left out, also once it was rolled back."""
-    real = Shard._planned
-
-    def planned(self, command, order, *rest):
-        if order.kind == "rollback":
-            order = msgspec.structs.replace(order, kind="promote")
-        return real(self, command, order, *rest)
-
-    monkeypatch.setattr(Shard, "_planned", planned)
+    monkeypatch.setattr(Rollback, "keeps_left_out", True)
 
 
 def _bug_what_was_abandoned_is_tried_again(monkeypatch):
     """A command that was abandoned is carried out again by a resume."""
-    monkeypatch.setattr(
-        shard_module,
-        "_without_abandoned",
-        lambda record, _: (e for e in record.entries if getattr(e, "kind", "") != "abandon"),
-    )
+    real = resuming.Backlog
+
+    def backlog(journal, seq, abandoned, records):
+        return real(journal, seq, {}, records)
+
+    monkeypatch.setattr(resuming, "Backlog", backlog)
 
 
 def _bug_refold_forgets_exclusions(monkeypatch):
     """A rewind forgets what was excluded meanwhile, so that the learner raises on it again."""
-    replace = Shard._replace
+    replace = Shard.replace
 
-    def forget(self, command, *rest):
-        replace(self, command, *rest)
+    def forget(self, command, *rest, **options):
+        replace(self, command, *rest, **options)
         if command.since >= 0:
             self._excluded.clear()
 
-    monkeypatch.setattr(Shard, "_replace", forget)
+    monkeypatch.setattr(Shard, "replace", forget)
 
 
 def _bug_positions_left_out_for_ever(monkeypatch):
@@ -314,8 +309,8 @@ def _bug_generation_of_the_end(monkeypatch):
     """A replayed command is marked with the generation of the journal's end, not with its own."""
     real = Shard._header
 
-    def header(self, parts):
-        return real(self, parts) | {"generation": self._journal.generation}
+    def header(self, parts, of, **more):
+        return real(self, parts, of, generation=self._journal.generation, **more)
 
     monkeypatch.setattr(Shard, "_header", header)
 
@@ -403,6 +398,7 @@ ON_COMMANDS = [
     _bug_carried_out_before_it_is_journaled,
     _bug_outbox_after_a_later_snapshot,
     _bug_what_a_rewind_left_out_comes_back,
+    _bug_a_rollback_undoes_half,
     _bug_refold_forgets_exclusions,
     _bug_positions_left_out_for_ever,
     _bug_bounds_within_a_piece,

@@ -6,13 +6,10 @@ import msgspec
 import pytest
 
 from midstream.engine.basics.storage import LocalStorage
-from midstream.engine.shard import commands
 from midstream.engine.shard import journal as journal_module
-from midstream.engine.shard.commands import Coming, Piece
 from midstream.engine.shard.journal import (
     Command,
     Cursor,
-    Exclude,
     FileJournal,
     JournalError,
     Range,
@@ -189,28 +186,6 @@ def test_of_very_many_records_those_that_say_more_come_back(folder, many, monkey
     assert [record.seq for record in again.records(0)] == list(range(20))
     again.commit([entry(20)])
     assert opened(folder)[1][-1].seq == 20
-
-
-def test_what_is_to_come_of_a_journal_is_read_in_parts(folder, monkeypatch):
-    """In order, with what was put before it, and as far as the journal went at first."""
-    monkeypatch.setattr(commands, "MOST_RECORDS", 4)
-    journal, _ = opened(folder)
-    for i in range(10):
-        journal.commit([entry(i), Exclude("p", i, "why")])
-    journal.commit([Command(7, "abandon", refused="gone"), Command(8, "pause")])
-    coming = Coming(journal, 2, {8: "after all"})
-    journal.commit([entry(10)])
-    assert [piece.seq for piece in coming.all()] == [*(i for i in range(2, 10) for _ in "ab"), 10]
-    assert [piece.seq for piece in coming.after(8)] == [9, 9, 10]
-    assert coming.pop().entry == entry(2)
-    coming.push([Piece(0, entry(77)), Piece(1, entry(78))])
-    assert coming.first().entry == entry(77)
-    left = []
-    while coming:
-        left.append(coming.pop())
-    assert [piece.seq for piece in left] == [0, 1, 2, *(i for i in range(3, 10) for _ in "ab"), 10]
-    assert left[-1].entry == Command(8, "pause", refused="after all")
-    assert not Coming(journal)
 
 
 def test_positions_are_lists_as_they_always_were():

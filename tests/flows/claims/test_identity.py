@@ -11,6 +11,7 @@ from midstream.engine.basics.storage import LocalStorage
 from midstream.engine.registry.database import OtherStateError
 from midstream.engine.registry.registry import CommandError
 from midstream.engine.registry.versions import UnknownVersionError
+from midstream.engine.shard.commands import Order
 from midstream.engine.shard.journal import identities
 from midstream.engine.state.snapshot import SnapshotFolder
 from midstream.flows.claims import identity
@@ -20,7 +21,7 @@ from midstream.flows.claims.registry import open_registry
 from midstream.flows.config.tables import ConfigError
 from midstream.flows.loading import load
 from midstream.flows.offline import inspect
-from midstream.flows.operating import operations
+from midstream.flows.operating import choosing, operations, plans
 from midstream.flows.operating.operations import OperationError
 from midstream.flows.running import online, shard_process
 from midstream.flows.running.errors import RunError
@@ -160,7 +161,7 @@ def test_a_first_run_with_fresh_drops_no_commands_of_another(tmp_path):
     one, two = Model(tmp_path / "one"), Model(tmp_path / "two", seed=5)
     one.go()
     with operations.opened(one.settings, to_command=True) as registry:
-        registry.order({"kind": "pause", "reason": "manual"})
+        registry.order(Order(0, "pause", reason="manual"))
     with pytest.raises(OtherStateError):
         online.archive(two.settings)
     with operations.opened(one.settings) as registry:
@@ -173,14 +174,14 @@ def test_a_state_that_was_moved_takes_the_model_over(tmp_path):
     one, two = Model(tmp_path / "one"), Model(tmp_path / "two", seed=5)
     one.go()
     with operations.opened(one.settings, to_command=True) as registry:
-        registry.order({"kind": "pause", "reason": "for one"})
+        registry.order(Order(0, "pause", reason="for one"))
     with pytest.raises(RunError):
         two.go()
     two.go(adopted_by="me@here")
     two.grow(30)
     two.go()
     with operations.opened(two.settings) as registry:
-        done = [d.done.command for d in registry.deployments()]
+        done = [d.command for d in registry.deployments()]
         assert [c.kind for c in done] == ["start", "snapshot", "start", "adopt", "snapshot",
                                           "snapshot"]  # fmt: skip
         (adopted,) = (c for c in done if c.kind == "adopt")
@@ -203,7 +204,7 @@ def test_a_state_of_before_gets_its_identity_at_the_next_run(tmp_path, monkeypat
     assert model.identity is None
     assert model.in_registry() == ""
     with operations.opened(model.settings, to_command=True) as registry:
-        registry.order({"kind": "snapshot", "reason": "manual"})
+        registry.order(Order(0, "snapshot", reason="manual"))
     model.go()
     assert digest.read(digest.positions()[-1]).header["digest"] == before
     assert model.in_registry() == model.identity
@@ -270,7 +271,7 @@ def test_who_has_no_state_commands_by_the_name(tmp_path, monkeypatch):
     away, said = Model(tmp_path / "away"), []
     monkeypatch.setattr(operations.log, "info", lambda event, **_: said.append(event))
     with operations.opened(away.settings, to_command=True) as registry:
-        registry.order({"kind": "pause", "reason": "manual"})
+        registry.order(Order(0, "pause", reason="manual"))
     assert said == ["no_state_here"]
     assert not (away.folder / "state").exists()
     (away.folder / "state" / "shards").mkdir(parents=True)
@@ -281,8 +282,8 @@ def test_who_has_no_state_commands_by_the_name(tmp_path, monkeypatch):
 def restored(project, version, **options):
     """Plan and give a restore, and carry it out; return what the plan says."""
     with operations.opened(project.settings, to_command=True) as registry:
-        plan = operations.plan_replacing(registry, project.settings, "restore", version, **options)
-        plan = operations.taken_in(registry, project.settings, plan)
+        plan = plans.plan_replacing(registry, project.settings, "restore", version, **options)
+        plan = plans.taken_in(registry, project.settings, plan)
         registry.order(*plan.orders)
     project.go()
     return plan
@@ -303,23 +304,23 @@ def test_a_version_of_the_state_of_before_is_restored_only_by_its_identity(tmp_p
         assert [row.version for row in registry.versions()] == [1, 2, 3]
         wanted = digest_of(registry, 1)
         with pytest.raises(OperationError, match=f"--from {one.identity[:12]}"):
-            operations.plan_replacing(registry, two.settings, "restore", 1)
+            plans.plan_replacing(registry, two.settings, "restore", 1)
         for wrong in (two.identity, "fraud", one.identity[:7]):
             with pytest.raises(OperationError, match="--from: found"):
-                operations.plan_replacing(registry, two.settings, "restore", 1, origin=wrong)
+                plans.plan_replacing(registry, two.settings, "restore", 1, origin=wrong)
         for wrong in (two.identity, "fraud"):
             with pytest.raises(OperationError, match="--from: found"):
-                operations.plan_replacing(registry, two.settings, "restore", 2, origin=wrong)
-        (past,) = registry.order({"kind": "restore", "version": 1, "reason": "past the command"})
+                plans.plan_replacing(registry, two.settings, "restore", 2, origin=wrong)
+        (past,) = registry.order(Order(0, "restore", version=1, reason="past the command"))
         with pytest.raises(OperationError, match="no version of before"):
-            operations.before_time(registry, registry.version(1).created)
+            choosing.before_time(registry, registry.version(1).created)
     two.go()
     with operations.opened(two.settings) as registry:
-        (done,) = (d.done.command for d in registry.deployments([past.id]))
+        (done,) = (d.command for d in registry.deployments([past.id]))
         assert f"is of another state (identity {one.identity[:12]}" in done.refused
     assert "of the model as it was before" in restored(two, 1, origin=one.identity[:8]).words[0]
     with operations.opened(two.settings) as registry:
-        done = [d.done.command for d in registry.deployments() if d.kind == "restore"][-1]
+        done = [d.command for d in registry.deployments() if d.kind == "restore"][-1]
         assert (done.refused, done.origin, done.digest) == ("", one.identity, wanted)
         assert one.identity in done.reason
         newest = registry.versions()[-1]
@@ -340,7 +341,7 @@ def test_a_version_of_another_model_is_copied_before_it_is_restored(tmp_path):
     plan = restored(two, 1, origin="one")
     assert plan.version == 2
     with operations.opened(two.settings) as registry:
-        done = [d.done.command for d in registry.deployments() if d.kind == "restore"][-1]
+        done = [d.command for d in registry.deployments() if d.kind == "restore"][-1]
         assert (done.refused, done.version, done.digest) == ("", 2, wanted)
         assert done.origin == one.identity
         assert done.reason == f"manual, version 1 of one, from the state {one.identity}"
@@ -348,7 +349,7 @@ def test_a_version_of_another_model_is_copied_before_it_is_restored(tmp_path):
         assert (row.kind, row.reason, row.parent) == ("imported", "version 1 of one", 0)
         assert registry.problems(2) == []
         with pytest.raises(OperationError, match="--from: found 'three'"):
-            operations.plan_replacing(registry, two.settings, "restore", 1, origin="three")
+            plans.plan_replacing(registry, two.settings, "restore", 1, origin="three")
     with operations.opened(one.settings) as registry:
         assert registry.versions() == before
         assert registry.problems(1) == []
@@ -459,12 +460,12 @@ def test_random_commands_of_two_projects_do_not_cross(tmp_path, postgres_url, s3
                 numbers = [row.version for row in registry.versions()]
                 version = rng.choice([*numbers, 99])
                 if what in ("snapshot", "pause", "resume"):
-                    orders = registry.order({"kind": what, "reason": f"{name} {turn}"})
+                    orders = registry.order(Order(0, what, reason=f"{name} {turn}"))
                 elif what == "restore":
-                    plan = operations.plan_replacing(registry, host.settings, what, version)
+                    plan = plans.plan_replacing(registry, host.settings, what, version)
                     orders = registry.order(*plan.orders)
                 elif what == "rollback":
-                    plan = operations.plan_rollback(registry, host.settings)
+                    plan = plans.plan_rollback(registry, host.settings)
                     orders = registry.order(*plan.orders)
                 else:
                     orders = []
@@ -501,8 +502,8 @@ def test_random_commands_of_two_projects_do_not_cross(tmp_path, postgres_url, s3
                 f"{name}-{i}" for i in range(3)
             }
             done = registry.deployments()
-            manual = {d.done.command.id for d in done if d.done.command.reason.startswith(name)}
+            manual = {d.command.id for d in done if d.command.reason.startswith(name)}
             assert manual <= set(given[name])
-            assert all(d.done.command.origin == "" for d in done)
+            assert all(d.command.origin == "" for d in done)
             epochs[name] = {d.epoch for d in done}
     assert not epochs["config"] & epochs["second"]

@@ -15,7 +15,7 @@ from midstream.connectors.decode.decoder import make_decoder
 from midstream.connectors.input import Block, InputError, NoAnswerError
 from midstream.engine.basics.storage import LocalStorage
 from midstream.engine.shard.journal import FileJournal
-from midstream.engine.shard.shard import ResumeError
+from midstream.engine.shard.resuming import ResumeError
 from midstream.flows.config.tables import ConfigError
 from midstream.flows.inputs.reading import open_reader
 from midstream.flows.loading import load

@@ -1,4 +1,4 @@
-"""What the commands of an operator find in a registry, told without any process."""
+"""What the commands of an operator find in a registry, without any process."""
 
 import json
 
@@ -6,29 +6,17 @@ import msgspec
 import pytest
 from click import testing
 from click.testing import CliRunner
-from project import MODEL, Project, events
-from registry_lives import snapshot
+from kept import BEGUN, Kept
+from project import Project, events
 
 from midstream import open_registry
 from midstream.engine.registry import artifacts
 from midstream.engine.registry.artifacts import Artifacts, StoreError
-from midstream.engine.registry.registry import Drifted, ShardRow
-from midstream.engine.shard.commands import Done
-from midstream.engine.shard.journal import Command
-from midstream.engine.shard.shard import defined
-from midstream.engine.state.snapshot import Snapshot
-from midstream.engine.training.trainer import Trainer
-from midstream.flows import logs
 from midstream.flows.cli import cli
-from midstream.flows.commands import cli_versions, version_views
-from midstream.flows.inputs.reading import oldest_positions
-from midstream.flows.loading import load
 from midstream.flows.offline.inspect import inspect
 from midstream.flows.operating import operations
-from midstream.flows.operating.operations import OperationError, in_order, live_at, moment
-from midstream.flows.running.definition import make_trainer, state_identity
+from midstream.flows.operating.operations import moment
 
-BEGUN = 1_000.0
 OWN = """
 from river import linear_model
 
@@ -45,277 +33,6 @@ print("imported")
 def make():
     return Picky()
 """
-
-
-class Kept:
-    """A project with a registry that is told what shards would tell."""
-
-    def __init__(self, folder, path="events.jsonl", *, model=MODEL, versions=""):
-        text = f'[input]\npath = "{path}"\n[versions]\n{versions}'
-        self.project = Project(folder, model=model, config=text)
-        self.folder = folder
-        self.settings = load(self.project.config)
-        self.registry = open_registry(self.settings, create=True)
-        self.registry.join(["000"], 0, 0)
-        self.parts = None
-
-    def trained(self, n=200) -> Trainer:
-        from midstream.flows.inputs.reading import open_reader
-
-        self.project.write(events(n), "learned.jsonl")
-        given = msgspec.structs.replace(self.settings.input, path="learned.jsonl")
-        settings = msgspec.structs.replace(self.settings, input=given)
-        trainer = make_trainer(self.settings)
-        with open_reader(settings) as reader:
-            for _, decoded in reader:
-                trainer.step(decoded.batch)
-        (self.folder / "learned.jsonl").unlink()
-        return trainer
-
-    def version(self, cursors=None, *, at=BEGUN, seen=0, fresh="", shards=("000",), **header):
-        """Make a version; return its number."""
-        self.parts = self.parts or self.trained().state()
-        definition = defined(make_trainer(self.settings), **state_identity(self.settings))
-        (order,) = self.registry.order({"kind": "snapshot", "reason": "manual"}, at=at)
-        for shard in shards:
-            made = snapshot(
-                order.version,
-                shard,
-                created=at,
-                seen=seen,
-                learned=seen,
-                fresh=fresh,
-                definition=definition,
-                cursors={name: [stop, 1, 0, 0] for name, stop in (cursors or {}).items()},
-                **header,
-            )
-            part = Snapshot(made.header, self.parts)
-            self.registry.put(shard, order.version, part)
-        assert self.registry.complete() == [order.version]
-        return order.version
-
-    def began(self, at=BEGUN, *, shard="000", epoch="", seq=0):
-        self.registry.tell(shard, epoch, [Done(Command(0, "start", at=at), seq, done_at=at)])
-
-    def did(self, id_, kind, *, at, seq, shard="000", epoch="", position=None, **fields):
-        done_at = fields.pop("done_at", at)
-        command = Command(id_, kind, at=at, **fields)
-        done = Done(command, seq, position=position or {}, done_at=done_at)
-        self.registry.tell(shard, epoch, [done])
-
-    def rewind(self, version, **options):
-        return operations.plan_replacing(
-            self.registry, self.settings, "restore", version, rewind=True, **options
-        )
-
-    def call(self, *arguments, stdin=None):
-        config = str(self.project.config)
-        return CliRunner().invoke(cli, [*arguments, "--config", config], input=stdin)
-
-
-@pytest.fixture
-def kept(tmp_path):
-    """Make such projects; their registries are closed in the end."""
-    made = []
-
-    def make(*arguments, **options):
-        made.append(Kept(tmp_path, *arguments, **options))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.registry.close()
-
-
-@pytest.fixture(autouse=True)
-def _logs():
-    logs.configure()
-
-
-# --- what can be learned again
-
-
-@pytest.mark.parametrize("path", ["in", "in/*.jsonl", "in/a.jsonl"])
-def test_files_in_a_folder_are_found_by_their_names(kept, path):
-    """A rewind is planned: a folder's files and a pattern's are named without it."""
-    one = kept(path)
-    (one.folder / "in").mkdir()
-    one.project.write(events(3), "in/a.jsonl")
-    (name,) = oldest_positions(one.settings)
-    one.began()
-    version = one.version({name: 10})
-    one.did(2, "pause", at=BEGUN + 1, seq=1, position={name: 90})
-    assert one.rewind(version).kind == "rewind"
-    (one.folder / "in/a.jsonl").unlink()
-    with pytest.raises(OperationError, match=r"a\.jsonl: .*is gone.* from line 1 on"):
-        one.rewind(version)
-
-
-def test_only_what_was_read_after_a_version_has_to_be_there(kept):
-    """A file that was consumed before may be gone; one that came later may not."""
-    one = kept("in")
-    (one.folder / "in").mkdir()
-    one.project.write(events(3), "in/b.jsonl")
-    one.began()
-    first = one.version({"a.jsonl": 100, "b.jsonl": 10})
-    one.did(2, "pause", at=BEGUN + 1, seq=1, position={"a.jsonl": 100, "b.jsonl": 30})
-    assert one.rewind(first).kind == "rewind"
-    second = one.version({"a.jsonl": 100, "b.jsonl": 30, "c.jsonl": 20})
-    with pytest.raises(OperationError, match=r"c\.jsonl: .*is gone.* from line 1 on"):
-        one.rewind(first)
-    assert one.rewind(second).kind == "rewind"
-    one.project.write(events(3), "in/c.jsonl")
-    assert one.rewind(first).kind == "rewind"
-    (one.folder / "in/b.jsonl").unlink()
-    (one.folder / "in/c.jsonl").unlink()
-    with pytest.raises(OperationError, match=r"b\.jsonl: .*is gone \("):
-        one.rewind(first)
-
-
-def test_what_a_former_model_read_is_not_asked_for(kept):
-    """After --fresh, only what the new one has read counts."""
-    one = kept()
-    one.project.write(events(3))
-    one.began()
-    one.did(1, "pause", at=BEGUN + 1, seq=1, position={"old.jsonl": 500})
-    old = one.version({"old.jsonl": 100})
-    one.began(BEGUN + 10, epoch="ab")
-    new = one.version({"events.jsonl": 0}, fresh="ab")
-    assert one.rewind(new).kind == "rewind"
-    with pytest.raises(OperationError, match="begun anew"):
-        one.rewind(old)
-
-
-def test_standard_input_cannot_be_learned_again(kept):
-    """Unless nothing came since."""
-    one = kept("-")
-    one.began()
-    version = one.version({"-": 10})
-    assert one.rewind(version).kind == "rewind"
-    one.did(2, "pause", at=BEGUN + 1, seq=1, position={"-": 11})
-    with pytest.raises(OperationError, match="standard input cannot be learned again"):
-        one.rewind(version)
-
-
-def test_a_range_of_a_file_that_came_later_can_be_skipped(kept):
-    """A file is known by a version, by what shards did, or because it is there."""
-    one = kept("in")
-    (one.folder / "in").mkdir()
-    one.began()
-    version = one.version({"a.jsonl": 100})
-    with pytest.raises(OperationError, match=r"c\.jsonl was never learned from.* a\.jsonl"):
-        one.rewind(version, ranges=[("c.jsonl", 1, 100)])
-    one.project.write(events(3), "in/c.jsonl")
-    assert one.rewind(version, ranges=[("c.jsonl", 1, 100)]).orders[1]["ranges"]
-
-
-# --- what was done, and in which order
-
-
-def test_a_rollback_passes_over_what_was_refused(kept):
-    """It goes back to what was live before the last command that some shard did not refuse."""
-    one = kept()
-    one.project.write(events(3))
-    one.registry.join(["000", "001"], 0, 0)
-    both = ("000", "001")
-    for shard in both:
-        one.began(shard=shard)
-    one.version(shards=both)
-    kept_, done = one.registry.order(
-        {"kind": "snapshot"}, {"kind": "restore", "version": 1, "before": True}
-    )
-    part = Snapshot(snapshot(kept_.version).header, one.parts)
-    definition = one.registry.versions()[0].manifest.shards[0].header["definition"]
-    for shard in both:
-        header = {**part.header, "shard": shard, "definition": definition, "seen": 0, "learned": 0}
-        one.registry.put(shard, kept_.version, Snapshot(header, one.parts))
-    one.registry.complete()
-    *_, refused = one.registry.order(
-        {"kind": "snapshot"}, {"kind": "restore", "version": 1, "before": True}
-    )
-    for shard in both:
-        one.did(done.id, "restore", at=BEGUN, seq=1, shard=shard, version=1)
-        one.did(refused.id, "restore", at=BEGUN, seq=2, shard=shard, version=1, refused="damaged")
-    assert operations.plan_rollback(one.registry, one.settings).version == kept_.version
-    pending = one.registry.order({"kind": "restore", "version": 1})[0]
-    with pytest.raises(OperationError, match=f"before command {pending.id} was not kept"):
-        operations.plan_rollback(one.registry, one.settings)
-    one.did(pending.id, "restore", at=BEGUN, seq=3, version=1, refused="damaged")
-    one.did(pending.id, "restore", at=BEGUN, seq=3, shard="001", version=1)
-    with pytest.raises(OperationError, match="was not kept"):
-        operations.plan_rollback(one.registry, one.settings)
-
-
-def test_what_is_live_follows_from_the_journal_and_not_from_clocks(kept):
-    """A clock that jumps back, before a command or before a model is begun anew, changes nothing.
-
-    A command that has not taken effect is not live yet.
-    """
-    one = kept()
-    version = one.version(at=BEGUN)
-    one.began(BEGUN)
-    one.did(2, "restore", at=BEGUN + 900, seq=1, version=7)
-    one.did(3, "snapshot", at=BEGUN + 901, seq=2, version=8)
-    one.did(4, "rollback", at=BEGUN + 100, seq=3, version=version)  # an hour back
-    one.did(5, "snapshot", at=BEGUN + 101, seq=4, version=9)
-
-    def at(when=float("inf")):
-        live = live_at(one.registry.deployments(), when)["000"]
-        return live and (live.version, live.kept)
-
-    assert at(BEGUN - 1) is None
-    assert at(BEGUN + 50) == (0, None)
-    assert at(BEGUN + 100) == (version, None)
-    assert at() == at(BEGUN + 5_000) == (version, 9)
-    one.did(6, "promote", at=BEGUN + 200, seq=5, version=7, done_at=None)
-    assert at() == (version, 9)
-    one.did(6, "promote", at=BEGUN + 200, seq=5, version=7, done_at=BEGUN + 300)
-    assert at(BEGUN + 250) == (version, 9)
-    assert at() == (7, None)
-    listed = json.loads(one.call("snapshots", "list", "--json").stdout)
-    assert [row["live"] for row in listed] == [False]
-    one.began(BEGUN - 500, epoch="ab", seq=0)  # --fresh, the clock still further back
-    one.did(7, "pause", at=BEGUN - 400, seq=1, epoch="ab")
-    one.began(BEGUN + 20, epoch="cd", seq=0)  # which no command has come to: the clock has to do
-    one.did(8, "restore", at=BEGUN - 300, seq=2, epoch="ab", version=version)
-    rows = in_order(one.registry.deployments())["000"]
-    assert [(row.epoch, row.done.seq) for row in rows] == [
-        *(("", seq) for seq in range(6)),
-        *(("ab", seq) for seq in range(3)),
-        ("cd", 0),
-    ]
-    assert at(BEGUN + 10) == (version, None)
-    assert operations.epochs(one.registry.deployments()) == {"000": "cd"}
-
-
-def test_before_drift_follows_from_the_journal_and_not_from_clocks(kept):
-    """Alarms of before a version was put live, or of a former model, do not count."""
-    one = kept()
-    one.began()
-    for seen in (100, 200, 300):
-        one.version(at=BEGUN + seen, seen=seen)
-
-    def drifted(command, position, at, epoch=""):
-        one.registry.alarm([Drifted("000", epoch, command, position, "adwin", at)])
-
-    drifted(3, 290, BEGUN + 5_000)
-    row, alarms = operations.before_drift(one.registry, 10)
-    assert (row.version, len(alarms)) == (2, 1)
-    drifted(3, 320, BEGUN - 3_000)  # the clock is set back, and the drift goes on
-    row, alarms = operations.before_drift(one.registry, 10)
-    assert (row.version, [a.position for a in alarms]) == (2, [290, 320])
-    one.did(4, "restore", at=BEGUN - 2_000, seq=1, version=1)
-    with pytest.raises(OperationError, match="no drift was seen since"):
-        operations.before_drift(one.registry, 10)
-    drifted(4, 160, BEGUN - 1_000)
-    assert operations.before_drift(one.registry, 10)[0].version == 1
-    one.began(BEGUN - 900, epoch="ab")
-    one.did(5, "pause", at=BEGUN - 800, seq=1, epoch="ab")
-    with pytest.raises(OperationError, match="no drift was seen;"):
-        operations.before_drift(one.registry, 10)
-
-
-# --- what is asked, and what is said
 
 
 @pytest.mark.parametrize(
@@ -387,29 +104,6 @@ def test_the_question_does_not_come_before_the_result(kept, monkeypatch, answer,
     assert "go on? [y/N]:" in done.stderr
     assert ("error" in json.loads(done.stdout)) == bool(code)
     assert (done.stderr.splitlines()[-1] == "midstream: nothing was done") == bool(code)
-
-
-def test_what_some_shards_refused_can_be_undone_on_the_others(kept, monkeypatch):
-    """One more line says so; where all refused, there is nothing to undo."""
-    one = kept()
-    both = ("000", "001")
-    one.registry.join(both, 0, 0)
-    one.version(shards=both)
-    for refusing, said in (((), False), (("001",), True), (both, False)):
-
-        def answered(*_, refusing=refusing, **__):
-            return [
-                operations.Answer(shard, "refused", "damaged")
-                if shard in refusing
-                else operations.Answer(shard, "done", at=BEGUN, seconds=0.1)
-                for shard in both
-            ]
-
-        monkeypatch.setattr(operations, "await_answers", answered)
-        monkeypatch.setattr(cli_versions, "_await_version", lambda *_: [])
-        done = one.call("restore", "1", "--yes")
-        assert done.exit_code == bool(refusing), done.output
-        assert ("`midstream rollback` undoes it" in done.stdout) == said
 
 
 def test_a_config_that_is_not_there_is_wrong_usage(tmp_path):
@@ -486,59 +180,6 @@ def test_a_pause_is_in_the_history(kept):
     assert "paused since" in one.call("history", "--at", str(BEGUN + 6)).stdout
 
 
-def test_a_source_that_was_never_seen_is_asked_about(kept, monkeypatch):
-    """Before it is left out; with --yes it is told, also as JSON."""
-    one = kept()
-    one.project.write(events(3))
-    one.began()
-    version = one.version()
-    one.version()  # from which a source "s" came
-    one.registry.beat([ShardRow("000", "", 0, 0.0, 10, paused=False, sources='["t"]')])
-    assert one.rewind(version, sources=["s", "t"]).warnings == [
-        f"version {version} itself has learned 1 events of source s, and keeps them: an older "
-        "version may not have"
-    ]
-    said = "no event of source x was seen since version 1, so that nothing will be left out for it"
-    assert one.rewind(version, sources=["x"]).warnings == [f"{said}; sources that were seen: s, t"]
-    given = len(one.registry.commands())
-    monkeypatch.setattr(testing._NamedTextIOWrapper, "isatty", lambda _: True)
-    done = one.call("restore", "1", "--rewind", "--skip-source", "x", stdin="n\n")
-    assert done.exit_code == 1
-    assert f"warning: {said}" in done.output
-    assert "go on, in spite of that? [y/N]:" in done.stderr
-    assert len(one.registry.commands()) == given
-    done = one.call("restore", "1", "--rewind", "--skip-source", "x", "--yes", "--json")
-    assert said in json.loads(done.stdout)["warnings"][0]
-
-
-def test_positions_in_files_are_shown_in_lines(kept):
-    """Of what a command did, of what it left, and of what a version has learned."""
-    one = kept()
-    one.began()
-    one.version()
-    command = Command(1, "promote", 1, at=BEGUN, left=[("a.jsonl", 10, 50, 3), ("t-0", 5, 9, 4)],
-                      lines=[(2, 4), None])  # fmt: skip
-    done = Done(
-        command, 1, position={"a.jsonl": 100, "t-0": 9}, lines={"a.jsonl": 7}, done_at=BEGUN
-    )
-    one.registry.tell("000", "", [done])
-    (told,) = json.loads(one.call("history", "--json").stdout)[1:]
-    assert told["position"] == {"a.jsonl": 7, "t-0": 9}
-    assert told["command"]["left"] == [["a.jsonl", 2, 4, 3], ["t-0", 5, 8, 4]]
-    (row,), (deployed,) = one.registry.shards(), one.registry.deployments([1])
-    answer = operations._answer(row, deployed, running=False)
-    assert (answer.position, answer.files) == (told["position"], ["a.jsonl"])
-    data = {
-        "stretches": {"a.jsonl": [[0, 100]], "t-0": [[0, 9]], "old": [[0, 50]]},
-        "lines": {"a.jsonl": [[1, 7]], "old": []},
-    }
-    assert version_views.stretches_of(data) == {
-        "a.jsonl": ("lines", [(1, 6)]),
-        "t-0": ("offsets", [(0, 8)]),
-        "old": ("bytes or offsets", [(0, 49)]),
-    }
-
-
 def test_a_registry_that_was_lost_is_made_anew_from_its_artifacts(kept):
     """By a command; others say so until then, and commands wait for a run."""
     one = kept()
@@ -557,9 +198,6 @@ def test_a_registry_that_was_lost_is_made_anew_from_its_artifacts(kept):
     assert one.call("snapshots", "verify", "1").stdout == "version 1: sound\n"
     assert "no run has told it of its shards" in one.call("restore", "1", "--yes").stderr
     assert json.loads(one.call("snapshots", "adopt", "--json").stdout)["adopted"] == []
-
-
-# --- models of one's own
 
 
 def test_an_event_that_a_model_raises_on_does_not_end_predict(kept):
@@ -602,9 +240,6 @@ def test_a_model_of_ones_own_is_loaded_from_beside_its_config(tmp_path):
         found[0].load(1)
     for registry in found:
         registry.close()
-
-
-# --- secrets, and what `midstream check` says
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from project import Project, events
 
 from midstream.engine.learners.learner import LearnerError
 from midstream.engine.shard import amending, shard
-from midstream.engine.shard.shard import ResumeError
+from midstream.engine.shard.resuming import ResumeError
 from midstream.engine.state import encoding
 from midstream.engine.state.snapshot import pack, unpack
 from midstream.engine.training.trainer import Trainer

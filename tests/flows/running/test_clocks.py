@@ -11,7 +11,8 @@ from set_clock import SetClock
 from midstream.engine.registry.registry import Registry
 from midstream.engine.shard.commands import Done
 from midstream.engine.shard.journal import Command
-from midstream.flows.operating.operations import epochs, live_at, moment
+from midstream.flows.operating.history import epochs, live_at
+from midstream.flows.operating.operations import moment
 from midstream.flows.running.pacing import ALWAYS, Pace
 
 YEAR = 365 * 86_400

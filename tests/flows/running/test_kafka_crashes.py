@@ -22,7 +22,8 @@ from simulation import Crash
 from midstream.connectors.input import InputError, NoAnswerError
 from midstream.connectors.kafka import input as kafka_input
 from midstream.engine.shard.journal import JournalError, UnavailableError
-from midstream.engine.shard.shard import EventError, Shard
+from midstream.engine.shard.outcome import EventError
+from midstream.engine.shard.shard import Shard
 from midstream.flows.loading import load
 from midstream.flows.running import failures as failed
 from midstream.flows.running import online, shard_process, shards

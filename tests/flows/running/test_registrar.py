@@ -27,7 +27,8 @@ from midstream.engine.registry.database import Database
 from midstream.engine.registry.registry import CommandError, Registry
 from midstream.engine.registry.schema import COMMANDS
 from midstream.engine.registry.versions import UnknownVersionError
-from midstream.engine.shard.commands import REPLACING
+from midstream.engine.shard.catalogue import command_kind
+from midstream.engine.shard.commands import JUST_MADE, Order
 from midstream.engine.shard.journal import Command, Exclude, FileJournal, Range
 from midstream.engine.shard.outbox import Outbox
 from midstream.engine.shard.shard import Shard
@@ -194,16 +195,18 @@ class Life:
             self.left -= 1
             versions = [row.version for row in self.operator.versions()] or [0]
             version = self.rng.choice(versions)
-            kinds = ["snapshot", "pause", "resume", *(REPLACING[:3] if version else ())]
+            replacing = ["restore", "rewind", "promote"] if version else []
+            kinds = ["snapshot", "pause", "resume", *replacing]
             kind = self.rng.choice(kinds)
-            orders = [{"kind": kind, "reason": "manual"}]
-            if kind in REPLACING:
-                orders[0] |= {"version": version, "before": True}
-                orders.insert(0, {"kind": "snapshot", "reason": "before"})
+            orders = [Order(0, kind, reason="manual", by="ann")]
+            if command_kind(kind).replaces:
+                order = Order(0, kind, version, "manual", before=JUST_MADE, by="ann")
+                orders = [Order(0, "snapshot", reason="before", by="ann"), order]
                 if kind == "rewind":
-                    orders.append({"kind": "snapshot", "reason": "after", "cut": "restored"})
+                    after = Order(0, "snapshot", reason="after", cut="restored", by="ann")
+                    orders.append(after)
             with suppress(UnknownVersionError):  # it is being made
-                self.operator.order(*({**order, "by": "ann"} for order in orders))
+                self.operator.order(*orders)
         if self.rng.random() < 0.15:
             waiting = [each for each in self.operator.waiting() if each.by]
             if waiting:
@@ -234,7 +237,7 @@ class Life:
             elif not waits and not self.operator.waiting() and not self.registrar._wanted:
                 if not shard.paused:
                     break
-                self.operator.order({"kind": "resume", "by": "ann"})
+                self.operator.order(Order(0, "resume", by="ann"))
             self.registrar.visit(shard)
             if waits or self.rng.random() < 0.4:
                 self.registrar.turn()

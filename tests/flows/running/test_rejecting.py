@@ -7,7 +7,7 @@ import re
 import pytest
 from project import Project, events
 
-from midstream.engine.shard.shard import EventError
+from midstream.engine.shard.outcome import EventError
 from midstream.flows.loading import load
 from midstream.flows.offline import evaluation
 from midstream.flows.running import online
