@@ -374,11 +374,16 @@ class Joiner:
         plain = len(set(ids)) == len(ids) and all(t.keys().isdisjoint(ids) for t in tables)
         every = self.policy.window_events // _PARTS + 1 if self.policy.window_events else 0
         before = [] if plain else [0, *accumulate(sizes(batch).tolist())]
+        soonest = self._soonest(batch, nows)
         run: set[str] = set()  # ids of the rows from `start` on, if some may come twice
         start = 0
         for row, tick in enumerate(ticks):
             number = self.waiting.next + row - start
             if tick > self._tick or (every and number % every == 0):
+                if tick > self._tick and min(soonest[start:row], default=tick + 1) <= tick:
+                    yield from self._predict(batch, ids, done, nows, start, row)
+                    start = row
+                    run.clear()
                 if self._is_due(tick, number if every else -1):
                     yield from self._predict(batch, ids, done, nows, start, row)
                     start, self._now = row, nows[row]
@@ -412,6 +417,17 @@ class Joiner:
             else:
                 run.add(event_id)
         yield from self._predict(batch, ids, done, nows, start, len(batch))
+
+    def _soonest(self, batch: EventBatch, nows: list[float]) -> list[float]:
+        """Return, by row, a tick before which nothing that the row brings can end."""
+        now, times, policy = np.array(nows), times_of(batch), self.policy
+        base = now if times is None else np.fmin(np.where(np.isnan(times), now, times), now)
+        least = min(policy.window + policy.lateness, policy.remember)
+        found = np.full(len(now), math.inf)
+        known = np.isfinite(base)
+        found[known] = np.floor((base[known] + least) / policy.tick) + 1
+        soonest: list[float] = found.tolist()
+        return soonest
 
     def _predict(
         self,
