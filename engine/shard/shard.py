@@ -422,6 +422,7 @@ class Shard:
         )
         outcome.raised, outcome.odd = raised, result.odd
         outcome.joined, outcome.review = result.joined, result.review
+        outcome.not_joined = len(result.rejected)
         if raised or tried.refused or result.rejected:  # in input order, however it was cut
             found = [*rejected, *tried.refused, *(error.rejected for error in raised)]
             placed = [(each.origin[2], each) for each in found] + result.rejected
