@@ -226,6 +226,9 @@ class Input(ABC):
     have a partition of the same name.
     """
 
+    splits: ClassVar[bool] = False
+    """Whether `split` cuts blocks."""
+
     @property
     @abstractmethod
     def names(self) -> list[str]:
@@ -282,6 +285,19 @@ class Input(ABC):
         InputError
             If the input cannot be read any further. Blocks returned before remain valid.
         """
+
+    def split(self, work: Work, position: int) -> tuple[Work, Work] | None:
+        """Return a block from `read` as two, cut before a record; None if it cannot be cut.
+
+        An input that sets `splits` implements this.
+
+        Parameters
+        ----------
+        position
+            Of the record, as in the `offsets` of the decoded batch: not the first of the block.
+        """
+        del work, position
+        return None
 
     @abstractmethod
     def decode(self, work: Work) -> Decoded:

@@ -9,7 +9,7 @@ import time
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -81,6 +81,9 @@ class TopicInput(Input):
         self._settled: dict[int, int] = {}  # positions committed to the consumer group
         self._settled_at = 0.0
         self._untold = 0
+        self._before: dict[tuple[str, int], int] = {}  # of the last block: CRC before its start
+
+    splits: ClassVar[bool] = True
 
     @property
     def names(self) -> list[str]:
@@ -273,10 +276,36 @@ class TopicInput(Input):
     def _work(self, name: str, index: int, messages: Messages) -> Work:
         cursor = self._cursors[name]
         stop = int(messages.offsets[-1]) + 1
+        self._before = {k: crc for k, crc in self._before.items() if k[0] != name}
+        self._before[name, cursor.offset] = cursor.crc
         # Include the newline after each message, so that the sum depends on where one ends.
         crc = zlib.crc32(messages.data, cursor.crc)
         block = MessageBlock(self._consumer.topic, index, messages, cursor.offset, stop)
         return self._to(block, crc)
+
+    def split(self, work: Work, position: int) -> tuple[Work, Work] | None:
+        """Return a block as two, cut before a message."""
+        block = work.block
+        assert isinstance(block, MessageBlock)
+        n = int(np.searchsorted(block.messages.offsets, position))
+        before = self._before.get((block.partition, block.start))
+        if before is None or not 0 < n < len(block.messages):
+            return None
+        first, rest = block.messages.split(n)
+        crc = zlib.crc32(first.data, before)
+        name, topic, index = block.partition, block.topic, block.index
+        self._before[name, position] = crc
+        span = work.span
+        return (
+            Work(
+                MessageBlock(topic, index, first, block.start, position),
+                Range(name, span.start, position, position, crc, span.head),
+            ),
+            Work(
+                MessageBlock(topic, index, rest, position, block.stop),
+                Range(name, position, span.stop, span.line, span.crc, span.head),
+            ),
+        )
 
     def _nothing(self, name: str, stop: int, crc: int) -> Work:
         """Return an empty block from the cursor (if any) to `stop`, and advance to it."""

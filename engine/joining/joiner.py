@@ -248,7 +248,8 @@ class Joiner:
     counts
         What became of events and feedback so far.
     rejected
-        Feedback that was not joined, since `process` was last called.
+        Feedback that was not joined, since `process` was last called, with the row of the batch
+        that decided it.
     review
         Events that expired and are to be reviewed, with their predictions. Likewise.
     """
@@ -261,11 +262,12 @@ class Joiner:
         self.waiting = Waiting()
         self.delays = [0] * _DELAYS
         self.bytes = 0  # of the events that wait
-        self.rejected: list[Rejected] = []
+        self.rejected: list[tuple[int, Rejected]] = []
         self.review: list[tuple[EventBatch, Predictions]] = []
         self._clocks = Clocks(policy.idle)
         self._tick = _BEFORE  # all that is due up to it was done
         self._now = -math.inf  # after the row that is processed
+        self._row = 0  # that is processed
         self._log: list[Callable[[], Any]] = []
         self._released: list[int] = []  # numbers whose features are not needed any more
         self._open: _Table[str, int] = _Table(self._log)
@@ -374,11 +376,17 @@ class Joiner:
         plain = len(set(ids)) == len(ids) and all(t.keys().isdisjoint(ids) for t in tables)
         every = self.policy.window_events // _PARTS + 1 if self.policy.window_events else 0
         before = [] if plain else [0, *accumulate(sizes(batch).tolist())]
+        soonest = self._soonest(batch, nows)
         run: set[str] = set()  # ids of the rows from `start` on, if some may come twice
         start = 0
         for row, tick in enumerate(ticks):
             number = self.waiting.next + row - start
+            self._row = row
             if tick > self._tick or (every and number % every == 0):
+                if tick > self._tick and min(soonest[start:row], default=tick + 1) <= tick:
+                    yield from self._predict(batch, ids, done, nows, start, row)
+                    start = row
+                    run.clear()
                 if self._is_due(tick, number if every else -1):
                     yield from self._predict(batch, ids, done, nows, start, row)
                     start, self._now = row, nows[row]
@@ -412,6 +420,17 @@ class Joiner:
             else:
                 run.add(event_id)
         yield from self._predict(batch, ids, done, nows, start, len(batch))
+
+    def _soonest(self, batch: EventBatch, nows: list[float]) -> list[float]:
+        """Return, by row, a tick before which nothing that the row brings can end."""
+        now, times, policy = np.array(nows), times_of(batch), self.policy
+        base = now if times is None else np.fmin(np.where(np.isnan(times), now, times), now)
+        least = min(policy.window + policy.lateness, policy.remember)
+        found = np.full(len(now), math.inf)
+        known = np.isfinite(base)
+        found[known] = np.floor((base[known] + least) / policy.tick) + 1
+        soonest: list[float] = found.tolist()
+        return soonest
 
     def _predict(
         self,
@@ -481,7 +500,7 @@ class Joiner:
     ) -> Generator[Op, Predictions | None, None]:
         fates: list[Fate] = []
         for row, (event_id, tick) in enumerate(zip(batch.ids, ticks, strict=True)):
-            self._now = nows[row]
+            self._row, self._now = row, nows[row]
             if tick > self._tick:
                 if self._is_due(tick, -1):
                     fates += self._pass(tick, -1, row)
@@ -612,7 +631,7 @@ class Joiner:
 
     def _reject(self, event_id: str, origin: Origin, label: Label | None, reason: str) -> None:
         raw = msgspec.json.encode({"id": event_id, "y": label}).decode()[:1_024]
-        self.rejected.append(Rejected(origin, reason, "", raw))
+        self.rejected.append((self._row, Rejected(origin, reason, "", raw)))
 
     # --- time
 

@@ -6,10 +6,26 @@ import msgspec
 
 from midstream.engine.events.event import Label, Task
 
-__all__ = ["OnExpiry", "Policy", "Repeats"]
+__all__ = ["OnExpiry", "Policy", "PolicyError", "Repeats"]
 
 OnExpiry = Literal["drop", "label", "review"]
 Repeats = Literal["first", "last", "sum"]
+
+
+class PolicyError(ValueError):
+    """A policy does not fit the model; `key` is that of a config.
+
+    Parameters
+    ----------
+    key
+        The key in ``[feedback]``.
+    why
+        What does not fit.
+    """
+
+    def __init__(self, key: str, why: str) -> None:
+        super().__init__(why)
+        self.key = f"feedback.{key}"
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,21 +94,19 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         """Whether events whose label was learned are kept for a correction."""
         return self.corrections == "learn"
 
-    def fault(self, task: Task, *, takes_weights: bool) -> tuple[str, str] | None:
-        """Return the key that does not fit a model, and why; None if all fit."""
-        weighted = "needs a learner that takes weights"
+    def check(self, task: Task, *, takes_weights: bool) -> None:
+        """Raise PolicyError if the policy does not fit a model."""
         if self.on_expiry == "label" and self.default is None:
-            return "default_label", "missing; needed: the label that is learned at expiry"
+            raise PolicyError("default_label", "missing; needed: the label to learn at expiry")
         if self.repeats == "sum" and task != "regression":
-            return "repeats", f"found 'sum' for task {task}; allowed: for regression only"
+            raise PolicyError("repeats", f"found 'sum' for task {task}; allowed: for regression")
         if self.negative_share < 1.0 and task != "binary":
-            return "negative_share", f"is for task binary, found {task}"
-        if takes_weights:
-            return None
-        if self.negative_share < 1.0:
-            return "negative_share", weighted
-        if self.on_expiry == "label" and self.default_weight != 1.0:
-            return "default_weight", weighted
-        if self.corrections == "learn" and self.correction_weight != 1.0:
-            return "correction_weight", weighted
-        return None
+            raise PolicyError("negative_share", f"found for task {task}; allowed: for binary")
+        weights = {
+            "negative_share": 1.0 / self.negative_share,
+            "default_weight": self.default_weight if self.on_expiry == "label" else 1.0,
+            "correction_weight": self.correction_weight if self.corrections == "learn" else 1.0,
+        }
+        for key, weight in weights.items():
+            if weight != 1.0 and not takes_weights:
+                raise PolicyError(key, "needs a learner that takes sample weights")

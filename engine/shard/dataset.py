@@ -67,6 +67,12 @@ class DataSet(msgspec.Struct):
             self._count(batch.sources)
         self.fingerprint = _fingerprint(self.fingerprint, batch)
 
+    def add_feedback(self, batch: EventBatch) -> None:
+        """Add labels that came after their events: to the sources and to the fingerprint."""
+        if batch.sources is not None:
+            self._count(batch.sources)
+        self.fingerprint = _fingerprint(self.fingerprint, batch)
+
     def skip(
         self, partition: str, start: int, stop: int, lines: tuple[int, int] | None = None
     ) -> None:

@@ -100,6 +100,10 @@ class Outcome(msgspec.Struct):
     """Errors of the events in `rejected` that the learner raised on."""
     odd: list[int] = []
     """The rows of `batch` with a non-finite prediction."""
+    joined: int = 0
+    """Events that were learned from labels that came later."""
+    review: tuple[EventBatch, Predictions] | None = None
+    """Events that expired without a label, for review."""
     found: Verdict = Verdict(0, 0, 0)
     """Failures of the learner on the events it got; events left out count as failures."""
     verdict: Verdict | None = None

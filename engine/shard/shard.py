@@ -8,6 +8,7 @@ import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -399,6 +400,7 @@ class Shard:
         if len(batch) < len(given) and self.trainer.label_kind is None:
             # The excluded event had been admitted, and had settled the kind of labels.
             self.trainer.admit(given if live else self._not_skipped(given, self._handed[0]))
+        applied = batch
         tried, raised = self._learned(batch, live=live)
         result, batch = tried.step, tried.batch
         if result.alarms and not self._relearning:
@@ -419,15 +421,19 @@ class Shard:
             too_large=result.too_large,
         )
         outcome.raised, outcome.odd = raised, result.odd
-        if raised or tried.refused:  # in input order, however it was cut
-            outcome.rejected = sorted(
-                [*rejected, *tried.refused, *(error.rejected for error in raised)],
-                key=lambda each: each.origin[2],
-            )
+        outcome.joined, outcome.review = result.joined, result.review
+        if raised or tried.refused or result.rejected:  # in input order, however it was cut
+            found = [*rejected, *tried.refused, *(error.rejected for error in raised)]
+            placed = [(each.origin[2], each) for each in found] + result.rejected
+            outcome.rejected = [each for _, each in sorted(placed, key=itemgetter(0))]
         if not self._relearning:  # else they were counted the first time
             self._count(outcome, given, known, tried)
         self.cursors[span.partition] = span.at_stop()
         self.data.add(span.partition, span.start, span.stop, batch, _lines(cursor, span, batch))
+        if given.is_feedback:
+            left_out = {*tried.raised, *_rows_at(applied, tried.refused)}
+            kept = [i for i in range(len(applied)) if i not in left_out]
+            self.data.add_feedback(applied.take(kept) if left_out else applied)
         self.stepped += len(batch) if live else 0
         if raised and not live:
             self._leave_out(raised)
@@ -447,11 +453,12 @@ class Shard:
                 step = self.trainer.step(admitted)
             except LearnerError as error:
                 around = None
-                if self._reject is None:
+                if self._reject is None and not batch.is_feedback:
                     learned = self.trainer.seen - self._opened_at
                     around = others(self.trainer.learner, admitted, error.row, learned)
                 raise EventError.of(admitted, error.row, error, around) from error
-            return Tried(step, admitted, rows_of(admitted, batch), {}, refused), []
+            predicted = admitted if step.events is None else step.events
+            return Tried(step, predicted, rows_of(predicted, batch), {}, refused), []
         tried = self._careful.step(self.trainer, batch)
         errors = [EventError.of(batch, row, error) for row, error in tried.raised.items()]
         if errors and not live and not self.may_abandon:
@@ -472,7 +479,8 @@ class Shard:
             odd = rest[tried.rows[tried.step.odd]].tolist()
         elif tried.step.odd:
             odd = tried.rows[tried.step.odd].tolist()
-        outcome.found = Verdict(len(raised), len(odd), len(outcome.batch) + len(raised))
+        tried_on = len(given) if given.is_feedback else len(outcome.batch) + len(raised)
+        outcome.found = Verdict(len(raised), len(odd), tried_on)
         outcome.verdict = self.recent.count(len(given), raised, odd, self._error_limit)
 
     def _leave_out(self, raised: list[EventError]) -> None:
@@ -887,7 +895,7 @@ class Shard:
         CPython is faster with objects whose `__dict__` was never accessed.
         """
         parts = self.trainer.state()
-        self.trainer = Trainer.from_state(parts, self._modules)
+        self.trainer = self.trainer.continued(parts, self._modules)
         if self._is_careful:
             self._careful.keep(parts["learner"])
         return parts
@@ -941,6 +949,12 @@ class Shard:
         self._snapshot_end = self._journal.end
         if trim and self.keep_from > 0:
             self._journal.trim(int(min(oldest, self.keep_from)))
+
+
+def _rows_at(batch: EventBatch, rejected: list[Rejected]) -> Iterator[int]:
+    """Yield the rows of a batch that were rejected."""
+    offsets = {each.origin[2] for each in rejected}
+    return (row for row, offset in enumerate(batch.offsets.tolist()) if offset in offsets)
 
 
 def _lines(cursor: Cursor | None, span: Range, batch: EventBatch) -> tuple[int, int] | None:

@@ -48,7 +48,7 @@ class Part(NamedTuple):
     predictions
         Their predictions, made now or when they came.
     learned
-        The events that it learned.
+        The events that it learned; `is_feedback`: it did not predict them.
     """
 
     op: Op
@@ -117,6 +117,7 @@ def _labelled(trainer: Joins, op: Learn) -> Part:
             trainer.learner.learn(part)
         except LearnerError as error:
             raise LearnerError(to_learn[error.row].row, error.cause, error.hint) from error
+    part.is_feedback = True
     numbers = [fate.number for fate in scored]
     predictions = waiting.predictions(numbers) if scored else Predictions([])
     return Part(op, batch, predictions, part)
@@ -159,7 +160,8 @@ def finished(trainer: Joins, batch: EventBatch, parts: list[Part]) -> Step:
     if len(rows) < len(batch) or batch.is_feedback:
         total.events = batch.take([] if batch.is_feedback else rows)
         total.events.is_feedback = False
-    total.rejected = joiner.rejected
+    offsets = batch.offsets
+    total.rejected = [(int(offsets[row]), rejected) for row, rejected in joiner.rejected]
     if joiner.review:
         total.review = (
             joined_batch([events for events, _ in joiner.review]),

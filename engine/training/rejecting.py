@@ -19,6 +19,7 @@ from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import Features, IntArray, Rejected
 from midstream.engine.events.predictions import Predictions, Table
 from midstream.engine.learners.learner import Learner, LearnerError, load_learner
+from midstream.engine.training.joined import finished, learned
 from midstream.engine.training.step import Step
 from midstream.engine.training.trainer import Trainer
 
@@ -202,7 +203,7 @@ class Careful:
         self._modules = modules
         self._timer = timer
         self._state: bytes | None = None
-        self._since: list[EventBatch] = []  # batches learned after `_state`
+        self._since: list[EventBatch] = []  # batches learned after `_state`, with predictions
         self._events = 0  # number of events in `_since`
         self._worked = 0.0  # seconds it took to learn them
         self._cost = 0.0  # seconds to make and read a state
@@ -233,6 +234,8 @@ class Careful:
         ):
             self._keep(trainer)
             self._back(trainer)
+        if trainer.joiner is not None:
+            return self._joined(trainer, given, batch, refused)
         assert self._state is not None
         before = self._state, list(self._since)
         raised: dict[int, LearnerError] = {}
@@ -255,6 +258,32 @@ class Careful:
         at = rows_of(batch, given)
         found = {int(at[row]): raised[row] for row in sorted(raised)}
         return Tried(step, rest, at[rows], found, refused)
+
+    def _joined(
+        self, trainer: Trainer, given: EventBatch, batch: EventBatch, refused: list[Rejected]
+    ) -> Tried:
+        """Step a trainer whose labels come later: after an error, without the row at fault."""
+        raised: dict[int, LearnerError] = {}
+        rows, rest = np.arange(len(batch)), batch
+        while True:
+            try:
+                parts = learned(trainer, rest, undoable=True)
+                break
+            except LearnerError as error:
+                assert trainer.joiner is not None
+                trainer.joiner.undo()
+                raised[int(rows[error.row])] = error
+                rows, rest = _without(batch, raised)
+                self._back(trainer)
+        step = finished(trainer, rest, parts)
+        self._since += [part.learned for part in parts]
+        self._events += sum(len(part.learned) for part in parts)
+        self._worked = self._cost * _CHEAP * self._events / _KEEP_EVENTS
+        at = rows_of(batch, given)
+        found = {int(at[row]): raised[row] for row in sorted(raised)}
+        if step.events is not None:
+            rows = rows[rows_of(step.events, rest)] if len(step.events) else rows[:0]
+        return Tried(step, rest if step.events is None else step.events, at[rows], found, refused)
 
     def _learn(
         self, trainer: Trainer, batch: EventBatch
@@ -293,7 +322,11 @@ class Careful:
 
     def _learned(self, trainer: Trainer, part: EventBatch) -> Predictions:
         begun = self._timer()
-        predictions = trainer.learner.predict_learn(part)
+        if part.is_feedback:  # its events were predicted when they came
+            predictions = Predictions([])
+            trainer.learner.learn(part)
+        else:
+            predictions = trainer.learner.predict_learn(part)
         self._worked += self._timer() - begun
         self._since.append(part)
         self._events += len(part)

@@ -18,8 +18,8 @@ class Step(msgspec.Struct):
 
     With a join (`feedback`), `events` are the events that were predicted, if they are not all of
     the batch; `joined` counts the events that were learned from labels that came later; `rejected`
-    is feedback that was not joined; `review` are events that expired without a label, and their
-    predictions.
+    is feedback that was not joined, with the offset of the record that decided it; `review` are
+    events that expired without a label, and their predictions.
     """
 
     predictions: Predictions
@@ -30,5 +30,5 @@ class Step(msgspec.Struct):
     odd: list[int] = []
     events: EventBatch | None = None
     joined: int = 0
-    rejected: list[Rejected] = []
+    rejected: list[tuple[int, Rejected]] = []
     review: tuple[EventBatch, Predictions] | None = None

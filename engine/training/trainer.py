@@ -137,9 +137,7 @@ class Trainer:
         self.joiner: Joiner | None = None
         self.by_prediction: Prequential | None = None
         if feedback is not None:
-            takes_weights = self.learner.takes_weights
-            if (fault := feedback.fault(self.task, takes_weights=takes_weights)) is not None:
-                raise ValueError(f"feedback: {fault[0]} {fault[1]}")
+            feedback.check(self.task, takes_weights=self.learner.takes_weights)
             self.joiner = Joiner(feedback)
             self.by_prediction = Prequential(self.task, metrics, window=window, fading=fading)
 

@@ -15,13 +15,14 @@ from midstream.connectors.decode.fields import FeatureKind, FieldMap
 from midstream.engine.basics.masking import hide, hide_credentials
 from midstream.engine.basics.names import name_fault, topic_fault
 from midstream.engine.events.event import Task
-from midstream.engine.events.rules import LabelKind
+from midstream.engine.events.rules import LabelKind, TimeUnit
 from midstream.engine.learners.catalogue import BUILTIN, is_named, named_learners, options_of
 from midstream.flows.config.tables import ConfigError, ConfigReader, repr_without
 
 __all__ = [
     "ConfigError",
     "Drift",
+    "Feedback",
     "Input",
     "Metrics",
     "Model",
@@ -271,6 +272,117 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
 
 
+class FeedbackFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which fields of feedback, or columns of CSV, mean what. It is flat.
+
+    Attributes
+    ----------
+    id
+        The field with the id of the event.
+    label
+        The field with the label.
+    time
+        The field with the time of the label: ISO 8601 (UTC where it has no zone) or a number, see
+        `time_unit`.
+    source
+        The field that says who sent the label. `restore --rewind --skip-source` leaves out labels
+        by it.
+    weight
+        The field with a weight, at least 0, by which the event's weight is multiplied.
+    missing
+        The values that mean "no value", as in `input.fields`.
+    decimal
+        The decimal sign of CSV, and of strings that are numbers.
+    time_unit
+        The unit of a time that is a number, as in `input.fields`.
+    """
+
+    id: Text = "id"
+    label: Text = "y"
+    time: Text | None = "ts"
+    source: Text | None = "source"
+    weight: Text | None = None
+    missing: list[str | int | float] = []
+    decimal: Literal[".", ","] = "."
+    time_unit: TimeUnit = "auto"
+
+
+class Feedback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Labels that come after their event was predicted, by its id.
+
+    Events without a label wait for it. Without `topic` and `path`, a label comes in the input: the
+    event is sent again with it.
+
+    Attributes
+    ----------
+    topic
+        The Kafka topic of the feedback. With a shard for each partition it has as many partitions
+        as the input, and the label of an event is in the partition of the same number.
+    path
+        The file, folder or glob pattern of the feedback.
+    format
+        The format of the files.
+    fields
+        Which fields of feedback mean what. Default: `id`, `y`, `ts` and `source`.
+    order
+        `blocks` reads the input whose next block begins earlier. `exact` applies events and
+        feedback in the order of their times, record by record, with feedback first at equal times;
+        it waits for both, and is for a stream that is read to its end.
+    window_seconds
+        How long an event waits for its label, in event time.
+    window_events
+        How many later events it waits for at most. 0: no limit.
+    lateness_seconds
+        How much later than the clock of its input a record may come.
+    idle_seconds
+        A partition whose clock is this far behind the others' does not hold the clock back.
+    early_seconds
+        How long a label waits for its event.
+    on_expiry
+        What becomes of an event whose time ends without a label: `drop` forgets it, `label` learns
+        `default_label`, `review` writes it to the output `review`.
+    default_label, default_weight
+        The label that `label` learns, and its weight.
+    repeats
+        Of several labels of one event: `first` is learned at once; `last` and `sum` are learned
+        when the event's time ends.
+    corrections
+        What to do with another label for an event after one was learned: `count` only counts it,
+        `learn` learns it, too, with `correction_weight`.
+    correction_weight
+        The weight of such a label.
+    remember_seconds
+        How long the id of an event that is done is remembered, to know its repeats.
+    negative_share
+        The share of the events labelled false that are learned, each with weight 1 / share.
+    max_events
+        How many events may wait. The oldest go first.
+    max_bytes
+        How many bytes they may take, by an estimate.
+    """
+
+    topic: Text | None = None
+    path: Text | None = None
+    format: Literal["auto", "jsonl", "csv", "arrow", "parquet"] = "auto"
+    fields: FeedbackFields = FeedbackFields()
+    order: Literal["blocks", "exact"] = "blocks"
+    window_seconds: Seconds = 86_400.0
+    window_events: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    lateness_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    idle_seconds: Seconds = 3_600.0
+    early_seconds: Seconds = 60.0
+    on_expiry: Literal["drop", "label", "review"] = "drop"
+    default_label: bool | int | float | str | None = None
+    default_weight: Annotated[float, Meta(ge=0, le=1e9)] = 1.0
+    repeats: Literal["first", "last", "sum"] = "first"
+    corrections: Literal["count", "learn"] = "count"
+    correction_weight: Annotated[float, Meta(ge=0, le=1e9)] = 1.0
+    remember_seconds: Seconds = 86_400.0
+    negative_share: Share = 1.0
+    max_events: Count = 1_000_000
+    max_bytes: Annotated[int, Meta(ge=2**10, le=2**45)] = 2**30
+
+
 class Versions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The versions of the model: when one is made, where they are kept, and for how long.
 
@@ -364,6 +476,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         The drift detectors.
     replay
         The replay buffer.
+    feedback
+        Labels that come later. Without this section an event without a label is predicted only.
     parts
         By name, the options of parts that installed packages bring: they see every event, and are
         kept with the model's state.
@@ -388,6 +502,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     metrics: Metrics = Metrics()
     drift: Drift = Drift()
     replay: Replay = Replay()
+    feedback: Feedback | None = None
     parts: dict[str, dict[str, Scalar]] = {}
     kafka: dict[str, Scalar] = {}
     features: dict[str, FeatureKind] = {}
@@ -451,6 +566,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         )
         return msgspec.structs.replace(self, input=source)
 
+    def _feedback_decoding(self) -> dict[str, Any]:
+        assert self.feedback is not None
+        fields: dict[str, Any] = msgspec.to_builtins(self.feedback.fields)
+        return {"fields": fields, "format": self.feedback.format}
+
     def decoding(self) -> dict[str, Any]:
         """Return what determines how bytes are decoded to events, as plain JSON values."""
         fields: dict[str, Any] | None = msgspec.to_builtins(self.input.fields)
@@ -463,8 +583,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "task": self.model.task,
             "max_record_bytes": self.input.max_record_bytes,
             **({"features": self.features} if self.features else {}),
+            **({"feedback": self._feedback_decoding()} if self.feedback is not None else {}),
             **({"labels": self.model.labels} if self.model.labels is not None else {}),
         }
+
+
+def _feedback_topics(settings: Settings) -> dict[str, str]:
+    feedback = settings.feedback
+    if feedback is None or feedback.topic is None:
+        return {}
+    return {"feedback.topic": feedback.topic}
 
 
 def read(path: str | Path, check_input: Callable[[Settings, ConfigReader], None]) -> Settings:
@@ -578,7 +706,7 @@ def _check(
     source = settings.input
     check_input(settings, reader)
     _check_topics(settings, reader)
-    if source.fields is not None and source.fields.label is None:
+    if source.fields is not None and source.fields.label is None and settings.feedback is None:
         raise reader.error(
             "input.fields.label", "missing; needed: the name of the field to predict"
         )
@@ -595,6 +723,7 @@ def _check(
         for i, name in enumerate(settings.metrics.names):
             if name not in allowed:
                 raise reader.refusal(f"metrics.names[{i}]", name, " | ".join(allowed), allowed)
+    _check_feedback(settings, reader)
     _check_detectors(settings.drift, reader)
     if len(set(settings.drift.detectors)) < len(settings.drift.detectors):
         raise reader.error("drift.detectors", "found a detector twice; allowed: each once")
@@ -603,12 +732,45 @@ def _check(
     _check_parts(settings.parts, reader)
 
 
+def _check_feedback(settings: Settings, reader: ConfigReader) -> None:
+    """Check [feedback] against the rest; the learner is asked when it is made."""
+    feedback, source = settings.feedback, settings.input
+    if feedback is None:
+        return
+    if feedback.topic is not None and feedback.path is not None:
+        raise reader.error("feedback", "found both of topic and path; allowed: at most one of them")
+    if feedback.topic is not None:
+        check_brokers(settings, reader)
+        if feedback.topic in (source.topic, *settings.output.topics.values()):
+            raise reader.error("feedback.topic", "has another use; choose another topic")
+        if not settings.one_shard and source.topic is None:
+            raise reader.error(
+                "feedback.topic", "with a shard for each file; allowed: with input.shards = 1"
+            )
+    if feedback.path is not None:
+        if feedback.path in ("-", source.path):
+            raise reader.error("feedback.path", f"found {feedback.path!r}; allowed: another file")
+        if not settings.one_shard:
+            raise reader.error(
+                "feedback.path", "with a shard for each partition; allowed: with input.shards = 1"
+            )
+    if feedback.fields.id == feedback.fields.label:
+        raise reader.error("feedback.fields.label", "is the id; allowed: another field")
+    if source.fields is not None and source.fields.id is None:
+        raise reader.error(
+            "input.fields.id", "missing; needed with [feedback]: labels name the event by its id"
+        )
+    if feedback.default_label is not None and feedback.on_expiry != "label":
+        raise reader.error("feedback.default_label", "is for on_expiry = 'label'; leave one out")
+
+
 def _check_names(settings: Settings, reader: ConfigReader) -> None:
     """Check the names of the model and its topics."""
     if fault := name_fault(settings.name):
         raise reader.found("name", settings.name, fault)
     topics = {"input.topic": settings.input.topic, "output.journal": settings.output.journal}
     topics |= {f"output.{kind}": topic for kind, topic in settings.output.topics.items()}
+    topics |= _feedback_topics(settings)
     for key, topic in topics.items():
         if topic is not None and (fault := topic_fault(topic)):
             raise reader.found(key, topic, fault)

@@ -10,7 +10,7 @@ from midstream.connectors.input import Decoded, Input, Work
 from midstream.engine.events.batch import EventBatch
 from midstream.flows.config.settings import Settings
 from midstream.flows.config.tables import nearest
-from midstream.flows.inputs.catalogue import kind_of
+from midstream.flows.inputs.feedback import connect
 from midstream.flows.inputs.kind import Source
 from midstream.flows.logs import log
 
@@ -119,7 +119,7 @@ def open_reader(settings: Settings, *, wants_labels: bool = True) -> Iterator[Re
     InputError
         If it does not exist.
     """
-    with closing(kind_of(settings.input).connect(settings, until_eof=True)) as source:
+    with closing(connect(settings, until_eof=True)) as source:
         reader = Reader(settings, source, wants_labels=wants_labels)
         with closing(reader.input):
             reader.input.seek({}, {})
@@ -134,7 +134,7 @@ def oldest_positions(settings: Settings) -> dict[str, int]:
     InputError
         If the input does not exist, or does not answer.
     """
-    with closing(kind_of(settings.input).connect(settings, until_eof=True)) as source:
+    with closing(connect(settings, until_eof=True)) as source:
         reader = Reader(settings, source)
         with closing(reader.input):
             return dict(reader.input.oldest())

@@ -48,7 +48,7 @@ class Counters(msgspec.Struct):
     def count(self, batch: EventBatch, step: Outcome | Step, rejected: int) -> None:
         """Count an applied batch, and the records rejected with it."""
         self.events += len(batch)
-        self.learned += batch.labelled
+        self.learned += batch.labelled + step.joined
         self.rejected += rejected
         self.alarms += len(step.alarms)
         self.non_finite += step.non_finite

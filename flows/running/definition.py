@@ -1,5 +1,7 @@
 """The definition of a config's state: its trainer, its input, and its shards."""
 
+from midstream.engine.events.rules import label_of
+from midstream.engine.joining.policy import Policy, PolicyError
 from midstream.engine.state.changes import Change
 from midstream.engine.training.parts import PartError, make_part
 from midstream.engine.training.replay import Reservoir
@@ -9,7 +11,7 @@ from midstream.flows.config.settings import Settings
 from midstream.flows.config.tables import ConfigError
 from midstream.flows.inputs.catalogue import kind_of
 
-__all__ = ["make_trainer", "state_identity", "told_of"]
+__all__ = ["make_trainer", "policy_of", "state_identity", "told_of"]
 
 
 def make_trainer(settings: Settings) -> Trainer:
@@ -34,6 +36,7 @@ def make_trainer(settings: Settings) -> Trainer:
             labels=settings.model.labels,
             modules=model_modules(settings),
             parts=[make_part(name, options) for name, options in settings.parts.items()],
+            feedback=policy_of(settings),
         )
         # As restored from a snapshot: the order of a set depends on how it was built.
         return Trainer.from_state(new.state(), model_modules(settings))
@@ -41,7 +44,40 @@ def make_trainer(settings: Settings) -> Trainer:
         if isinstance(error, ConfigError):
             raise
         key = "parts" if isinstance(error, PartError) else "model.learner"
+        if isinstance(error, PolicyError):
+            key = error.key
         raise ConfigError(f"{settings.file}: {key}: {error}") from error
+
+
+def policy_of(settings: Settings) -> Policy | None:
+    """Return what is done with late labels, as the config says; None without [feedback].
+
+    Raises
+    ------
+    BadValueError
+        If the default label is none of the task.
+    """
+    feedback = settings.feedback
+    if feedback is None:
+        return None
+    default = feedback.default_label
+    return Policy(
+        window=feedback.window_seconds,
+        window_events=feedback.window_events,
+        lateness=feedback.lateness_seconds,
+        idle=feedback.idle_seconds,
+        early=feedback.early_seconds,
+        on_expiry=feedback.on_expiry,
+        default=None if default is None else label_of(settings.model.task, default),
+        default_weight=feedback.default_weight,
+        repeats=feedback.repeats,
+        corrections=feedback.corrections,
+        correction_weight=feedback.correction_weight,
+        remember=feedback.remember_seconds,
+        negative_share=feedback.negative_share,
+        max_events=feedback.max_events,
+        max_bytes=feedback.max_bytes,
+    )
 
 
 def state_identity(settings: Settings) -> dict[str, str]:

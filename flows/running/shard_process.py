@@ -18,7 +18,7 @@ from midstream.engine.shard.outcome import Outcome
 from midstream.engine.shard.resuming import ResumeError
 from midstream.flows.claims.identity import settle
 from midstream.flows.claims.locks import StateLocks
-from midstream.flows.inputs.catalogue import kind_of
+from midstream.flows.inputs.feedback import connect
 from midstream.flows.logs import log
 from midstream.flows.running.definition import told_of
 from midstream.flows.running.errors import FailingError, RunError
@@ -100,9 +100,7 @@ class ShardProcess:
     def open(self) -> None:
         """Open every shard: resume its state, find its input."""
         self.shared.identity = settle(self._settings, self._locks)
-        source = kind_of(self._settings.input).connect(
-            self._settings, until_eof=self.shared.until_eof
-        )
+        source = connect(self._settings, until_eof=self.shared.until_eof)
         self.shared.source = source
         numbers = ShardNumbers(self._settings.state_path, self._locks)
         parts: list[str | None] = [None]

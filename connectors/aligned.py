@@ -1,0 +1,123 @@
+"""Inputs of one shard that are read in the order of event time, such as events and feedback."""
+
+from collections import deque
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from midstream.connectors.input import Decoded, Input, Work
+from midstream.connectors.several import SeveralInputs
+from midstream.engine.shard.journal import Cursor
+
+__all__ = ["AlignedInputs"]
+
+
+class _Pending(NamedTuple):
+    work: Work
+    decoded: Decoded
+
+    @property
+    def begins(self) -> float:
+        """The time of the first event; -inf if none has a time: it is taken at once."""
+        times = self.decoded.batch.times or ()
+        return next((time for time in times if time is not None), -np.inf)
+
+
+class AlignedInputs(SeveralInputs):
+    """Reads the input whose next block begins earliest in event time.
+
+    Where only one input has a block, that block comes next, so that a silent input holds up
+    nothing.
+
+    Parameters
+    ----------
+    inputs
+        The inputs by name, the one that goes first at equal times before the others.
+    exact
+        Whether a block is cut where the next event of another input comes before the rest of it,
+        and each input is waited for until it has ended. An input that cannot cut blocks is read
+        record by record.
+    """
+
+    def __init__(self, inputs: Mapping[str, Input], *, exact: bool = False) -> None:
+        super().__init__(inputs)
+        self._exact = exact
+        self._pending: dict[str, _Pending] = {}
+        self._decoded: deque[tuple[Work, Decoded]] = deque(maxlen=4)
+
+    def read(self, max_bytes: int) -> Work | None:
+        """Return the block that begins earliest."""
+        for name, each in self._inputs.items():
+            if name in self._pending:
+                continue
+            size = 1 if self._exact and not each.splits else max_bytes  # 1: a record at a time
+            if (work := each.read(size)) is not None:
+                self._take(work.span.partition, name)
+                self._pending[name] = _Pending(work, each.decode(work))
+        waits = self._exact and any(
+            name not in self._pending and not each.ended for name, each in self._inputs.items()
+        )
+        if not self._pending or waits:
+            return None
+        names = [name for name in self._inputs if name in self._pending]
+        name = min(names, key=lambda each: self._pending[each].begins)  # the first at equal times
+        found = self._pending.pop(name)
+        if self._exact:
+            found = self._cut(name, found, [other for other in names if other != name])
+        self._decoded.append((found.work, found.decoded))
+        return found.work
+
+    def _cut(self, name: str, found: _Pending, others: list[str]) -> _Pending:
+        """Return the part of a block that comes before all other inputs; the rest stays."""
+        batch = found.decoded.batch
+        rank = list(self._inputs).index
+        until = min(
+            ((self._pending[other].begins, rank(other)) for other in others), default=(np.inf, 0)
+        )
+        at = next(
+            (
+                row
+                for row, time in enumerate(batch.times or ())
+                if row and time is not None and (time, rank(name)) > until
+            ),
+            None,
+        )
+        if at is None:
+            return found
+        offset = int(batch.offsets[at])
+        parts = self._inputs[name].split(found.work, offset)
+        if parts is None:
+            return found
+        rows = np.arange(len(batch))
+        first, rest = (
+            Decoded(
+                batch.take(rows[(batch.offsets < offset) == before].tolist()),
+                [r for r in found.decoded.rejected if (r.origin[2] < offset) == before],
+            )
+            for before in (True, False)
+        )
+        self._pending[name] = _Pending(parts[1], rest)
+        return _Pending(parts[0], first)
+
+    def decode(self, work: Work) -> Decoded:
+        """Return the events of a block, which were decoded to see when it begins."""
+        for known, decoded in self._decoded:
+            if known is work:
+                return decoded
+        return super().decode(work)
+
+    def rewind(self, cursors: Mapping[str, Cursor]) -> None:
+        """Go back to cursors; blocks of these partitions that were read ahead are dropped."""
+        self._pending = {
+            name: each
+            for name, each in self._pending.items()
+            if each.work.span.partition not in cursors
+        }
+        self._decoded.clear()
+        super().rewind(cursors)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all inputs have ended, and everything was returned."""
+        return not self._pending and super().ended
