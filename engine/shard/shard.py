@@ -866,9 +866,7 @@ class Shard:
         if not self._excluded:
             return batch, []
         place = batch.place
-        places = [
-            Excluded(place, line, batch.row(i)) for i, line in enumerate(batch.offsets.tolist())
-        ]
+        places = [(place, line, batch.row(i)) for i, line in enumerate(batch.offsets.tolist())]
         out = [i for i, each in enumerate(places) if each in self._excluded]
         if not out:
             return batch, []
