@@ -444,7 +444,7 @@ class Joiner:
         now, times, policy = np.array(nows), times_of(batch), self.policy
         base = now if times is None else np.fmin(np.where(np.isnan(times), now, times), now)
         least = min(policy.window + policy.lateness, policy.remember)
-        found = np.full(len(now), math.inf)
+        found = np.full(len(now), -math.inf)  # before the clock begins
         known = np.isfinite(base)
         found[known] = np.floor((base[known] + least) / policy.tick) + 1
         soonest: list[float] = found.tolist()
