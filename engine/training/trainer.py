@@ -253,6 +253,8 @@ class Trainer:
         """Raise LearnerError if predictions cannot be scored later."""
         if flaw := _flaw(predictions, len(batch)):
             raise LearnerError(0, TypeError(flaw))
+        if predictions.array is not None and predictions.table is not None:
+            return  # numbers
         try:
             Prequential(self.task, window=1).update(
                 [None] * len(batch), predictions.values, predictions.table or predictions.probas
