@@ -1,6 +1,7 @@
 """The command line: each command parses, calls the library and reports errors in one line."""
 
 import inspect
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -491,6 +492,8 @@ def learners(*, as_json: bool) -> None:
 
 
 def _print_summary(summary: Any, name: str, *, as_json: bool) -> None:
+    from midstream.flows.running.counters import feedback_counts
+
     if as_json:
         print_json(summary)
         return
@@ -515,6 +518,16 @@ def _print_summary(summary: Any, name: str, *, as_json: bool) -> None:
             quality.add_row(short, *("" if v is None else f"{v:.4f}" for v in values))
     console.print(f"{name}, since the model began ({summary.seen:,} events):", markup=False)
     console.print(quality)
+    if feedback := feedback_counts(summary.metrics):
+        joined = Table(show_header=False)
+        for key, value in feedback.items():
+            if (value and not math.isnan(value)) or key in ("waiting", "joined", "expired"):
+                unit = " s" if key.startswith("delay.") else ""
+                text = f"{value:,}" if isinstance(value, int) else f"{value:g}"
+                joined.add_row(key.replace("_", " "), text + unit)
+        console.print("what became of events and labels, since the model began:")
+        console.print(joined)
+        console.print("by_prediction.: in the order of the events, not in that of their labels")
     for shard, value in summary.digest.items():
         console.print(f"digest of shard {shard}: {value[:16]}", markup=False)
 

@@ -1,12 +1,14 @@
 """Events that expire without a label go to an output of their own, where the policy reviews."""
 
 import json
+import re
 
 import pytest
 from project import Project
 
 from midstream.flows.config.tables import ConfigError
 from midstream.flows.loading import load
+from midstream.flows.running import online, shard_process
 
 FEEDBACK = '[feedback]\npath = "labels.jsonl"\norder = "exact"\nwindow_seconds = 50\n'
 
@@ -115,3 +117,31 @@ def test_topics_are_checked_with_the_other_outputs(tmp_path):
     made = project(tmp_path, "", more=f'[output]\nreview = "r"\n{topics}{kafka}')
     with pytest.raises(ConfigError, match=r"output\.review: a topic is for feedback\.on_expiry"):
         load(made.config)
+
+
+def test_the_counts_are_in_the_log_and_the_summary(tmp_path):
+    """The closing line of the log and a table of the summary say what became of all events."""
+    made = project(tmp_path)
+    done = made.call("run", "config.toml", "--until-eof")
+    assert done.returncode == 0, done.stderr
+    [line] = [line for line in done.stderr.splitlines() if "event=feedback" in line]
+    told = dict(field.split("=") for field in line.split())
+    expired = len(made.output("review"))
+    assert (told["joined"], told["expired"], told["late"]) == ("100", str(expired), "0")
+    assert int(told["waiting"]) == 300 - 100 - expired
+    assert float(told["coverage"]) == round(100 / (100 + expired), 4)
+    rows = re.findall(r"^│ (.+?) +│ (.+?) +│$", done.stdout, re.MULTILINE)
+    assert {("joined", "100"), ("expired", str(expired))} <= set(rows)
+    assert "by_prediction.accuracy" in done.stdout
+
+
+def test_progress_tells_of_the_join(tmp_path, monkeypatch, caplog):
+    """A line of progress has the counts of the join beside those of the run."""
+    monkeypatch.setattr(shard_process, "_REPORT_SECONDS", 0.0)
+    made = project(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with caplog.at_level("INFO", logger="midstream"):
+        online.run(load(made.config), until_eof=True)
+    told = [r.fields for r in caplog.records if r.getMessage() == "progress"]
+    assert told[-1]["joined"] > 0
+    assert {"waiting", "expired", "late", "dangling", "coverage"} <= told[-1].keys()
