@@ -267,15 +267,27 @@ def _run_share(
     metavar="PATH",
     help="Read this file, folder, glob or -, not the config's input.",
 )
+@click.option(
+    "--delay",
+    metavar="DELAY",
+    help="Labels come later: after 100 rows, 90m of event time, or at field:NAME.",
+)
 @JSON
-def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
+def evaluate(config: Path, path: str | None, delay: str | None, *, as_json: bool) -> None:
     """Score the learner of CONFIG on its input; write nothing.
 
     The command predicts, scores, then learns every event, in one pass. Metrics and digest equal
     those of a new `run`.
+
+    With --delay, a label comes so many rows (100) or so much event time (3600s, 90m, 2h, 1d) after
+    its event, or at the time in a field (field:paid_at), which is then no feature. Before an event
+    is predicted, the labels that have come by then are learned, as in River's
+    progressive_val_score. The metrics score in the order of the labels. Those that begin with
+    `by_prediction.` score in the order of the events.
     """
     from midstream.flows.loading import load
     from midstream.flows.offline import evaluation
+    from midstream.flows.offline.delayed import Delay, prepared
     from midstream.flows.running import online
     from midstream.flows.running.counters import judge_input
 
@@ -284,9 +296,10 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
         if path is not None:
             path = path if path == "-" else str(Path(path).absolute())
             settings = settings.reading(path)
-        online.preflight(settings)
+        later = None if delay is None else Delay.parse(delay)
+        online.preflight(settings if later is None else prepared(settings, later))
     with one_line_errors(running=True, as_json=as_json), model_prints():
-        summary, _ = evaluation.evaluate(settings)
+        summary, _ = evaluation.evaluate(settings, delay=later)
         judge_input(summary, settings)
     _print_summary(summary, settings.name, as_json=as_json)
 
@@ -527,6 +540,7 @@ def _print_summary(summary: Any, name: str, *, as_json: bool) -> None:
                 joined.add_row(key.replace("_", " "), text + unit)
         console.print("what became of events and labels, since the model began:")
         console.print(joined)
+    if any(metric.startswith("by_prediction.") for metric in summary.metrics):
         console.print("by_prediction.: in the order of the events, not in that of their labels")
     for shard, value in summary.digest.items():
         console.print(f"digest of shard {shard}: {value[:16]}", markup=False)
