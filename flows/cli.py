@@ -16,6 +16,7 @@ from midstream.engine.basics import caching, plugins
 from midstream.engine.shard.catalogue import command_kind
 from midstream.engine.shard.kinds import CommandKind
 from midstream.flows import logs, process
+from midstream.flows.commands.cli_feedback import feedback
 from midstream.flows.commands.cli_versions import COMMANDS, of_kind
 from midstream.flows.commands.terminal import (
     CONFIG,
@@ -282,7 +283,7 @@ def evaluate(config: Path, path: str | None, delay: str | None, *, as_json: bool
     With --delay, a label comes so many rows (100) or so much event time (3600s, 90m, 2h, 1d) after
     its event, or at the time in a field (field:paid_at), which is then no feature. Before an event
     is predicted, the labels that have come by then are learned, as in River's
-    progressive_val_score. The metrics score in the order of the labels. Those that begin with
+    progressive_val_score. [feedback] is not used. The metrics score in the order of the labels. Those that begin with
     `by_prediction.` score in the order of the events.
     """
     from midstream.flows.loading import load
@@ -546,5 +547,5 @@ def _print_summary(summary: Any, name: str, *, as_json: bool) -> None:
         console.print(f"digest of shard {shard}: {value[:16]}", markup=False)
 
 
-for command in COMMANDS:
+for command in (feedback, *COMMANDS):
     cli.add_command(command)

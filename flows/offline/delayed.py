@@ -75,18 +75,14 @@ class Delay(NamedTuple):
 
 
 def prepared(settings: Settings, delay: Delay) -> Settings:
-    """Return settings that read the field with the time of the label.
+    """Return settings without [feedback], which read the field with the time of the label.
 
     Raises
     ------
     ConfigError
-        If the config has feedback of its own, or the field has another use.
+        If the field has another use.
     """
-    if settings.feedback is not None:
-        raise ConfigError(
-            f"{settings.file}: --delay is for events that have their label; [feedback] says when "
-            "labels come: leave one out"
-        )
+    settings = msgspec.structs.replace(settings, feedback=None)
     name, fields = delay.field, settings.input.fields
     if not name:
         return settings

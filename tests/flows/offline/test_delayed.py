@@ -238,7 +238,7 @@ def test_a_bad_delay_is_refused_in_one_line(text, tmp_path):
 
 
 def test_what_does_not_fit_the_config_is_refused(tmp_path):
-    """A field with another use, events without a time, no time in the field, and [feedback]."""
+    """A field with another use, events without a time, and no time in the field."""
     flat = '[input.fields]\nid = "id"\nlabel = "y"\ntime = "ts"\n'
     event = {"id": "a", "y": True, "ts": 5, "b": 1.0, "paid_at": "soon"}
     settings = config(tmp_path, [event], "logistic", more=flat)
@@ -249,9 +249,14 @@ def test_what_does_not_fit_the_config_is_refused(tmp_path):
     settings = config(tmp_path, [{"x": {"a": 1.0}, "y": True}], "logistic")
     with pytest.raises(InputError, match=r"e\.jsonl:1: the event has no time"):
         delayed(settings, "5m")
-    settings = config(tmp_path, [event], "logistic", more="[feedback]\n" + flat)
-    with pytest.raises(ConfigError, match=r"\[feedback\] says when labels come"):
-        delayed(settings, "5")
+
+
+def test_it_takes_the_place_of_feedback(tmp_path):
+    """A config with [feedback] is evaluated on labelled events as one without."""
+    feedback = '[feedback]\npath = "labels.jsonl"\nwindow_seconds = 1\n'
+    with_feedback = delayed(config(tmp_path, phishing(), "logistic", more=feedback), "1h")
+    without = delayed(config(tmp_path, phishing(), "logistic"), "1h")
+    assert with_feedback.metrics == without.metrics
 
 
 def test_the_command_prints_both_scores(tmp_path):
