@@ -283,8 +283,8 @@ def evaluate(config: Path, path: str | None, delay: str | None, *, as_json: bool
     With --delay, a label comes so many rows (100) or so much event time (3600s, 90m, 2h, 1d) after
     its event, or at the time in a field (field:paid_at), which is then no feature. Before an event
     is predicted, the labels that have come by then are learned, as in River's
-    progressive_val_score. [feedback] is not used. The metrics score in the order of the labels. Those that begin with
-    `by_prediction.` score in the order of the events.
+    progressive_val_score. [feedback] is not used. The metrics score in the order of the labels, and
+    those that begin with `by_prediction.` in the order of the events.
     """
     from midstream.flows.loading import load
     from midstream.flows.offline import evaluation
