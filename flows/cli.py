@@ -13,8 +13,7 @@ from rich.table import Table
 
 import midstream
 from midstream.engine.basics import caching, plugins
-from midstream.engine.shard.catalogue import command_kind
-from midstream.engine.shard.kinds import CommandKind
+from midstream.engine.shard.catalogue import outside_kind
 from midstream.flows import logs, process
 from midstream.flows.commands.cli_feedback import feedback
 from midstream.flows.commands.cli_versions import COMMANDS, of_kind
@@ -48,9 +47,10 @@ class _Commands(click.Group):
         if own is not None or cmd_name not in plugins.names("midstream.commands"):
             return own
         with one_line_errors(running=False):
+            kind = outside_kind(cmd_name)
+            if kind is not None:
+                return of_kind(kind)
             found = plugins.load("midstream.commands", cmd_name)
-            if isinstance(found, type) and issubclass(found, CommandKind):
-                return of_kind(command_kind(cmd_name))
             if not isinstance(found, click.Command):
                 raise plugins.PluginError(
                     f"{cmd_name!r} of midstream.commands is neither a click.Command nor a subclass "

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from midstream.engine.events.batch import EventBatch
-from midstream.engine.events.event import Label, Origin, Rejected
+from midstream.engine.events.event import FloatArray, Label, Origin, Rejected
 from midstream.engine.events.predictions import Predictions
 from midstream.engine.joining.clock import Clocks
 from midstream.engine.joining.policy import Policy
@@ -265,7 +265,9 @@ class Joiner:
         self.rejected: list[tuple[int, Rejected]] = []
         self.review: list[tuple[EventBatch, Predictions]] = []
         self._clocks = Clocks(policy.idle)
+        self._of_events = Clocks(policy.idle)  # ends labels that wait for their event
         self._tick = _BEFORE  # all that is due up to it was done
+        self._event_tick = _BEFORE  # likewise, by the clock of the events
         self._now = -math.inf  # after the row that is processed
         self._row = 0  # that is processed
         self._log: list[Callable[[], Any]] = []
@@ -326,16 +328,24 @@ class Joiner:
         if undoable:
             self._backup = (
                 msgspec.structs.replace(self.counts), list(self.delays), self.bytes, self._tick,
-                self._clocks.copy(), self.waiting.next,
+                self._event_tick, self._clocks.copy(), self._of_events.copy(), self.waiting.next,
             )  # fmt: skip
             self._log.append(lambda: None)
         self.waiting.log = self._log if undoable else None
-        nows = self._clocks.advance(batch.place, times_of(batch), len(batch))
-        ticks = np.full(len(batch), _BEFORE, np.int64)
+        times, n = times_of(batch), len(batch)
+        nows = self._clocks.advance(batch.place, times, n)
+        if batch.is_feedback:
+            yield from self._feedback(batch, self._ticks(nows), nows.tolist())
+        else:
+            of_events = self._ticks(self._of_events.advance(batch.place, times, n))
+            yield from self._events(batch, self._ticks(nows), of_events, nows.tolist())
+
+    def _ticks(self, nows: FloatArray) -> list[int]:
+        ticks = np.full(len(nows), _BEFORE, np.int64)
         known = np.isfinite(nows)
         ticks[known] = np.floor(nows[known] / self.policy.tick).astype(np.int64)
-        take = self._feedback if batch.is_feedback else self._events
-        yield from take(batch, ticks.tolist(), nows.tolist())
+        found: list[int] = ticks.tolist()
+        return found
 
     def finish(self) -> Iterator[tuple[list[Label | None], Predictions]]:
         """Complete the batch; yield labels and predictions in the order of prediction."""
@@ -353,7 +363,8 @@ class Joiner:
             self._log.pop()()
         for buckets in (self._due, self._early_due, self._forget_due):
             buckets.first = min(buckets, default=_NEVER)
-        self.counts, self.delays, self.bytes, self._tick, self._clocks, after = self._backup
+        self.counts, self.delays, self.bytes, self._tick, *rest = self._backup
+        self._event_tick, self._clocks, self._of_events, after = rest
         self.waiting.log = None
         self.waiting.cut(after)
         self._released, self.rejected, self.review = [], [], []
@@ -368,7 +379,7 @@ class Joiner:
     # --- events
 
     def _events(
-        self, batch: EventBatch, ticks: list[int], nows: list[float]
+        self, batch: EventBatch, ticks: list[int], of_events: list[int], nows: list[float]
     ) -> Generator[Op, Predictions | None, None]:
         ids = batch.ids
         done = (~batch.without_label()).tolist()
@@ -382,6 +393,13 @@ class Joiner:
         for row, tick in enumerate(ticks):
             number = self.waiting.next + row - start
             self._row = row
+            event_tick = of_events[row]
+            if event_tick > self._event_tick:
+                if self._early_due.first <= event_tick:
+                    self._now = nows[row]
+                    for at, event_id in self._early_due.due(event_tick):
+                        self._dangling(at, event_id)
+                self._event_tick = event_tick
             if tick > self._tick or (every and number % every == 0):
                 if tick > self._tick and min(soonest[start:row], default=tick + 1) <= tick:
                     yield from self._predict(batch, ids, done, nows, start, row)
@@ -407,7 +425,7 @@ class Joiner:
                 run.clear()
                 held = self._given(batch, row)
                 assert held is not None
-                if fates := self._label(event_id, held, row, tick):
+                if fates := self._label(event_id, held, row):
                     yield Learn(fates)
             elif event_id in self._early:
                 yield from self._predict(batch, ids, done, nows, start, row + 1)
@@ -415,7 +433,7 @@ class Joiner:
                 run.clear()
                 held = self._early.take(event_id)
                 self._count("early", not done[row])
-                if fates := self._label(event_id, held, row, tick):
+                if fates := self._label(event_id, held, row):
                     yield Learn(fates)
             else:
                 run.add(event_id)
@@ -426,7 +444,7 @@ class Joiner:
         now, times, policy = np.array(nows), times_of(batch), self.policy
         base = now if times is None else np.fmin(np.where(np.isnan(times), now, times), now)
         least = min(policy.window + policy.lateness, policy.remember)
-        found = np.full(len(now), math.inf)
+        found = np.full(len(now), -math.inf)  # before the clock begins
         known = np.isfinite(base)
         found[known] = np.floor((base[known] + least) / policy.tick) + 1
         soonest: list[float] = found.tolist()
@@ -510,7 +528,7 @@ class Joiner:
                 self._count("unusable")
                 self._reject(event_id, batch.origins[row], None, "feedback without a label")
             else:
-                fates += self._label(event_id, held, row, tick)
+                fates += self._label(event_id, held, row)
         if fates:
             yield Learn(fates)
 
@@ -523,7 +541,7 @@ class Joiner:
         origin = (batch.partition, max(batch.index, 0), int(batch.offsets[row]))
         return _Held(label, batch.weight(row), batch.time(row), source, origin)
 
-    def _label(self, event_id: str, held: _Held, row: int, tick: int) -> list[Fate]:
+    def _label(self, event_id: str, held: _Held, row: int) -> list[Fate]:
         """Take a label for an event; return what is to be learned now."""
         if event_id in self._open:
             number = self._open[event_id]
@@ -536,10 +554,11 @@ class Joiner:
             return self._again(event_id, held, row)
         known = self._early.get(event_id)
         if known is None:
-            time, policy, due = self._now if held.time is None else held.time, self.policy, tick
+            policy, due = self.policy, self._event_tick
+            time = self._now if held.time is None else held.time
             if time > -math.inf:
                 due = math.floor((time + policy.early + policy.lateness) / policy.tick)
-            due = max(due, tick) + 1
+            due = max(due, self._event_tick) + 1
             self._early_due.add(due, event_id)
             self._early.put(event_id, held._replace(due=due))
             while len(self._early) > policy.max_events:
@@ -637,11 +656,9 @@ class Joiner:
 
     def _is_due(self, tick: int, number: int) -> bool:
         """Whether anything ends by a tick, or by a number of events."""
-        if tick > self._tick and min(
-            self._due.first, self._early_due.first, self._forget_due.first
-        ) <= tick:  # fmt: skip
+        if tick > self._tick and min(self._due.first, self._forget_due.first) <= tick:
             return True
-        return number >= 0 and self.waiting.oldest() <= number - self.policy.window_events
+        return number >= 0 and self.waiting.oldest() < number - self.policy.window_events
 
     def _pass(self, tick: int, number: int, row: int) -> list[Fate]:
         """End what is due; return what is to be learned."""
@@ -650,12 +667,10 @@ class Joiner:
             for _, ended in self._due.due(tick):
                 if ended in self._sizes:
                     fates += self._expired(ended, row)
-            for at, event_id in self._early_due.due(tick):
-                self._dangling(at, event_id)
             for _, event_id in self._forget_due.due(tick):
                 self._forget(event_id)
         if number >= 0:
-            while (oldest := self.waiting.oldest()) <= number - self.policy.window_events:
+            while (oldest := self.waiting.oldest()) < number - self.policy.window_events:
                 fates += self._expired(oldest, row)
         return fates
 
@@ -723,12 +738,15 @@ class Joiner:
         """Return `old` under this policy. What waits keeps the end that it was given."""
         new = Joiner.from_state(old.state())
         new.policy = self.policy
-        new._clocks.idle = self.policy.idle
+        new._clocks.idle = new._of_events.idle = self.policy.idle
         ratio = old.policy.tick / self.policy.tick
         if ratio != 1.0:
             for table in (new._due, new._early_due, new._forget_due):
                 table.scale(ratio)
-            new._tick = _BEFORE if new._tick == _BEFORE else math.floor(new._tick * ratio)
+            new._tick, new._event_tick = (
+                tick if tick == _BEFORE else math.floor(tick * ratio)
+                for tick in (new._tick, new._event_tick)
+            )
         return new
 
     def definition(self) -> dict[str, Any]:
@@ -750,7 +768,8 @@ class Joiner:
                 "policy": self.definition(),
                 "counts": msgspec.to_builtins(self.counts),
                 "clocks": self._clocks.state(),
-                "tick": self._tick,
+                "of_events": self._of_events.state(),
+                "ticks": [self._tick, self._event_tick],
                 "delays": list(self.delays),
                 "waiting": self.waiting.state(),
                 "closed": msgspec.msgpack.encode(closed),
@@ -781,7 +800,9 @@ class Joiner:
             new = cls(msgspec.convert(state["policy"], Policy))
             new.counts = msgspec.convert(state["counts"], JoinCounts)
             new._clocks = Clocks.from_state(state["clocks"], new.policy.idle)
-            new._tick, new.delays = state["tick"], list(state["delays"])
+            new._of_events = Clocks.from_state(state["of_events"], new.policy.idle)
+            new._tick, new._event_tick = state["ticks"]
+            new.delays = list(state["delays"])
             new.waiting = Waiting.from_state(state["waiting"])
             unpack = msgspec.msgpack.decode
             for event_id, label, number in unpack(state["closed"]):

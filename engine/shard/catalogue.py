@@ -16,7 +16,7 @@ from midstream.engine.shard.kinds import (
 )
 from midstream.engine.shard.replacing import Promote, Restore, Rewind, Rollback
 
-__all__ = ["BUILTIN", "command_kind", "names"]
+__all__ = ["BUILTIN", "command_kind", "names", "outside_kind"]
 
 BUILTIN: Mapping[str, CommandKind] = {
     kind.name: kind()
@@ -32,34 +32,38 @@ _OURS = (
 
 
 def command_kind(name: str) -> CommandKind:
-    """Return a kind of command; an `Unknown` one if nobody knows it.
+    """Return a kind of command; an `Unknown` one, which says why, if there is none to be used."""
+    if name in BUILTIN:
+        return BUILTIN[name]
+    try:
+        return outside_kind(name) or Unknown(name)
+    except plugins.PluginError as error:
+        return Unknown(name, str(error))
+
+
+def outside_kind(name: str) -> CommandKind | None:
+    """Return a kind of command that a package declares; None if it declares none of this name.
 
     Raises
     ------
     PluginError
-        If a package declares it, and it cannot be used.
+        If it cannot be used.
     """
-    if name in BUILTIN:
-        return BUILTIN[name]
-    if name in plugins.names("midstream.commands"):
-        found = plugins.load("midstream.commands", name)
-        if isinstance(found, type) and issubclass(found, CommandKind):
-            return _checked(name, found())
-    return Unknown(name)
-
-
-def _checked(name: str, kind: CommandKind) -> CommandKind:
-    """Return a kind of another package, if Midstream can treat it as it has to be treated."""
-    if kind.name != name:
+    if name not in plugins.names("midstream.commands"):
+        return None
+    found = plugins.load("midstream.commands", name)
+    if not (isinstance(found, type) and issubclass(found, CommandKind)):
+        return None  # a command of the command line only
+    if found.name != name:
         raise plugins.PluginError(
-            f"{name!r} of midstream.commands has another `name`, {kind.name!r}; make them equal"
+            f"{name!r} of midstream.commands has another `name`, {found.name!r}; make them equal"
         )
     for what in _OURS:
-        if getattr(kind, what) != getattr(CommandKind, what):
+        if getattr(found, what) != getattr(CommandKind, what):
             raise plugins.PluginError(
                 f"{name!r} of midstream.commands sets `{what}`, which is for Midstream's own kinds"
             )
-    return kind
+    return found()
 
 
 def names(chosen: Callable[[CommandKind], bool]) -> list[str]:

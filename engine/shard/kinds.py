@@ -289,12 +289,16 @@ class Start(CommandKind):
 
 
 class Unknown(CommandKind):
-    """A kind that neither this version nor an installed package knows."""
+    """A kind that nobody here knows, or that a package brings and cannot be used: `why` says so."""
 
     given = False
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, why: str = "") -> None:
         self.unknown = name
+        self._why = why or (
+            f"neither this version of Midstream nor an installed package knows the command "
+            f"{name!r}; install the package, or the version, that it came with"
+        )
 
     def plan(self, *_: object) -> Command:
         """Refuse it."""
@@ -303,10 +307,3 @@ class Unknown(CommandKind):
     def perform(self, *_: object) -> None:
         """Refuse to go on: the state would be another one than the journal's."""
         raise JournalError(f"the journal has a command of the kind {self.unknown!r}: {self._why}")
-
-    @property
-    def _why(self) -> str:
-        return (
-            f"neither this version of Midstream nor an installed package knows the command "
-            f"{self.unknown!r}; install the package, or the version, that it came with"
-        )

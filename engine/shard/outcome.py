@@ -102,6 +102,8 @@ class Outcome(msgspec.Struct):
     """The rows of `batch` with a non-finite prediction."""
     joined: int = 0
     """Events that were learned from labels that came later."""
+    not_joined: int = 0
+    """Records of `rejected` that are feedback which was not joined."""
     review: tuple[EventBatch, Predictions] | None = None
     """Events that expired without a label, for review."""
     found: Verdict = Verdict(0, 0, 0)

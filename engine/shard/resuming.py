@@ -103,6 +103,7 @@ def resume(
     """
     positions = snapshots.positions()
     records = journal.recover(positions[0] if positions else 0)
+    intended.blank()  # imports the modules whose classes the state may name
     if positions and positions[-1] > journal.end:
         raise ResumeError(
             f"shard {name}: there is a snapshot of record {positions[-1]}, but the journal "

@@ -422,6 +422,7 @@ class Shard:
         )
         outcome.raised, outcome.odd = raised, result.odd
         outcome.joined, outcome.review = result.joined, result.review
+        outcome.not_joined = len(result.rejected)
         if raised or tried.refused or result.rejected:  # in input order, however it was cut
             found = [*rejected, *tried.refused, *(error.rejected for error in raised)]
             placed = [(each.origin[2], each) for each in found] + result.rejected
@@ -431,7 +432,9 @@ class Shard:
         self.cursors[span.partition] = span.at_stop()
         self.data.add(span.partition, span.start, span.stop, batch, _lines(cursor, span, batch))
         if given.is_feedback:
-            self.data.add_feedback(applied)
+            left_out = {*tried.raised, *_rows_at(applied, tried.refused)}
+            kept = [i for i in range(len(applied)) if i not in left_out]
+            self.data.add_feedback(applied.take(kept) if left_out else applied)
         self.stepped += len(batch) if live else 0
         if raised and not live:
             self._leave_out(raised)
@@ -863,9 +866,7 @@ class Shard:
         if not self._excluded:
             return batch, []
         place = batch.place
-        places = [
-            Excluded(place, line, batch.row(i)) for i, line in enumerate(batch.offsets.tolist())
-        ]
+        places = [(place, line, batch.row(i)) for i, line in enumerate(batch.offsets.tolist())]
         out = [i for i, each in enumerate(places) if each in self._excluded]
         if not out:
             return batch, []
@@ -949,6 +950,12 @@ class Shard:
         self._snapshot_end = self._journal.end
         if trim and self.keep_from > 0:
             self._journal.trim(int(min(oldest, self.keep_from)))
+
+
+def _rows_at(batch: EventBatch, rejected: list[Rejected]) -> Iterator[int]:
+    """Yield the rows of a batch that were rejected."""
+    offsets = {each.origin[2] for each in rejected}
+    return (row for row, offset in enumerate(batch.offsets.tolist()) if offset in offsets)
 
 
 def _lines(cursor: Cursor | None, span: Range, batch: EventBatch) -> tuple[int, int] | None:

@@ -32,3 +32,8 @@ class Step(msgspec.Struct):
     joined: int = 0
     rejected: list[tuple[int, Rejected]] = []
     review: tuple[EventBatch, Predictions] | None = None
+
+    @property
+    def not_joined(self) -> int:
+        """Number of records of feedback that were not joined."""
+        return len(self.rejected)

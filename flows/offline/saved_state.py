@@ -92,8 +92,8 @@ def _foreseen(settings: Settings, blank: Trainer, place: Path) -> Foreseen | Non
             saved = header = newest[1]
             seq, trainer = header.seq, Trainer.from_state(newest[0].parts, modules)
         elif first is not None and first.about:
-            saved, seq = beginning, _ = Beginning.of(first.about), first.seq
-            trainer = begun(name, beginning, intended)
+            saved = beginning = Beginning.of(first.about)
+            seq, trainer = first.seq, begun(name, beginning, intended)
         else:
             return None
     except ValueError as error:

@@ -69,7 +69,9 @@ def _epochs_in_order(rows: Mapping[str, Sequence[Done]]) -> list[str]:
     """
     begun, first = {}, {}
     for epoch, these in rows.items():
-        begun[epoch] = min((r.command.at for r in these if r.kind == "start"), default=0.0)
+        begun[epoch] = min(
+            (r.command.at for r in these if command_kind(r.kind).begins), default=0.0
+        )
         ids = [row.command.id for row in these if row.command.id]
         if ids:
             first[epoch] = min(ids)

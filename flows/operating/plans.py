@@ -268,7 +268,7 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
     before it changes anything.
     """
     rows = registry.deployments()
-    begun = epochs(row for row in rows if row.kind == "start")
+    begun = epochs(row for row in rows if command_kind(row.kind).begins)
     for part in manifest.shards:
         if part.saved.epoch != begun.get(part.shard, ""):
             raise OperationError(

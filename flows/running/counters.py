@@ -29,6 +29,8 @@ class Counters(msgspec.Struct):
         Events that the model processed, and those of them with a label.
     rejected
         Records that were not accepted.
+    not_joined
+        Those of them that are feedback without an event that waits for it.
     predictions, alarms
         Outputs written.
     non_finite
@@ -40,6 +42,7 @@ class Counters(msgspec.Struct):
     events: int = 0
     learned: int = 0
     rejected: int = 0
+    not_joined: int = 0
     predictions: int = 0
     alarms: int = 0
     non_finite: int = 0
@@ -55,6 +58,7 @@ class Counters(msgspec.Struct):
         self.events += len(batch)
         self.learned += batch.labelled + step.joined
         self.rejected += rejected
+        self.not_joined += step.not_joined
         self.alarms += len(step.alarms)
         self.non_finite += step.non_finite
         self.too_large += step.too_large
@@ -128,10 +132,11 @@ def judge_input(summary: Summary, settings: Settings) -> None:
     FailingError
         At the end of the input, after all valid records were learned.
     """
-    given, limit = summary.events + summary.rejected, settings.model.error_limit
-    if summary.rejected > limit * given and (given >= _JUDGED or not summary.seen):
+    rejected = summary.rejected - summary.not_joined
+    given, limit = summary.events + rejected, settings.model.error_limit
+    if rejected > limit * given and (given >= _JUDGED or not summary.seen):
         raise FailingError(
-            f"{summary.rejected:,} of {given:,} events of this run were rejected "
+            f"{rejected:,} of {given:,} events of this run were rejected "
             f"(model.error_limit = {limit:g}); `midstream check` says why, and so does the "
             "output `rejected` of a run"
         )

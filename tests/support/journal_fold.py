@@ -158,8 +158,11 @@ class Fold:
         for start in range(0, len(kept), self._most):
             part = batch.take(kept[start : start + self._most])
             step = self.trainer.step(part)
-            self.data.add(span.partition, 0, 0, part)
-            yield part, step
+            events = part if step.events is None else step.events
+            self.data.add(span.partition, 0, 0, events)
+            if part.is_feedback:
+                self.data.add_feedback(part)
+            yield events, step
 
     def _count(self, span: Range, odd: Collection[int]) -> None:
         """Count, one by one, the events that the learner raised on, and the `odd` ones."""

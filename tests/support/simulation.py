@@ -22,6 +22,7 @@ from journal_fold import Fold
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import Rejected
 from midstream.engine.events.predictions import Predictions
+from midstream.engine.joining.policy import Policy
 from midstream.engine.learners.learner import LEARNERS, LearnerError
 from midstream.engine.shard import backlog, journal
 from midstream.engine.shard.catalogue import command_kind
@@ -242,8 +243,22 @@ DEFINITIONS: list[dict[str, Any]] = [
 """What a config may define, one after the other, of one state."""
 
 
-def make_trainer(definition: int = 0) -> Trainer:
-    return Trainer(ChainLearner(), **DEFINITIONS[definition])
+POLICIES = [
+    Policy(window=8.0, early=2.0, remember=20.0),
+    Policy(window=4.0, early=3.0, remember=6.0, on_expiry="label", default=3.0,
+           corrections="learn", correction_weight=2.0),
+    Policy(window=6.0, repeats="sum", window_events=5, max_events=6),
+    Policy(window=1e6, repeats="last", max_bytes=2_000, idle=2.0),
+]  # fmt: skip
+"""What is done with labels that come later."""
+
+
+def make_trainer(definition: int = 0, policy: Policy | None = None) -> Trainer:
+    return Trainer(ChainLearner(), **DEFINITIONS[definition], feedback=policy)
+
+
+LABELS = "labels"
+"""The partition of the feedback."""
 
 
 class KeepingJournal(FileJournal):
@@ -276,6 +291,8 @@ class Life:
         How many an operator gives, at random moments.
     amends
         Whether the config defines the model otherwise from time to time.
+    joins
+        Whether labels come later, from a partition of their own.
     """
 
     def __init__(
@@ -286,8 +303,10 @@ class Life:
         events: int = 40,
         commands: int = 0,
         amends: bool = False,
+        joins: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
+        self.policy = POLICIES[seed % len(POLICIES)] if joins else None
         self._amends = random.Random(seed) if amends else None
         self.definition = 0
         self.disk = Disk(self.rng)
@@ -297,6 +316,9 @@ class Life:
         self.office = Office(self, commands)
         self.bad = self.rng.choice([0.03, 0.03, 0.1, 0.5, 0.9])
         self.streams = {f"p{p}": [self._event(i) for i in range(events)] for p in range(partitions)}
+        if joins:
+            self.streams = {p: list(map(self._unlabelled, s)) for p, s in self.streams.items()}
+            self.streams[LABELS] = [self._label(i, events) for i in range(2 * events)]
         self.trimmed: dict[int, Record] = {}
         self.limit = self.rng.choice([0.05, 0.2, 1.0])
         self._careful = False
@@ -320,6 +342,27 @@ class Life:
             "source": self.rng.choice(SOURCES),
         }
 
+    def _unlabelled(self, event: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Return an event without its label, most times, and with a time."""
+        if event is None:
+            return None
+        event["y"] = event["y"] if self.rng.random() < 0.1 else None
+        at = int((event["id"] or "e0")[1:]) + self.rng.choice([0.0, 0.5, -3.0])
+        return event | {"ts": at if self.rng.random() < 0.9 else None}
+
+    def _label(self, i: int, events: int) -> dict[str, Any] | None:
+        """Return feedback for an event around the same place."""
+        if self.rng.random() < 0.05:
+            return None
+        at = min(max(i // 2 + self.rng.randint(-6, 3), 0), events)
+        return {
+            "x": {"id": f"e{at}", "bad": False},
+            "y": self.rng.randrange(5) if self.rng.random() < 0.95 else None,
+            "id": f"e{at}",
+            "source": self.rng.choice(SOURCES),
+            "ts": i / 2 + self.rng.random() if self.rng.random() < 0.9 else None,
+        }
+
     def decode(self, partition: str, start: int, stop: int) -> tuple[EventBatch, list[Rejected]]:
         part = self.streams[partition][start:stop]
         rows = [(start + i, e) for i, e in enumerate(part) if e is not None]
@@ -331,7 +374,9 @@ class Life:
             index=-1,
             ids=[e["id"] for _, e in rows],
             sources=[e["source"] for _, e in rows],
+            times=[e["ts"] for _, e in rows] if self.policy is not None else None,
         )
+        batch.is_feedback = partition == LABELS
         rejected = [
             Rejected((partition, 0, start + i), "unreadable", "", "")
             for i, e in enumerate(part)
@@ -347,7 +392,7 @@ class Life:
         self.journal.trimmed = self.trimmed
         shard = Shard.open(
             "000",
-            lambda: make_trainer(self.definition),
+            lambda: make_trainer(self.definition, self.policy),
             self.journal,
             SnapshotFolder(folder, keep=2),
             snapshot_events=self.rng.choice([3, 10, 1000]),
@@ -550,10 +595,12 @@ class Life:
             for (partition, _, at), y in zip(batch.origins, step.predictions.values, strict=True):
                 line = {"at": [partition, at], "y": y}
                 out["predictions"].append(line | ({"version": version} if version else {}))
+            for _, r in step.rejected:
+                out["rejected"].append({"rejected": [r.origin[0], r.origin[2]]})
 
         records = self.records()
         begun = (records[0].about or {})["definition"]
-        makers = [lambda i=i: make_trainer(i) for i in range(len(DEFINITIONS))]
+        makers = [lambda i=i: make_trainer(i, self.policy) for i in range(len(DEFINITIONS))]
         make = next(make for make in makers if make().definition() == begun)
         fold = Fold(make, read, learned=learned, most=1_000, limit=self.limit)
         with soon(self._records):

@@ -11,7 +11,7 @@ from midstream import Trainer
 from midstream.engine.basics import plugins
 from midstream.engine.basics.storage import LocalStorage
 from midstream.engine.events.batch import EventBatch
-from midstream.engine.shard.catalogue import BUILTIN, command_kind, names
+from midstream.engine.shard.catalogue import BUILTIN, command_kind, names, outside_kind
 from midstream.engine.shard.commands import Order, RefusedError, main_of
 from midstream.engine.shard.journal import Command, FileJournal, JournalError, Range
 from midstream.engine.shard.kinds import CommandKind
@@ -111,7 +111,9 @@ def test_a_kind_of_another_package_that_cannot_be_treated_so_is_refused(kind, sa
     """Its name differs, or it claims what only Midstream's own kinds may."""
     outside(kind)
     with pytest.raises(plugins.PluginError, match=said):
-        command_kind("ring")
+        outside_kind("ring")
+    with pytest.raises(RefusedError, match=said):
+        command_kind("ring").plan(Command(1, "ring"), Order(1, "ring"), STANDING)
 
 
 def test_what_is_declared_and_is_no_kind_is_no_kind_of_command(outside):

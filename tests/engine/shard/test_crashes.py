@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 import pytest
-from simulation import Disk, Folder, Life, make_trainer
+from simulation import LABELS, Disk, Folder, Life, make_trainer
 
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.shard import resuming
@@ -91,6 +91,34 @@ def written(life: Life, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read(name).splitlines()] if out.length(name) else []
 
 
+def check_joined(seed: int, commands: int = 0) -> int:
+    """Likewise with labels that come later; return how many events were joined to one."""
+    life = Life(seed, events=EVENTS[commands > 0], commands=commands, joins=True)
+    shard = life.run(crashes=1 + seed % 4)
+    got, joiner = shard.trainer.digest(), shard.trainer.joiner
+    assert joiner is not None
+    predictions, rejected = (written(life, name) for name in ("predictions", "rejected"))
+    places = [tuple(line["at"]) for line in predictions]
+    assert len(places) == len(set(places)), "a prediction is there twice"
+    assert not any(p == LABELS for p, _ in places), "feedback is predicted"
+    counts = joiner.counts
+    ended = counts.joined + counts.labelled + counts.expired + counts.evicted + counts.repeated
+    assert counts.predicted == ended + len(joiner), "an event is in no count, or in two"
+    reopened = life.open()
+    assert reopened.next_step() is None
+    assert reopened.trainer.digest() == got
+    if not commands and life.journal.first > 0:
+        return counts.joined
+    fold, out = life.fold()
+    assert fold.digest() == got, "the state is not the fold of its journal"
+    assert predictions == out["predictions"]
+    assert sorted(map(str, rejected)) == sorted(map(str, out["rejected"]))
+    life.office.check(shard, fold)
+    for each in (shard, reopened):
+        assert each.recent == fold.recent
+    return counts.joined
+
+
 def commands_of(seed: int) -> int:
     """Return how many commands a seed's life has: in a third of them none."""
     return 0 if seed % 3 == 0 else 1 + seed % 5
@@ -140,6 +168,16 @@ def test_definitions_that_change_between_crashes_are_journaled(part):
     amended = sum(check(seed, amends=True) for seed in seeds[:40])
     amended += sum(check(seed, 1 + seed % 2, MANY * (seed % 3), amends=True) for seed in seeds[40:])
     assert amended > 30
+
+
+@pytest.mark.parametrize(
+    "part", [pytest.param(i, marks=pytest.mark.slow if i else ()) for i in range(8)]
+)
+def test_labels_that_come_later_are_joined_exactly(part):
+    """Whatever fails, events and feedback are applied again in the order of the journal."""
+    seeds = range(125 * part, 125 * part + 125)
+    joined = sum(check_joined(seed, commands_of(seed // 4)) for seed in seeds)
+    assert joined > 200
 
 
 def _bug_snapshot_before_commit(monkeypatch):
