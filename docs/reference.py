@@ -17,7 +17,7 @@ import msgspec
 from msgspec import NODEFAULT, UNSET
 
 from midstream.flows.cli import cli
-from midstream.flows.config.settings import Input, Settings
+from midstream.flows.config.settings import Feedback, Input, Settings
 
 __all__ = ["Key", "commands", "commands_of", "configuration", "keys_of", "pages"]
 
@@ -160,6 +160,7 @@ def configuration() -> str:
     lines: list[str] = []
     heads = attributes_of(Settings)
     heads["input.fields"] = attributes_of(Input)["fields"]
+    heads["feedback.fields"] = attributes_of(Feedback)["fields"]
     lines += ["## The top of the file", "", *_HEAD]
     for item in keys_of():
         if isinstance(item, str):

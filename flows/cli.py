@@ -1,6 +1,7 @@
 """The command line: each command parses, calls the library and reports errors in one line."""
 
 import inspect
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import midstream
 from midstream.engine.basics import caching, plugins
 from midstream.engine.shard.catalogue import outside_kind
 from midstream.flows import logs, process
+from midstream.flows.commands.cli_feedback import feedback
 from midstream.flows.commands.cli_versions import COMMANDS, of_kind
 from midstream.flows.commands.terminal import (
     CONFIG,
@@ -266,15 +268,27 @@ def _run_share(
     metavar="PATH",
     help="Read this file, folder, glob or -, not the config's input.",
 )
+@click.option(
+    "--delay",
+    metavar="DELAY",
+    help="Labels come later: after 100 rows, 90m of event time, or at field:NAME.",
+)
 @JSON
-def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
+def evaluate(config: Path, path: str | None, delay: str | None, *, as_json: bool) -> None:
     """Score the learner of CONFIG on its input; write nothing.
 
     The command predicts, scores, then learns every event, in one pass. Metrics and digest equal
     those of a new `run`.
+
+    With --delay, a label comes so many rows (100) or so much event time (3600s, 90m, 2h, 1d) after
+    its event, or at the time in a field (field:paid_at), which is then no feature. Before an event
+    is predicted, the labels that have come by then are learned, as in River's
+    progressive_val_score. [feedback] is not used. The metrics score in the order of the labels, and
+    those that begin with `by_prediction.` in the order of the events.
     """
     from midstream.flows.loading import load
     from midstream.flows.offline import evaluation
+    from midstream.flows.offline.delayed import Delay, prepared
     from midstream.flows.running import online
     from midstream.flows.running.counters import judge_input
 
@@ -283,9 +297,10 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
         if path is not None:
             path = path if path == "-" else str(Path(path).absolute())
             settings = settings.reading(path)
-        online.preflight(settings)
+        later = None if delay is None else Delay.parse(delay)
+        online.preflight(settings if later is None else prepared(settings, later))
     with one_line_errors(running=True, as_json=as_json), model_prints():
-        summary, _ = evaluation.evaluate(settings)
+        summary, _ = evaluation.evaluate(settings, delay=later)
         judge_input(summary, settings)
     _print_summary(summary, settings.name, as_json=as_json)
 
@@ -491,6 +506,8 @@ def learners(*, as_json: bool) -> None:
 
 
 def _print_summary(summary: Any, name: str, *, as_json: bool) -> None:
+    from midstream.flows.running.counters import feedback_counts
+
     if as_json:
         print_json(summary)
         return
@@ -515,9 +532,20 @@ def _print_summary(summary: Any, name: str, *, as_json: bool) -> None:
             quality.add_row(short, *("" if v is None else f"{v:.4f}" for v in values))
     console.print(f"{name}, since the model began ({summary.seen:,} events):", markup=False)
     console.print(quality)
+    if feedback := feedback_counts(summary.metrics):
+        joined = Table(show_header=False)
+        for key, value in feedback.items():
+            if (value and not math.isnan(value)) or key in ("waiting", "joined", "expired"):
+                unit = " s" if key.startswith("delay.") else ""
+                text = f"{value:,}" if isinstance(value, int) else f"{value:g}"
+                joined.add_row(key.replace("_", " "), text + unit)
+        console.print("what became of events and labels, since the model began:")
+        console.print(joined)
+    if any(metric.startswith("by_prediction.") for metric in summary.metrics):
+        console.print("by_prediction.: in the order of the events, not in that of their labels")
     for shard, value in summary.digest.items():
         console.print(f"digest of shard {shard}: {value[:16]}", markup=False)
 
 
-for command in COMMANDS:
+for command in (feedback, *COMMANDS):
     cli.add_command(command)

@@ -11,7 +11,7 @@ from midstream.engine.events.columns import Texts
 from midstream.engine.events.event import Alarm, Label, Rejected, Task
 from midstream.engine.events.predictions import Predictions
 
-__all__ = ["encode_alarms", "encode_predictions", "encode_rejected"]
+__all__ = ["encode_alarms", "encode_predictions", "encode_rejected", "encode_review"]
 
 
 def _plain(value: Any) -> Any:
@@ -76,11 +76,18 @@ def encode_predictions(
         parts = [b'{"id":"', Pieces(*pieces), b'"']
     else:
         parts = [b'{"id":', _column(batch.ids)]
-    parts += [
-        b',"model":%b,"version":%d,"role":%b,"y_pred":' % (text(model), version, text(role)),
-        _column(predictions.values),
-        b',"y_proba":',
-    ]
+    parts.append(b',"model":%b,"version":%d,"role":%b' % (text(model), version, text(role)))
+    parts += _predicted(predictions, task)
+    parts += [b',"ts":', b"null" if batch.times is None else _column(batch.times)]
+    parts += [b',"origin":[%b,%d,' % (text(batch.partition), max(batch.index, 0)), offsets]
+    parts.append(b"]}\n")
+    return weave(parts, n)
+
+
+def _predicted(predictions: Predictions, task: Task) -> list[bytes | Pieces]:
+    """Return the fields `y_pred` and `y_proba`."""
+    text = _encoder.encode
+    parts: list[bytes | Pieces] = [b',"y_pred":', _column(predictions.values), b',"y_proba":']
     table = predictions.table
     if table is not None and table.classes:
         for i, label in enumerate(table.classes):
@@ -91,10 +98,15 @@ def encode_predictions(
         parts.append(_column(_named(predictions.probas, task)))
     else:
         parts.append(b"null")
-    parts += [b',"ts":', b"null" if batch.times is None else _column(batch.times)]
-    parts += [b',"origin":[%b,%d,' % (text(batch.partition), max(batch.index, 0)), offsets]
-    parts.append(b"]}\n")
-    return weave(parts, n)
+    return parts
+
+
+def encode_review(batch: EventBatch, predictions: Predictions, *, task: Task) -> bytes:
+    """Return events that expired, with their predictions, as JSON Lines, in order."""
+    parts: list[bytes | Pieces] = [b'{"id":', _column(batch.ids), b',"x":', _column(batch.dicts())]
+    parts += _predicted(predictions, task)
+    parts += [b',"ts":', b"null" if batch.times is None else _column(batch.times), b"}\n"]
+    return weave(parts, len(batch))
 
 
 def _column(values: list[Any]) -> Pieces:

@@ -150,6 +150,8 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Likewise, for input that is not learned.
     alarms
         Likewise, for alarms of the drift detectors and of predictions that are not finite.
+    review
+        Likewise, for events that expired without a label, where `feedback.on_expiry` is `review`.
     journal
         The topic of the journal, where outputs are topics. Default: `NAME.journal`.
     share
@@ -163,6 +165,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     predictions: bool | str = True
     rejected: bool | str = True
     alarms: bool | str = True
+    review: bool | str = True
     journal: Text | None = None
     share: Share = 1.0
     only: Literal["unlabelled"] | None = None
@@ -171,6 +174,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def topics(self) -> dict[str, str]:
         """The topics among them, by kind."""
         kinds = {"predictions": self.predictions, "rejected": self.rejected, "alarms": self.alarms}
+        kinds["review"] = self.review
         return {kind: topic for kind, topic in kinds.items() if isinstance(topic, str)}
 
 
@@ -529,6 +533,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.input.topic is None if shards == "auto" else shards == 1
 
     @property
+    def outputs(self) -> list[str]:
+        """The kinds of output that are made: `review` only where events are to be reviewed."""
+        kinds = ["predictions", "rejected", "alarms"]
+        if self.feedback is not None and self.feedback.on_expiry == "review":
+            kinds.append("review")
+        return [kind for kind in kinds if getattr(self.output, kind)]
+
+    @property
     def journal_topic(self) -> str | None:
         """The topic of the journal; None: it is in the state folder."""
         return (self.output.journal or f"{self.name}.journal") if self.output.topics else None
@@ -806,8 +818,13 @@ def _check_topics(settings: Settings, reader: ConfigReader) -> None:
     """Check the settings of outputs that are topics."""
     output = settings.output
     topics = output.topics
+    feedback = settings.feedback
+    if "review" in topics and (feedback is None or feedback.on_expiry != "review"):
+        raise reader.error(
+            "output.review", 'a topic is for feedback.on_expiry = "review"; leave one out'
+        )
     if topics:
-        for kind in ("predictions", "rejected", "alarms"):
+        for kind in settings.outputs:
             if getattr(output, kind) is True:
                 other = next(iter(topics))
                 raise reader.error(

@@ -149,7 +149,7 @@ def _reads_outputs(settings: Settings) -> bool:
     folder, pattern = settings.output_path, settings.input_path
     if pattern == "-":
         return False
-    outputs = [folder / f"{name}.jsonl" for name in ("predictions", "rejected", "alarms")]
+    outputs = [folder / f"{name}.jsonl" for name in settings.outputs]
     return Path(pattern) == folder or any(
         file.match(pattern) or ("**" in pattern and fnmatch.fnmatch(str(file), pattern))
         for file in outputs

@@ -227,7 +227,8 @@ def create_topics(settings: Settings, partitions: int, replicas: int) -> dict[st
     Parameters
     ----------
     partitions
-        Partitions of a missing input topic; outputs and journal get as many as the input has.
+        Partitions of a missing input topic; feedback, outputs and journal get as many as the input
+        has.
     replicas
         Replicas of each partition; -1: the brokers' default.
 
@@ -246,6 +247,8 @@ def create_topics(settings: Settings, partitions: int, replicas: int) -> dict[st
     # Midstream trims a journal itself; until then nothing of it may be deleted.
     forever = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
     wanted: dict[str | None, dict[str, str]] = {source: {}}
+    if settings.feedback is not None:
+        wanted[settings.feedback.topic] = {}
     wanted |= {topic: {} for topic in settings.output.topics.values()}
     wanted[settings.journal_topic] = forever
     done = {topic: "was there" for topic in wanted if topic is not None}

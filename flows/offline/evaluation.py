@@ -11,6 +11,7 @@ from midstream.engine.training.trainer import Trainer
 from midstream.flows.config.factory import model_modules
 from midstream.flows.config.settings import Settings
 from midstream.flows.inputs.reading import open_reader
+from midstream.flows.offline.delayed import Answered, Delay, DelayedTrainer, prepared
 from midstream.flows.running.counters import Summary
 from midstream.flows.running.definition import make_trainer
 from midstream.flows.running.failures import RejectedLog, Tally, failures, log_non_finite
@@ -51,16 +52,28 @@ class _Judge:
             tried = self._careful.step(self.trainer, given)
         errors = [EventError.of(given, row, error) for row, error in tried.raised.items()]
         odd = tried.rows[tried.step.odd].tolist() if tried.step.odd else []
+        found = Answered(tried.batch, tried.step, errors, list(tried.raised), odd, tried.refused)
+        self.count(found, len(given), summary)
+
+    def count(self, found: Answered, given: int, summary: Summary) -> None:
+        """Count what became of a number of events.
+
+        Raises
+        ------
+        FailingError
+            If the learner fails on too many recent events.
+        """
+        batch, step, errors, raised, odd, refused = found
         self._log.add(errors)
         self._tally.add(
-            Verdict(len(errors), len(odd), len(tried.batch) + len(errors)),
-            failures(tried.batch, errors, tried.step.odd),
+            Verdict(len(errors), len(odd), len(batch) + len(errors)),
+            failures(batch, errors, step.odd),
         )
-        verdict = self._recent.count(len(given), list(tried.raised), odd, self._limit)
+        verdict = self._recent.count(given, raised, odd, self._limit)
         if verdict is not None:
             raise self._tally.error(self._recent.now(verdict, self._limit), self._limit)
-        summary.count(tried.batch, tried.step, len(errors) + len(tried.refused))
-        summary.predictions += len(tried.batch)
+        summary.count(batch, step, len(errors) + len(refused))
+        summary.predictions += len(batch)
 
     def close(self) -> None:
         """Judge the whole pass.
@@ -76,31 +89,53 @@ class _Judge:
 
 
 def evaluate(
-    settings: Settings, *, progress: Callable[[Summary], None] | None = None
+    settings: Settings,
+    *,
+    delay: Delay | None = None,
+    progress: Callable[[Summary], None] | None = None,
 ) -> tuple[Summary, Trainer]:
     """Run the same Trainer over the input once, without journal, snapshots or outputs.
+
+    Parameters
+    ----------
+    delay
+        How much later than its event a label comes; None: with it. Metrics then score in the order
+        of the labels, those with the prefix ``by_prediction.`` in the order of the events; there is
+        no digest, as no run has this state.
 
     Raises
     ------
     ConfigError, InputError, EventError, FailingError
         As `run` does. EventError only if `model.on_error` is not "reject".
     """
+    if delay is not None:
+        settings = prepared(settings, delay)
     judge = _Judge(make_trainer(settings), settings)
+    later = None if delay is None else DelayedTrainer(judge.trainer, settings, delay)
     summary = Summary()
     begun = time.perf_counter()
     with open_reader(settings) as reader:
         for _, decoded in reader:
-            judge.step(decoded.batch, summary)
+            if later is None:
+                judge.step(decoded.batch, summary)
+            else:
+                judge.count(later.step(decoded.batch), len(decoded.batch), summary)
             summary.rejected += len(decoded.rejected)
             if progress is not None:
                 progress(summary)
+    if later is not None:
+        judge.count(later.close(), 0, summary)
     if summary.non_finite:
         log_non_finite(summary.non_finite, of=summary.predictions)
     judge.close()
     trainer = judge.trainer
     summary.seconds = time.perf_counter() - begun
     summary.metrics = trainer.metrics
-    summary.digest = {"000": trainer.digest()}
+    if later is None:
+        summary.digest = {"000": trainer.digest()}
+    else:
+        ordered = later.by_prediction.report()
+        summary.metrics |= {f"by_prediction.{name}": value for name, value in ordered.items()}
     summary.seen = trainer.seen
     summary.events_per_second = summary.events / max(summary.seconds, 1e-9)
     return summary, trainer

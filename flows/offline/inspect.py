@@ -92,11 +92,10 @@ def inspect(settings: Settings, sample: int, *, amend: bool = False) -> Report:
     if trainer is not None:
         _try_saved_state(settings, report, amend=amend)
     _try_versions(settings, report)
-    output = settings.output
     if settings.journal_topic is not None:
         if reaches:
             _try_topics(settings, report)
-    elif output.predictions or output.rejected or output.alarms:
+    elif settings.outputs:
         _try_folder("output", settings.output_path, report, (f"{kind}*.jsonl" for kind in KINDS))
     return report
 

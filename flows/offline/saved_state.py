@@ -18,7 +18,7 @@ from midstream.flows.config.factory import model_modules
 from midstream.flows.config.settings import Settings
 from midstream.flows.running.definition import state_identity
 
-__all__ = ["Foreseen", "look"]
+__all__ = ["Foreseen", "look", "newest_snapshot"]
 
 
 class Foreseen(NamedTuple):
@@ -56,11 +56,16 @@ def look(settings: Settings, blank: Trainer) -> Iterator[Foreseen]:
             yield found
 
 
-def _newest(place: Path) -> tuple[Snapshot, SnapshotHeader] | None:
-    """Return the newest complete snapshot, and its header; None if there is none."""
+def newest_snapshot(place: Path) -> tuple[Snapshot, SnapshotHeader] | None:
+    """Return the newest complete snapshot of a shard, and its header; None if there is none.
+
+    A run beside may remove one that was listed.
+    """
     snapshots = SnapshotFolder(LocalStorage(place), tidy=False)
     for position in reversed(snapshots.positions()):
-        with suppress(SnapshotError):  # a run also falls back to an older one, and logs it
+        with suppress(
+            SnapshotError, FileNotFoundError
+        ):  # a run also falls back to an older one, and logs it
             snapshot = snapshots.read(position)
             return snapshot, SnapshotHeader.of(snapshot.header)
     return None
@@ -69,7 +74,7 @@ def _newest(place: Path) -> tuple[Snapshot, SnapshotHeader] | None:
 def _foreseen(settings: Settings, blank: Trainer, place: Path) -> Foreseen | None:
     name, modules = place.name, model_modules(settings)
     intended = Intended(lambda: blank, modules=modules, **state_identity(settings))
-    newest, first, records = _newest(place), None, list[Record]()
+    newest, first, records = newest_snapshot(place), None, list[Record]()
     since = -1 if newest is None else newest[1].seq
     try:
         for record in whole_records(LocalStorage(place), max(since, 0)):

@@ -150,6 +150,7 @@ def _config_text(name: str, path: str, found: Survey | None) -> str:
         _default(Output, "predictions", "false: they are not written"),
         _default(Output, "rejected", "input that is not learned, with the reason"),
         _default(Output, "alarms", "what the drift detectors say"),
+        _default(Output, "review", "events that expired without a label, see [feedback]"),
         _default(Output, "share", "of the predictions that are put out, chosen by the event"),
         _hint("only", "only predictions for events without a label", '"unlabelled"'),
         _hint("journal", "topic of the journal, where outputs are topics"),

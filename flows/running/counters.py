@@ -1,5 +1,9 @@
 """The counters shared by runs, evaluations, supervisors and displays."""
 
+import math
+import re
+from collections.abc import Mapping
+
 import msgspec
 
 from midstream.engine.events.batch import EventBatch
@@ -8,8 +12,9 @@ from midstream.engine.training.step import Step
 from midstream.flows.config.settings import Settings
 from midstream.flows.running.errors import FailingError
 
-__all__ = ["Counters", "Summary", "judge_input"]
+__all__ = ["Counters", "Summary", "feedback_counts", "judge_input"]
 
+_OF_FEEDBACK = re.compile(r"(?:\d+\.)?feedback\.(.+)")  # with several shards, behind their number
 _JUDGED = 20  # events after which a run's input can be judged
 
 
@@ -90,6 +95,31 @@ class Summary(Counters):
         total.add(self)
         total.add(other)
         return total
+
+
+def feedback_counts(metrics: Mapping[str, float]) -> dict[str, int | float]:
+    """Return what became of events and of feedback, over all shards; empty without a join.
+
+    Counts add up, and `coverage` follows from them. A quantile of the delay is that of the shard
+    where it is longest. Shares and seconds are rounded, to be shown.
+    """
+    found: dict[str, int | float] = {}
+    for name, value in metrics.items():
+        if (match := _OF_FEEDBACK.fullmatch(name)) is None:
+            continue
+        key = match[1]
+        if key == "coverage" or key.startswith("delay."):
+            found[key] = max(found.get(key, math.nan), round(value, 4), key=_or_least)
+        else:
+            found[key] = found.get(key, 0) + int(value)
+    if found:
+        ended = found["joined"] + found["expired"] + found["evicted"]
+        found["coverage"] = round(found["joined"] / ended, 4) if ended else math.nan
+    return found
+
+
+def _or_least(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
 
 
 def judge_input(summary: Summary, settings: Settings) -> None:

@@ -41,7 +41,7 @@ from midstream.flows.inputs.reading import IDLE
 from midstream.flows.inputs.topics import check_kafka
 from midstream.flows.logs import log
 from midstream.flows.process import stop_signals
-from midstream.flows.running.counters import Summary
+from midstream.flows.running.counters import Summary, feedback_counts
 from midstream.flows.running.definition import make_trainer
 from midstream.flows.running.errors import AbandonedError, RunError
 from midstream.flows.running.failures import Tally
@@ -402,6 +402,8 @@ class _Attempts:
             summary.digest[name] = running.shard.trainer.digest()
             summary.seen += running.shard.trainer.seen
         summary.close()
+        if counts := feedback_counts(summary.metrics):
+            log.info("feedback", **counts)
         return summary
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 __all__ = ["KINDS", "file_name"]
 
-KINDS = ("predictions", "rejected", "alarms")
+KINDS = ("predictions", "rejected", "alarms", "review")
 """Kinds of output."""
 
 

@@ -20,6 +20,7 @@ from midstream.flows.claims.identity import settle
 from midstream.flows.claims.locks import StateLocks
 from midstream.flows.inputs.feedback import connect
 from midstream.flows.logs import log
+from midstream.flows.running.counters import feedback_counts
 from midstream.flows.running.definition import told_of
 from midstream.flows.running.errors import FailingError, RunError
 from midstream.flows.running.failures import gravity
@@ -35,6 +36,7 @@ _FEW = 4  # shards up to which they are opened one after the other
 _OPENERS = 16
 _RESCAN_SECONDS = 5.0
 _REPORT_SECONDS = 10.0
+_TOLD = ("waiting", "joined", "expired", "late", "dangling", "coverage")  # of feedback, on the way
 
 
 class ShardProcess:
@@ -325,8 +327,13 @@ class ShardProcess:
         count = self.shared.summary.events
         self._reported = (now, count)
         fields: dict[str, Any] = {}
+        metrics: dict[str, float] = {}
         for running in self.shards.values():
-            for name, value in list(running.shard.trainer.metrics.items())[:1]:
+            found = running.shard.trainer.metrics
+            for name, value in list(found.items())[:1]:
                 fields[f"{name}{running.suffix}"] = round(value, 4)
+            metrics |= {f"{running.name}.{name}": value for name, value in found.items()}
+        counts = feedback_counts(metrics)
+        fields |= {name: counts[name] for name in _TOLD if name in counts}
         rate = round((count - events) / (now - then))
         log.info("progress", events=count, events_per_second=rate, **fields)

@@ -9,7 +9,12 @@ from contextlib import closing, suppress
 from typing import Any, NamedTuple, TypeVar
 
 from midstream.connectors.encode.choice import Choice
-from midstream.connectors.encode.outputs import encode_alarms, encode_predictions, encode_rejected
+from midstream.connectors.encode.outputs import (
+    encode_alarms,
+    encode_predictions,
+    encode_rejected,
+    encode_review,
+)
 from midstream.connectors.input import Decoded, InputError, NoAnswerError, Work
 from midstream.connectors.kafka.journal import KafkaJournal, Signature
 from midstream.engine.basics.storage import BackgroundStorage, LocalStorage
@@ -38,7 +43,7 @@ from midstream.flows.running.counters import Counters, Summary
 from midstream.flows.running.definition import make_trainer, state_identity, told_of
 from midstream.flows.running.errors import AbandonedError, FailingError
 from midstream.flows.running.failures import RejectedLog, Tally, failures, log_non_finite
-from midstream.flows.running.outputs import KINDS, file_name
+from midstream.flows.running.outputs import file_name
 from midstream.flows.running.registrar import Ready, Registrar
 from midstream.flows.running.shares import Place
 
@@ -257,8 +262,7 @@ class RunningShard:
 
     def output_names(self) -> list[str]:
         """Names of the output files that this shard writes."""
-        output = self._shared.settings.output
-        return [file_name(kind, self.suffix) for kind in KINDS if getattr(output, kind)]
+        return [file_name(kind, self.suffix) for kind in self._shared.settings.outputs]
 
     def _by_file(self, data: Mapping[str, bytes]) -> dict[str, bytes]:
         if isinstance(self.journal, FileJournal):
@@ -474,6 +478,8 @@ class RunningShard:
             data["rejected"] = encode_rejected(outcome.rejected)
         if settings.output.alarms:
             data["alarms"] = encode_alarms(outcome.alarms, settings.name, self.name)
+        if outcome.review is not None and "review" in settings.outputs:
+            data["review"] = encode_review(*outcome.review, task=settings.model.task)
         self.shard.publish(outcome, self._by_file(data))
         if registrar is not None and registrar.is_due(outcome.alarms):
             self.shard.commit()

@@ -6,7 +6,7 @@ from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import Event
 from midstream.engine.learners.learner import as_learner
 from midstream.engine.training.trainer import Trainer
-from midstream.flows.running.counters import Counters, Summary
+from midstream.flows.running.counters import Counters, Summary, feedback_counts
 
 FIELDS = Counters.__struct_fields__
 
@@ -47,3 +47,18 @@ def test_a_batch_is_counted_by_what_was_done_with_it():
     assert (counters.events, counters.learned, counters.rejected) == (8, 6, 3)
     assert counters.non_finite == trainer.prequential.non_finite > 0
     assert counters.too_large == trainer.prequential.too_large > 0
+
+
+def test_counts_of_feedback_are_those_of_all_shards():
+    """Counts add up, coverage is that of the sums, and the longest delay counts."""
+    shard = {"accuracy": 0.5, "feedback.waiting": 2.0, "feedback.joined": 6.0}
+    shard |= {"feedback.expired": 1.0, "feedback.evicted": 1.0, "feedback.coverage": 0.75}
+    shard |= {"feedback.delay.p50": 4.0, "by_prediction.accuracy": 0.25}
+    other = shard | {"feedback.joined": 0.0, "feedback.coverage": float("nan")}
+    other |= {"feedback.delay.p50": float("nan")}
+    alone = {"waiting": 2, "joined": 6, "expired": 1, "evicted": 1, "coverage": 0.75}
+    assert feedback_counts(shard) == alone | {"delay.p50": 4.0}
+    several = {f"000.{k}": v for k, v in other.items()} | {f"001.{k}": v for k, v in shard.items()}
+    both = {"waiting": 4, "joined": 6, "expired": 2, "evicted": 2, "coverage": 0.6}
+    assert feedback_counts(several) == both | {"delay.p50": 4.0}
+    assert feedback_counts({"accuracy": 0.5}) == {}
