@@ -26,7 +26,7 @@ __all__ = [
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that ask for an orderly end."""
 _CLOSED = "MIDSTREAM_CLOSED"  # environment variable kept over re-execution: "0,2"
-_RUNS = {"run"}  # commands that a signal ends in order, with exit code 0
+_RUNS = {"run", "gateway"}  # commands that a signal ends in order, with exit code 0
 
 
 def start(command: Callable[[], Any]) -> None:
