@@ -98,14 +98,17 @@ def _feedback(settings: Gateway) -> dict[str, Any]:
         "responses": {
             "202": done("Every item is in the feedback topic, acknowledged by the brokers."),
             "207": done("Some items are in the topic, others are not; `results` tells which."),
-            "400": _error("No JSON, an empty list, a query in the URL, or a header that is wrong."),
+            "400": _error(
+                f"No JSON, an empty list or one of more than {settings.max_items} items, a query "
+                "in the URL, or a header that is wrong."
+            ),
             "401": _error("No token, or none of the gateway's.")
             | {"headers": {"WWW-Authenticate": {"schema": {"type": "string"}, "required": True}}},
             "405": _error("Another method than POST."),
             "408": _error(f"The body took longer than {settings.body_seconds:g} s."),
             "409": done("No item is in the topic: their idempotency keys have other content."),
             "413": _error(
-                f"More than {settings.max_bytes} bytes, or {settings.max_items} items."
+                f"More than {settings.max_bytes} bytes."
             ),
             "415": _error("Not application/json in UTF-8, or compressed."),
             "422": done("No item is in the topic; `results` tells why."),

@@ -64,7 +64,7 @@ class Mapping:
                 shown = text if len(text) <= LONGEST else f"{text[:50]}…"
                 return Fault(f"label {shown!r} is none of: {known}", self._table.y)
             item["y"] = self._table.values[text]
-        return self._rules.apply(
+        applied = self._rules.apply(
             item,
             scope=f"topic {self._name}",
             source=self._table.source or self._name,
@@ -72,6 +72,10 @@ class Mapping:
             unit=self._table.time_unit,
             paths=self._paths,
         )
+        if isinstance(applied, Fault) and "[input.fields]" in applied.reason:
+            here = f"[gateway.raw.{self._name}]"  # where the same option stands for this topic
+            return Fault(applied.reason.replace("[input.fields]", here), applied.path)
+        return applied
 
 
 def object_in(value: bytes | None) -> dict[str, Any] | Fault:

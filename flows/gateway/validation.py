@@ -205,6 +205,8 @@ class Rules:
 
 def _text(value: Any, what: str, longest: int) -> str:
     """Return text or an integer as text that is not empty."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 7.0 is an integer in JSON, too
     if isinstance(value, int) and not isinstance(value, bool):
         if not fits(value):
             raise BadValueError(f"{what}: {TOO_LONG}")

@@ -25,7 +25,7 @@ _FEEDBACK = "/v1/feedback"
 _KEY = re.compile(r"[!-~]+\Z")
 _SECRET = re.compile(r"token|auth|key|secret|password|bearer", re.IGNORECASE)
 _STATUSES = ("accepted", "duplicate", "conflict", "rejected", "refused")
-_LINGER = 2.0  # seconds to read on after a refusal, so that the client gets to read it
+_LINGER = 1.0  # seconds to read on after a refusal, so that the client gets to read it
 _SOON = 5  # seconds after which a client may try again
 _GRACE = 0.2  # seconds that an answer may take more than a request's own limit, while it ends
 
@@ -320,7 +320,7 @@ class Site:
                 raise _Refusal(400, "empty", "the list is empty")
             if len(sent) > (most := self._settings.max_items):
                 raise _Refusal(
-                    413, "too_many",
+                    400, "too_many",
                     f"{len(sent)} items; allowed: {most} in a request (gateway.max_items)",
                 )  # fmt: skip
         return sent

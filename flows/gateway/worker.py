@@ -31,8 +31,6 @@ _CONNECTION = {
 class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     """Reads raw topics as the engine would: only what was committed."""
 
-    logger = driver.logger
-
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"
@@ -40,14 +38,16 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
 
 class _Consumer(driver.Consumer):  # type: ignore[misc]
-    logger = driver.logger
-
     def _new_consumer_thread(self) -> Any:
         return _Thread(self, loop=self.loop, beacon=self.beacon)
 
 
 class _Transport(driver.Transport):  # type: ignore[misc]
     Consumer = _Consumer
+
+
+for _part in (_Thread, _Consumer):
+    _part.logger = driver.logger  # else they would log as a part of Midstream
 
 
 class Raw:
@@ -241,8 +241,9 @@ class Tamed(logging.Handler):
             return
         self._seen[form] = record.created, 0
         text = " ".join(record.getMessage().split())[:500]
-        if record.exc_info and record.exc_info[1] is not None:
-            text += f": {type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:  # the first line: what follows is what a client sent
+            text += f": {' '.join(f'{type(error).__name__}: {error}'.split(chr(10))[:2])[:300]}"
         more = {"missed": missed} if missed else {}
         log.warning("gateway_library", logger=record.name, said=text, **more)
 
