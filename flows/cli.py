@@ -297,8 +297,12 @@ def gateway(config: Path) -> None:
 
     with one_line_errors(running=False):
         settings = load(config)
-    with one_line_errors(running=True):
-        serve(settings)
+    try:
+        with one_line_errors(running=True):
+            serve(settings)
+    except SystemExit as ending:
+        process.end(ending.code)
+    process.end(0)
 
 
 @cli.command("init-topics")

@@ -3,8 +3,8 @@
 import asyncio
 import importlib
 import os
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from midstream.connectors.encode.outputs import encode_rejected
@@ -23,11 +23,13 @@ from midstream.flows.logs import log
 from midstream.flows.process import stop_signals
 
 if TYPE_CHECKING:
-    from midstream.flows.gateway.worker import Raw
+    from midstream.flows.gateway.web import Site
+    from midstream.flows.gateway.worker import Raw, Worker
 
 __all__ = ["GatewayError", "serve"]
 
 _RAW = 1024  # characters of a rejected message that are kept
+_STOP_SECONDS = 10.0  # for libraries to end
 _NEEDED = ("faust", "aiokafka", "aiohttp", "prometheus_client")
 
 
@@ -37,6 +39,8 @@ class GatewayError(ExpectedError, RuntimeError):
 
 def serve(settings: Settings) -> None:
     """Run the gateway of a config until a signal asks it to end; return when it ended in order.
+
+    The process has to end with it: libraries leave threads behind that wait for the brokers.
 
     Raises
     ------
@@ -65,7 +69,8 @@ def serve(settings: Settings) -> None:
     worker.credentials(settings)
     worker.Tamed().install()
     replicas = gateway_topics(settings)
-    asyncio.run(_Gateway(settings, tokens, replicas).run())
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(_Gateway(settings, tokens, replicas).run())
 
 
 class _Gateway:
@@ -108,51 +113,55 @@ class _Gateway:
             lambda: len(site.connections),
         )
         app = Worker(self._settings, self._name, self._replicas, self._readers())
-        async with AsyncExitStack() as stack:
-            await site.open()
-            stack.push_async_callback(site.close)
-            log.info("gateway_listens", address=site.address, name=self._settings.name)
-            if self._gateway.host not in ("127.0.0.1", "::1", "localhost"):
-                log.warning(
-                    "gateway_without_tls",
-                    note="tokens go over the network as they are; put a proxy with TLS before it",
-                )
-            begun = self._task(app.start())
-            if not await self._until(begun):
-                log.info("gateway_stopped")
-                os._exit(0)  # nothing was taken; Faust cannot be stopped while it starts
+        await site.open()
+        log.info("gateway_listens", address=site.address, name=self._settings.name)
+        if self._gateway.host not in ("127.0.0.1", "::1", "localhost"):
+            log.warning(
+                "gateway_without_tls",
+                note="tokens go over the network as they are; put a proxy with TLS before it",
+            )
+        failed: asyncio.Task[Any] | None = None
+        if await self._until(self._task(app.start())):
             self._intake.memory.attach(app.table)
-            work = {
-                self._task(self._intake.run()),
-                self._task(_failure(app)),
-                self._task(self._summaries()),
-            }
-            stack.callback(self._intake.close)
-            self._started.set()
-            announcement = self._task(self._announce())
-            stopping = self._task(self._stopping.wait())
-            done, _ = await asyncio.wait({*work, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            failed = [task for task in done if task is not stopping]
-            log.info("gateway_stopping")
-            self._started.clear()
-            if failed:
-                await self._abandon(failed[0])
-            await site.close()
-            with suppress(TimeoutError):  # what is not acknowledged was not answered with 202
-                async with asyncio.timeout(self._gateway.ack_seconds):
-                    await self._intake.idle()
-            await app.stop()
-            for task in (*work, announcement):
-                task.cancel()
-            self._counts.summarise()
-            log.info("gateway_stopped")
+            failed = await self._work(site, app)
+            async with _limit(_STOP_SECONDS):
+                await app.stop()
+        await site.close()
+        self._counts.summarise()
+        if failed is not None:
+            reason = failed.exception()
+            if isinstance(reason, ExpectedError):
+                raise reason
+            raise GatewayError(f"the gateway failed: {type(reason).__name__}: {reason}")
+        log.info("gateway_stopped")
 
-    async def _abandon(self, failed: "asyncio.Task[Any]") -> None:
-        """Raise what ended a task, as an error for the operator."""
-        reason = failed.exception()
-        if isinstance(reason, ExpectedError):
-            raise reason
-        raise GatewayError(f"the gateway failed: {type(reason).__name__}: {reason}") from None
+    async def _work(self, site: "Site", app: "Worker") -> "asyncio.Task[Any] | None":
+        """Take feedback until a signal, and finish what was taken; return the task that failed."""
+        writing = self._task(self._intake.run())
+        tasks = {
+            writing, self._task(_failure(app)), self._task(self._summaries()),
+            self._task(self._announce()),
+        }  # fmt: skip
+        stopping = self._task(self._stopping.wait())
+        self._started.set()
+        left = {*tasks, stopping}
+        failed = None
+        while failed is None and not stopping.done():
+            done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            failed = next((task for task in done if task.exception() is not None), None)
+        log.info("gateway_stopping")
+        self._started.clear()
+        await site.close()
+        if failed is None:
+            # What is not acknowledged until then was not answered with 202.
+            async with _limit(self._gateway.ack_seconds):
+                await asyncio.wait(
+                    {self._task(self._intake.idle()), writing},
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+        for task in tasks:
+            task.cancel()
+        return failed
 
     async def _until(self, task: "asyncio.Task[Any]") -> bool:
         """Wait for a task; return False if a signal came first."""
@@ -263,6 +272,16 @@ def _identity(raw: "Raw", purpose: str) -> bytes:
 
 def _place(raw: "Raw") -> str:
     return "/".join(map(str, raw.origin))
+
+
+@asynccontextmanager
+async def _limit(seconds: float) -> AsyncIterator[None]:
+    """Go on after so many seconds, whatever is not done then."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        log.warning("gateway_stops_undone", seconds=seconds)
 
 
 async def _failure(app: Any) -> None:

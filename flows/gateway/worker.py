@@ -16,7 +16,7 @@ from midstream.flows.logs import log
 
 __all__ = ["LOGGERS", "Raw", "Tamed", "Worker", "credentials"]
 
-LOGGERS = ("faust", "mode", "aiokafka", "aiohttp", "asyncio")
+LOGGERS = ("faust", "mode", "aiokafka", "aiohttp", "asyncio", "librdkafka")
 """The loggers of what the gateway is made of."""
 _SESSION_SECONDS = 10.0
 _COMMIT_SECONDS = 1.0
@@ -35,6 +35,32 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"
         return consumer
+
+    async def seek_to_committed(self) -> Any:
+        """Seek to where the group has come; where it has not begun, to the start.
+
+        Faust drops what it fetches while the table is read, and fetches it again from the offset
+        that is committed. Where none is, or 0, the client does not seek, and the first messages
+        would come only after a restart.
+        """
+        return await self.call_thread(self._seek_to_committed)
+
+    async def _seek_to_committed(self) -> Any:
+        consumer = self._ensure_consumer()
+        committed = await consumer.seek_to_committed()
+        app = self.consumer.app
+        first = [
+            place
+            for place, offset in committed.items()
+            if not offset and place.topic not in app.tables.changelog_topics
+        ]
+        new = [place for place in first if committed[place] is None]
+        latest = app.conf.consumer_auto_offset_reset == "latest"
+        look = consumer.end_offsets if latest else consumer.beginning_offsets
+        starts = await look(new) if new else {}
+        for place in first:
+            consumer.seek(place, starts.get(place, 0))
+        return committed
 
 
 class _Consumer(driver.Consumer):  # type: ignore[misc]
@@ -243,7 +269,8 @@ class Tamed(logging.Handler):
         text = " ".join(record.getMessage().split())[:500]
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:  # the first line: what follows is what a client sent
-            text += f": {' '.join(f'{type(error).__name__}: {error}'.split(chr(10))[:2])[:300]}"
+            lines = f"{type(error).__name__}: {error}".splitlines()[:2]
+            text += f": {' '.join(lines).strip()[:300]}"
         more = {"missed": missed} if missed else {}
         log.warning("gateway_library", logger=record.name, said=text, **more)
 

@@ -5,6 +5,7 @@ readers of committed messages see all of a group or none of it. Who opens a writ
 the transactions of all earlier ones, and shuts them out.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +32,7 @@ __all__ = [
 
 HEADER = "midstream-idempotency"
 """The header of a message: idempotency key (16 bytes) and digest of the content (8 bytes)."""
+_LOGGER = logging.getLogger("librdkafka")
 _OURS: dict[str, Any] = {"enable.idempotence": True, "acks": "all"}
 _DEFAULTS: dict[str, Any] = {
     "compression.type": "lz4",
@@ -146,7 +148,8 @@ class Writer:
                     **_OURS,
                     "transactional.id": self._name,
                     "error_cb": self._heard,
-                }
+                },
+                logger=_LOGGER,
             )
             producer.init_transactions(seconds)
         except KafkaException as error:
@@ -243,7 +246,7 @@ class Writer:
         if producer is None:
             raise DoubtError("the brokers did not answer")
         group = f"{self._name}.owner"
-        consumer = ck.Consumer({**self._settings, **_TAIL, "group.id": group})
+        consumer = ck.Consumer({**self._settings, **_TAIL, "group.id": group}, logger=_LOGGER)
         try:
             producer.begin_transaction()
             nothing = [TopicPartition(self._topics[0], 0, 0)]
@@ -272,7 +275,8 @@ class Writer:
             If the brokers do not answer.
         """
         client = ck.Consumer(
-            {**self._settings, **_TAIL, "group.id": f"{self._name}.tail", "error_cb": self._heard}
+            {**self._settings, **_TAIL, "group.id": f"{self._name}.tail", "error_cb": self._heard},
+            logger=_LOGGER,
         )
         try:
             places = list(self._places(client, known, since, seconds))

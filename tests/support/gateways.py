@@ -20,7 +20,7 @@ from midstream.flows.gateway.validation import Rules
 from midstream.flows.gateway.web import Site
 from midstream.flows.gateway.writer import Written
 
-TOKEN = "0123456789abcdef-shop"
+TOKEN = "0123456789abcdef-shop"  # noqa: S105 for tests
 OTHER = "fedcba9876543210-bank"
 VARIABLE = "MIDSTREAM_GATEWAY_TOKENS"
 TOKENS = f"shop:{TOKEN},bank:{OTHER}"
@@ -132,7 +132,7 @@ class HttpGateway:
         self.site = Site(self.settings, tokens, self.rules, "feedback", self.intake, self.counts)
         self.counts.watch(
             lambda: self.intake.waiting,
-            lambda: len(self.memory),
+            self.memory.__len__,
             lambda: float(self.site.ready),
             lambda: len(self.site.connections),
         )

@@ -1,5 +1,6 @@
 """The gateway on a real broker: topics in, feedback out, kills, takeovers, outages."""
 
+import http.client
 import json
 import random
 import threading
@@ -9,7 +10,6 @@ from collections import Counter
 import pytest
 from gateways import TOKEN, TOKENS, VARIABLE, GatewayProcess, ask
 from project import wait_for
-
 
 RAW = """
 [gateway.raw.chargebacks]
@@ -242,6 +242,17 @@ def test_brokers_that_are_gone_for_a_while(gateway, kafka_own, topic):
     assert len(lines) < 150, "libraries do not flood the log"
 
 
+@pytest.mark.slow
+def test_a_gateway_ends_while_the_brokers_are_away(gateway, kafka_own):
+    """SIGTERM: it waits `ack_seconds` for what it has taken, and exits with code 0."""
+    one = gateway(config="ack_seconds = 1.0").start()
+    assert one.send({"id": "a", "y": True}).status == 202
+    kafka_own.kill()
+    assert one.send({"id": "b", "y": True}).status == 503
+    assert one.stop() == 0
+    assert "event=gateway_stopped" in one.log.read_text()
+
+
 class Sender(threading.Thread):
     """Sends items one after the other, and each again until it is told as taken."""
 
@@ -263,7 +274,7 @@ class Sender(threading.Thread):
                 except OSError:
                     time.sleep(self.rng.uniform(0.05, 0.2))
                     continue
-                except Exception:  # a connection that was cut while it answered
+                except http.client.HTTPException:  # cut while it answered
                     continue
                 if answer.status == 202:
                     self.acknowledged.append(body["id"])

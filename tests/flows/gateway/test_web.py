@@ -182,7 +182,6 @@ def test_ten_thousand_items():
 @pytest.mark.usefixtures("nothing")
 def test_a_body_that_is_too_large_without_saying_so(site):
     """In chunks, whose sum is not told beforehand: read up to the limit, then 413."""
-
     chunked = head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
     chunk = b"3e8\r\n" + b" " * 1_000 + b"\r\n"
     answer = talk(site.site.address, chunked, chunk * 25)
