@@ -168,7 +168,7 @@ def http_gateway(task="binary", **settings):
     thread = threading.Thread(target=work)
     thread.start()
     assert begun.wait(60)
-    wait_for(lambda: gateway.intake.ready.is_set(), what="ready")
+    wait_for(gateway.intake.ready.is_set, what="ready")
     try:
         yield gateway
     finally:
