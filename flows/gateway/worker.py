@@ -20,6 +20,7 @@ LOGGERS = ("faust", "mode", "aiokafka", "aiohttp", "asyncio", "librdkafka")
 """The loggers of what the gateway is made of."""
 _SESSION_SECONDS = 10.0
 _COMMIT_SECONDS = 1.0
+_METADATA_MS = 10_000  # until new partitions, and topics that were made anew, are noticed
 _CONNECTION = {
     "bootstrap.servers", "security.protocol", "sasl.mechanism", "sasl.mechanisms", "sasl.username",
     "sasl.password", "ssl.ca.location", "ssl.certificate.location", "ssl.key.location",
@@ -144,6 +145,7 @@ class Worker:
             # A gateway that starts again takes its place at once, also after SIGKILL. With other
             # topics it takes another place, since brokers keep the assignment of a known one.
             consumer_group_instance_id=f"{name}-{subscription:08x}",
+            consumer_metadata_max_age_ms=_METADATA_MS,
             broker_session_timeout=_SESSION_SECONDS,
             broker_rebalance_timeout=_SESSION_SECONDS,
             broker_commit_interval=_COMMIT_SECONDS,

@@ -9,7 +9,8 @@ from collections import Counter
 
 import pytest
 from gateways import TOKEN, TOKENS, VARIABLE, GatewayProcess, ask
-from project import wait_for
+from kafka_broker import free_ports
+from project import PATIENCE, wait_for
 
 RAW = """
 [gateway.raw.chargebacks]
@@ -253,6 +254,28 @@ def test_a_gateway_ends_while_the_brokers_are_away(gateway, kafka_own):
     assert "event=gateway_stopped" in one.log.read_text()
 
 
+@pytest.mark.slow
+def test_topics_that_change_while_they_are_read(gateway, kafka, topic):
+    """One is removed, and others are read on; it is made anew, one gets partitions: all is read."""
+    raw = kafka.create_topic(topic("raw"))
+    calls = kafka.create_topic(topic("calls"))
+    one = gateway(config=RAW % (raw, calls)).start()
+    kafka.delete_topic(raw)
+    kafka.produce(calls, [(None, sent({"id": "c", "fraud": True}), 0)])
+    wait_for(lambda: len(one.feedback()) >= 1, pause=0.2)
+    assert one.send({"id": "a", "y": True}).status == 202
+    kafka.create_topic(raw, partitions=2)
+    kafka.produce(raw, [
+        (None, sent({"payment": {"ref": n, "user": "u"}, "kind": "paid"}), n) for n in range(2)
+    ])  # fmt: skip
+    kafka.add_partitions(calls, 3)
+    kafka.produce(calls, [(None, sent({"id": f"p{n}", "fraud": True}), n) for n in range(3)])
+    wait_for(lambda: len(one.feedback()) >= 7, pause=0.5)
+    assert one.stop() == 0
+    ids = Counter(value["id"] for value in one.feedback())
+    assert ids == Counter(["a", "c", "0", "1", "p0", "p1", "p2"])
+
+
 class Sender(threading.Thread):
     """Sends items one after the other, and each again until it is told as taken."""
 
@@ -284,14 +307,16 @@ class Sender(threading.Thread):
 
 
 @pytest.mark.slow
-def test_200_senders_and_kills(gateway, kafka):
-    """Each that was told as accepted is in the topic, and each id once, over ten SIGKILLs."""
+@pytest.mark.parametrize(("items", "kills", "brokers"), [(20, 10, 0), (8, 6, 3)])
+def test_200_senders_and_kills(gateway, kafka_own, items, kills, brokers):
+    """Each that was told as accepted is in the topic, and each id once, over many SIGKILLs.
+
+    Of the gateway only, or of the broker, too.
+    """
     rng = random.Random(15)
-    senders, items, kills = 200, 20, 10
-    one = gateway(config="rate = 1e6").start()
-    # All lives listen at one port, so that senders find the next one.
-    port = one.address.rpartition(":")[2]
-    assert one.stop() == 0
+    senders = 200
+    one = gateway(config="rate = 1e6")
+    [port] = free_ports(1)  # all lives listen at one, so that senders find the next one
     text = one.project.config.read_text()
     one.project.config.write_text(text.replace("port = 0", f"port = {port}"))
     one.start()
@@ -304,10 +329,13 @@ def test_200_senders_and_kills(gateway, kafka):
         for kill in range(kills):
             until = total * (kill + rng.random()) / (kills + 1)
             wait_for(lambda u=until: sum(len(s.acknowledged) for s in crowd) >= u, pause=0.005)
-            one.kill()
-            one.start()
+            if kill < 2 * brokers and kill % 2:
+                kafka_own.restart()  # killed, and started again
+            else:
+                one.kill()
+                one.start()
         for sender in crowd:
-            sender.join(300)
+            sender.join(PATIENCE)
     finally:
         over.set()
     acknowledged = [name for sender in crowd for name in sender.acknowledged]
