@@ -286,11 +286,11 @@ def evaluate(config: Path, path: str | None, *, as_json: bool) -> None:
 @cli.command()
 @CONFIG
 def gateway(config: Path) -> None:
-    """Take feedback over HTTP and from raw topics; write it to the feedback topic of CONFIG.
+    """Take feedback over HTTP and from raw topics.
 
-    The command needs the extra `faust` (pip install 'midstream[faust]'), and bearer tokens in the
-    environment. It runs until SIGTERM or Ctrl-C. It then finishes what it has taken, and exits with
-    code 0.
+    The command checks it, removes repeated sends, and writes it to the feedback topic of CONFIG. It
+    needs the extra `faust` (pip install 'midstream[faust]'), and bearer tokens in the environment.
+    It runs until SIGTERM or Ctrl-C. It then finishes what it has taken, and exits with code 0.
     """
     from midstream.flows.gateway.serve import serve
     from midstream.flows.loading import load

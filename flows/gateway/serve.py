@@ -132,7 +132,7 @@ class _Gateway:
             reason = failed.exception()
             if isinstance(reason, ExpectedError):
                 raise reason
-            raise GatewayError(f"the gateway failed: {type(reason).__name__}: {reason}")
+            raise GatewayError(f"the gateway failed: {_said(reason)}")
         log.info("gateway_stopped")
 
     async def _work(self, site: "Site", app: "Worker") -> "asyncio.Task[Any] | None":
@@ -164,13 +164,14 @@ class _Gateway:
         return failed
 
     async def _until(self, task: "asyncio.Task[Any]") -> bool:
-        """Wait for a task; return False if a signal came first."""
+        """Wait until the reader has started; return False if a signal came first."""
         stopping = self._task(self._stopping.wait())
         await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             return False
         stopping.cancel()
-        await task
+        if (error := task.exception()) is not None:
+            raise GatewayError(f"the reader of raw topics cannot start: {_said(error)}")
         return True
 
     async def _announce(self) -> None:
@@ -287,4 +288,8 @@ async def _limit(seconds: float) -> AsyncIterator[None]:
 async def _failure(app: Any) -> None:
     """Raise what ends the Faust app, if it ends by itself."""
     reason = await app.failed()
-    raise GatewayError(f"the reader of raw topics failed: {type(reason).__name__}: {reason}")
+    raise GatewayError(f"the reader of raw topics failed: {_said(reason)}")
+
+
+def _said(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 from gateways import TOKEN, TOKENS, VARIABLE, GatewayProcess, ask
-from kafka_broker import free_ports
+from kafka_broker import SASL_PASSWORD, SASL_USER, free_ports
 from project import PATIENCE, wait_for
 
 RAW = """
@@ -31,7 +31,9 @@ source_field = "agent"
 @pytest.fixture
 def gateway(kafka, topic, tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, TOKENS)
-    return lambda **options: GatewayProcess(kafka, topic, tmp_path / "gateway", **options)
+    return lambda kafka=kafka, **options: GatewayProcess(
+        kafka, topic, tmp_path / "gateway", **options
+    )
 
 
 def sent(message):
@@ -274,6 +276,44 @@ def test_topics_that_change_while_they_are_read(gateway, kafka, topic):
     assert one.stop() == 0
     ids = Counter(value["id"] for value in one.feedback())
     assert ids == Counter(["a", "c", "0", "1", "p0", "p1", "p2"])
+
+
+@pytest.fixture(scope="module")
+def secured(new_kafka):
+    with new_kafka(secure=True) as cluster:
+        yield cluster
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["plain", "scram", "tls"])
+def test_brokers_that_ask_who_comes(gateway, secured, topic, how):
+    """With a password, with SCRAM over TLS, or with a certificate: written and read as ever."""
+    calls = secured.create_topic(topic("calls"))
+    one = gateway(kafka=secured, config=RAW % (secured.create_topic(topic("raw")), calls))
+    made = secured.certificates
+    who = {"sasl.username": SASL_USER, "sasl.password": SASL_PASSWORD}
+    authority = {"ssl.ca.location": made.authority}
+    protocol, more, address = {
+        "plain": ("SASL_PLAINTEXT", {"sasl.mechanism": "PLAIN", **who}, secured.sasl_bootstrap),
+        "scram": (
+            "SASL_SSL", {"sasl.mechanism": "SCRAM-SHA-256", **who, **authority},
+            secured.scram_bootstrap,
+        ),
+        "tls": (
+            "SSL",
+            {"ssl.certificate.location": made.client, "ssl.key.location": made.client, **authority},
+            secured.tls_bootstrap,
+        ),
+    }[how]  # fmt: skip
+    lines = "".join(f'"{key}" = "{value}"\n' for key, value in more.items())
+    text = one.project.config.read_text().replace(secured.bootstrap, address)
+    one.project.config.write_text(f'{text}"security.protocol" = "{protocol}"\n{lines}')
+    one.start()
+    assert one.send({"id": "a", "y": True}).status == 202
+    secured.produce(calls, [(None, sent({"id": "c", "fraud": True}), 0)])
+    wait_for(lambda: len(one.feedback()) >= 2, pause=0.2)
+    assert one.stop() == 0
+    assert SASL_PASSWORD not in one.log.read_text()
 
 
 class Sender(threading.Thread):
