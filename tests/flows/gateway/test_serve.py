@@ -40,6 +40,7 @@ def sent(message):
     return json.dumps(message).encode()
 
 
+@pytest.mark.slow
 def test_feedback_over_http_is_in_the_topic(gateway, kafka):
     """Keyed by id as `midstream send` would, once, also after a restart; the end is in order."""
     one = gateway().start()
@@ -70,6 +71,7 @@ def test_feedback_over_http_is_in_the_topic(gateway, kafka):
     assert not any("Traceback" in line or TOKEN in line for line in lines)
 
 
+@pytest.mark.slow
 def test_raw_topics_become_feedback(gateway, kafka, topic):
     """By each topic's own mapping; what is no feedback is in `rejected`, with its place; once."""
     raw, calls = topic("raw"), topic("calls")
@@ -109,6 +111,7 @@ def test_raw_topics_become_feedback(gateway, kafka, topic):
     assert one.log.read_text().count("event=raw_rejected") == 3
 
 
+@pytest.mark.slow
 def test_events_are_keyed_anew(gateway, kafka, topic):
     """Byte for byte, by the field of the config, once; what has no such field is rejected."""
     raw, to = topic("raw"), topic("keyed")
@@ -129,6 +132,7 @@ def test_events_are_keyed_anew(gateway, kafka, topic):
     assert all(json.loads(m.value)["id"].encode() == m.key for m in messages)
 
 
+@pytest.mark.slow
 def test_another_raw_topic_is_read_after_a_restart(gateway, kafka, topic):
     """Brokers keep the assignment of a member they know; a changed config is another member."""
     raw, calls = kafka.create_topic(topic("raw")), kafka.create_topic(topic("calls"))
@@ -168,7 +172,9 @@ def test_missing_topics_are_told(gateway, kafka, topic):
     assert json.loads(made.stdout)[one.topic] == "created"
     assert json.loads(made.stdout)[raw] == "was there"
     one.start()
+    assert one.send([{"id": "a", "y": True}, {"id": "b", "y": False}]).status == 202
     assert one.stop() == 0
+    assert {value["id"] for value in one.feedback()} == {"a", "b"}
 
 
 def test_errors_of_the_start_are_one_line(gateway, monkeypatch):
