@@ -116,7 +116,7 @@ class Positives(Metric):
     def __init__(self):
         self.n = self.true = 0
 
-    def update(self, labels, values, probas):  # noqa: ARG002
+    def update(self, labels, values, probas):
         known = [label for label in labels if label is not None]
         self.n += len(known)
         self.true += sum(known)
@@ -134,7 +134,7 @@ class Sources(Part):
         super().__init__(most=most)
         self.counts = {}
 
-    def observe(self, batch, step, position):  # noqa: ARG002
+    def observe(self, batch, step, position):
         alarms = []
         for i, source in enumerate(batch.sources or [None] * len(batch)):
             name = source or "nobody"

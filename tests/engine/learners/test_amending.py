@@ -124,7 +124,7 @@ class Renamed(base.Transformer):
     def __init__(self):
         self.seen = 0
 
-    def learn_one(self, x):  # noqa: ARG002
+    def learn_one(self, x):
         self.seen += 1
 
     def transform_one(self, x):
