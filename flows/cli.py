@@ -103,7 +103,7 @@ class _ShareOf(click.ParamType):
 @cli.command()
 @CONFIG
 @click.option("--until-eof", is_flag=True, help="Stop at the end of the input.")
-@click.option("--fresh", is_flag=True, help="Archive the saved state and its outputs; begin anew.")
+@click.option("--fresh", is_flag=True, help="Archive the saved state and its outputs; start over.")
 @click.option(
     "--amend",
     is_flag=True,

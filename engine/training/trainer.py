@@ -506,7 +506,7 @@ class Trainer:
             if name not in before:
                 found.append(Change(f"parts.{name}", "state", "-", "on", effect="begins now"))
             elif name not in self.extra:
-                found.append(Change(f"parts.{name}", "state", "on", "-", effect="is let go of"))
+                found.append(Change(f"parts.{name}", "state", "on", "-", effect="is dropped"))
             elif before[name] != self.extra[name].definition():
                 found += self.extra[name].changes(before[name])
         return found

@@ -662,8 +662,8 @@ def read(path: str | Path, check_input: Callable[[Settings, ConfigReader], None]
         reader.hidden.update({f"versions.{key}": str(versions[key]) for key in secret})
     for key, value in reader.hidden.items():
         hide_credentials(value)
-        told = key.startswith(("kafka.", "input.options.")) and _SECRET.search(key)
-        if key == "versions.key" or told:
+        is_secret = key.startswith(("kafka.", "input.options.")) and _SECRET.search(key)
+        if key == "versions.key" or is_secret:
             hide(value)
     # The file itself is not resolved: it may be a link with its data beside it.
     place = file.parent.resolve() / file.name

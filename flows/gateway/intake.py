@@ -90,7 +90,7 @@ class Intake:
         self._room.set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._told_why = ""
+        self._reported_why = ""
 
     @property
     def waiting(self) -> int:
@@ -268,14 +268,14 @@ class Intake:
 
     def _trouble(self, why: str) -> None:
         self.ready.clear()
-        if not self._told_why:
+        if not self._reported_why:
             log.warning("gateway_waits", reason=why)
-        self._told_why = why
+        self._reported_why = why
 
     def _fine(self) -> None:
-        if self._told_why:
+        if self._reported_why:
             log.info("gateway_goes_on")
-        self._told_why = ""
+        self._reported_why = ""
         self.ready.set()
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:

@@ -155,7 +155,7 @@ class Rules:
             if raw.get("source") is not None:
                 source = _plain_text(raw["source"], "source", LONGEST_SOURCE)
             field = "ts"
-            ts, told = self._time(raw.get("ts"), unit, now)
+            ts, given = self._time(raw.get("ts"), unit, now)
             field = "idempotency_key"
             if raw.get("idempotency_key") is not None:
                 idempotency_key = _text(raw["idempotency_key"], field, LONGEST_KEY)
@@ -165,7 +165,7 @@ class Rules:
                 key = _text(raw.get(field), "key", LONGEST)
         except BadValueError as error:
             return Fault(str(error), (paths or {}).get(field, field))
-        whole = digest(found_id, label, source, ts if told else None, key)
+        whole = digest(found_id, label, source, ts if given else None, key)
         return Item(
             id=found_id,
             value=msgspec.json.encode(_Message(found_id, label, ts, source)),
@@ -183,7 +183,7 @@ class Rules:
         return label
 
     def _time(self, value: Any, unit: TimeUnit, now: float | None) -> tuple[float, bool]:
-        """Return the time of an item, and whether it told one."""
+        """Return the time of an item, and whether it given one."""
         clock = time.time()
         if value is None:
             return (clock if now is None else now), False

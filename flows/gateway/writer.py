@@ -182,7 +182,7 @@ class Writer:
         bad: list[int] = []
         why = ""
 
-        def told(index: int, error: KafkaError | None, message: Any) -> None:
+        def delivered(index: int, error: KafkaError | None, message: Any) -> None:
             nonlocal why
             if error is None:
                 place = f"{message.topic()}/{message.partition()}"
@@ -201,7 +201,7 @@ class Writer:
                     try:
                         producer.produce(
                             message.topic, message.value, message.key, headers=headers,
-                            on_delivery=lambda error, sent, i=index: told(i, error, sent),
+                            on_delivery=lambda error, sent, i=index: delivered(i, error, sent),
                         )  # fmt: skip
                         break
                     except BufferError:

@@ -168,15 +168,15 @@ class Recount(CommandKind):
     name = "recount"
     in_command_line = True
 
-    def plan(self, command, order, standing):  # noqa: ARG002
+    def plan(self, command, order, standing):
         if "sources" not in standing.definition.get("parts", {}):
             raise RefusedError("the model has no part `sources`")
         return command
 
-    def perform(self, shard, command, seq, loaded):  # noqa: ARG002
+    def perform(self, shard, command, seq, loaded):
         shard.trainer.extra["sources"].counts = {}
 
-    def words(self, order, unit):  # noqa: ARG002
+    def words(self, order, unit):
         return ["the counts of all sources are 0 again"]
 
 
