@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from midstream.engine.basics import read_only
-from midstream.engine.basics.read_only import open_for_reading, told, unwritable
+from midstream.engine.basics.read_only import error_text, open_for_reading, unwritable
 from midstream.engine.registry import database as db
 from midstream.engine.registry.database import Database, RegistryError
 from midstream.engine.registry.schema import MODELS
@@ -198,5 +198,5 @@ def test_rights_are_told_in_words(tmp_path):
             os.seteuid(0)
     assert why == f"{'/' if root else tmp_path}: no right to write"
     gone = FileNotFoundError(2, "No such file or directory", str(tmp_path / "x"))
-    assert told(gone) == f"{tmp_path / 'x'}: No such file or directory"
-    assert told(OSError("odd")) == "odd"
+    assert error_text(gone) == f"{tmp_path / 'x'}: No such file or directory"
+    assert error_text(OSError("odd")) == "odd"
