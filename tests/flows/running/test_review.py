@@ -145,3 +145,18 @@ def test_progress_tells_of_the_join(tmp_path, monkeypatch, caplog):
     told = [r.fields for r in caplog.records if r.getMessage() == "progress"]
     assert told[-1]["joined"] > 0
     assert {"waiting", "expired", "late", "dangling", "coverage"} <= told[-1].keys()
+
+
+@pytest.mark.parametrize("on_error", ["stop", "reject"])
+def test_evaluate_counts_and_scores_as_a_run(on_error, tmp_path):
+    """Events, labels learned, rejected feedback, metrics and digest are those of a new run."""
+    made = project(tmp_path)
+    with (tmp_path / "labels.jsonl").open("a") as file:
+        file.write('{"id": "e1", "y": true, "ts": 1310}\n{"id": "e3", "y": "odd", "ts": 1311}\n')
+    text = made.config.read_text().replace('"binary"', f'"binary"\non_error = "{on_error}"')
+    made.config.write_text(text)
+    ran = made.run()
+    found = json.loads(made.call("evaluate", "config.toml", "--json").stdout)
+    for name in ("events", "learned", "rejected", "predictions", "metrics", "digest"):
+        assert found[name] == ran[name], name
+    assert (ran["events"], ran["learned"], ran["rejected"]) == (300, 100, 2)
