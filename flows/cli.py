@@ -271,7 +271,7 @@ def _run_share(
 @click.option(
     "--delay",
     metavar="DELAY",
-    help="Labels come later: after 100 rows, 90m of event time, or at field:NAME.",
+    help="Labels come later by 100 rows, by 90m, or at field:NAME.",
 )
 @JSON
 def evaluate(config: Path, path: str | None, delay: str | None, *, as_json: bool) -> None:
