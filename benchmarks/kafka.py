@@ -19,7 +19,7 @@ from sides import Side, alternate, command, environment, midstream
 from streams import columnar, has_arrow, long_stream, names
 
 HERE = Path(__file__).parent
-TESTS = HERE.parent / "tests"
+TESTS = HERE.parent / "tests" / "support"
 
 LOGISTIC, ARROW = "Midstream, logistic, JSON", "Midstream, logistic, Arrow of 1,000 rows"
 RIVER, NOTHING = "Midstream, River's LogisticRegression, JSON", "Midstream, no learning, JSON"

@@ -83,11 +83,11 @@ def _read(found: Input, size: int) -> Iterator[_Piece]:
     """Read to the end."""
     until = time.monotonic() + _PATIENCE
     for begun in found.begin(untouched=True):
-        yield _Piece(begun.span, _told(found.decode(begun)))
+        yield _Piece(begun.span, _lines_of(found.decode(begun)))
     while True:
         work: Work | None = found.read(size)
         if work is not None:
-            yield _Piece(work.span, _told(found.decode(work)))
+            yield _Piece(work.span, _lines_of(found.decode(work)))
         elif found.ended:
             return
         elif time.monotonic() > until:
@@ -108,12 +108,12 @@ def _replayed(found: Input, span: Range, size: int) -> list[str]:
             continue
         if work.span.partition != span.partition or work.span.stop > span.stop:
             raise InputCheckError(f"{_shown(span)}: gave {_shown(work.span)}")
-        events += _told(found.decode(work))
+        events += _lines_of(found.decode(work))
         if work.final:
             return events
 
 
-def _told(decoded: Decoded) -> list[str]:
+def _lines_of(decoded: Decoded) -> list[str]:
     """Return each event and each rejection in full, as text."""
     batch = decoded.batch
     rows = range(len(batch))
@@ -231,7 +231,7 @@ def _later(found: Input) -> list[_Piece]:
     while time.monotonic() < until:
         work: Work | None = found.read(300)
         if work is not None:
-            works.append(_Piece(work.span, _told(found.decode(work))))
+            works.append(_Piece(work.span, _lines_of(found.decode(work))))
         elif found.ended:
             return works
         else:

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import NODEFAULT, UNSET
 
 from midstream.flows.cli import cli
+from midstream.flows.config.gateway import Gateway
 from midstream.flows.config.settings import Feedback, Input, Settings
 
 __all__ = ["Key", "commands", "commands_of", "configuration", "keys_of", "pages"]
@@ -67,7 +68,8 @@ def keys_of(struct: type[msgspec.Struct] = Settings, table: str = "") -> Iterato
         info = msgspec.inspect.type_info(field.type)
         inner = _struct_in(info)
         if inner is not None:
-            tables.append((f"{table}.{field.name}".lstrip("."), inner))
+            each = ".NAME" if _in_dict(info) else ""
+            tables.append((f"{table}.{field.name}{each}".lstrip("."), inner))
             continue
         yield Key(
             table, field.encode_name, _words(info), _default(field, table), meanings[field.name]
@@ -79,7 +81,15 @@ def keys_of(struct: type[msgspec.Struct] = Settings, table: str = "") -> Iterato
 
 def _struct_in(info: msgspec.inspect.Type) -> type[msgspec.Struct] | None:
     kinds = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
+    if _in_dict(info):
+        kinds = (info.value_type,)
     return next((k.cls for k in kinds if isinstance(k, msgspec.inspect.StructType)), None)
+
+
+def _in_dict(info: Any) -> bool:
+    """Whether a key is a table of tables, each under a name of its own."""
+    i = msgspec.inspect
+    return isinstance(info, i.DictType) and isinstance(info.value_type, i.StructType)
 
 
 def _default(field: Any, table: str) -> str:
@@ -161,6 +171,8 @@ def configuration() -> str:
     heads = attributes_of(Settings)
     heads["input.fields"] = attributes_of(Input)["fields"]
     heads["feedback.fields"] = attributes_of(Feedback)["fields"]
+    for name in ("raw", "repartition"):
+        heads[f"gateway.{name}.NAME"] = attributes_of(Gateway)[name]
     lines += ["## The top of the file", "", *_HEAD]
     for item in keys_of():
         if isinstance(item, str):

@@ -76,7 +76,7 @@ def cli(*, log_json: bool) -> None:
     Exit codes: 0 done, 1 failed while running, 2 wrong usage or config.
     """
     context = click.get_current_context()
-    if context.invoked_subcommand != "run":
+    if context.invoked_subcommand not in ("run", "gateway"):
         process.interruptible()
     context.with_resource(masked_output())
     logs.configure(as_json=log_json)
@@ -87,7 +87,7 @@ def cli(*, log_json: bool) -> None:
         )  # fmt: skip
 
 
-class _ShareOf(click.ParamType["tuple[int, int]"]):
+class _ShareOf(click.ParamType):
     """K/N: number K of N, counted from 1."""
 
     name = "K/N"
@@ -103,7 +103,7 @@ class _ShareOf(click.ParamType["tuple[int, int]"]):
 @cli.command()
 @CONFIG
 @click.option("--until-eof", is_flag=True, help="Stop at the end of the input.")
-@click.option("--fresh", is_flag=True, help="Archive the saved state and its outputs; begin anew.")
+@click.option("--fresh", is_flag=True, help="Archive the saved state and its outputs; start over.")
 @click.option(
     "--amend",
     is_flag=True,
@@ -303,6 +303,28 @@ def evaluate(config: Path, path: str | None, delay: str | None, *, as_json: bool
         summary, _ = evaluation.evaluate(settings, delay=later)
         judge_input(summary, settings)
     _print_summary(summary, settings.name, as_json=as_json)
+
+
+@cli.command()
+@CONFIG
+def gateway(config: Path) -> None:
+    """Take feedback over HTTP and from raw topics.
+
+    The command checks it, removes repeated sends, and writes it to the feedback topic of CONFIG. It
+    needs the extra `faust` (pip install 'midstream[faust]'), and bearer tokens in the environment.
+    It runs until SIGTERM or Ctrl-C. It then finishes what it has taken, and exits with code 0.
+    """
+    from midstream.flows.gateway.serve import serve
+    from midstream.flows.loading import load
+
+    with one_line_errors(running=False):
+        settings = load(config)
+    try:
+        with one_line_errors(running=True):
+            serve(settings)
+    except SystemExit as ending:
+        process.end(ending.code)
+    process.end(0)
 
 
 @cli.command("init-topics")

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = [
     "STOPPING",
     "apart_from_stdout",
     "closed_descriptors",
+    "end",
     "interruptible",
     "open_standard_descriptors",
     "say_unwritable",
@@ -26,7 +27,7 @@ __all__ = [
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that ask for an orderly end."""
 _CLOSED = "MIDSTREAM_CLOSED"  # environment variable kept over re-execution: "0,2"
-_RUNS = {"run"}  # commands that a signal ends in order, with exit code 0
+_RUNS = {"run", "gateway"}  # commands that a signal ends in order, with exit code 0
 
 
 def start(command: Callable[[], Any]) -> None:
@@ -128,6 +129,14 @@ def _ended(command: Callable[[], Any]) -> int | str:
                 say_unwritable(error)
             os.dup2(os.open(os.devnull, os.O_RDWR), number)  # else the exit flushes again
     return 0 if code is None else code
+
+
+def end(code: int | str | None) -> NoReturn:
+    """End the process at once, whatever threads still wait."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def say_unwritable(error: OSError) -> None:

@@ -15,7 +15,7 @@ HEAD = 512
 TAIL = 16 * 1024
 """Number of bytes before a position by which a file is recognised as the one read."""
 _WAY_OUT = (
-    "Put back what was there, or begin anew with --fresh. (A log that is rotated by rename, as "
+    "Put back what was there, or start over with --fresh. (A log that is rotated by rename, as "
     "logrotate's `create` does, is followed; with `copytruncate`, what is written in between is "
     "lost. Where the copy beside it has all: `cp FILE new && mv new FILE` makes what is there now "
     "a log of its own, and the copy is read to its end first)"

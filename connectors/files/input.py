@@ -289,7 +289,7 @@ class FileInput(Input):
             raise InputError(f"{span.partition}: is gone, and has to be read again after a crash")
         if file.is_stdin:
             raise InputError(
-                "standard input cannot be read again after a crash; begin anew with --fresh, or "
+                "standard input cannot be read again after a crash; start over with --fresh, or "
                 "give the input as a file"
             )
         if span.start == span.stop:

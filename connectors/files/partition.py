@@ -253,11 +253,11 @@ class Partition:
             if mark == _BOM:
                 stream.skip(mark)
             self._past_bom = True
-        if self.format == "auto" and not self._tell_format():
+        if self.format == "auto" and not self._detect_format():
             return False
         return self.format != "csv" or bool(self.header) or self._read_header()
 
-    def _tell_format(self) -> bool:
+    def _detect_format(self) -> bool:
         data = self._stream.peek(_HEAD)
         first = data.lstrip()[:1]
         if not first and len(data) < _HEAD and not self._stream.ended:

@@ -311,11 +311,11 @@ class Files:
                 chains[file.base].append(file)
         # A file of which nothing was read has only its number, which may have been reused.
         for unread in (False, True):
-            for tell in (self._by_number, self._by_home, self._by_content):
+            for find in (self._by_number, self._by_home, self._by_content):
                 for file in newest_first:
                     if file.name not in lost or bool(file.known.offset) == unread:
                         continue
-                    path = tell(file, free, found, by_number)
+                    path = find(file, free, found, by_number)
                     if path is not None:
                         self._take(file, path, free, found)
                         del lost[file.name]

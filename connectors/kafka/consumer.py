@@ -241,7 +241,7 @@ class Consumer:
     ----------
     mark
         What `identity` returned when `identify` first called it; 0: nothing.
-    untold
+    failed_commits
         Number of failed commits of positions to the group.
     """
 
@@ -256,7 +256,7 @@ class Consumer:
     ) -> None:
         self.topic = topic
         self.mark = 0
-        self.untold = 0
+        self.failed_commits = 0
         self._identity = identity
         self._unconfirmed = False  # whether messages came since the topic's identity was checked
         self._log = log
@@ -386,13 +386,13 @@ class Consumer:
             if mark and mark != self.mark:
                 raise InputError(
                     f"{self.topic}: was made anew while it was read; what was taken since the last "
-                    "commit is dropped. Begin anew with --fresh"
+                    "commit is dropped. Start over with --fresh"
                 )
         except BaseException:
             self._unconfirmed = True
             raise
 
-    def tell(self, event: str, **fields: Any) -> None:
+    def notify(self, event: str, **fields: Any) -> None:
         """Log an event for the operator."""
         self._log(event, **fields)
 
@@ -531,18 +531,20 @@ class Consumer:
 
     def commit(self, positions: Mapping[int, int]) -> None:
         """Commit to the group how far the partitions were learned: for lag tools only."""
-        told = [TopicPartition(self.topic, index, offset) for index, offset in positions.items()]
-        if told:
+        positions_now = [
+            TopicPartition(self.topic, index, offset) for index, offset in positions.items()
+        ]
+        if positions_now:
             try:
-                self._client.commit(offsets=told, asynchronous=True)
+                self._client.commit(offsets=positions_now, asynchronous=True)
             except KafkaException as error:
-                self._committed(error.args[0], told)
+                self._committed(error.args[0], positions_now)
 
     def _committed(self, error: KafkaError | None, _: Sequence[TopicPartition]) -> None:
         """Handle the result of a commit to the group."""
         if error is not None:
-            self.untold += 1
-            self._log("lag_not_told", reason=said(error))
+            self.failed_commits += 1
+            self._log("lag_not_reported", reason=said(error))
 
     def close(self) -> None:
         """Close the client."""

@@ -80,7 +80,7 @@ class TopicInput(Input):
         self._begun: list[Work] = []
         self._settled: dict[int, int] = {}  # positions committed to the consumer group
         self._settled_at = 0.0
-        self._untold = 0
+        self._failed_commits = 0
         self._before: dict[tuple[str, int], int] = {}  # of the last block: CRC before its start
 
     splits: ClassVar[bool] = True
@@ -119,7 +119,7 @@ class TopicInput(Input):
             if cursor is not None and cursor.head and mark and cursor.head != mark:
                 raise InputError(
                     f"{name}: the topic was made anew since it was read up to offset "
-                    f"{cursor.offset}; begin anew with --fresh"
+                    f"{cursor.offset}; start over with --fresh"
                 )
             low, high = self._consumer.bounds(index, self._seconds)
             if cursor is not None:
@@ -131,7 +131,7 @@ class TopicInput(Input):
             if offset > high:
                 raise InputError(
                     f"{name}: ends at offset {high}, but was read up to {offset}: another topic of "
-                    "the same name? Begin anew with --fresh"
+                    "the same name? Start over with --fresh"
                 )
             if cursor is None:
                 self._begun.append(self._nothing(name, offset, 0))
@@ -199,11 +199,19 @@ class TopicInput(Input):
 
     def settle(self, learned: Mapping[str, int]) -> None:
         """Commit positions to the consumer group if they changed or the last commit failed."""
-        told, now, untold = self.told(learned), time.monotonic(), self._consumer.untold
-        again = untold != self._untold and now - self._settled_at > _SETTLE_SECONDS
-        if told != self._settled or again:
-            self._settled, self._settled_at, self._untold = told, now, untold
-            self._consumer.commit(told)
+        positions_now, now, failed_commits = (
+            self.positions_of(learned),
+            time.monotonic(),
+            self._consumer.failed_commits,
+        )
+        again = failed_commits != self._failed_commits and now - self._settled_at > _SETTLE_SECONDS
+        if positions_now != self._settled or again:
+            self._settled, self._settled_at, self._failed_commits = (
+                positions_now,
+                now,
+                failed_commits,
+            )
+            self._consumer.commit(positions_now)
 
     def close(self) -> None:
         """Do nothing: the other shards still use the consumer."""
@@ -268,7 +276,7 @@ class TopicInput(Input):
                 f"{name}: offsets {start} to {stop - 1} were deleted before they were "
                 'read; input.on_lost = "skip" goes on without them'
             )
-        self._consumer.tell(
+        self._consumer.notify(
             "input_lost", partition=name, start=start, stop=stop, action="it is skipped"
         )
         return self._nothing(name, stop, self._cursors[name].crc)
@@ -328,7 +336,7 @@ class TopicInput(Input):
             for name, index in self._parts.items()
         )
 
-    def told(self, learned: Mapping[str, int]) -> dict[int, int]:
+    def positions_of(self, learned: Mapping[str, int]) -> dict[int, int]:
         """Return, by partition number, the position to commit for what was learned.
 
         If all of a partition was learned, that is its end. It may lie past records that the journal
@@ -383,5 +391,5 @@ def _cannot_replay(name: str, start: int, stop: int) -> InputError:
     return InputError(
         f"{name}: offsets {start} to {stop - 1} are not there any more (deleted, or compacted), "
         "and the journal says that they were learned; without them or a newer snapshot the state "
-        "cannot be rebuilt: put the state folder back, or begin anew with --fresh"
+        "cannot be rebuilt: put the state folder back, or start over with --fresh"
     )

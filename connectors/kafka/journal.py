@@ -133,7 +133,7 @@ class KafkaJournal:
                 **self._settings,
                 **_OURS,
                 "transactional.id": self._writer,
-                "on_delivery": self._told,
+                "on_delivery": self._delivered,
                 "error_cb": self._heard,
             }
         )
@@ -472,7 +472,7 @@ class KafkaJournal:
                 )
             time.sleep(_DOUBT / 10)
 
-    def _told(self, error: Any, message: Any) -> None:
+    def _delivered(self, error: Any, message: Any) -> None:
         if error is None or self._too_long or error.code() in _DROPPED:
             return
         self._too_long = error.code() == KafkaError.MSG_SIZE_TOO_LARGE

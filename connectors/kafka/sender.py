@@ -51,7 +51,7 @@ class Sender:
         self.reason = ""
         """Why the first failed message failed."""
         self._producer = ck.Producer({**_DEFAULTS, **settings, **_OURS})
-        self._told_of = self._told  # bound once: it is passed with every message
+        self._on_delivery = self._delivered  # bound once: it is passed with every message
         if topic not in topics_of(self._producer, seconds):
             raise InputError(no_topic(topic))
 
@@ -67,7 +67,7 @@ class Sender:
         """
         while True:
             try:
-                self._producer.produce(self.topic, value, key, on_delivery=self._told_of)
+                self._producer.produce(self.topic, value, key, on_delivery=self._on_delivery)
                 return True
             except BufferError:
                 self._producer.poll(0.1)
@@ -85,7 +85,7 @@ class Sender:
         while self._producer.flush(0.1):
             pass
 
-    def _told(self, error: Any, _: Any) -> None:
+    def _delivered(self, error: Any, _: Any) -> None:
         if error is None:
             self.acknowledged += 1
         else:

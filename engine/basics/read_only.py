@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-__all__ = ["database_unwritable", "open_for_reading", "readable", "told", "unwritable"]
+__all__ = ["database_unwritable", "error_text", "open_for_reading", "readable", "unwritable"]
 
 _SECONDS = 5.0  # to wait for a process that opens or closes a database
 _AGAIN = 0.05
@@ -48,7 +48,7 @@ def readable(path: Path) -> None:
     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
-def told(error: OSError) -> str:
+def error_text(error: OSError) -> str:
     """Describe what the system refused, and for which file."""
     if not error.filename or not isinstance(error.filename, str | bytes | os.PathLike):
         return str(error)

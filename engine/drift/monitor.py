@@ -207,7 +207,7 @@ class DriftMonitor:
                 found.append(Change("drift", name, "on", "-", effect="ends"))
             else:
                 found += differences("drift", _named(name, was), _named(name, now),
-                                     effect=f"{name} begins anew")  # fmt: skip
+                                     effect=f"{name} restarts")  # fmt: skip
         return found
 
     def amended(self, old: "DriftMonitor") -> "DriftMonitor":

@@ -297,7 +297,12 @@ class EventBatch:
     def times(self) -> list[float | None] | None:
         """Event times in seconds, None if unknown; None: all are unknown."""
         if isinstance(self._times, np.ndarray):
-            self._times = [None if math.isnan(t) else t for t in self._times.tolist()]
+            return [None if math.isnan(t) else t for t in self._times.tolist()]
+        return self._times
+
+    @property
+    def given_times(self) -> list[float | None] | FloatArray | None:
+        """Event times as they were given: an array has NaN for none; None: all are unknown."""
         return self._times
 
     def time(self, i: int) -> float | None:

@@ -3,18 +3,19 @@
 import math
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 
 from midstream.engine.events.batch import EventBatch
-from midstream.engine.events.event import FloatArray, Label, Origin, Rejected
+from midstream.engine.events.event import FloatArray, IntArray, Label, Origin, Rejected
 from midstream.engine.events.predictions import Predictions
 from midstream.engine.joining.clock import Clocks
 from midstream.engine.joining.policy import Policy
-from midstream.engine.joining.waiting import Waiting, sizes, times_of
+from midstream.engine.joining.waiting import BoolArray, Waiting, sizes, times_of
 from midstream.engine.state import encoding
 from midstream.engine.state.changes import Change, differences
 
@@ -99,10 +100,6 @@ class Fate(NamedTuple):
         Whether the prediction is scored.
     row
         The row of the batch that decided it.
-    time
-        The event time of the label, or of the expiry.
-    source
-        Who sent the label.
     """
 
     number: int
@@ -110,14 +107,40 @@ class Fate(NamedTuple):
     weight: float
     scored: bool
     row: int
-    time: float | None = None
-    source: str | None = None
 
 
 class Learn(NamedTuple):
-    """Learn events whose labels came later, in order."""
+    """Learn events whose labels came later, in order.
 
-    fates: list[Fate]
+    Attributes
+    ----------
+    numbers, labels
+        The events, and their labels.
+    weights
+        Their weights, 0 for an event that is scored only; None: all 1.
+    scored
+        Whether each prediction is scored; None: all are.
+    rows
+        By event, the row of the batch that decided it.
+    """
+
+    numbers: list[int]
+    labels: list[Label]
+    rows: list[int]
+    weights: list[float] | None = None
+    scored: list[bool] | None = None
+
+    @classmethod
+    def of(cls, fates: Sequence[Fate]) -> "Learn":
+        """Make it from single events."""
+        numbers, labels, weights, scored, rows = map(list, zip(*fates, strict=True))
+        return cls(
+            numbers,
+            labels,
+            rows,
+            None if set(weights) == {1.0} else weights,
+            None if all(scored) else scored,
+        )
 
 
 Op: TypeAlias = Predict | Learn
@@ -139,13 +162,6 @@ def _held(plain: Sequence[Any]) -> _Held:
     return _Held(label, weight, time, source, tuple(origin), due)
 
 
-class _Closed(NamedTuple):
-    """An event that is done: its label, None if it expired; its number, -1 if it is not kept."""
-
-    label: Label | None
-    number: int
-
-
 class _Table(dict[K, V], Generic[K, V]):
     """A dict whose changes through `put` and `take` can be undone."""
 
@@ -163,12 +179,38 @@ class _Table(dict[K, V], Generic[K, V]):
                 self._log.append(lambda: self.pop(key))
         self[key] = value
 
+    def put_all(self, keys: Sequence[K], values: Sequence[V]) -> None:
+        """Set values of new keys."""
+        self.update(zip(keys, values, strict=True))
+        if self.logs:
+            self._log.append(lambda: [self.pop(key) for key in keys])
+
+    def take_all(self, keys: Sequence[K]) -> list[V]:
+        """Remove values and return them."""
+        values = [self.pop(key) for key in keys]
+        if self.logs:
+            self._log.append(lambda: self.update(zip(keys, values, strict=True)))
+        return values
+
     def take(self, key: K) -> V:
         """Remove a value and return it."""
         value = self.pop(key)
         if self.logs:
             self._log.append(lambda: self.__setitem__(key, value))
         return value
+
+
+class _Given(NamedTuple):
+    """A batch of events, with what is computed once of it.
+
+    `done` are the rows with a label, None if there is none; `nows` is the time of the join by row.
+    """
+
+    batch: EventBatch
+    ids: list[str]
+    bytes_of: IntArray
+    done: BoolArray | None
+    nows: list[float]
 
 
 class _Buckets(_Table[int, list[K]]):
@@ -191,6 +233,23 @@ class _Buckets(_Table[int, list[K]]):
             if self.logs:
                 self._log.append(found.pop)
         self.first = min(tick, self.first)
+
+    def add_all(self, ticks: IntArray, values: Sequence[K]) -> None:
+        """Add values to the lists of their ticks; nothing at `_NEVER`."""
+        cuts = [0, *(np.flatnonzero(np.diff(ticks)) + 1).tolist(), len(ticks)]
+        for start, stop in pairwise(cuts):
+            tick = int(ticks[start]) if start < stop else _NEVER
+            if tick == _NEVER:
+                continue
+            found = self.get(tick)
+            if found is None:
+                self.put(tick, list(values[start:stop]))
+            else:
+                length = len(found)
+                found.extend(values[start:stop])
+                if self.logs:
+                    self._log.append(partial(found.__delitem__, slice(length, None)))
+            self.first = min(tick, self.first)
 
     def due(self, tick: int) -> list[tuple[int, K]]:
         """Remove what is due up to a tick, and return it with its tick, in order."""
@@ -271,10 +330,10 @@ class Joiner:
         self._now = -math.inf  # after the row that is processed
         self._row = 0  # that is processed
         self._log: list[Callable[[], Any]] = []
-        self._released: list[int] = []  # numbers whose features are not needed any more
+        self._released: list[int] = []  # numbers of events whose features are not needed any more
         self._open: _Table[str, int] = _Table(self._log)
-        self._sizes: _Table[int, int] = _Table(self._log)  # of the events that wait
-        self._closed: _Table[str, _Closed] = _Table(self._log)
+        self._closed: _Table[str, Label | None] = _Table(self._log)  # None: without a label
+        self._kept: _Table[str, int] = _Table(self._log)  # closed events that may be corrected
         self._early: _Table[str, _Held] = _Table(self._log)
         self._held: _Table[int, _Held] = _Table(self._log)
         self._due = _Buckets[int](self._log)  # the events that end at a tick
@@ -304,7 +363,7 @@ class Joiner:
                 "label": None if held is None else held.label,
             }
         if event_id in self._closed:
-            label = self._closed[event_id].label
+            label = self._closed[event_id]
             return {"status": "expired" if label is None else "labelled", "label": label}
         if event_id in self._early:
             held = self._early[event_id]
@@ -347,13 +406,13 @@ class Joiner:
         found: list[int] = ticks.tolist()
         return found
 
-    def finish(self) -> Iterator[tuple[list[Label | None], Predictions]]:
+    def finish(self) -> Iterator[tuple[list[Label], Predictions]]:
         """Complete the batch; yield labels and predictions in the order of prediction."""
         released, self._released = self._released, []
         self._log.clear()
         self.waiting.log = None
-        for number in released:
-            self.waiting.release(number)
+        if released:
+            self.waiting.release(released)
         yield from self.waiting.settled()
 
     def undo(self) -> None:
@@ -370,7 +429,7 @@ class Joiner:
         self._released, self.rejected, self.review = [], [], []
 
     def _tables(self) -> Iterator["_Table[Any, Any]"]:
-        yield from (self._open, self._sizes, self._closed, self._early, self._held)
+        yield from (self._open, self._closed, self._kept, self._early, self._held)
         yield from (self._due, self._early_due, self._forget_due)
 
     def _count(self, name: str, n: int = 1) -> None:
@@ -381,13 +440,16 @@ class Joiner:
     def _events(
         self, batch: EventBatch, ticks: list[int], of_events: list[int], nows: list[float]
     ) -> Generator[Op, Predictions | None, None]:
-        ids = batch.ids
-        done = (~batch.without_label()).tolist()
+        ids, done, bytes_of = batch.ids, ~batch.without_label(), sizes(batch)
+        given = _Given(batch, ids, bytes_of, done if done.any() else None, nows)
         tables = (self._open, self._closed, self._early)
         plain = len(set(ids)) == len(ids) and all(t.keys().isdisjoint(ids) for t in tables)
         every = self.policy.window_events // _PARTS + 1 if self.policy.window_events else 0
-        before = [] if plain else [0, *accumulate(sizes(batch).tolist())]
         soonest = self._soonest(batch, nows)
+        if plain and not every and self._nothing_ends(ticks, of_events, soonest):
+            yield from self._predict(given, 0, len(batch), plain=True)
+            return
+        before = [] if plain else [0, *accumulate(bytes_of.tolist())]
         run: set[str] = set()  # ids of the rows from `start` on, if some may come twice
         start = 0
         for row, tick in enumerate(ticks):
@@ -402,42 +464,42 @@ class Joiner:
                 self._event_tick = event_tick
             if tick > self._tick or (every and number % every == 0):
                 if tick > self._tick and min(soonest[start:row], default=tick + 1) <= tick:
-                    yield from self._predict(batch, ids, done, nows, start, row)
+                    yield from self._predict(given, start, row, plain=plain)
                     start = row
                     run.clear()
                 if self._is_due(tick, number if every else -1):
-                    yield from self._predict(batch, ids, done, nows, start, row)
+                    yield from self._predict(given, start, row, plain=plain)
                     start, self._now = row, nows[row]
                     run.clear()
                     if fates := self._pass(tick, number if every else -1, row):
-                        yield Learn(fates)
+                        yield Learn.of(fates)
                 self._tick = max(tick, self._tick)
             if plain:
                 continue
             event_id = ids[row]
             if event_id in run or self._crowded(row - start, before[row] - before[start]):
-                yield from self._predict(batch, ids, done, nows, start, row)
+                yield from self._predict(given, start, row, plain=plain)
                 start = row
                 run.clear()
             if done[row] and (event_id in self._open or event_id in self._closed):
-                yield from self._predict(batch, ids, done, nows, start, row)
+                yield from self._predict(given, start, row, plain=plain)
                 start, self._now = row + 1, nows[row]
                 run.clear()
                 held = self._given(batch, row)
                 assert held is not None
                 if fates := self._label(event_id, held, row):
-                    yield Learn(fates)
+                    yield Learn.of(fates)
             elif event_id in self._early:
-                yield from self._predict(batch, ids, done, nows, start, row + 1)
+                yield from self._predict(given, start, row + 1)
                 start = row + 1
                 run.clear()
                 held = self._early.take(event_id)
                 self._count("early", not done[row])
                 if fates := self._label(event_id, held, row):
-                    yield Learn(fates)
+                    yield Learn.of(fates)
             else:
                 run.add(event_id)
-        yield from self._predict(batch, ids, done, nows, start, len(batch))
+        yield from self._predict(given, start, len(batch), plain=plain)
 
     def _soonest(self, batch: EventBatch, nows: list[float]) -> list[float]:
         """Return, by row, a tick before which nothing that the row brings can end."""
@@ -450,30 +512,52 @@ class Joiner:
         soonest: list[float] = found.tolist()
         return soonest
 
+    def _nothing_ends(self, ticks: list[int], of_events: list[int], soonest: list[float]) -> bool:
+        """Whether a batch of events ends nothing that waits; if so, let its time pass."""
+        if not ticks:
+            return True
+        tick, event_tick = max(self._tick, ticks[-1]), max(self._event_tick, of_events[-1])
+        if (
+            min(self._due.first, self._forget_due.first) <= tick
+            or self._early_due.first <= event_tick
+            or (tick > self._tick and min(soonest) <= tick)
+        ):
+            return False
+        self._tick, self._event_tick = tick, event_tick
+        return True
+
     def _predict(
-        self,
-        batch: EventBatch,
-        ids: list[str],
-        done: list[bool],
-        nows: list[float],
-        start: int,
-        stop: int,
+        self, given: "_Given", start: int, stop: int, *, plain: bool = False
     ) -> Generator[Op, Predictions | None, None]:
-        """Have rows predicted, and let those without a label wait."""
+        """Have rows predicted, and let those without a label wait.
+
+        `plain`: no id among all rows is known, or comes twice.
+        """
         if start == stop:
             return
         predictions = yield Predict(start, stop)
         assert predictions is not None
+        batch = given.batch
         part = batch if stop - start == len(batch) else batch[start:stop]
-        first, ended = self.waiting.next, done[start:stop]
-        times, bytes_of = part.times, sizes(part).tolist()
+        bytes_of, ids = given.bytes_of[start:stop], given.ids[start:stop]
+        done = None if given.done is None else given.done[start:stop]
+        labels = part.labels if done is not None and done.any() else None
+        first = self.waiting.next
         self._count("predicted", stop - start)
-        labels = part.labels if any(ended) else None
+        self.waiting.add(part, ids, predictions, bytes_of, done=done, labels=labels)
+        dues = self._dues(part, given.nows[start:stop])
+        total = int(bytes_of.sum())
+        if plain and labels is None and not self._crowded(len(ids), total):
+            self._open.put_all(ids, range(first, first + len(ids)))
+            self._due.add_all(dues, range(first, first + len(ids)))
+            self.bytes += total
+            self._now = given.nows[stop - 1]
+            return
         policy = self.policy
-        self.waiting.add(part, predictions, ended, labels)
-        for i, event_id in enumerate(ids[start:stop]):
-            self._now = nows[start + i]
-            if labels is not None and ended[i]:
+        for i, (event_id, due) in enumerate(zip(ids, dues.tolist(), strict=True)):
+            self._now = given.nows[start + i]
+            if done is not None and done[i]:
+                assert labels is not None
                 self._count("labelled")
                 self._end(event_id, labels[i], -1)
                 continue
@@ -481,17 +565,22 @@ class Joiner:
                 self._count("repeated")
                 self.waiting.drop(first + i)
                 continue
-            number = first + i
-            self._open.put(event_id, number)
-            self._sizes.put(number, bytes_of[i])
-            self.bytes += bytes_of[i]
-            time = None if times is None else times[i]
-            time = nows[start + i] if time is None else time
-            if time > -math.inf:
-                due = math.floor((time + policy.window + policy.lateness) / policy.tick) + 1
-                self._due.add(due, number)
+            self._open.put(event_id, first + i)
+            self.bytes += int(bytes_of[i])
+            if due < _NEVER:
+                self._due.add(due, first + i)
             if len(self._open) > policy.max_events or self.bytes > policy.max_bytes:
                 self._make_room()
+
+    def _dues(self, part: EventBatch, nows: Sequence[float]) -> IntArray:
+        """Return, by event, the tick at which it ends; `_NEVER` without any time."""
+        policy, times, now = self.policy, times_of(part), np.array(nows)
+        base = now if times is None else np.where(np.isnan(times), now, times)
+        dues = np.full(len(base), _NEVER, np.int64)
+        known = np.isfinite(base)
+        ends = base[known] + policy.window + policy.lateness
+        dues[known] = np.floor(ends / policy.tick).astype(np.int64) + 1
+        return dues
 
     def _crowded(self, events: int, bytes_: int) -> bool:
         """Whether so many more events might make others go."""
@@ -516,21 +605,91 @@ class Joiner:
     def _feedback(
         self, batch: EventBatch, ticks: list[int], nows: list[float]
     ) -> Generator[Op, Predictions | None, None]:
+        ids, start = batch.ids, 0
+        for row in self._ending(ticks):
+            yield from self._take_labels(batch, ids, ticks, nows, start, row)
+            start, self._row, self._now = row, row, nows[row]
+            if fates := self._pass(ticks[row], -1, row):
+                yield Learn.of(fates)
+            self._tick = ticks[row]
+        yield from self._take_labels(batch, ids, ticks, nows, start, len(batch))
+
+    def _ending(self, ticks: list[int]) -> Iterator[int]:
+        """Yield the rows at which something that waits ends. Those before must be applied."""
+        for row, tick in enumerate(ticks):
+            if tick > self._tick and self._is_due(tick, -1):
+                yield row
+
+    def _take_labels(
+        self, batch: EventBatch, ids: list[str], ticks: list[int], nows: list[float], start: int,
+        stop: int,
+    ) -> Generator[Op, Predictions | None, None]:  # fmt: skip
+        """Take the labels of rows; have learned what is to be learned now."""
+        if start == stop:
+            return
+        part = batch if stop - start == len(batch) else batch[start:stop]
+        if whole := self._joined_at_once(part, ids[start:stop], nows[start:stop], start):
+            self._tick = max(self._tick, ticks[stop - 1])
+            yield whole
+            return
         fates: list[Fate] = []
-        for row, (event_id, tick) in enumerate(zip(batch.ids, ticks, strict=True)):
+        for row in range(start, stop):
             self._row, self._now = row, nows[row]
-            if tick > self._tick:
-                if self._is_due(tick, -1):
-                    fates += self._pass(tick, -1, row)
-                self._tick = tick
+            self._tick = max(ticks[row], self._tick)
             held = self._given(batch, row)
             if held is None:
                 self._count("unusable")
-                self._reject(event_id, batch.origins[row], None, "feedback without a label")
+                self._reject(ids[row], batch.origins[row], None, "feedback without a label")
             else:
-                fates += self._label(event_id, held, row)
+                fates += self._label(ids[row], held, row)
         if fates:
-            yield Learn(fates)
+            yield Learn.of(fates)
+
+    def _joined_at_once(
+        self, part: EventBatch, ids: list[str], nows: list[float], first: int
+    ) -> Learn | None:
+        """Join labels of which each is the first one of an event that waits; else return None.
+
+        `first` is the row of the first of them.
+        """
+        policy, n = self.policy, len(part)
+        if (
+            policy.repeats != "first"
+            or policy.negative_share < 1.0
+            or part.labelled < n
+            or len(self._closed) + n > policy.max_events
+            or len(found := set(ids)) < n
+            or not self._open.keys() >= found
+        ):
+            return None
+        numbers = self._open.take_all(ids)
+        index, labels = np.array(numbers, np.int64), part.labels
+        self.bytes -= int(self.waiting.sizes(index).sum())
+        times = times_of(part)
+        if times is not None:
+            delays = times - self.waiting.times(index)
+            self._note_delays(delays[~np.isnan(delays)])
+        self.waiting.close(index, labels)
+        self._closed.put_all(ids, labels)
+        if policy.corrections == "learn":
+            self._kept.put_all(ids, numbers)
+        else:
+            self._released += numbers
+        self._forget_due.add_all(self._forgets(np.array(nows)), ids)
+        self._count("joined", n)
+        self._now = nows[-1]
+        weights = None if part.weights is None else [float(w) for w in part.weights]
+        known: Any = labels
+        return Learn(numbers, known, list(range(first, first + n)), weights)
+
+    def _forgets(self, nows: FloatArray) -> IntArray:
+        """Return the ticks at which ids are forgotten that end at these times."""
+        policy = self.policy
+        ticks = np.full(len(nows), _BEFORE, np.int64)
+        known = np.isfinite(nows)
+        ends = (nows[known] + policy.remember) / policy.tick
+        ticks[known] = np.floor(ends).astype(np.int64) + 1
+        return ticks
 
     def _given(self, batch: EventBatch, row: int) -> _Held | None:
         """Return the label at a row; None if there is none."""
@@ -580,33 +739,32 @@ class Joiner:
         """Close an event with its label."""
         keeps = self.policy.corrections == "learn"
         if held.time is not None:
-            asked = self.waiting.time(number)
-            if asked is not None:
-                self._note_delay(held.time - asked)
+            asked = self.waiting.times(np.array([number]))
+            self._note_delays(held.time - asked[~np.isnan(asked)])
         event_id = self._leave(number, held.label, keep=keeps)
         self._end(event_id, held.label, number if keeps else -1)
         self._count("joined")
         weight = self._sampled(event_id, held.label, held.weight)
-        return [Fate(number, held.label, weight, True, row, held.time, held.source)]
+        return [Fate(number, held.label, weight, True, row)]
 
     def _again(self, event_id: str, held: _Held, row: int) -> list[Fate]:
         """Take another label of an event that is done."""
-        closed = self._closed[event_id]
-        if closed.label is None:
+        known = self._closed[event_id]
+        if known is None:
             self._count("late")
             self._reject(event_id, held.origin, held.label,
                          "its event had expired: see feedback.window_seconds")  # fmt: skip
             return []
-        if closed.label == held.label:
+        if known == held.label:
             self._count("duplicates")
             return []
         self._count("corrections")
-        self._count("refunds", closed.label is True and held.label is False)
-        if closed.number < 0:
+        self._count("refunds", known is True and held.label is False)
+        if event_id not in self._kept:
             return []
-        self._closed.put(event_id, _Closed(held.label, closed.number))
+        self._closed.put(event_id, held.label)
         weight = self.policy.correction_weight * held.weight
-        return [Fate(closed.number, held.label, weight, False, row, held.time, held.source)]
+        return [Fate(self._kept[event_id], held.label, weight, False, row)]
 
     def _sampled(self, event_id: str, label: Label, weight: float) -> float:
         """Return the weight that an event is learned with; 0: it is left out."""
@@ -622,15 +780,18 @@ class Joiner:
         """Let an event wait no longer; return its id."""
         event_id = self.waiting.event_id(number)
         self._open.take(event_id)
-        self.bytes -= self._sizes.take(number)
-        self.waiting.close(number, label)
+        index = np.array([number])
+        self.bytes -= int(self.waiting.sizes(index)[0])
+        self.waiting.close(index, [label])
         if not keep:
             self._released.append(number)
         return event_id
 
     def _end(self, event_id: str, label: Label | None, number: int) -> None:
         """Remember the id of an event that is done, for a while."""
-        self._closed.put(event_id, _Closed(label, number))
+        self._closed.put(event_id, label)
+        if number >= 0:
+            self._kept.put(event_id, number)
         now, policy = self._now, self.policy
         due = math.floor((now + policy.remember) / policy.tick) + 1 if now > -math.inf else _BEFORE
         self._forget_due.add(due, event_id)
@@ -638,15 +799,17 @@ class Joiner:
             self._forget(self._forget_due.pop_first()[1])
 
     def _forget(self, event_id: str) -> None:
-        closed = self._closed.get(event_id)
-        if closed is not None:
+        if event_id in self._closed:
             self._closed.take(event_id)
-            if closed.number >= 0:
-                self._released.append(closed.number)
+            if event_id in self._kept:
+                self._released.append(self._kept.take(event_id))
 
-    def _note_delay(self, seconds: float) -> None:
-        place = 2 * math.log2(max(seconds, _SHORTEST) / _SHORTEST)
-        self.delays[min(int(place), _DELAYS - 1)] += 1
+    def _note_delays(self, seconds: FloatArray) -> None:
+        """Count delays by their size."""
+        places = 2 * np.log2(np.maximum(seconds, _SHORTEST) / _SHORTEST)
+        places = np.minimum(places.astype(np.int64), _DELAYS - 1)
+        for place, count in zip(*np.unique(places, return_counts=True), strict=True):
+            self.delays[int(place)] += int(count)
 
     def _reject(self, event_id: str, origin: Origin, label: Label | None, reason: str) -> None:
         raw = msgspec.json.encode({"id": event_id, "y": label}).decode()[:1_024]
@@ -665,7 +828,7 @@ class Joiner:
         fates: list[Fate] = []
         if tick > self._tick:
             for _, ended in self._due.due(tick):
-                if ended in self._sizes:
+                if self.waiting.is_open(ended):
                     fates += self._expired(ended, row)
             for _, event_id in self._forget_due.due(tick):
                 self._forget(event_id)
@@ -696,8 +859,7 @@ class Joiner:
             event_id = self._leave(number, policy.default, keep=keeps)
             self._end(event_id, policy.default, number if keeps else -1)
             weight = self._sampled(event_id, policy.default, policy.default_weight)
-            time = self._now if self._now > -math.inf else None
-            return [Fate(number, policy.default, weight, True, row, time)]
+            return [Fate(number, policy.default, weight, True, row)]
         if policy.on_expiry == "review":
             found = self.waiting.events([number]), self.waiting.predictions([number])
             self.review.append(found)
@@ -755,11 +917,9 @@ class Joiner:
 
     def state(self) -> bytes:
         """Return everything that later results depend on."""
-        closed = [
-            [event_id, *self._closed[event_id]]
-            for event_id in dict.fromkeys(self._forget_due.all())
-            if event_id in self._closed
-        ]
+        ids = [each for each in dict.fromkeys(self._forget_due.all()) if each in self._closed]
+        kept = [[row, self._kept[each]] for row, each in enumerate(ids) if each in self._kept]
+        closed = [ids, [self._closed[each] for each in ids], kept]
         early = [[event_id, *self._early[event_id]] for event_id in sorted(self._early)]
         held = [[number, *self._held[number]] for number in sorted(self._held)]
         return encoding.encode(
@@ -805,18 +965,18 @@ class Joiner:
             new.delays = list(state["delays"])
             new.waiting = Waiting.from_state(state["waiting"])
             unpack = msgspec.msgpack.decode
-            for event_id, label, number in unpack(state["closed"]):
-                new._closed[event_id] = _Closed(label, number)
+            ids, labels, kept = unpack(state["closed"])
+            new._closed.update(zip(ids, labels, strict=True))
+            new._kept.update((ids[row], number) for row, number in kept)
             for event_id, *rest in unpack(state["early"]):
                 new._early[event_id] = _held(rest)
             for number, *rest in unpack(state["held"]):
                 new._held[number] = _held(rest)
             for name in ("due", "early_due", "forget_due"):
                 getattr(new, f"_{name}").load(unpack(state[name]))
-            for numbers, ids, bytes_of in new.waiting.opened():
-                new._open.update(zip(ids, numbers, strict=True))
-                new._sizes.update(zip(numbers, bytes_of, strict=True))
-            new.bytes = sum(new._sizes.values())
+            for numbers, waiting, bytes_of in new.waiting.opened():
+                new._open.update(zip(waiting, numbers, strict=True))
+                new.bytes += bytes_of
         except (AttributeError, IndexError, KeyError, TypeError, msgspec.MsgspecError) as error:
             raise ValueError(
                 f"damaged state of the join: {type(error).__name__}: {error}"

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from midstream.engine.events.batch import EventBatch, Targets
 from midstream.engine.events.event import FloatArray, IntArray, Label, Task
@@ -24,6 +25,7 @@ __all__ = [
 CHUNK = 1_024
 """Events of a chunk: a chunk is immutable once it is full, but for what became of its events."""
 OPEN, DONE = 0, 1
+BoolArray = npt.NDArray[np.bool_]
 _BASE, _NUMBER, _TEXT = 96, 24, 40  # bytes: of an event, of a feature, of a feature that is text
 
 
@@ -32,23 +34,34 @@ class _Chunk:
 
     Attributes
     ----------
+    rows
+        How many events it has.
+    ids, times, sizes
+        By row: the id, the time (NaN for none), the estimated bytes.
     status
-        By row, OPEN or DONE.
+        By row, OPEN or DONE; DONE beyond the last row.
     labels
-        By row, the label that was learned; None for none.
+        By row, the label that came; None for none.
     needed
         Rows whose features may still be needed.
     """
 
-    __slots__ = ("batches", "first", "labels", "needed", "packed", "predictions", "status")
+    __slots__ = (
+        "batches", "first", "ids", "labels", "needed", "packed", "predictions", "rows", "sizes",
+        "status", "times",
+    )  # fmt: skip
 
     def __init__(self, first: int) -> None:
         self.first = first
+        self.rows = 0
+        self.ids: list[str] = []
+        self.times = np.full(CHUNK, np.nan)
+        self.sizes = np.zeros(CHUNK, np.int64)
+        self.status = np.full(CHUNK, DONE, np.uint8)
+        self.labels: list[Label | None] = []
+        self.needed = 0
         self.batches: list[EventBatch] = []
         self.predictions: list[Predictions] = []
-        self.status = bytearray()
-        self.labels: dict[int, Label] = {}
-        self.needed = 0
         self.packed: bytes | None = None  # of a full chunk: events and predictions, encoded
 
     def batch(self) -> EventBatch:
@@ -62,6 +75,10 @@ class _Chunk:
         if len(self.predictions) > 1:
             self.predictions = [joined_predictions(self.predictions)]
         return self.predictions[0]
+
+    def find_open(self, row: int) -> int:
+        """Return the first row from `row` on that waits; -1 if there is none."""
+        return self.status.tobytes().find(bytes([OPEN]), row)
 
 
 class Waiting:
@@ -78,35 +95,42 @@ class Waiting:
     def __init__(self) -> None:
         self.next = 0
         self.head = 0
-        self.log: list[Callable[[], Any]] | None = None  # of what undoes `close`
+        self.log: list[Callable[[], Any]] | None = None  # of what undoes changes of old events
         self._oldest = 0  # no event before it waits
         self._chunks: dict[int, _Chunk] = {}
 
     def add(
         self,
         batch: EventBatch,
+        ids: list[str],
         predictions: Predictions,
-        done: Sequence[bool],
+        sizes: IntArray,
+        *,
+        done: BoolArray | None = None,
         labels: Sequence[Label | None] | None = None,
     ) -> None:
         """Append events; those `done` wait for nothing, and have one of `labels` or none."""
-        at = 0
+        at, times = 0, times_of(batch)
         while at < len(batch):
             place = self.next // CHUNK
             chunk = self._chunks.setdefault(place, _Chunk(place * CHUNK))
-            stop = min(at + CHUNK - self.next % CHUNK, len(batch))
-            whole = at == 0 and stop == len(batch)
-            rows = np.arange(at, stop)
-            row = len(chunk.status)
-            chunk.batches.append(batch if whole else batch.take(rows.tolist()))
-            chunk.predictions.append(predictions if whole else predictions.take(rows))
-            chunk.status += bytes(map(int, done[at:stop]))
-            chunk.needed += sum(not each for each in done[at:stop])
-            if labels is not None:
-                for i, label in enumerate(labels[at:stop], row):
-                    if label is not None:
-                        chunk.labels[i] = label
-            self.next += stop - at
+            row = chunk.rows
+            n = min(CHUNK - row, len(batch) - at)
+            stop = at + n
+            whole = n == len(batch)
+            chunk.batches.append(batch if whole else batch[at:stop])
+            chunk.predictions.append(
+                predictions if whole else predictions.take(np.arange(at, stop))
+            )
+            chunk.ids += ids[at:stop]
+            if times is not None:
+                chunk.times[row : row + n] = times[at:stop]
+            chunk.sizes[row : row + n] = sizes[at:stop]
+            chunk.status[row : row + n] = OPEN if done is None else done[at:stop]
+            chunk.needed += n if done is None else n - int(np.count_nonzero(done[at:stop]))
+            chunk.labels += [None] * n if labels is None else labels[at:stop]
+            chunk.rows += n
+            self.next += n
             at = stop
 
     def drop(self, number: int) -> None:
@@ -122,36 +146,47 @@ class Waiting:
             rows = max(number - chunk.first, 0)
             if not rows:
                 del self._chunks[place]
-                continue
-            chunk.needed -= chunk.status[rows:].count(OPEN)
-            del chunk.status[rows:]
-            chunk.batches = [chunk.batch()[:rows]]
-            chunk.predictions = [chunk.predicted().take(np.arange(rows))]
-            chunk.labels = {row: label for row, label in chunk.labels.items() if row < rows}
-            chunk.packed = None
+            elif rows < chunk.rows:
+                chunk.needed -= int(np.count_nonzero(chunk.status[rows:] == OPEN))
+                chunk.status[rows:] = DONE
+                chunk.times[rows:] = np.nan
+                chunk.batches = [chunk.batch()[:rows]]
+                chunk.predictions = [chunk.predicted().take(np.arange(rows))]
+                del chunk.ids[rows:], chunk.labels[rows:]
+                chunk.rows, chunk.packed = rows, None
         self.next = number
         self._oldest = self.head
 
-    def close(self, number: int, label: Label | None) -> None:
-        """Note what became of an event. Its features stay until `release`."""
-        chunk, row = self._chunks[number // CHUNK], number % CHUNK
-        chunk.status[row] = DONE
-        if label is not None:
-            chunk.labels[row] = label
-        if self.log is not None:
+    def close(self, numbers: IntArray, labels: Sequence[Label | None]) -> None:
+        """Note what became of events that waited. Their features stay until `release`."""
+        for chunk, at, rows in self._by_chunk(numbers):
+            chunk.status[rows] = DONE
+            for row, i in zip(rows.tolist(), at, strict=True):
+                chunk.labels[row] = labels[i]
+            if self.log is not None:
 
-            def back() -> None:
-                chunk.status[row] = OPEN
-                chunk.labels.pop(row, None)
+                def back(chunk: _Chunk = chunk, rows: IntArray = rows) -> None:
+                    chunk.status[rows] = OPEN
+                    for row in rows.tolist():
+                        chunk.labels[row] = None
 
-            self.log.append(back)
+                self.log.append(back)
 
-    def release(self, number: int) -> None:
-        """Note that the features of an event are not needed any more."""
-        chunk = self._chunks.get(number // CHUNK)
-        if chunk is not None:
-            chunk.needed -= 1
-            self._drop(number // CHUNK)
+    def release(self, numbers: Sequence[int]) -> None:
+        """Note that the features of events are not needed any more."""
+        for chunk, _, rows in self._by_chunk(np.array(numbers, np.int64)):
+            chunk.needed -= len(rows)
+            self._drop(chunk.first // CHUNK)
+
+    def _by_chunk(self, numbers: IntArray) -> Iterator[tuple[_Chunk, Sequence[int], IntArray]]:
+        """Yield, by chunk, which of the numbers are in it, and their rows."""
+        places = numbers // CHUNK
+        if len(numbers) and (places == places[0]).all():
+            yield self._chunks[int(places[0])], range(len(numbers)), numbers % CHUNK
+            return
+        for place in np.unique(places).tolist():
+            at = np.flatnonzero(places == place)
+            yield self._chunks[place], at.tolist(), numbers[at] % CHUNK
 
     def _drop(self, place: int) -> None:
         chunk = self._chunks[place]
@@ -163,7 +198,7 @@ class Waiting:
         at = max(self._oldest, self.head)
         while at < self.next:
             chunk = self._chunks.get(at // CHUNK)
-            row = -1 if chunk is None else chunk.status.find(OPEN, at % CHUNK)
+            row = -1 if chunk is None else chunk.find_open(at % CHUNK)
             if row >= 0:
                 at = at // CHUNK * CHUNK + row
                 break
@@ -171,9 +206,28 @@ class Waiting:
         self._oldest = at
         return at
 
-    def time(self, number: int) -> float | None:
-        """Return the time of an event."""
-        return self._chunks[number // CHUNK].batch().time(number % CHUNK)
+    def is_open(self, number: int) -> bool:
+        """Whether an event waits."""
+        chunk = self._chunks.get(number // CHUNK)
+        return chunk is not None and bool(chunk.status[number % CHUNK] == OPEN)
+
+    def times(self, numbers: IntArray) -> FloatArray:
+        """Return the times of events, NaN for none, in the order of `numbers`."""
+        out = np.empty(len(numbers))
+        for chunk, at, rows in self._by_chunk(numbers):
+            out[at] = chunk.times[rows]
+        return out
+
+    def sizes(self, numbers: IntArray) -> IntArray:
+        """Return the estimated bytes of events, in the order of `numbers`."""
+        out = np.empty(len(numbers), np.int64)
+        for chunk, at, rows in self._by_chunk(numbers):
+            out[at] = chunk.sizes[rows]
+        return out
+
+    def event_id(self, number: int) -> str:
+        """Return the id of an event."""
+        return self._chunks[number // CHUNK].ids[number % CHUNK]
 
     def events(self, numbers: Sequence[int]) -> EventBatch:
         """Return events, in the order of `numbers`."""
@@ -189,40 +243,35 @@ class Waiting:
         )
         return found
 
-    def event_id(self, number: int) -> str:
-        """Return the id of an event."""
-        return self._chunks[number // CHUNK].batch().ids[number % CHUNK]
-
-    def settled(self) -> Iterator[tuple[list[Label | None], Predictions]]:
+    def settled(self) -> Iterator[tuple[list[Label], Predictions]]:
         """Advance `head`; yield labels and predictions of the events that it passes, in order."""
         while self.head < self.next:
             place, row = self.head // CHUNK, self.head % CHUNK
             chunk = self._chunks[place]
-            stop = chunk.status.find(OPEN, row)
-            stop = len(chunk.status) if stop < 0 else stop
+            stop = chunk.find_open(row)
+            stop = chunk.rows if stop < 0 else stop
             if stop == row:
                 return
-            labels = [chunk.labels.get(i) for i in range(row, stop)]
-            found = [i for i, label in enumerate(labels, row) if label is not None]
-            if found:
-                yield (
-                    [label for label in labels if label is not None],
-                    chunk.predicted().take(np.array(found, np.int64)),
-                )
+            passed = chunk.labels[row:stop]
+            labels = [label for label in passed if label is not None]
+            if labels:
+                rows = np.arange(row, stop)
+                if len(labels) < len(passed):
+                    rows = rows[[label is not None for label in passed]]
+                yield labels, chunk.predicted().take(rows)
             self.head = chunk.first + stop
             self._drop(place)
 
-    def opened(self) -> Iterator[tuple[list[int], list[str], list[int]]]:
-        """Yield the numbers, ids and sizes of the events that wait, chunk by chunk."""
+    def opened(self) -> Iterator[tuple[list[int], list[str], int]]:
+        """Yield the numbers, ids and total size of the events that wait, chunk by chunk."""
         for place in sorted(self._chunks):
             chunk = self._chunks[place]
-            rows = [row for row, status in enumerate(chunk.status) if status == OPEN]
-            if rows:
-                ids, found = chunk.batch().ids, sizes(chunk.batch()).tolist()
+            rows = np.flatnonzero(chunk.status == OPEN)
+            if len(rows):
                 yield (
-                    [chunk.first + row for row in rows],
-                    [ids[row] for row in rows],
-                    [found[row] for row in rows],
+                    (rows + chunk.first).tolist(),
+                    [chunk.ids[row] for row in rows.tolist()],
+                    int(chunk.sizes[rows].sum()),
                 )
 
     def state(self) -> dict[str, Any]:
@@ -233,10 +282,11 @@ class Waiting:
             packed = chunk.packed
             if packed is None:
                 packed = _packed(chunk.batch(), chunk.predicted())
-                if len(chunk.status) == CHUNK:
+                if chunk.rows == CHUNK:
                     chunk.packed = packed
-            labels = [[row, chunk.labels[row]] for row in sorted(chunk.labels)]
-            chunks.append([place, packed, bytes(chunk.status), labels, chunk.needed])
+            labels = msgspec.msgpack.encode(chunk.labels)
+            status = chunk.status[: chunk.rows].tobytes()
+            chunks.append([place, packed, status, labels, chunk.needed])
         return {"next": self.next, "head": self.head, "chunks": chunks}
 
     @classmethod
@@ -253,13 +303,19 @@ class Waiting:
         for place, packed, status, labels, needed in state["chunks"]:
             chunk = _Chunk(place * CHUNK)
             batch, predictions = _unpacked(packed)
-            if len(batch) != len(status) or len(predictions) != len(status):
+            rows = len(batch)
+            found = msgspec.msgpack.decode(labels)
+            if not len(status) == len(predictions) == len(found) == rows <= CHUNK:
                 raise ValueError("damaged state of the join: a chunk's columns differ in length")
             chunk.batches, chunk.predictions = [batch], [predictions]
-            chunk.status = bytearray(status)
-            chunk.labels = dict(labels)
+            chunk.rows, chunk.ids, chunk.labels = rows, batch.ids, found
+            chunk.status[:rows] = np.frombuffer(status, np.uint8)
+            chunk.sizes[:rows] = sizes(batch)
+            times = times_of(batch)
+            if times is not None:
+                chunk.times[:rows] = times
             chunk.needed = needed
-            chunk.packed = packed if len(status) == CHUNK else None
+            chunk.packed = packed if rows == CHUNK else None
             new._chunks[place] = chunk
         return new
 
@@ -320,6 +376,17 @@ def joined_batch(batches: Sequence[EventBatch]) -> EventBatch:
             for name in first.texts
         }
 
+    def times() -> Any:
+        each = [times_of(batch) for batch in batches]
+        if all(column is None for column in each):
+            return None
+        return np.concatenate(
+            [
+                np.full(len(batch), np.nan) if column is None else column
+                for batch, column in zip(batches, each, strict=True)
+            ]
+        )
+
     def listed(name: str) -> list[Any] | None:
         each = [getattr(batch, name) for batch in batches]
         if all(column is None for column in each):
@@ -333,7 +400,7 @@ def joined_batch(batches: Sequence[EventBatch]) -> EventBatch:
     return EventBatch(
         labels=[None] * n,
         ids=[event_id for batch in batches for event_id in batch.ids],
-        times=listed("times"),
+        times=times(),
         sources=listed("sources"),
         groups=listed("groups"),
         keys=listed("keys"),
@@ -427,8 +494,10 @@ def labelled(
     if task == "binary" or (task == "regression" and set(map(type, labels)) <= {float}):
         given = Targets(np.array(given, np.float64), task == "binary")
     columns = batch.columns
-    features: dict[str, Any] = {"x": batch.dicts()}
-    if columns is not None:
+    features: dict[str, Any]
+    if columns is None:
+        features = {"x": batch.dicts()}
+    else:
         features = {"x": None, "array": columns.array, "names": columns.names}
         features["texts"] = columns.texts
     plain = all(weight == 1.0 for weight in weights)
@@ -437,7 +506,7 @@ def labelled(
 
 def times_of(batch: EventBatch) -> FloatArray | None:
     """Return (n,) event times, NaN for none; None: no event has one."""
-    times = batch.times
-    if times is None:
-        return None
+    times = batch.given_times
+    if times is None or isinstance(times, np.ndarray):
+        return times
     return np.array([np.nan if time is None else time for time in times], np.float64)

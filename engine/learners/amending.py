@@ -98,7 +98,7 @@ def _nested(path: str, old: Any, new: Any, same: _Same) -> list[Change]:
             return _code(path, old, new, same)
         return [_of(path, old, new, "asked", _FROM_NOW)]
     if old.get("class") != new.get("class"):
-        return [_of(path, old, new, "asked", "begins anew")]
+        return [_of(path, old, new, "asked", "restarts")]
     found = []
     for key in dict.fromkeys([*old, *new]):
         at = f"{path}.{key}" if path else key
@@ -112,7 +112,7 @@ def _nested(path: str, old: Any, new: Any, same: _Same) -> list[Change]:
             is_part = isinstance(new[key], Mapping)
             found.append(_of(at, None, new[key], "asked", "begins now" if is_part else _FROM_NOW))
         elif key not in new:
-            found.append(_of(at, old[key], None, "asked", "is let go of"))
+            found.append(_of(at, old[key], None, "asked", "is dropped"))
         else:
             found += _nested(at, old[key], new[key], same)
     if is_holder(new):

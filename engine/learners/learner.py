@@ -379,7 +379,7 @@ class RiverLearner:
             self._probes -= 1
             if untouched.states() != before:
                 untouched.put_back(before)
-                untouched.tell(untouched.foreign, "asking for probabilities changes it")
+                untouched.warn(untouched.foreign, "asking for probabilities changes it")
                 self._probes = -1
         return proba
 

@@ -254,7 +254,7 @@ class LinearLearner:
             not hold their names.
         """
         d = len(self._slots.names)
-        told = explained(
+        explanation = explained(
             self._slots.names,
             self._weights[0, :d],
             self._scaler[:, :d] if self._options["scale"] else None,
@@ -264,8 +264,8 @@ class LinearLearner:
             for value in values:
                 slot, sign = self._slots.category(name, value)
                 weight = float(self._table[0, -1 - slot]) if self._slots.hashed else 0.0
-                told.weights[f"{name}={value}"] = weight * sign
-        return told
+                explanation.weights[f"{name}={value}"] = weight * sign
+        return explanation
 
     def changes(self, old: Mapping[str, Any]) -> list[Change]:
         """Return the differences from a saved definition, and their effect on what was learned."""

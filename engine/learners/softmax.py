@@ -285,17 +285,17 @@ class SoftmaxLearner:
         The class with the highest score is predicted. Parameters as for `LinearLearner`.
         """
         d = len(self._slots.names)
-        told = {}
+        explanations = {}
         for c, label in enumerate(self._classes):
             scaler = self._scaler[:, :d] if self._options["scale"] else None
-            told[label] = explained(self._slots.names, self._weights[0, :d, c], scaler, 0.0)
+            explanations[label] = explained(self._slots.names, self._weights[0, :d, c], scaler, 0.0)
             for name, values in (categories or {}).items():
                 for value in values:
                     slot, sign = self._slots.category(name, value)
                     place = self._place[-1 - slot] if len(self._place) else -1
                     weight = float(self._table[0, place, c]) if place >= 0 else 0.0
-                    told[label].weights[f"{name}={value}"] = weight * sign
-        return told
+                    explanations[label].weights[f"{name}={value}"] = weight * sign
+        return explanations
 
     def changes(self, old: Mapping[str, Any]) -> list[Change]:
         """Return the differences from a saved definition, and their effect on what was learned."""

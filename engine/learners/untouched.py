@@ -86,7 +86,7 @@ class Untouched:
         self._late: list[Any] = []  # steps that may have no members yet
         self.foreign: list[Any] = []
         self._copies = False
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         for step in steps(model):
             names = [path_of(type(part)) for part in within(step)]
             if not all(name.startswith(_KNOWN) for name in names):
@@ -158,13 +158,13 @@ class Untouched:
         finally:
             changed = [mark.estimator for mark in marks if mark.undo()]
             if changed:
-                self.tell(changed, "it draws or adds what is new to it when it predicts")
+                self.warn(changed, "it draws or adds what is new to it when it predicts")
 
     def _compared(self, predict: Callable[[], T]) -> T:
         before = self.states()
         if before is None:
             self._foreign_changes = True
-            self.tell(self.foreign, "its state cannot be compared")
+            self.warn(self.foreign, "its state cannot be compared")
             return predict()
         result, failure = None, None
         try:
@@ -174,7 +174,7 @@ class Untouched:
         if self.states() != before:
             self.put_back(before)
             self._foreign_changes = True
-            self.tell(self.foreign, "it changes when it predicts")
+            self.warn(self.foreign, "it changes when it predicts")
             return predict()
         if failure is not None:
             raise failure
@@ -194,12 +194,12 @@ class Untouched:
             vars(step).clear()
             vars(step).update(vars(fresh))
 
-    def tell(self, changed: list[Any], why: str) -> None:
+    def warn(self, changed: list[Any], why: str) -> None:
         """Log, once for each of these, that a prediction alone no longer changes it."""
         for part in changed:
             name = path_of(type(part))
-            if name not in self._told:
-                self._told.add(name)
+            if name not in self._warned:
+                self._warned.add(name)
                 fields = {"step": type(part).__name__, "why": why}
                 _log.info("events without a label leave it as it was", extra={"fields": fields})
 

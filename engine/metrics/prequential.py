@@ -466,7 +466,7 @@ class Prequential:
                     None if math.isnan(y) else bool(y) if labels.binary else y
                     for y in numbers.tolist()
                 ]
-                self._tell(known, guesses.tolist(), probas)
+                self._update_own(known, guesses.tolist(), probas)
             return losses
         listed: Any = values
         if isinstance(values, np.ndarray):
@@ -475,10 +475,10 @@ class Prequential:
             listed = values.tolist()
         losses = self._tally.update(labels, listed, probas)
         if self._own:
-            self._tell(labels, listed, probas)
+            self._update_own(labels, listed, probas)
         return losses
 
-    def _tell(
+    def _update_own(
         self,
         labels: Sequence[Label | None],
         values: Sequence[Label | None],

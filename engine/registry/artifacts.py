@@ -25,7 +25,7 @@ from fsspec.implementations.local import LocalFileSystem
 from midstream.engine.basics.errors import ExpectedError
 from midstream.engine.basics.masking import hide_credentials, masked
 from midstream.engine.basics.names import name_fault
-from midstream.engine.basics.read_only import told, unwritable
+from midstream.engine.basics.read_only import error_text, unwritable
 from midstream.engine.basics.storage import LocalStorage
 from midstream.engine.registry.database import OtherStateError
 from midstream.engine.shard.header import VersionHeader
@@ -577,7 +577,7 @@ class Artifacts:
             if self._local and not isinstance(error, OSError):
                 raise
             if isinstance(error, PermissionError) and self._local and error.filename:
-                raise StoreError(told(error)) from None
+                raise StoreError(error_text(error)) from None
             # Clients of stores raise errors of their own.
             raise StoreError(f"{self._shown(path)}: {masked(_reason(error))}") from None
 

@@ -20,7 +20,12 @@ from sqlalchemy import event, exc
 from midstream.engine.basics.errors import ExpectedError
 from midstream.engine.basics.masking import credentials, hide, hide_credentials, masked
 from midstream.engine.basics.names import name_fault
-from midstream.engine.basics.read_only import database_unwritable, open_for_reading, readable, told
+from midstream.engine.basics.read_only import (
+    database_unwritable,
+    error_text,
+    open_for_reading,
+    readable,
+)
 from midstream.engine.registry.schema import COMMANDS, META, MODELS, SCHEMA, is_old, upgrade
 
 __all__ = ["Database", "NoRegistryError", "OtherStateError", "RegistryError", "make_engine"]
@@ -455,7 +460,7 @@ class Database:
         except exc.SQLAlchemyError as error:
             raise RegistryError(masked(f"{self.place}: {_reason_of(error)}")) from None
         except PermissionError as error:  # perhaps for a file beside the database
-            raise RegistryError(masked(told(error))) from None
+            raise RegistryError(masked(error_text(error))) from None
         except (sqlite3.Error, OSError) as error:
             reason = getattr(error, "strerror", None) or error
             raise RegistryError(masked(f"{self.place}: {reason}")) from None

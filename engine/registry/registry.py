@@ -441,14 +441,14 @@ class Registry(Versions):
             self._order(connection, [Order(0, "adopt", reason=reason, by=by)], now)
         return owner
 
-    def begin_anew(self) -> int:
-        """Forget the shards and drop unanswered commands, for a model that is begun anew.
+    def start_over(self) -> int:
+        """Forget the shards and drop unanswered commands, for a model that is started over.
 
         Its versions stay. Returns the number of dropped commands.
         """
         with self.database.writing() as connection:
             connection.execute(sa.delete(SHARDS).where(self._ours(SHARDS)))
-        return self.drop("the model was begun anew")
+        return self.drop("the model was started over")
 
     def order(self, *wanted: Order, at: float | None = None) -> list[Order]:
         """Give commands, in one transaction, to be carried out in this order.
@@ -551,7 +551,7 @@ class Registry(Versions):
             return None
         return self._order(connection, [Order(0, "snapshot", reason=reason)], at)[0]
 
-    def tell(self, shard: str, epoch: str, done: Sequence[Done]) -> None:
+    def report(self, shard: str, epoch: str, done: Sequence[Done]) -> None:
         """Record what a shard did of commands; repeating a report changes nothing."""
         key = ["epoch", "shard", "seq"]
         with self.database.writing() as connection:

@@ -244,9 +244,9 @@ def _lasts(rows: Sequence[Any], now: float, count: float, period: float) -> dict
     The last version before a clock was set back counts, too; only the newest `count` of these.
     """
     young = _young(rows, now, count, period)
-    told: Callable[[float], str] = _day if period == DAY else _hour
+    period_of: Callable[[float], str] = _day if period == DAY else _hour
     whole = [row for row in rows if row.state == "complete"]
-    last = {told(row.created): row.version for row in whole if row.version in young}
+    last = {period_of(row.created): row.version for row in whole if row.version in young}
     found = {version: f"the last of {label}" for label, version in last.items()}
     back = set_back([row.created for row in rows])  # removed versions show it, too
     lost = [

@@ -194,9 +194,9 @@ class Versions:
                 sa.update(MODELS).where(self._ours(MODELS)).values(next_version=number + 1)
             )
             self._open_version(connection, number, "imported", reason, at)
-        told = {"kind": "imported", "reason": reason, "created": at, "parent": 0}
+        imported = {"kind": "imported", "reason": reason, "created": at, "parent": 0}
         for part in manifest.shards:
-            self.put(part.shard, number, Snapshot(part.header | told, parts[part.shard]))
+            self.put(part.shard, number, Snapshot(part.header | imported, parts[part.shard]))
         self.complete()
         return self.standing(number)
 
@@ -307,7 +307,7 @@ class Versions:
             elif found is None and version not in states:
                 left[version] = "it has no manifest: it never was whole, or its removal was begun"
             elif found and not ours(found[0]):
-                left[version] = "it is of another model, or of before this one was begun anew"
+                left[version] = "it is of another model, or of before this one was started over"
             elif found and self._adopt(*found):
                 adopted.append(version)
         return adopted, left

@@ -89,7 +89,7 @@ def compared(
     source, shards
         As for `Shard.open`.
     """
-    effect = "the state is of another input; put the config back, or begin anew with --fresh"
+    effect = "the state is of another input; put the config back, or start over with --fresh"
     about = {"input": source, "shards": shards}
     saved = {key: old[key] for key in about if key in old}
     now = {key: value for key, value in about.items() if value}

@@ -109,7 +109,7 @@ class Rewind(Replacing):
         _check_decoding(order.version, version, standing)
         if not _is_ours(version, standing):
             raise RefusedError(
-                f"version {order.version} was made before the model was begun anew, and the "
+                f"version {order.version} was made before the model was started over, and the "
                 "journal from then on is not there; without --rewind it can be restored"
             )
         journal, seq = standing.journal, version.seq

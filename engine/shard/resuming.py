@@ -30,7 +30,7 @@ __all__ = ["ResumeError", "Resumed", "begun", "read_otherwise", "resume"]
 
 _MOST_BLANK = 128 * 1024  # most compressed bytes of a new model at the start of a journal
 _ANOTHER = (
-    "put the old definition back, begin anew with --fresh, or, where the journal is another "
+    "put the old definition back, start over with --fresh, or, where the journal is another "
     "config's, give this one a `name` of its own"
 )
 
@@ -108,7 +108,7 @@ def resume(
         raise ResumeError(
             f"shard {name}: there is a snapshot of record {positions[-1]}, but the journal "
             f"ends before record {journal.end}: its end was lost; put the journal back, or "
-            "begin anew with --fresh"
+            "start over with --fresh"
         )
     records = _newest(records)
     if records and fresh:
@@ -252,7 +252,7 @@ def read_otherwise(changed: Iterable[str]) -> str:
     return (
         "the config reads the input otherwise than when it was learned, and a part of it has to be "
         f"read again after a crash ({'; '.join(changed)}); run once with the old config until it "
-        "stops by itself, or begin anew with --fresh"
+        "stops by itself, or start over with --fresh"
     )
 
 

@@ -189,7 +189,7 @@ class Shard:
         amend: bool = False,
         **policy: Any,
     ) -> "Shard":
-        """Resume from the saved state, or begin anew if there is none.
+        """Resume from the saved state, or start over if there is none.
 
         Parameters
         ----------
@@ -204,7 +204,7 @@ class Shard:
         modules
             Modules besides River whose classes and functions a snapshot may hold.
         fresh
-            Token: begin anew, whatever the journal holds, unless it was begun under this token.
+            Token: start over, whatever the journal holds, unless it was begun under this token.
         identity
             Identity of the state; "": it has none. Saved in the journal and in snapshots. State of
             another identity is neither resumed nor restored.
@@ -793,7 +793,7 @@ class Shard:
         definition = command.definition if command.amends else header.definition
         self._about = msgspec.structs.replace(self._about, definition=definition)
         self._careful.forget()
-        self.recent.begin_anew()
+        self.recent.start_over()
         self.version = self.parent = command.version
         self.data = header.learned_from
         self._parent_data = self.data.copy()

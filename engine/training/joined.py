@@ -4,8 +4,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from midstream.engine.events.batch import EventBatch
-from midstream.engine.events.event import Task
+from midstream.engine.events.batch import EventBatch, Targets
+from midstream.engine.events.event import Label, Task
 from midstream.engine.events.predictions import Predictions
 from midstream.engine.joining.joiner import Joiner, Learn, Op, Predict
 from midstream.engine.joining.waiting import joined_batch, joined_predictions, labelled
@@ -102,24 +102,32 @@ def _predicted(trainer: Joins, batch: EventBatch, op: Predict) -> Part:
 def _labelled(trainer: Joins, op: Learn) -> Part:
     """Learn events whose labels came later."""
     waiting, task = _joiner(trainer).waiting, trainer.task
+    n = len(op.numbers)
+    weights = op.weights or [1.0] * n
+    to_learn = [i for i in range(n) if weights[i] > 0.0] if op.weights is not None else None
+    scored = [i for i in range(n) if op.scored[i]] if op.scored is not None else None
 
-    def events(fates: list[Any]) -> EventBatch:
-        found = waiting.events([fate.number for fate in fates])
-        return labelled(found, [f.label for f in fates], [f.weight for f in fates], task)
+    def events(chosen: list[int] | None) -> EventBatch:
+        """Return the chosen events with their labels; None: all."""
+        rows = range(n) if chosen is None else chosen
+        if not rows:
+            return EventBatch([], [])
+        found = waiting.events(op.numbers if chosen is None else [op.numbers[i] for i in rows])
+        return labelled(found, [op.labels[i] for i in rows], [weights[i] for i in rows], task)
 
-    scored = [fate for fate in op.fates if fate.scored]
-    to_learn = [fate for fate in op.fates if fate.weight > 0.0]
-    nothing = EventBatch([], [])
-    batch = events(scored) if scored else nothing
-    part = batch if to_learn == scored else events(to_learn) if to_learn else nothing
-    if to_learn:
+    part = events(to_learn)
+    batch = part if scored is None and to_learn is None else events(scored)
+    if len(part):
         try:
             trainer.learner.learn(part)
         except LearnerError as error:
-            raise LearnerError(to_learn[error.row].row, error.cause, error.hint) from error
+            at = error.row if to_learn is None else to_learn[error.row]
+            raise LearnerError(op.rows[at], error.cause, error.hint) from error
+    if part is batch:
+        part = part[:]
     part.is_feedback = True
-    numbers = [fate.number for fate in scored]
-    predictions = waiting.predictions(numbers) if scored else Predictions([])
+    numbers = op.numbers if scored is None else [op.numbers[i] for i in scored]
+    predictions = waiting.predictions(numbers) if numbers else Predictions([])
     return Part(op, batch, predictions, part)
 
 
@@ -169,7 +177,16 @@ def finished(trainer: Joins, batch: EventBatch, parts: list[Part]) -> Step:
         )
     assert trainer.by_prediction is not None
     for labels, predictions in joiner.finish():
-        trainer.by_prediction.update(
-            labels, predictions.values, predictions.table or predictions.probas
-        )
+        _score(trainer.by_prediction, labels, predictions, trainer.task)
     return total
+
+
+def _score(metrics: Prequential, labels: list[Label], predictions: Predictions, task: Task) -> None:
+    """Score in the order of prediction."""
+    values: Any = predictions.array
+    given: Any = labels
+    if values is not None and (task == "binary" or set(map(type, labels)) == {float}):
+        given = Targets(np.array(labels, np.float64), task == "binary")
+    else:
+        values = predictions.values
+    metrics.update(given, values, predictions.table or predictions.probas)

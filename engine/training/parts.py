@@ -84,7 +84,7 @@ class Part:
 
     def changes(self, old: Mapping[str, Any]) -> list[Change]:
         """Return what differs from a saved definition, and the effect on what was seen."""
-        return differences(self.name, old, self.definition(), effect="begins anew")
+        return differences(self.name, old, self.definition(), effect="restarts")
 
     def amended(self, old: "Part") -> "Part":  # noqa: ARG002
         """Return this part, continued from `old`, another definition; by default it restarts."""

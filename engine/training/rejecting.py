@@ -133,7 +133,7 @@ class Recent(msgspec.Struct, omit_defaults=True):
         self._forget(self.events)
         return verdict
 
-    def begin_anew(self) -> None:
+    def start_over(self) -> None:
         """Judge only from here on: the model is another one."""
         self.judged = self.well = self.events
         self.raised, self.non_finite = [], []

@@ -299,7 +299,7 @@ class Reservoir:
 
         It drops what it would have dropped for the next event, so the sample stays uniform. A
         larger reservoir starts with the old limit and grows from there; one that kept nothing
-        begins anew.
+        restarts.
         """
         new = Reservoir.from_state(old.state())
         if not new.capacity:

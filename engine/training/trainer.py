@@ -253,6 +253,8 @@ class Trainer:
         """Raise LearnerError if predictions cannot be scored later."""
         if flaw := _flaw(predictions, len(batch)):
             raise LearnerError(0, TypeError(flaw))
+        if predictions.array is not None and predictions.table is not None:
+            return  # numbers
         try:
             Prequential(self.task, window=1).update(
                 [None] * len(batch), predictions.values, predictions.table or predictions.probas
@@ -504,7 +506,7 @@ class Trainer:
             if name not in before:
                 found.append(Change(f"parts.{name}", "state", "-", "on", effect="begins now"))
             elif name not in self.extra:
-                found.append(Change(f"parts.{name}", "state", "on", "-", effect="is let go of"))
+                found.append(Change(f"parts.{name}", "state", "on", "-", effect="is dropped"))
             elif before[name] != self.extra[name].definition():
                 found += self.extra[name].changes(before[name])
         return found

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS", "of_kind"]
 
 
-class _Amount(click.ParamType[float]):
+class _Amount(click.ParamType):
     """A finite number, at least 0."""
 
     name = "N"
@@ -50,7 +50,7 @@ class _Amount(click.ParamType[float]):
         return self.fail(f"found {value!r}; allowed: a number from 0 on", param, ctx)
 
 
-class _Time(click.ParamType[float]):
+class _Time(click.ParamType):
     """A time: ISO 8601, or seconds since 1970."""
 
     name = "TIME"

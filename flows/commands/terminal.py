@@ -13,7 +13,7 @@ import msgspec
 
 from midstream.engine.basics.errors import ExpectedError
 from midstream.engine.basics.masking import masked, masked_values
-from midstream.engine.basics.read_only import told
+from midstream.engine.basics.read_only import error_text
 from midstream.flows.process import apart_from_stdout
 
 __all__ = [
@@ -80,7 +80,7 @@ def one_line_errors(
         if isinstance(error, ExpectedError):
             fail(f"{error.prefix}{error}", error.exit_code_running if running else error.exit_code)
         if isinstance(error, OSError):
-            fail(told(error), FAILED)
+            fail(error_text(error), FAILED)
         if "MIDSTREAM_DEBUG" in os.environ:
             raise
         what = f"{type(error).__name__}: {error}"

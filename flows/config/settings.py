@@ -17,6 +17,7 @@ from midstream.engine.basics.names import name_fault, topic_fault
 from midstream.engine.events.event import Task
 from midstream.engine.events.rules import LabelKind, TimeUnit
 from midstream.engine.learners.catalogue import BUILTIN, is_named, named_learners, options_of
+from midstream.flows.config.gateway import Gateway, check_gateway
 from midstream.flows.config.tables import ConfigError, ConfigReader, repr_without
 
 __all__ = [
@@ -485,6 +486,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     parts
         By name, the options of parts that installed packages bring: they see every event, and are
         kept with the model's state.
+    gateway
+        The gateway, which takes feedback over HTTP and from topics of other shapes, and writes it
+        to the feedback topic: `midstream gateway`. See [The gateway](gateway.md).
     kafka
         Any setting of librdkafka, such as `"bootstrap.servers"`, apart from a few that Midstream
         sets itself. Nested tables and dotted keys without quotes are the same.
@@ -508,6 +512,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     replay: Replay = Replay()
     feedback: Feedback | None = None
     parts: dict[str, dict[str, Scalar]] = {}
+    gateway: Gateway | None = None
     kafka: dict[str, Scalar] = {}
     features: dict[str, FeatureKind] = {}
 
@@ -657,8 +662,8 @@ def read(path: str | Path, check_input: Callable[[Settings, ConfigReader], None]
         reader.hidden.update({f"versions.{key}": str(versions[key]) for key in secret})
     for key, value in reader.hidden.items():
         hide_credentials(value)
-        told = key.startswith(("kafka.", "input.options.")) and _SECRET.search(key)
-        if key == "versions.key" or told:
+        is_secret = key.startswith(("kafka.", "input.options.")) and _SECRET.search(key)
+        if key == "versions.key" or is_secret:
             hide(value)
     # The file itself is not resolved: it may be a link with its data beside it.
     place = file.parent.resolve() / file.name
@@ -742,6 +747,9 @@ def _check(
     _check_options("drift.adwin", settings.drift.adwin, reader)
     _check_options("drift.page_hinkley", settings.drift.page_hinkley, reader)
     _check_parts(settings.parts, reader)
+    if settings.gateway is not None:
+        check_brokers(settings, reader)
+        check_gateway(settings.gateway, reader)
 
 
 def _check_feedback(settings: Settings, reader: ConfigReader) -> None:

@@ -54,7 +54,7 @@ class Reader:
             max_record_bytes=settings.input.max_record_bytes,
         )
         self.notation = decoding.notation
-        self._told: set[str] = set()
+        self._logged_units: set[str] = set()
         self._label = None if fields is None or not wants_labels else fields.label
         self._unlabelled = 0
         self._near = ""
@@ -64,8 +64,8 @@ class Reader:
     def decode(self, work: Work) -> Decoded:
         """Decode a block to a batch and its rejected records."""
         decoded = self.input.decode(work)
-        for unit in sorted(self.notation.units - self._told):
-            self._told.add(unit)
+        for unit in sorted(self.notation.units - self._logged_units):
+            self._logged_units.add(unit)
             log.info("time_unit", taken=unit, why="by the size of the numbers, see input.fields")
         if self._label is not None:
             self._look_for_labels(decoded.batch)
@@ -79,9 +79,9 @@ class Reader:
             self._near = self._near or nearest(self._label or "", names)
             self._unlabelled += len(batch)
             if self._unlabelled >= _ENOUGH:
-                self.tell_of_labels()
+                self.warn_without_labels()
 
-    def tell_of_labels(self) -> None:
+    def warn_without_labels(self) -> None:
         """Warn once if no event had a label so far; also called at the end."""
         if self._label is not None and self._unlabelled:
             log.warning(
@@ -96,7 +96,7 @@ class Reader:
             if work is not None:
                 yield work, self.decode(work)
             elif self.input.ended:
-                self.tell_of_labels()
+                self.warn_without_labels()
                 return
             else:
                 time.sleep(IDLE.total_seconds())

@@ -29,8 +29,10 @@ from midstream.flows.logs import log
 __all__ = [
     "check_kafka",
     "create_topics",
+    "gateway_topics",
     "index_of",
     "journal_id",
+    "kafka_options",
     "missing_topics",
     "open_consumer",
     "open_journal",
@@ -58,7 +60,7 @@ def check_kafka(settings: Settings) -> None:
 
     It asks no broker.
     """
-    options = _options(settings)
+    options = kafka_options(settings)
     for key in _FILES:
         if options.get(key, "probe") != "probe":
             _check_file(settings, key, Path(options[key]))
@@ -87,7 +89,7 @@ def open_consumer(settings: Settings) -> Consumer:
     topic = settings.input.topic
     assert topic is not None
     group = str(settings.kafka.get("group.id", settings.name))
-    options = _options(settings)
+    options = kafka_options(settings)
     return Consumer(options, topic, group, identity=Identity(options, topic), log=log.warning)
 
 
@@ -101,7 +103,7 @@ def journal_id(settings: Settings) -> bytes:
     """
     topic = settings.journal_topic
     assert topic is not None
-    return Identity(_options(settings), topic).whole(_seconds(settings))
+    return Identity(kafka_options(settings), topic).whole(_seconds(settings))
 
 
 def _seconds(settings: Settings) -> float:
@@ -109,7 +111,7 @@ def _seconds(settings: Settings) -> float:
     return settings.input.wait_seconds or _PATIENCE
 
 
-def _options(settings: Settings) -> dict[str, Any]:
+def kafka_options(settings: Settings) -> dict[str, Any]:
     """Return librdkafka's settings for a client without a consumer group."""
     options = {key: value for key, value in settings.kafka.items() if key != "group.id"}
     for key in options.keys() & set(_FILES):
@@ -162,7 +164,7 @@ def open_journal(settings: Settings, shard: str, signatures: dict[str, Signature
     """Return the journal of a shard with topics as outputs; `signatures` as in `KafkaJournal`."""
     assert settings.journal_topic is not None
     return KafkaJournal(
-        _options(settings),
+        kafka_options(settings),
         f"{settings.journal_topic}-{shard}",  # the same for all writers of this journal
         settings.journal_topic,
         int(shard),
@@ -183,15 +185,36 @@ def open_sender(settings: Settings, topic: str) -> Sender:
         If no broker answers, or the topic does not exist.
     """
     check_kafka(settings)
-    return Sender(_options(settings), topic, seconds=_seconds(settings))
+    return Sender(kafka_options(settings), topic, seconds=_seconds(settings))
 
 
 def _admin(settings: Settings) -> tuple[AdminClient, dict[str, Any]]:
     """Return a client, and the existing topics."""
     heard = Heard()
-    options: dict[str, Any] = {**_options(settings), "error_cb": heard}
+    options: dict[str, Any] = {**kafka_options(settings), "error_cb": heard}
     admin = AdminClient(options)
     return admin, topics_of(admin, _seconds(settings), heard=heard)
+
+
+def gateway_topics(settings: Settings) -> int:
+    """Check that the topics of the gateway exist; return how many replicas its own topic needs.
+
+    Raises
+    ------
+    InputError
+        If no broker answers, or a topic does not exist.
+    """
+    assert settings.gateway is not None
+    _, there = _admin(settings)
+    written = settings.gateway.topics_written()
+    for key, topic in (settings.gateway.topics_read() | written).items():
+        if topic not in there:
+            raise InputError(
+                f"{topic}: no such topic ({key}); `midstream init-topics {settings.file.name}` "
+                "creates it"
+            )
+    topic = next(iter(written.values()))
+    return min(len(found.replicas) for found in there[topic].partitions.values())
 
 
 def missing_topics(settings: Settings) -> list[str]:
@@ -222,6 +245,8 @@ def _lacking(settings: Settings, there: dict[str, Any]) -> int:
 def create_topics(settings: Settings, partitions: int, replicas: int) -> dict[str, str]:
     """Create the missing topics of a config; return what was done for each.
 
+    Those of the gateway are among them, with as many partitions as the input.
+
     A journal with fewer partitions than the input gets more.
 
     Parameters
@@ -251,6 +276,9 @@ def create_topics(settings: Settings, partitions: int, replicas: int) -> dict[st
         wanted[settings.feedback.topic] = {}
     wanted |= {topic: {} for topic in settings.output.topics.values()}
     wanted[settings.journal_topic] = forever
+    if settings.gateway is not None:
+        named = settings.gateway.topics_written() | settings.gateway.topics_read()
+        wanted |= {topic: {} for topic in named.values() if topic not in wanted}
     done = {topic: "was there" for topic in wanted if topic is not None}
     new = [
         NewTopic(topic, partitions, replicas, config=wanted[topic])

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from midstream.connectors.input import InputError
-from midstream.engine.basics.read_only import readable, told, unwritable
+from midstream.engine.basics.read_only import error_text, readable, unwritable
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import NON_FINITE
 from midstream.engine.learners.anatomy import addressed
@@ -115,7 +115,7 @@ def _try_saved_state(settings: Settings, report: Report, *, amend: bool) -> None
         left = assess(first.changes, amend=amend)
         code = bool(of_code(first.changes))
         if any(change.level == "refused" for change in left):
-            detail = f"`run` refuses it: {in_words(left)}; `run --fresh` begins anew"
+            detail = f"`run` refuses it: {in_words(left)}; `run --fresh` restarts"
         elif left:
             detail = f"`run` refuses it, `run --amend` takes it: {in_words(left)}"
         elif first.replays and code:
@@ -278,7 +278,7 @@ def _try_sample(
     name, value = next(iter(trainer.metrics.items()), ("metrics", float("nan")))
     report.add("learning", f"{trainer.learned} events, {name} {value:.4g}")
     if odd.count:
-        report.add("predictions", odd.told(trainer.seen), ok=False)
+        report.add("predictions", odd.error_text(trainer.seen), ok=False)
     elif trainer.learned >= _WARM and not odd.any:
         none = f"there are none: the learner said nothing (None) of all {trainer.seen:,} events"
         report.add("predictions", none, ok=False)
@@ -388,7 +388,7 @@ class _Odd:
                 if isinstance(value, int | float) and abs(value) > self._largest.get(name, _LARGE):
                     self._largest[name] = float(abs(value))
 
-    def told(self, events: int) -> str:
+    def error_text(self, events: int) -> str:
         """Return a message: how many of `events` they are, where the first is, what can be done."""
         are = "is not a finite number" if self.count == 1 else "are not finite numbers"
         return (
@@ -438,6 +438,6 @@ def _try_folder(what: str, path: Path, report: Report, names: Iterable[str]) -> 
             readable(file)
         why = next(filter(None, map(unwritable, (path, *there))), "")
     except OSError as error:
-        why = told(error)
+        why = error_text(error)
     done = f"{path}{'' if path.exists() else ' (will be made)'}"
     report.add(f"{what} folder", why or done, ok=not why)

@@ -47,7 +47,7 @@ def opened(
             registry.database.require_writing()
         if to_command and registry.versions() and not registry.shards():
             raise OperationError(
-                f"{registry.database.place}: was made anew, and no run has told it of its shards; "
+                f"{registry.database.place}: was made anew, and no run has entered its shards; "
                 "commands can be given once `midstream run` was started"
             )
         if not registry.identity and registry.database.owner():

@@ -272,8 +272,8 @@ def _check_rewind(registry: Registry, settings: Settings, manifest: Manifest) ->
     for part in manifest.shards:
         if part.saved.epoch != begun.get(part.shard, ""):
             raise OperationError(
-                f"version {manifest.version} is of before the model was begun anew (--fresh), and "
-                "can only be restored without --rewind"
+                f"version {manifest.version} is from before the model was started over (--fresh), "
+                "and can only be restored without --rewind"
             )
     known = {p: c for part in manifest.shards for p, c in part.saved.cursors.items()}
     cursors = {partition: cursor.offset for partition, cursor in known.items()}

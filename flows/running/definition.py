@@ -11,7 +11,7 @@ from midstream.flows.config.settings import Settings
 from midstream.flows.config.tables import ConfigError
 from midstream.flows.inputs.catalogue import kind_of
 
-__all__ = ["make_trainer", "policy_of", "state_identity", "told_of"]
+__all__ = ["change_fields", "make_trainer", "policy_of", "state_identity"]
 
 
 def make_trainer(settings: Settings) -> Trainer:
@@ -88,7 +88,7 @@ def state_identity(settings: Settings) -> dict[str, str]:
     }
 
 
-def told_of(change: Change) -> dict[str, str]:
+def change_fields(change: Change) -> dict[str, str]:
     """Return the log fields of a change of the state's definition."""
-    told = {"part": change.part, "what": change.what, "saved": change.before, "now": change.after}
-    return told | ({"effect": change.effect} if change.effect else {})
+    fields = {"part": change.part, "what": change.what, "saved": change.before, "now": change.after}
+    return fields | ({"effect": change.effect} if change.effect else {})

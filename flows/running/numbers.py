@@ -77,7 +77,7 @@ class ShardNumbers:
                 if (folder.folder / "000").exists():
                     raise RunError(
                         f"{folder.folder}: is the state of one model for all partitions; put "
-                        "input.shards = 1 back, or begin anew with --fresh"
+                        "input.shards = 1 back, or start over with --fresh"
                     )
                 replace(folder, _AT_FIRST, msgspec.json.encode(partitions))
             number = msgspec.json.decode(folder.read(_AT_FIRST), type=int)

@@ -255,13 +255,13 @@ def _drop_commands(settings: Settings) -> None:
         return
     try:
         with closing(open_registry(settings)) as registry:
-            dropped = registry.begin_anew()
+            dropped = registry.start_over()
     except OtherStateError:
         raise
     except RegistryError:
         return  # there is none, or a later use reports the error
     if dropped:
-        log.warning("commands_dropped", commands=dropped, reason="the model is begun anew")
+        log.warning("commands_dropped", commands=dropped, reason="the model is started over")
 
 
 def _archive(settings: Settings) -> None:
@@ -306,7 +306,7 @@ def run(
     until_eof
         Stop at the end of the files; otherwise follow them as they grow.
     fresh
-        What `archive` returned: begin anew, once.
+        What `archive` returned: start over, once.
     amend
         Also accept changes of the model's definition that alter how it learns.
     share

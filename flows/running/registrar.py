@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["BEAT", "Ready", "Registrar"]
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between attempts to reach a registry
-_UNTOLD = -1.0
+_UNREPORTED = -1.0
 _LAST = 2.5  # seconds that the end of a run waits for the request of its last version
 _FIRST = 5.0  # seconds that a run waits at its start for earlier commands
 _TWIN = 2  # beats after ours that prove an earlier process alive
@@ -72,15 +72,15 @@ class _Desk:
         self.ready: deque[Ready] = deque()
         self.behind = False  # whether there are commands not in `ready` yet
         self.handed = shard.last_command  # the last command that is, or was, ready
-        self.to_tell: list[Done] = []
-        self.told: dict[int, float | None] = {}  # by record, when it took effect, as reported
+        self.to_report: list[Done] = []
+        self.reported: dict[int, float | None] = {}  # by record, when it took effect, as reported
         self.confirmed: set[int] = set()
         self.seen, self.stepped = shard.applied, shard.stepped
         self.paused = shard.paused
         self.busy = False  # whether it replays: commands wait
         self.sources: set[str] = set()  # of its events so far
         self.alarms: list[Raised] = []  # to report, and
-        self.alarms_told: set[Raised] = set()
+        self.alarms_reported: set[Raised] = set()
         self.keep_from = 0.0
         self.unsent: list[int] = []  # records of the parts in the outbox
         self.highest = max(shard.parent, shard.version)
@@ -143,12 +143,12 @@ class Registrar:
         self._wanted: dict[str, None] = {}  # reasons for input to wait for the thread, in order
         self._held_until = 0.0  # by the monotonic clock
         self._stepped = 0  # events, in all our shards
-        self._told_applied = 0  # events last reported to the registry, in all our shards
+        self._reported_applied = 0  # events last reported to the registry, in all our shards
         self._due_at = float("inf")  # number of events at which a version is due
         self._deliver_at = 0.0
         self._deliver_pause = _SHORTEST_PAUSE
         self._since: dict[str, int] = {}  # as returned by `Registry.join`
-        self._told_of = 0  # the last waiting command that was logged
+        self._logged_waiting = 0  # the last waiting command that was logged
         self._failing = False
         self._pause = _SHORTEST_PAUSE
         self._wake = threading.Event()
@@ -200,19 +200,19 @@ class Registrar:
         if desk.confirmed:
             known, desk.confirmed = desk.confirmed, set()
             shard.confirm(known)
-        if not shard.done or desk.to_tell:
+        if not shard.done or desk.to_report:
             return
-        news = [d for d in shard.done if desk.told.get(d.seq, _UNTOLD) != d.done_at]
+        news = [d for d in shard.done if desk.reported.get(d.seq, _UNREPORTED) != d.done_at]
         if news:
-            desk.told = {done.seq: done.done_at for done in shard.done}
-            desk.to_tell = [msgspec.structs.replace(done) for done in news]
+            desk.reported = {done.seq: done.done_at for done in shard.done}
+            desk.to_report = [msgspec.structs.replace(done) for done in news]
             self._wake.set()
 
     def _look_for_alarms(self, desk: _Desk, shard: "Shard") -> None:
         """Take note of alarms; after drift, input waits for the version to be made."""
-        if desk.alarms_told:
-            shard.confirm_alarms(desk.alarms_told)
-            desk.alarms_told = set()
+        if desk.alarms_reported:
+            shard.confirm_alarms(desk.alarms_reported)
+            desk.alarms_reported = set()
         if shard.alarms == desk.alarms:
             return
         news = [alarm for alarm in shard.alarms if alarm not in desk.alarms]
@@ -309,7 +309,7 @@ class Registrar:
         if self._thread.is_alive():
             self._thread.join(patience)
         if self._thread.is_alive():
-            log.warning("registry_not_told", note="it is told at the next start")
+            log.warning("registry_not_updated", note="it is updated at the next start")
             # The thread ends with the process.
 
     # --- the thread
@@ -372,7 +372,7 @@ class Registrar:
         self._bring(registry)
         self._looked.set()
         self._beat(registry, now="schedule" in wanted or "drift" in wanted)
-        self._tell(registry)
+        self._report(registry)
         self._schedule(registry)
         if any(desk.behind for desk in self._desks.values()):
             wanted = []  # other commands precede the awaited ones
@@ -409,12 +409,12 @@ class Registrar:
         self._since = registry.join(epochs, self._highest, highest)
         new = not registry.deployments()
         for desk in desks.values():  # a lost registry does not know it any more
-            told = [desk.begun]
+            reported = [desk.begun]
             if new and desk.version:
                 why = "the registry was made anew"
                 live = Command(0, "restore", desk.version, at=time.time(), reason=why)
-                told.append(Done(live, desk.begun.seq + 1, seen=desk.known, done_at=live.at))
-            registry.tell(desk.name, desk.epoch, told)
+                reported.append(Done(live, desk.begun.seq + 1, seen=desk.known, done_at=live.at))
+            registry.report(desk.name, desk.epoch, reported)
         self._newest = registry.newest()[-1]
         if self._ages is None:
             self._ages = Ages(self._newest)
@@ -485,8 +485,8 @@ class Registrar:
                         if registry.take(order.id):
                             desk.ready.append(ready)
                     except StoreError as error:  # later commands wait for it, in this shard
-                        if self._told_of != order.id:
-                            self._told_of = order.id
+                        if self._logged_waiting != order.id:
+                            self._logged_waiting = order.id
                             log.warning("command_waits", id=order.id, reason=str(error))
                         break
                 desk.handed = order.id
@@ -500,23 +500,23 @@ class Registrar:
         except (UnknownVersionError, ArtifactError) as error:
             return Ready(msgspec.structs.replace(order, problem=str(error)), None)
 
-    def _tell(self, registry: Registry) -> None:
+    def _report(self, registry: Registry) -> None:
         """Report what the shards did, and where they saw drift."""
         for desk in self._desks.values():
-            if desk.to_tell:
-                news = desk.to_tell
-                registry.tell(desk.name, desk.epoch, news)
+            if desk.to_report:
+                news = desk.to_report
+                registry.report(desk.name, desk.epoch, news)
                 desk.confirmed |= {done.seq for done in news if done.done_at is not None}
-                desk.to_tell = []
-            if desk.alarms and not desk.alarms_told:
+                desk.to_report = []
+            if desk.alarms and not desk.alarms_reported:
                 alarms = desk.alarms
-                told = [
+                reported = [
                     Drifted(desk.name, desk.epoch, *alarm[:3], alarm.at, *alarm[3:5])
                     for alarm in alarms
                 ]
-                if registry.alarm(told, self._due_for_drift):
+                if registry.alarm(reported, self._due_for_drift):
                     self._bring(registry)
-                desk.alarms_told = set(alarms)
+                desk.alarms_reported = set(alarms)
 
     def _due_for_drift(self, at: float, then: int, seen: int, _: str, version: int) -> bool:
         """Whether a version is due for drift, given when the last one was requested."""
@@ -602,7 +602,7 @@ class Registrar:
                 for desk, applied in zip(desks, seen, strict=True)
             ]
         )
-        self._told_applied = sum(seen)
+        self._reported_applied = sum(seen)
         self._look_for_twins(registry, before)
 
     def _look_for_twins(self, registry: Registry, before: Sequence[ShardRow]) -> None:
@@ -642,7 +642,7 @@ class Registrar:
             _, then, seen, *_ = registry.newest()
             # Other shards may learn as much meanwhile; then check again.
             share = len(self._desks) / len(self._names)
-            self._due_at = self._told_applied + max((often - _since(then, seen)) * share, 1.0)
+            self._due_at = self._reported_applied + max((often - _since(then, seen)) * share, 1.0)
         if self._ending and not self._may_end.is_set():
             self._end(registry)
 
@@ -666,7 +666,7 @@ class Registrar:
     def _watch_clock(self) -> None:
         """Log if the clock was set during the run."""
         if by := self._clock.look():
-            note = "durations are not told by it"
+            note = "it gives no durations"
             if by > SLACK and self._settings.prune:
                 note += "; for a day, no version is taken to be older for that"
             log.warning("clock", set_by_seconds=round(by, 3), note=note)
@@ -697,5 +697,5 @@ class Registrar:
 
 
 def _since(then: int, seen: int) -> int:
-    """Return the number of events since `then`; all of them if the model was begun anew."""
+    """Return the number of events since `then`; all of them if the model was started over."""
     return seen - then if seen >= then else seen

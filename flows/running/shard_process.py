@@ -21,7 +21,7 @@ from midstream.flows.claims.locks import StateLocks
 from midstream.flows.inputs.feedback import connect
 from midstream.flows.logs import log
 from midstream.flows.running.counters import feedback_counts
-from midstream.flows.running.definition import told_of
+from midstream.flows.running.definition import change_fields
 from midstream.flows.running.errors import FailingError, RunError
 from midstream.flows.running.failures import gravity
 from midstream.flows.running.numbers import ShardNumbers
@@ -123,7 +123,7 @@ class ShardProcess:
                 self.shards[name] = RunningShard(self.shared, name, mine[name], added=added)
             except ResumeError as error:
                 for change in error.changes:
-                    log.warning("state_differs", shard=name, **told_of(change))
+                    log.warning("state_differs", shard=name, **change_fields(change))
                 raise
 
         if len(mine) > _FEW and self._settings.journal_topic is not None:

@@ -40,7 +40,7 @@ from midstream.flows.inputs.reading import Reader
 from midstream.flows.inputs.topics import open_journal
 from midstream.flows.logs import log
 from midstream.flows.running.counters import Counters, Summary
-from midstream.flows.running.definition import make_trainer, state_identity, told_of
+from midstream.flows.running.definition import change_fields, make_trainer, state_identity
 from midstream.flows.running.errors import AbandonedError, FailingError
 from midstream.flows.running.failures import RejectedLog, Tally, failures, log_non_finite
 from midstream.flows.running.outputs import file_name
@@ -199,10 +199,10 @@ class RunningShard:
             amend=shared.amend,
             error_limit=settings.model.error_limit,
         )
-        self._tell_of_amendments()
+        self._log_amendments()
         for note in self.shard.notes:
             log.warning("snapshot_unusable", shard=name, reason=note)
-        self._tell_of_lost_outputs()
+        self._log_lost_outputs()
         self.input.seek(self.shard.positions, self.shard.known)
         self._counts, self._tally = Counters(), Tally()  # of what is not committed yet
         self._settled = self.journal.end
@@ -237,13 +237,13 @@ class RunningShard:
         self._published = {name: cursor.offset for name, cursor in self.shard.cursors.items()}
         self._committed = dict(self._published)
 
-    def _tell_of_amendments(self) -> None:
+    def _log_amendments(self) -> None:
         """Log changes of the state's definition that take effect."""
         for change in self.shard.amended:
-            log.info("amended", shard=self.name, **told_of(change))
+            log.info("amended", shard=self.name, **change_fields(change))
         self.shard.amended.clear()
 
-    def _tell_of_lost_outputs(self) -> None:
+    def _log_lost_outputs(self) -> None:
         for output, left in self.journal.lost_outputs.items():
             action = "a new one is begun; what was in it is not written again"
             if left:
@@ -331,7 +331,7 @@ class RunningShard:
         self._next = self.shard.next_step()
         if self._next is None:
             log.info("replay_ends", shard=self.name)
-            self._tell_of_amendments()
+            self._log_amendments()
             self._to_begin = True
 
     def obey(self, command: Ready | Command) -> None:
@@ -531,7 +531,7 @@ class RunningShard:
         if self.journal.end != self._settled:
             self._settled = self.journal.end
             self._committed = dict(self._published)
-            self._tell_of_lost_outputs()
+            self._log_lost_outputs()
             counts, self._counts = self._counts, Counters()
             self._shared.summary.add(counts)
             tally, self._tally = self._tally, Tally()
@@ -544,7 +544,7 @@ class RunningShard:
         if self._fetched is not None:
             wait([self._fetched])
         if self.input.ended:
-            self.reader.tell_of_labels()
+            self.reader.warn_without_labels()
         self.input.close()
         if isinstance(self.journal, KafkaJournal):
             self.journal.close()

@@ -134,11 +134,11 @@ class Reporter:
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
-        self._told = 0.0
+        self._reported_at = 0.0
         self._sending = threading.Lock()
         self._opening = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
-        threading.Thread(target=self._tell_opening, daemon=True).start()
+        threading.Thread(target=self._report_opening, daemon=True).start()
 
     def beat(self, at: str, summary: Summary) -> None:
         """Report, unless a report was sent a moment ago."""
@@ -147,8 +147,8 @@ class Reporter:
             self._opening.set()
         else:
             self._opening.clear()
-            if now - self._told >= _BEAT:
-                self._told = now
+            if now - self._reported_at >= _BEAT:
+                self._reported_at = now
                 self._send(_Report(at, msgspec.to_builtins(summary)))
 
     def ended(self, summary: Summary) -> None:
@@ -161,7 +161,7 @@ class Reporter:
         self._opening.clear()
         self._send(_Report("failed", error=reason))
 
-    def _tell_opening(self) -> None:
+    def _report_opening(self) -> None:
         while self._opening.wait():
             self._send(_Report("opening"))
             time.sleep(_BEAT)
@@ -218,7 +218,7 @@ class _Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._earlier = Summary()
         self._last = _Report("starting")
-        self._told_to_stop = False
+        self._asked_to_stop = False
         self._beaten_at = 0.0
         self._patience = 0.0
         self._stalled = False
@@ -241,8 +241,8 @@ class _Worker:
             if not self.ended and time.monotonic() >= self._restart_at:
                 self._start()
             return
-        if stopping and not self._told_to_stop:
-            self._told_to_stop = True
+        if stopping and not self._asked_to_stop:
+            self._asked_to_stop = True
             self._process.terminate()
         self._hear()
         code = self._process.poll()
@@ -271,7 +271,7 @@ class _Worker:
         self._socket.setblocking(False)
         self._said = b""
         self._last = _Report("starting")
-        self._told_to_stop = self._stalled = False
+        self._asked_to_stop = self._stalled = False
         self._marks.at, self._marks.fragile = None, self._deaths.place
         self._patience = max(self._stall_seconds, _START)  # until its first report
         self._beaten_at = time.monotonic()
@@ -305,9 +305,9 @@ class _Worker:
             for line in reports:
                 self._last = msgspec.json.decode(line, type=_Report)
                 if self._last.summary:
-                    told = _summary(self._last.summary)
-                    self.summary = self._earlier.joined(told)
-                    if told.events:
+                    reported = _summary(self._last.summary)
+                    self.summary = self._earlier.joined(reported)
+                    if reported.events:
                         self._pause = _SHORTEST_PAUSE
 
     def _gone(self, code: int, *, stopping: bool) -> None:

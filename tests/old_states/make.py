@@ -812,7 +812,7 @@ def unlearned(c: Case) -> None:
 
 
 @case
-def begun_anew(c: Case) -> None:
+def started_over(c: Case) -> None:
     """Begun anew with --fresh, and a version of before put live again."""
     c.config(f"{model()}\n{source()}", model=LOGISTIC)
     rows = numbers(stream(500))

@@ -78,7 +78,7 @@ def load_toml(text: str, folder: Path) -> Any:
         base = {**_LEAST, "input": {} if given.keys() & {"topic", "path"} else _LEAST["input"]}
         outputs = raw.get("output", {})
         topics = any(isinstance(outputs.get(k), str) for k in ("predictions", "rejected", "alarms"))
-        if ("topic" in given or topics) and "kafka" not in raw:
+        if ("topic" in given or topics or "gateway" in raw) and "kafka" not in raw:
             base["kafka"] = {"bootstrap.servers": "127.0.0.1:9092"}
         for table, keys in raw.items():
             both = isinstance(keys, dict) and isinstance(base.get(table), dict)
@@ -104,7 +104,8 @@ _SHIM = """#!{python} -S
 import os, signal, socket, sys
 server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 server.connect({place!r})
-request = "\\0".join([os.getcwd(), *sys.argv[1:]])
+told = [f"{{name}}={{value}}" for name, value in os.environ.items()]
+request = "\\0".join([os.getcwd(), str(len(told)), *told, *sys.argv[1:]])
 socket.send_fds(server, [request.encode()], [0, 1, 2])
 pid = int(server.recv(64))
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -148,9 +149,10 @@ class _Shim:
 
     def _start(self, client: socket.socket) -> None:
         request, descriptors, _, _ = socket.recv_fds(client, 1 << 20, 3)
-        folder, *arguments = request.decode().split("\0")
+        folder, number, *rest = request.decode().split("\0")
+        exported = dict(pair.split("=", 1) for pair in rest[: int(number)])
         process = ForkedPopen(
-            arguments, cwd=folder, env=self._environment,
+            rest[int(number) :], cwd=folder, env={**self._environment, **exported},
             stdin=descriptors[0], stdout=descriptors[1], stderr=descriptors[2],
         )  # fmt: skip
         self.processes.append(process)

@@ -216,7 +216,7 @@ class Fold:
         self.trainer = Trainer.from_state(kept.parts, self._modules)
         if command.amends:
             self._amend(command)
-        self.recent.begin_anew()
+        self.recent.start_over()
         self.version = self.parent = command.version
         self.data, self.parent_data = kept.data.copy(), kept.data.copy()
         own = [] if command.kind == "rollback" else self.skips

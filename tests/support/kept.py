@@ -67,13 +67,13 @@ class Kept:
         return order.version
 
     def began(self, at=BEGUN, *, shard="000", epoch="", seq=0):
-        self.registry.tell(shard, epoch, [Done(Command(0, "start", at=at), seq, done_at=at)])
+        self.registry.report(shard, epoch, [Done(Command(0, "start", at=at), seq, done_at=at)])
 
     def did(self, id_, kind, *, at, seq, shard="000", epoch="", position=None, **fields):
         done_at = fields.pop("done_at", at)
         command = Command(id_, kind, at=at, **fields)
         done = Done(command, seq, position=position or {}, done_at=done_at)
-        self.registry.tell(shard, epoch, [done])
+        self.registry.report(shard, epoch, [done])
 
     def rewind(self, version, **options):
         return plans.plan_replacing(self.registry, self.settings, "rewind", version, **options)

@@ -221,7 +221,7 @@ def _live(database, artifacts, draw, log) -> None:
                         _append(log, f"take {order.id}")
             case 8:
                 done = Done(Command(draw.randrange(1, 9), "pause", at=1.0), draw.randrange(9))
-                registry.tell(draw.choice(SHARDS), "epoch", [done, done])
+                registry.report(draw.choice(SHARDS), "epoch", [done, done])
 
 
 def _append(log, line) -> None:

@@ -171,7 +171,7 @@ def engine_run(
 ) -> Run:
     """Run the engine over a stream; in pieces, and saved and loaded in between, if `rng`.
 
-    What the learner raises on is left out, and the run begun anew without it. `raised`: known
+    What the learner raises on is left out, and the run started over without it. `raised`: known
     already, and nothing else may raise. `asks`: how often predictions are asked for in between.
     `most`: where it has raised on more, the rest of the stream is left out.
     """

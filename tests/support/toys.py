@@ -116,7 +116,7 @@ class Positives(Metric):
     def __init__(self):
         self.n = self.true = 0
 
-    def update(self, labels, values, probas):  # noqa: ARG002
+    def update(self, labels, values, probas):
         known = [label for label in labels if label is not None]
         self.n += len(known)
         self.true += sum(known)
@@ -134,7 +134,7 @@ class Sources(Part):
         super().__init__(most=most)
         self.counts = {}
 
-    def observe(self, batch, step, position):  # noqa: ARG002
+    def observe(self, batch, step, position):
         alarms = []
         for i, source in enumerate(batch.sources or [None] * len(batch)):
             name = source or "nobody"
@@ -168,15 +168,15 @@ class Recount(CommandKind):
     name = "recount"
     in_command_line = True
 
-    def plan(self, command, order, standing):  # noqa: ARG002
+    def plan(self, command, order, standing):
         if "sources" not in standing.definition.get("parts", {}):
             raise RefusedError("the model has no part `sources`")
         return command
 
-    def perform(self, shard, command, seq, loaded):  # noqa: ARG002
+    def perform(self, shard, command, seq, loaded):
         shard.trainer.extra["sources"].counts = {}
 
-    def words(self, order, unit):  # noqa: ARG002
+    def words(self, order, unit):
         return ["the counts of all sources are 0 again"]
 
 

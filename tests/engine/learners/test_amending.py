@@ -124,7 +124,7 @@ class Renamed(base.Transformer):
     def __init__(self):
         self.seen = 0
 
-    def learn_one(self, x):  # noqa: ARG002
+    def learn_one(self, x):
         self.seen += 1
 
     def transform_one(self, x):
@@ -229,7 +229,7 @@ def test_the_order_of_steps_is_part_of_the_definition():
 
 
 def test_the_learner_is_not_let_go_of_for_its_name():
-    """Renamed, it would begin anew; the refusal tells the name to give it."""
+    """Renamed, it would start over; the refusal tells the name to give it."""
     old, new = (
         compose.Pipeline(preprocessing.StandardScaler(), (name, linear_model.Perceptron()))
         for name in ("one", "two")
@@ -358,7 +358,7 @@ def test_options_of_ftrl_do_not_move_the_weights(kind, options):
 
 @pytest.mark.parametrize("kind", [LinearLearner, SoftmaxLearner])
 def test_an_l1_penalty_from_before_another_optimizer_is_not_asked_for_again(kind):
-    """The penalty to pay and what each weight has paid begin anew together."""
+    """The penalty to pay and what each weight has paid start over together."""
     task = "binary" if kind is LinearLearner else "multiclass"
     trainer = Trainer(kind(task, l1=0.01))
     for event in events(2_000):

@@ -320,7 +320,7 @@ def test_words_are_hashed_once_whatever_the_number_of_features(features, monkeyp
         texts = {name: Categories(np.arange(5), words) for name, words in lists.items()}
         learner.learn(EventBatch(None, [True] * 5, array=np.ones((5, 1)), names=["n"], texts=texts))
     assert len(hashed) == 100 * features
-    for _ in range(50):  # lists that begin anew are forgotten in time
+    for _ in range(50):  # lists that start over are forgotten in time
         texts = {name: Categories(np.arange(5), list(words)) for name, words in lists.items()}
         learner.learn(EventBatch(None, [True] * 5, array=np.ones((5, 1)), names=["n"], texts=texts))
     assert len(learner._slots._words) <= 3 * max(features, 4)

@@ -36,14 +36,14 @@ class OtherPipeline(compose.Pipeline):
 class Silent(linear_model.LogisticRegression):
     """Takes whatever it is given, and drops it."""
 
-    def learn_one(self, x, y, **kwargs):  # noqa: ARG002  # that is the point
+    def learn_one(self, x, y, **kwargs):  # that is the point
         super().learn_one(x, y)
 
 
 class Deaf(linear_model.LogisticRegression):
     """Names the weight, and drops it."""
 
-    def learn_one(self, x, y, w=1.0):  # noqa: ARG002  # that is the point
+    def learn_one(self, x, y, w=1.0):  # that is the point
         super().learn_one(x, y)
 
 

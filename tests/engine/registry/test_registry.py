@@ -351,7 +351,7 @@ def test_a_part_makes_its_version_known_again(registry):
 def test_commands_that_no_shard_answered_are_dropped(registry):
     """They are not brought to any more; what one shard has carried out, the others will too."""
     registry.order(Order(0, "pause"), Order(0, "resume"), Order(0, "pause"))
-    registry.tell("000", "e", [Done(Command(2, "resume"), 1, done_at=1.0)])
+    registry.report("000", "e", [Done(Command(2, "resume"), 1, done_at=1.0)])
     assert registry.drop("changed my mind") == 2
     assert registry.drop("again") == 0
     assert [order.id for order in registry.commands()] == [2]
@@ -372,7 +372,7 @@ def test_a_command_is_taken_up_or_taken_back(registry):
         registry.cancel(second.id, "taken back")
     said(error, f"command {second.id} (resume) was dropped: taken back")
     assert [order.id for order in registry.commands()] == [first.id, third.id]
-    registry.tell("000", "e", [Done(Command(third.id, "pause"), 1, done_at=1.0)])
+    registry.report("000", "e", [Done(Command(third.id, "pause"), 1, done_at=1.0)])
     with pytest.raises(CommandError):
         registry.cancel(third.id, "taken back")
     with pytest.raises(CommandError) as error:
@@ -427,16 +427,16 @@ def test_what_waits_is_listed(registry):
     assert (waiting.answered, waiting.missing) == ([], list(SHARDS))
     registry.take(pause.id)
     done = Done(Command(pause.id, "pause"), 1)
-    registry.tell("001", "e", [done])
+    registry.report("001", "e", [done])
     (waiting,) = registry.waiting()
     assert waiting.taken_at > 0
     assert waiting.missing == list(SHARDS), "it has not taken effect yet"
     for shard in SHARDS:
         assert shard in registry.waiting()[0].missing
-        registry.tell(shard, "e", [msgspec.structs.replace(done, done_at=2.0)])
+        registry.report(shard, "e", [msgspec.structs.replace(done, done_at=2.0)])
     assert registry.waiting() == []
     registry.order(Order(0, "resume"))
-    registry.drop("begun anew")
+    registry.drop("started over")
     assert registry.waiting() == []
 
 
@@ -533,9 +533,9 @@ def test_what_is_told_twice_is_told_once(registry):
         [begun],
         [msgspec.structs.replace(done, done_at=11.0)],
     ):
-        registry.tell("000", "e", told)
-    registry.tell("001", "e", [begun])
-    registry.tell("000", "later", [begun])
+        registry.report("000", "e", told)
+    registry.report("001", "e", [begun])
+    registry.report("000", "later", [begun])
     found = registry.deployments()
     assert [(d.shard, d.epoch, d.done_at) for d in sorted(found, key=lambda d: d.shard)] in (
         [("000", "e", 9.0), ("000", "later", None), ("001", "e", None)],

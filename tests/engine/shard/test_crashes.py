@@ -291,7 +291,7 @@ def _bug_what_was_abandoned_is_tried_again(monkeypatch):
     """A command that was abandoned is carried out again by a resume."""
     real = resuming.Backlog
 
-    def backlog(journal, seq, abandoned, records):
+    def backlog(journal, seq=-1, _=None, records=()):
         return real(journal, seq, {}, records)
 
     monkeypatch.setattr(resuming, "Backlog", backlog)
@@ -437,6 +437,7 @@ ON_COMMANDS = [
     _bug_outbox_after_a_later_snapshot,
     _bug_what_a_rewind_left_out_comes_back,
     _bug_a_rollback_undoes_half,
+    _bug_what_was_abandoned_is_tried_again,
     _bug_refold_forgets_exclusions,
     _bug_positions_left_out_for_ever,
     _bug_bounds_within_a_piece,

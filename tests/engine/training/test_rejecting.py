@@ -333,7 +333,7 @@ def test_what_was_forgiven_is_not_held_against_a_later_run():
     assert recent.last == (0, 0, 0)
     recent.count(4, [0, 1, 2], [], 0.5)
     assert recent.last == (3, 0, 4)
-    recent.begin_anew()
+    recent.start_over()
     assert recent.last.share == 0.0
 
 

@@ -115,7 +115,7 @@ def test_closed_descriptors_with_kafka(topics, closed, processes):
     one = topics("one", partitions=2)
     lines = events(400)
     one.produce(lines, partitions=2)
-    expected = one.project.run("--fresh")["digest"]  # the journal stays, and is begun anew
+    expected = one.project.run("--fresh")["digest"]  # the journal stays, and is started over
     arguments = ["run", "config.toml", "--until-eof", "--fresh", "--json"]
     done = shell(one.project, closing(closed), *arguments, "--processes", str(processes))
     assert done.returncode == 0, done.stderr

@@ -43,7 +43,7 @@ def test_positions_in_files_are_shown_in_lines(kept):
     done = Done(
         command, 1, position={"a.jsonl": 100, "t-0": 9}, lines={"a.jsonl": 7}, done_at=BEGUN
     )
-    one.registry.tell("000", "", [done])
+    one.registry.report("000", "", [done])
     (told,) = json.loads(one.call("history", "--json").stdout)[1:]
     assert told["position"] == {"a.jsonl": 7, "t-0": 9}
     assert told["command"]["left"] == [["a.jsonl", 2, 4, 3], ["t-0", 5, 8, 4]]

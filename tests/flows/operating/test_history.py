@@ -9,7 +9,7 @@ from midstream.flows.operating.history import in_order, live_at
 
 
 def test_what_is_live_follows_from_the_journal_and_not_from_clocks(kept):
-    """A clock that jumps back, before a command or before a model is begun anew, changes nothing.
+    """A clock that jumps back, before a command or before a model is started over, changes nothing.
 
     A command that has not taken effect is not live yet.
     """

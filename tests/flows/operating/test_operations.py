@@ -196,7 +196,7 @@ def test_a_registry_that_was_lost_is_made_anew_from_its_artifacts(kept):
     assert done["adopted"] == [1]
     assert "learner.zst is damaged" in done["left"]["2"]
     assert one.call("snapshots", "verify", "1").stdout == "version 1: sound\n"
-    assert "no run has told it of its shards" in one.call("restore", "1", "--yes").stderr
+    assert "no run has entered its shards" in one.call("restore", "1", "--yes").stderr
     assert json.loads(one.call("snapshots", "adopt", "--json").stdout)["adopted"] == []
 
 

@@ -63,7 +63,7 @@ def test_what_a_former_model_read_is_not_asked_for(kept):
     one.began(BEGUN + 10, epoch="ab")
     new = one.version({"events.jsonl": 0}, fresh="ab")
     assert one.rewind(new).kind == "rewind"
-    with pytest.raises(OperationError, match="begun anew"):
+    with pytest.raises(OperationError, match="started over"):
         one.rewind(old)
 
 

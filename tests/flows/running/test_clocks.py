@@ -176,7 +176,7 @@ def test_a_model_begun_anew_is_the_present_one_whatever_the_clock_says(off, tmp_
     for epoch, at in (("old", now + off), ("new", now)):
         registry.join({"000": epoch}, 0, 0)
         start = Command(0, "start", at=at)
-        registry.tell("000", epoch, [Done(start, 0, done_at=at)])
+        registry.report("000", epoch, [Done(start, 0, done_at=at)])
     assert epochs(registry.deployments()) == {"000": "new"}
     live = live_at(registry.deployments())["000"]
     assert live is not None

@@ -314,7 +314,7 @@ def test_two_runs_on_one_state_folder_are_one_too_many(project):
 
 
 def test_a_changed_learner_is_refused_with_the_difference_shown(project):
-    """Old state is not poured into another learner; --fresh archives it and begins anew."""
+    """Old state is not poured into another learner; --fresh archives it and restarts."""
     project.write(events(100))
     project.run()
     changed = MODEL.replace("LogisticRegression()", "LogisticRegression(l2=0.5)")

@@ -72,7 +72,7 @@ def test_nothing_is_written_unless_asked_for(policy, more, tmp_path):
 
 
 def test_fresh_archives_it_with_the_other_outputs(tmp_path):
-    """The file of the old state lies in the archive, and the new one begins anew."""
+    """The file of the old state lies in the archive, and the new one restarts."""
     made = project(tmp_path)
     made.run()
     before = (tmp_path / "out" / "review.jsonl").read_bytes()

@@ -1,0 +1,1 @@
+"""The gateway: takes feedback over HTTP and from raw topics, for the feedback topic."""

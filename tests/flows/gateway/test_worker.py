@@ -1,0 +1,137 @@
+"""What the gateway changes of the libraries that it reads raw topics with."""
+
+import asyncio
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+from midstream.flows.config.tables import ConfigError
+from midstream.flows.gateway import worker
+from midstream.flows.loading import load
+
+
+@pytest.mark.parametrize(("reset", "new"), [("earliest", 40), ("latest", 90)])
+def test_a_partition_without_a_committed_offset_is_read_from_its_start(reset, new):
+    """Also one whose offset is 0: what was fetched before is fetched again. No changelog moves."""
+    places = {name: _Place(name) for name in ("new", "zero", "on", "table-changelog")}
+    committed = dict(zip(places.values(), (None, 0, 7, None), strict=True))
+    sought = {}
+
+    class Client:
+        async def seek_to_committed(self):
+            return committed
+
+        async def beginning_offsets(self, asked):
+            return dict.fromkeys(asked, 40)
+
+        async def end_offsets(self, asked):
+            return dict.fromkeys(asked, 90)
+
+        def seek(self, place, offset):
+            sought[place.topic] = offset
+
+    app = SimpleNamespace(
+        tables=SimpleNamespace(changelog_topics={"table-changelog"}),
+        conf=SimpleNamespace(consumer_auto_offset_reset=reset),
+    )
+    thread = object.__new__(worker._Thread)
+    thread.__dict__["consumer"] = SimpleNamespace(app=app)
+    thread.__dict__["_ensure_consumer"] = Client
+    assert asyncio.run(thread._seek_to_committed()) == committed
+    assert sought == {"new": new, "zero": 0}
+
+
+class _Place:
+    def __init__(self, topic):
+        self.topic = topic
+
+
+def test_libraries_log_a_line_now_and_then(caplog):
+    """Warnings only, without tracebacks; what is said again within a minute is counted."""
+    tamed = worker.Tamed(60.0)
+    logger = logging.getLogger("test.tamed")
+    logger.handlers[:] = [tamed]
+    logger.propagate = False
+    midstream = logging.getLogger("midstream")
+    before, midstream.propagate = midstream.propagate, True
+    with caplog.at_level(logging.INFO, "midstream"):
+        try:
+            for _ in range(1_000):
+                logger.warning("topic %s is not there", "t")
+            logger.info("starting")
+            _failing(logger)
+        finally:
+            midstream.propagate = before
+        said = [record for record in caplog.records if record.name == "midstream"]
+    assert [record.getMessage() for record in said] == ["gateway_library"] * 2
+    assert said[0].fields["said"] == "topic t is not there"
+    assert said[1].fields["said"] == "it failed: ValueError: first"
+    assert said[1].exc_info is None
+
+
+def _failing(logger):
+    try:
+        raise ValueError("first\n\nb'what a client sent'")
+    except ValueError:
+        logger.exception("it failed")
+
+
+def config(tmp_path, kafka):
+    (tmp_path / "c.toml").write_text(f"""
+[model]
+learner = "logistic"
+task = "binary"
+[input]
+topic = "t"
+[gateway]
+topic = "f"
+[kafka]
+"bootstrap.servers" = "127.0.0.1:1"
+{kafka}
+""")
+    return load(tmp_path / "c.toml")
+
+
+@pytest.mark.parametrize(
+    ("kafka", "kind", "mechanism"),
+    [
+        ("", "NoneType", None),
+        ('"security.protocol" = "PLAINTEXT"', "NoneType", None),
+        ('"security.protocol" = "ssl"', "SSLCredentials", None),
+        (
+            '"security.protocol" = "sasl_plaintext"\n"sasl.mechanism" = "PLAIN"\n'
+            '"sasl.username" = "u"\n"sasl.password" = "p-secret"',
+            "SASLCredentials", "PLAIN",
+        ),
+        (
+            '"security.protocol" = "SASL_SSL"\n"sasl.mechanisms" = "SCRAM-SHA-512"\n'
+            '"sasl.username" = "u"\n"sasl.password" = "p-secret"\n'
+            '"enable.ssl.certificate.verification" = false',
+            "SASLCredentials", "SCRAM-SHA-512",
+        ),
+    ],
+)  # fmt: skip
+def test_the_connection_is_that_of_the_config(tmp_path, kafka, kind, mechanism):
+    """Settings of librdkafka become those of the other client."""
+    made = worker.credentials(config(tmp_path, kafka))
+    assert type(made).__name__ == kind
+    if mechanism is not None:
+        assert made.mechanism.value == mechanism
+        assert (made.username, made.password) == ("u", "p-secret")
+        assert (made.ssl_context is not None) == ("SSL" in kafka.splitlines()[0])
+
+
+@pytest.mark.parametrize(
+    ("kafka", "told"),
+    [
+        ('"security.protocol" = "sasl_ssl"\n"sasl.mechanism" = "OAUTHBEARER"', "OAUTHBEARER"),
+        ('"security.protocol" = "sasl_plaintext"', "GSSAPI"),
+        ('"security.protocol" = "ssl"\n"ssl.keystore.location" = "k.p12"', "ssl.keystore"),
+        ('"security.protocol" = "ssl"\n"ssl.ca.location" = "none.pem"', "certificate"),
+    ],
+)
+def test_a_connection_that_the_gateway_cannot_make_is_told(tmp_path, kafka, told):
+    """One line, before anything is read or written."""
+    with pytest.raises(ConfigError, match=told):
+        worker.credentials(config(tmp_path, kafka))
