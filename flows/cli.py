@@ -271,7 +271,7 @@ def _run_share(
 @click.option(
     "--delay",
     metavar="DELAY",
-    help="Labels come later: after 100 rows, 90m of event time, or at field:NAME.",
+    help="Labels come later by 100 rows, by 90m, or at field:NAME.",
 )
 @JSON
 def evaluate(config: Path, path: str | None, delay: str | None, *, as_json: bool) -> None:
@@ -486,8 +486,9 @@ def init(folder: Path, data: Path | None, *, force: bool) -> None:
 def demo(report: Path, *, quick: bool, as_json: bool) -> None:
     """Show Midstream at work on real and drifting streams.
 
-    The demo needs no config and no network. It races some learners, kills a run halfway to show
-    that nothing is lost, and writes a report: one HTML file that opens offline.
+    The demo needs no config and no network. It races some learners, has one learn from labels that
+    come later, kills a run halfway to show that nothing is lost, and writes a report: one HTML file
+    that opens offline.
     """
     from midstream.flows.demo.demo import run_demo
 

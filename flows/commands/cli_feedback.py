@@ -36,7 +36,10 @@ _MEANING = {
 
 @click.group()
 def feedback() -> None:
-    """Ask about labels that come after their event was predicted."""
+    """Ask about labels that come after their event was predicted.
+
+    [feedback] in the config says where they come from, and how long an event waits.
+    """
 
 
 @feedback.command()

@@ -22,8 +22,20 @@ from rich.table import Table
 from rich.text import Text
 
 import midstream
-from midstream.flows.demo.report import Crash, Report, number, render
-from midstream.flows.demo.showcase import SEED, Course, Lane, Race, Row, Stream, bundled_streams
+from midstream.flows.demo.report import Crash, Late, Report, number, render
+from midstream.flows.demo.showcase import (
+    LATE_ROWS,
+    SEED,
+    Course,
+    Lane,
+    Race,
+    Row,
+    Stream,
+    bundled_streams,
+    write_late,
+)
+from midstream.flows.loading import load
+from midstream.flows.offline import evaluation
 from midstream.flows.running.counters import Summary
 from midstream.flows.running.errors import RunError
 
@@ -37,10 +49,14 @@ _KILL_TIMEOUT = 120.0  # seconds, for each half of a run, which takes a few
 
 
 class DemoResult(msgspec.Struct):
-    """Results of the demo: a row for each learner on each stream, the kill, the report's path."""
+    """Results of the demo.
+
+    A row for each learner on each stream, the kill, the late labels, and the report's path.
+    """
 
     rows: list[Row]
     crash: Crash | None
+    late: Late | None
     report: str
     seconds: float
 
@@ -53,7 +69,7 @@ def run_demo(
     streams: Sequence[Stream] | None = None,
     console: Console | None = None,
 ) -> DemoResult:
-    """Learn from several streams, kill a run and resume it, and write a report.
+    """Learn from several streams, with late labels too, kill and resume a run, write a report.
 
     Parameters
     ----------
@@ -80,7 +96,7 @@ def run_demo(
     _check_writable(report)
     view = _view(console, live=live)
     courses: list[Course] = []
-    crash = None
+    crash = late = None
     doomed: tuple[Race, Lane] | None = None
     with tempfile.TemporaryDirectory(prefix="midstream-demo-") as folder, view:
         for stream in bundled_streams(quick=quick) if streams is None else streams:
@@ -91,14 +107,22 @@ def run_demo(
             view.end(courses[-1])
             if stream.crash is not None:
                 doomed = race, next(x for x in race.lanes if x.contender == stream.crash)
+            if stream.late is not None:
+                lane = next(x for x in race.lanes if x.contender == stream.late)
+                late = _with_late_labels(race, lane, view.tell)
         if doomed is not None:
             crash = _kill_and_resume(*doomed, view.tell)
     seconds = time.perf_counter() - begun
     report.write_text(
-        render(Report(courses, crash, seconds, SEED, _versions(), _machine())), encoding="utf-8"
+        render(Report(courses, crash, seconds, SEED, _versions(), _machine(), late)),
+        encoding="utf-8",
     )
     result = DemoResult(
-        [line.row for course in courses for line in course.lines], crash, str(report), seconds
+        [line.row for course in courses for line in course.lines],
+        crash,
+        late,
+        str(report),
+        seconds,
     )
     view.close(result)
     if crash is not None and not crash.exact:
@@ -127,6 +151,37 @@ def _versions() -> dict[str, str]:
 
 def _machine() -> str:
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
+
+
+# The late labels.
+
+
+def _with_late_labels(race: Race, lane: Lane, tell: Callable[[str], None]) -> Late:
+    """Let a learner of a race learn from labels that come later, and compare."""
+    begun = time.perf_counter()
+    stream, config = race.stream, race.configs[lane.contender.factory]
+    tell(f"{lane.contender.name}, with labels {LATE_ROWS} events later, through [feedback]")
+    settings = load(write_late(config, config.parent / f"{stream.name}.jsonl"))
+    found = evaluation.evaluate(settings)[0].metrics
+    row, name = race.row(lane), stream.metric
+    late = Late(
+        stream=stream.title,
+        learner=lane.contender.name,
+        events=stream.events,
+        rows=LATE_ROWS,
+        joined=int(found["feedback.joined"]),
+        metric=name,
+        window=stream.window,
+        at_once=row.value,
+        at_once_window=row.window_value,
+        by_label=found[name],
+        by_label_window=found[f"{name}.window"],
+        by_prediction=found[f"by_prediction.{name}"],
+        by_prediction_window=found[f"by_prediction.{name}.window"],
+        seconds=time.perf_counter() - begun,
+    )
+    tell("  " + late.verdict)
+    return late
 
 
 # The kill.
@@ -293,6 +348,8 @@ class _Lines(_Silent):
 
     def close(self, result: DemoResult) -> None:
         self.console.print(_closing_table(result.rows))
+        if result.late is not None:
+            self._print(f"{result.late.learner}: {result.late.verdict}")
         if result.crash is not None:
             crash = result.crash
             self._print(f"{crash.learner}, killed at {crash.killed_at:,}: {crash.verdict}")

@@ -14,7 +14,7 @@ import msgspec
 
 from midstream.flows.demo.showcase import Course, Line, Row
 
-__all__ = ["Crash", "Report", "number", "render"]
+__all__ = ["Crash", "Late", "Report", "number", "render"]
 
 
 class Crash(msgspec.Struct):
@@ -64,6 +64,48 @@ class Crash(msgspec.Struct):
         return f"{state}; {self.predictions:,} predictions, each once"
 
 
+class Late(msgspec.Struct):
+    """A learner whose labels came later, beside the same with labels at once.
+
+    Attributes
+    ----------
+    rows
+        How many events later a label came.
+    joined
+        The labels that were joined to their event.
+    metric
+        As in `Row`; the three values and those over the last `window` events are of this metric.
+    at_once
+        With each label at once.
+    by_label, by_prediction
+        With late labels, scored in the order of the labels and in that of the events.
+    """
+
+    stream: str
+    learner: str
+    events: int
+    rows: int
+    joined: int
+    metric: str
+    window: int
+    at_once: float
+    at_once_window: float
+    by_label: float
+    by_label_window: float
+    by_prediction: float
+    by_prediction_window: float
+    seconds: float
+
+    @property
+    def verdict(self) -> str:
+        """The result, in a sentence."""
+        return (
+            f"{self.metric} {number(self.by_label, self.metric)} with labels {self.rows:,} events "
+            f"later, {number(self.at_once, self.metric)} with labels at once; {self.joined:,} of "
+            f"{self.events:,} labels joined"
+        )
+
+
 class Report(NamedTuple):
     """The contents of a report."""
 
@@ -73,6 +115,7 @@ class Report(NamedTuple):
     seed: int
     versions: dict[str, str]
     machine: str
+    late: Late | None = None
 
 
 def number(value: float, metric: str) -> str:
@@ -94,7 +137,7 @@ def render(report: Report) -> str:
         "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">\n"
         f"<title>Midstream demo</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n"
         f"{_header(report)}{_overview(report.courses)}{_READING}{sections}"
-        f"{_crash_section(report.crash)}{_NEXT}{_footer(report)}"
+        f"{_late_section(report.late)}{_crash_section(report.crash)}{_NEXT}{_footer(report)}"
         f"</main>\n<script>{_JS}</script>\n</body>\n</html>\n"
     )
 
@@ -266,6 +309,31 @@ def _finding_on_drift(course: Course) -> str:
     if delays:
         text += f", {min(delays):,} to {max(delays):,} events after the switch"
     return f"{text}; others: {len(alarms) - len(delays) or 'none'}."
+
+
+def _late_section(late: Late | None) -> str:
+    if late is None:
+        return ""
+    values = [
+        ("Labels at once", late.at_once, late.at_once_window),
+        ("Late, in the order of the labels", late.by_label, late.by_label_window),
+        ("Late, in the order of the events", late.by_prediction, late.by_prediction_window),
+    ]
+    rows = [
+        f'<tr><th scope="row">{name}</th><td>{number(value, late.metric)}</td>'
+        f"<td>{number(recent, late.metric)}</td></tr>"
+        for name, value, recent in values
+    ]
+    heads = ["", f"{_METRICS[late.metric]}, all events", f"last {late.window:,}"]
+    return (
+        '<section id="late"><h2>Labels that come later</h2>'
+        f"<p>The {escape(late.learner.lower())} once more on “{escape(late.stream)}”, without "
+        f"labels in the events: each comes {late.rows:,} events later, from a file of its own "
+        "(<code>[feedback]</code>). The event was predicted at once and waited; then its "
+        "prediction was scored, and the model learned the features as they were. "
+        f"{late.joined:,} of {late.events:,} labels found their event.</p>"
+        f"{_table('late', heads, rows)}</section>\n"
+    )
 
 
 def _crash_section(crash: Crash | None) -> str:

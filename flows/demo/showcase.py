@@ -32,6 +32,7 @@ from midstream.flows.running.definition import make_trainer
 from midstream.flows.running.errors import RunError
 
 __all__ = [
+    "LATE_ROWS",
     "SEED",
     "Contender",
     "Course",
@@ -42,9 +43,12 @@ __all__ = [
     "bundled_streams",
     "write_config",
     "write_events",
+    "write_late",
 ]
 
 SEED = 42
+LATE_ROWS = 100
+"""How many events later a late label comes."""
 _STEP = 100  # events between updates of a race
 _POINTS = 300  # of a line in a chart
 
@@ -145,6 +149,8 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
         Events in the windowed metric.
     crash
         The contender whose run is killed and resumed; None: none on this stream.
+    late
+        The contender that also learns with labels that come `LATE_ROWS` events later; None: none.
     """
 
     name: str
@@ -156,6 +162,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     window: int
     contenders: tuple[Contender, ...]
     crash: Contender | None = None
+    late: Contender | None = None
 
     @property
     def events(self) -> int:
@@ -240,6 +247,7 @@ def bundled_streams(*, quick: bool = False) -> list[Stream]:
             lengths=(min(1_250, most),),
             window=200,
             contenders=(LOGISTIC, BAYES, TREE, FOREST),
+            late=LOGISTIC,
         ),
         Stream(
             name="approval",
@@ -290,6 +298,42 @@ snapshot_events = {max(stream.events // 8, 1)}
 
 [metrics]
 window = {stream.window}
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
+def write_late(config: Path, events: Path) -> Path:
+    """Write a stream with its labels in a file of their own, and a config; return its path.
+
+    Each label comes `LATE_ROWS` events later than its event.
+
+    Parameters
+    ----------
+    config, events
+        What `write_config` and `write_events` wrote.
+    """
+    labelled = [msgspec.json.decode(line) for line in events.read_bytes().splitlines()]
+    encoder = msgspec.json.Encoder()
+    plain, labels = events.with_suffix(".plain.jsonl"), events.with_suffix(".labels.jsonl")
+    plain.write_bytes(
+        encoder.encode_lines({"id": e["id"], "x": e["x"], "ts": i} for i, e in enumerate(labelled))
+    )
+    labels.write_bytes(
+        encoder.encode_lines(
+            {"id": e["id"], "y": e["y"], "ts": i + LATE_ROWS} for i, e in enumerate(labelled)
+        )
+    )
+    text = config.read_text(encoding="utf-8").replace(events.name, plain.name)
+    path = config.with_name(f"{config.stem}-late.toml")
+    path.write_text(
+        f"""\
+{text}
+[feedback]
+path = "{labels.name}"
+order = "exact"
+window_seconds = {10 * LATE_ROWS}
 """,
         encoding="utf-8",
     )

@@ -47,12 +47,14 @@ class _Judge:
             except LearnerError as error:
                 around = others(self.trainer.learner, batch, error.row, self.trainer.seen)
                 raise EventError.of(batch, error.row, error, around) from error
-            tried = Tried(step, batch, rows_of(batch, given), {}, refused)
+            events = batch if step.events is None else step.events
+            tried = Tried(step, events, rows_of(events, given), {}, refused)
         else:
             tried = self._careful.step(self.trainer, given)
         errors = [EventError.of(given, row, error) for row, error in tried.raised.items()]
         odd = tried.rows[tried.step.odd].tolist() if tried.step.odd else []
-        found = Answered(tried.batch, tried.step, errors, list(tried.raised), odd, tried.refused)
+        refused = tried.refused + [rejected for _, rejected in tried.step.rejected]
+        found = Answered(tried.batch, tried.step, errors, list(tried.raised), odd, refused)
         self.count(found, len(given), summary)
 
     def count(self, found: Answered, given: int, summary: Summary) -> None:

@@ -8,6 +8,8 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
+from river import metrics
+from river.evaluate import progressive_val_score
 
 from midstream.flows.cli import cli
 from midstream.flows.demo import demo, showcase
@@ -16,7 +18,7 @@ from midstream.flows.demo.showcase import Race, bundled_streams
 from midstream.flows.running.errors import RunError
 
 
-def small_streams(*, crash=False):
+def small_streams(*, crash=False, late=False):
     """Return short streams of each task, the first with two switches."""
     loans, bananas, images, _, approval = bundled_streams(quick=True)
     change = msgspec.structs.replace
@@ -26,7 +28,12 @@ def small_streams(*, crash=False):
             contenders=(showcase.TREE, showcase.ADAPTIVE_TREE),
             crash=showcase.ADAPTIVE_TREE if crash else None,
         ),
-        change(bananas, lengths=(120,), contenders=(showcase.NEIGHBOURS,)),
+        change(
+            bananas,
+            lengths=(120,) if not late else (400,),
+            contenders=(showcase.NEIGHBOURS,),
+            late=showcase.NEIGHBOURS if late else None,
+        ),
         change(images, lengths=(120,), contenders=(showcase.SOFTMAX,)),
         change(approval, lengths=(150,), contenders=(showcase.FAST_LINEAR,)),
     ]
@@ -159,6 +166,27 @@ def test_curves_end_in_the_windowed_metric_of_the_trainer(tmp_path):
         assert course.lines[0].row.no_change == pytest.approx(tally, abs=2 / stream.events)
 
 
+def test_late_labels_are_joined_and_scored_beside_those_at_once(tmp_path):
+    """Each label is joined, the score is River's with that delay, and lines and report tell it."""
+    stream, out = small_streams(late=True)[1], io.StringIO()
+    path = tmp_path / "report.html"
+    console = Console(file=out, width=100, highlight=False)
+    result = run_demo(path, streams=[stream], console=console)
+    late, row = result.late, result.rows[0]
+    assert (late.events, late.joined, late.rows) == (400, 400, 100)
+    assert (late.at_once, late.at_once_window) == (row.value, row.window_value)
+    accuracy = metrics.Accuracy()
+    data = [({str(k): v for k, v in x.items()}, y) for x, y in stream.parts[0](400)]
+    progressive_val_score(data, showcase.nearest_neighbours(), accuracy, delay=100)
+    assert late.by_label == pytest.approx(accuracy.get(), rel=0, abs=1e-12)
+    assert late.by_prediction == pytest.approx(late.by_label, rel=0, abs=1e-12)
+    assert late.by_label != late.at_once
+    assert out.getvalue().count(late.verdict) == 2
+    html = path.read_text(encoding="utf-8")
+    assert "<h2>Labels that come later</h2>" in html
+    assert f"<td>{100 * late.by_label:.1f}%</td>" in html
+
+
 def test_a_silent_demo_prints_nothing(tmp_path, capsys):
     """With live=False standard output is the caller's."""
     run_demo(tmp_path / "report.html", live=False, streams=small_streams()[1:2])
@@ -174,6 +202,7 @@ def test_the_command_prints_one_json_object(monkeypatch, tmp_path):
     printed = json.loads(result.stdout)
     assert [row["learner"] for row in printed["rows"]] == ["Nearest neighbours"]
     assert printed["crash"] is None
+    assert printed["late"] is None
     assert printed["report"] == str(path)
     assert path.exists()
 
@@ -234,9 +263,11 @@ def test_the_bundled_streams_hold_together(quick):
     streams = bundled_streams(quick=quick)
     assert len({s.name for s in streams}) == len(streams) == 5
     assert sum(s.crash is not None for s in streams) == 1
+    assert sum(s.late is not None for s in streams) == 1
     for stream in streams:
         looks = [c.look for c in stream.contenders]
         assert len(set(looks)) == len(looks)
         assert all(callable(getattr(showcase, c.factory)) for c in stream.contenders)
         assert stream.crash is None or stream.crash in stream.contenders
+        assert stream.late is None or stream.late in stream.contenders
         assert stream.window < stream.events

@@ -130,6 +130,17 @@ def test_a_regression_on_days_is_as_in_river(tmp_path):
     assert [summary.metrics[name] for name in names] == pytest.approx(found, rel=0, abs=1e-12)
 
 
+def test_many_classes_are_as_in_river(tmp_path, monkeypatch):
+    """Image segments, of which classes come up later: accuracy and macro F1 are River's."""
+    monkeypatch.setattr(reading, "_BLOCK_BYTES", 50_000)
+    data = list(datasets.ImageSegments().take(800))
+    events = [{"x": x, "y": y, "ts": i} for i, (x, y) in enumerate(data)]
+    summary = delayed(config(tmp_path, events, "models:hoeffding", "multiclass"), "30")
+    found = rivers(events, RIVER["hoeffding"](), None, 30, metrics.Accuracy(), metrics.MacroF1())
+    names = ["accuracy", "macro_f1"]
+    assert [summary.metrics[name] for name in names] == pytest.approx(found, rel=0, abs=1e-12)
+
+
 def paid(events):
     """Give each event the time when it is paid for: later ones may be paid before."""
     for i, event in enumerate(events):

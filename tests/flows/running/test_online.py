@@ -57,8 +57,8 @@ def test_the_json_summary_is_all_there_is_on_standard_output(project):
     project.write(events(50))
     done = project.call("run", "config.toml", "--until-eof", "--json")
     assert set(json.loads(done.stdout)) == {
-        "events", "learned", "rejected", "predictions", "alarms", "non_finite", "too_large",
-        "seconds", "events_per_second", "metrics", "digest", "seen", "resumed_at",
+        "events", "learned", "rejected", "not_joined", "predictions", "alarms", "non_finite",
+        "too_large", "seconds", "events_per_second", "metrics", "digest", "seen", "resumed_at",
     }  # fmt: skip
     assert "event=running" in done.stderr
 

@@ -145,3 +145,58 @@ def test_progress_tells_of_the_join(tmp_path, monkeypatch, caplog):
     told = [r.fields for r in caplog.records if r.getMessage() == "progress"]
     assert told[-1]["joined"] > 0
     assert {"waiting", "expired", "late", "dangling", "coverage"} <= told[-1].keys()
+
+
+@pytest.mark.parametrize("on_error", ["stop", "reject"])
+def test_evaluate_counts_and_scores_as_a_run(on_error, tmp_path):
+    """Events, labels learned, rejected feedback, metrics and digest are those of a new run."""
+    made = project(tmp_path)
+    with (tmp_path / "labels.jsonl").open("a") as file:
+        file.write('{"id": "e1", "y": true, "ts": 1310}\n{"id": "e3", "y": "odd", "ts": 1311}\n')
+    text = made.config.read_text().replace('"binary"', f'"binary"\non_error = "{on_error}"')
+    made.config.write_text(text)
+    ran = made.run()
+    found = json.loads(made.call("evaluate", "config.toml", "--json").stdout)
+    for name in ("events", "learned", "rejected", "predictions", "metrics", "digest"):
+        assert found[name] == ran[name], name
+    assert (ran["events"], ran["learned"], ran["rejected"]) == (300, 100, 2)
+
+
+@pytest.mark.slow
+def test_topics_are_made_and_expired_events_go_to_theirs_once(topics, kafka, topic):
+    """`init-topics` makes those of feedback and review; killed in between, each event is once."""
+    labels, review = topic("labels"), topic("review")
+    more = f'---\n[feedback]\ntopic = "{labels}"\nwindow_seconds = 50\non_expiry = "review"\n'
+    one = topics("one", partitions=2, config=more)
+    text = one.project.config.read_text().replace("[output]\n", f'[output]\nreview = "{review}"\n')
+    one.project.config.write_text(text)
+    checked = one.project.call("check", "config.toml")
+    assert f"{review}" in checked.stdout, checked
+    made = json.loads(one.project.call("init-topics", "config.toml", "--json").stdout)
+    assert (made[labels], made[review]) == ("created", "created")
+    events = [
+        {"id": f"e{i}", "x": {f"f{j}": i % 7 for j in range(5)}, "ts": 1000 + i} for i in range(600)
+    ]
+
+    def produce(first, last):
+        part = events[first:last]
+        kafka.produce(
+            one.source, [(None, json.dumps(e).encode(), int(e["id"][1:]) % 2) for e in part]
+        )
+        got = [{"id": e["id"], "y": True, "ts": e["ts"] + 10} for e in part if e["ts"] % 3 == 0]
+        kafka.produce(labels, [(None, json.dumps(e).encode(), int(e["id"][1:]) % 2) for e in got])
+
+    produce(0, 300)
+    process = one.project.running()
+    process.kill()
+    process.wait()
+    produce(300, 600)
+    ran = one.project.run()
+    ids = [json.loads(message.value)["id"] for message in kafka.read_all(review)]
+    expired = sum(v for k, v in ran["metrics"].items() if k.endswith("feedback.expired"))
+    assert len(set(ids)) == len(ids) == expired > 300
+    unlabelled = {e["id"] for e in events if e["ts"] % 3}
+    assert set(ids) <= unlabelled
+    told = one.project.call("feedback", "show", ids[0], "--config", "config.toml")
+    assert told.stdout.startswith(f"{ids[0]}: expired, ")
+    assert f"review: topic {review} was not read" in told.stdout
