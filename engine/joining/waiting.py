@@ -387,6 +387,11 @@ def joined_batch(batches: Sequence[EventBatch]) -> EventBatch:
             ]
         )
 
+    def weights() -> FloatArray | None:
+        if all(batch.weights is None for batch in batches):
+            return None
+        return np.array([batch.weight(i) for batch in batches for i in range(len(batch))])
+
     def listed(name: str) -> list[Any] | None:
         each = [getattr(batch, name) for batch in batches]
         if all(column is None for column in each):
@@ -401,6 +406,7 @@ def joined_batch(batches: Sequence[EventBatch]) -> EventBatch:
         labels=[None] * n,
         ids=[event_id for batch in batches for event_id in batch.ids],
         times=times(),
+        weights=weights(),
         sources=listed("sources"),
         groups=listed("groups"),
         keys=listed("keys"),
@@ -445,6 +451,7 @@ def _packed(batch: EventBatch, predictions: Predictions) -> bytes:
         [
             batch.ids,
             [_plain(each) for each in (batch.times, batch.sources, batch.groups, batch.keys)],
+            _weights(batch),
             features,
             _floats(predictions.values),
             None if probas is None else [list(row.items()) for row in probas],
@@ -456,6 +463,12 @@ def _floats(values: list[Any]) -> list[Any]:
     return [value.item() if isinstance(value, np.generic) else value for value in values]
 
 
+def _weights(batch: EventBatch) -> list[float] | None:
+    """Return the weights as a list; None if all are 1."""
+    weights = [batch.weight(i) for i in range(len(batch))] if batch.weights is not None else []
+    return weights if any(weight != 1.0 for weight in weights) else None
+
+
 def _plain(column: Any) -> list[Any] | None:
     """Return a column as a list; None if it holds nothing."""
     return None if column is None or column.count(None) == len(column) else list(column)
@@ -463,7 +476,7 @@ def _plain(column: Any) -> list[Any] | None:
 
 def _unpacked(data: bytes) -> tuple[EventBatch, Predictions]:
     try:
-        ids, beside, features, values, probas = msgspec.msgpack.decode(data)
+        ids, beside, weights, features, values, probas = msgspec.msgpack.decode(data)
         times, sources, groups, keys = beside
         given: dict[str, Any] = {"x": features}
         if features and isinstance(features[0], list):
@@ -474,6 +487,7 @@ def _unpacked(data: bytes) -> tuple[EventBatch, Predictions]:
             labels=[None] * len(ids),
             ids=ids,
             times=times,
+            weights=weights,
             sources=sources,
             groups=groups,
             keys=keys,
@@ -489,7 +503,7 @@ def _unpacked(data: bytes) -> tuple[EventBatch, Predictions]:
 def labelled(
     batch: EventBatch, labels: Sequence[Label], weights: Sequence[float], task: Task
 ) -> EventBatch:
-    """Return a batch with labels and weights."""
+    """Return a batch with labels, and with its weights multiplied."""
     given: Any = list(labels)
     if task == "binary" or (task == "regression" and set(map(type, labels)) <= {float}):
         given = Targets(np.array(given, np.float64), task == "binary")
@@ -500,8 +514,9 @@ def labelled(
     else:
         features = {"x": None, "array": columns.array, "names": columns.names}
         features["texts"] = columns.texts
-    plain = all(weight == 1.0 for weight in weights)
-    return batch.made_sound(labels=given, weights=None if plain else list(weights), **features)
+    own = [weight * batch.weight(i) for i, weight in enumerate(weights)]
+    plain = all(weight == 1.0 for weight in own)
+    return batch.made_sound(labels=given, weights=None if plain else own, **features)
 
 
 def times_of(batch: EventBatch) -> FloatArray | None:

@@ -201,6 +201,17 @@ def test_negatives_are_sampled_by_their_ids_and_weighted():
     assert one.prequential.scored == 400
 
 
+def test_the_weight_of_an_event_is_multiplied_by_that_of_its_label():
+    """Also after the event was saved and loaded."""
+    one = trainer(WAITS)
+    one.step_one({"a": 1.0}, id="e1", weight=5.0)
+    one.step_one({"a": 2.0}, id="e2")
+    one = Trainer.from_state(one.state())
+    one.feedback_one("e1", True, weight=2.0)
+    one.feedback_one("e2", True)
+    assert [e.weight for e in one.replay.events] == [10.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("policy", "key"),
     [
