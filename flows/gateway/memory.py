@@ -58,11 +58,18 @@ class Memory:
         return len(self._contents)
 
     def attach(self, table: MutableMapping[str, Any]) -> None:
-        """Read what a table remembers, and write to it from now on."""
+        """Read what a table remembers, and write to it from now on.
+
+        Entries are numbered. Where one is missing, what follows does not tell any more where the
+        topics have to be read from.
+        """
         self._table = table
+        whole = True
         for name in sorted(table):
             entry = msgspec.convert(table[name], _Entry)
-            self._keep(name, entry.at, base64.b64decode(entry.marks), entry.ends)
+            whole = whole and (not self._groups or int(name) == self._next)
+            ends = entry.ends if whole else {}
+            self._keep(name, entry.at, base64.b64decode(entry.marks), ends)
             self._next = int(name) + 1
         self.forget()
 

@@ -15,6 +15,7 @@ from midstream.flows.config.tables import ConfigError
 from midstream.flows.gateway.intake import Intake, Outcome
 from midstream.flows.gateway.mapping import Mapping, key_in
 from midstream.flows.gateway.memory import Memory
+from midstream.flows.gateway.reader import Raw, Reader
 from midstream.flows.gateway.tokens import Tokens
 from midstream.flows.gateway.validation import Fault, Item, Rules, digest
 from midstream.flows.gateway.writer import Message, Writer
@@ -24,7 +25,7 @@ from midstream.flows.process import stop_signals
 
 if TYPE_CHECKING:
     from midstream.flows.gateway.web import Site
-    from midstream.flows.gateway.worker import Raw, Worker
+    from midstream.flows.gateway.worker import Worker
 
 __all__ = ["GatewayError", "serve"]
 
@@ -112,7 +113,7 @@ class _Gateway:
             lambda: float(site.ready),
             lambda: len(site.connections),
         )
-        app = Worker(self._settings, self._name, self._replicas, self._readers())
+        app = Worker(self._settings, self._name, self._replicas)
         await site.open()
         log.info("gateway_listens", address=site.address, name=self._settings.name)
         if self._gateway.host not in ("127.0.0.1", "::1", "localhost"):
@@ -138,9 +139,13 @@ class _Gateway:
     async def _work(self, site: "Site", app: "Worker") -> "asyncio.Task[Any] | None":
         """Take feedback until a signal, and finish what was taken; return the task that failed."""
         writing = self._task(self._intake.run())
+        reader = Reader(
+            kafka_options(self._settings), f"{self._name}-raw", self._readers(),
+            latest=self._gateway.start == "latest",
+        )  # fmt: skip
         tasks = {
-            writing, self._task(_failure(app)), self._task(self._summaries()),
-            self._task(self._announce()),
+            writing, self._task(reader.run()), self._task(_failure(app)),
+            self._task(self._summaries()), self._task(self._announce()),
         }  # fmt: skip
         stopping = self._task(self._stopping.wait())
         self._started.set()
@@ -161,17 +166,19 @@ class _Gateway:
                 )
         for task in tasks:
             task.cancel()
+        async with _limit(_STOP_SECONDS):
+            await reader.close()
         return failed
 
     async def _until(self, task: "asyncio.Task[Any]") -> bool:
-        """Wait until the reader has started; return False if a signal came first."""
+        """Wait until the table is read; return False if a signal came first."""
         stopping = self._task(self._stopping.wait())
         await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             return False
         stopping.cancel()
         if (error := task.exception()) is not None:
-            raise GatewayError(f"the reader of raw topics cannot start: {_said(error)}")
+            raise GatewayError(f"the table cannot be read: {_said(error)}")
         return True
 
     async def _announce(self) -> None:
@@ -195,7 +202,7 @@ class _Gateway:
 
     # --- raw topics
 
-    def _readers(self) -> "dict[str, Callable[[Raw], Awaitable[None]]]":
+    def _readers(self) -> dict[str, Callable[[Raw], Awaitable[None]]]:
         """Return what takes the messages of each topic that is read."""
         readers: dict[str, Callable[[Raw], Awaitable[None]]] = {}
         for name, table in self._gateway.raw.items():
@@ -206,9 +213,9 @@ class _Gateway:
         return readers
 
     def _reader(
-        self, name: str, convert: "Callable[[Raw], Message | Fault]"
-    ) -> "Callable[[Raw], Awaitable[None]]":
-        async def take(raw: "Raw") -> None:
+        self, name: str, convert: Callable[[Raw], Message | Fault]
+    ) -> Callable[[Raw], Awaitable[None]]:
+        async def take(raw: Raw) -> None:
             await self._started.wait()  # and never again once the gateway stops
             await self._intake.room()
             message = convert(raw)
@@ -227,10 +234,10 @@ class _Gateway:
 
         return take
 
-    def _feedback(self, mapping: Mapping) -> "Callable[[Raw], Message | Fault]":
+    def _feedback(self, mapping: Mapping) -> Callable[[Raw], Message | Fault]:
         topic = self._gateway.topic or ""
 
-        def convert(raw: "Raw") -> Message | Fault:
+        def convert(raw: Raw) -> Message | Fault:
             item = mapping.apply(raw.value, raw.timestamp)
             if not isinstance(item, Item):
                 return item
@@ -239,7 +246,7 @@ class _Gateway:
 
         return convert
 
-    def _reject(self, name: str, raw: "Raw", fault: Fault) -> None:
+    def _reject(self, name: str, raw: Raw, fault: Fault) -> None:
         """Send a message to the rejected topic, if there is one; count and log it in any case."""
         self._counts.rejected(name, raw.origin, fault.reason, fault.path)
         if self._gateway.rejected is None:
@@ -255,8 +262,8 @@ class _Gateway:
         self._intake.offer([message], lambda *_: raw.done())
 
 
-def _copy(to: str, field: str) -> "Callable[[Raw], Message | Fault]":
-    def convert(raw: "Raw") -> Message | Fault:
+def _copy(to: str, field: str) -> Callable[[Raw], Message | Fault]:
+    def convert(raw: Raw) -> Message | Fault:
         key = key_in(raw.value, field)
         if isinstance(key, Fault):
             return key
@@ -266,12 +273,12 @@ def _copy(to: str, field: str) -> "Callable[[Raw], Message | Fault]":
     return convert
 
 
-def _identity(raw: "Raw", purpose: str) -> bytes:
+def _identity(raw: Raw, purpose: str) -> bytes:
     """Return what tells a message from all others, also where its topic was made anew."""
     return digest(purpose, *raw.origin, raw.timestamp, raw.value)
 
 
-def _place(raw: "Raw") -> str:
+def _place(raw: Raw) -> str:
     return "/".join(map(str, raw.origin))
 
 
@@ -288,7 +295,7 @@ async def _limit(seconds: float) -> AsyncIterator[None]:
 async def _failure(app: Any) -> None:
     """Raise what ends the Faust app, if it ends by itself."""
     reason = await app.failed()
-    raise GatewayError(f"the reader of raw topics failed: {_said(reason)}")
+    raise GatewayError(f"the table failed: {_said(reason)}")
 
 
 def _said(error: BaseException | None) -> str:

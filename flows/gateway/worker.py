@@ -1,26 +1,22 @@
-"""The Faust side of the gateway: the table of what was written, and the readers of raw topics."""
+"""The Faust side of the gateway: the table of what was written."""
 
 import logging
 import ssl
-import zlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
 import faust
-from faust.transport.drivers import aiokafka as driver
 
 from midstream.flows.config.settings import Settings
 from midstream.flows.config.tables import ConfigError
 from midstream.flows.logs import log
 
-__all__ = ["LOGGERS", "Raw", "Tamed", "Worker", "credentials"]
+__all__ = ["LOGGERS", "Tamed", "Worker", "credentials"]
 
 LOGGERS = ("faust", "mode", "aiokafka", "aiohttp", "asyncio", "librdkafka")
 """The loggers of what the gateway is made of."""
 _SESSION_SECONDS = 10.0
-_COMMIT_SECONDS = 1.0
-_METADATA_MS = 10_000  # until new partitions, and topics that were made anew, are noticed
 _CONNECTION = {
     "bootstrap.servers", "security.protocol", "sasl.mechanism", "sasl.mechanisms", "sasl.username",
     "sasl.password", "ssl.ca.location", "ssl.certificate.location", "ssl.key.location",
@@ -29,81 +25,11 @@ _CONNECTION = {
 }  # fmt: skip
 
 
-class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    """Reads raw topics as the engine would: only what was committed."""
-
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        consumer._isolation_level = "read_committed"
-        return consumer
-
-    async def seek_to_committed(self) -> Any:
-        """Seek to where the group has come; where it has not begun, to the start.
-
-        Faust drops what it fetches while the table is read, and fetches it again from the offset
-        that is committed. Where none is, or 0, the client does not seek, and the first messages
-        would come only after a restart.
-        """
-        return await self.call_thread(self._seek_to_committed)
-
-    async def _seek_to_committed(self) -> Any:
-        consumer = self._ensure_consumer()
-        committed = await consumer.seek_to_committed()
-        app = self.consumer.app
-        first = [
-            place
-            for place, offset in committed.items()
-            if not offset and place.topic not in app.tables.changelog_topics
-        ]
-        new = [place for place in first if committed[place] is None]
-        latest = app.conf.consumer_auto_offset_reset == "latest"
-        look = consumer.end_offsets if latest else consumer.beginning_offsets
-        starts = await look(new) if new else {}
-        for place in first:
-            consumer.seek(place, starts.get(place, 0))
-        return committed
-
-
-class _Consumer(driver.Consumer):  # type: ignore[misc]
-    def _new_consumer_thread(self) -> Any:
-        return _Thread(self, loop=self.loop, beacon=self.beacon)
-
-
-class _Transport(driver.Transport):  # type: ignore[misc]
-    Consumer = _Consumer
-
-
-for _part in (_Thread, _Consumer):
-    _part.logger = driver.logger  # else they would log as a part of Midstream
-
-
-class Raw:
-    """One message of a raw topic; `done` lets the reader go past it.
-
-    Parameters
-    ----------
-    event
-        Faust's event.
-    """
-
-    def __init__(self, event: Any) -> None:
-        message = event.message
-        self._event = event
-        self.value: bytes | None = message.value
-        self.key: bytes | None = message.key
-        self.timestamp: float = message.timestamp
-        self.origin: tuple[str, int, int] = (message.topic, message.partition, message.offset)
-
-    def done(self) -> None:
-        """Let the reader go past it: what became of it is settled."""
-        self._event.ack()
-
-
 class Worker:
     """A Faust app of one gateway, in the loop that runs.
 
-    Guarantee: a raw message is passed on at least once, and again after a crash unless `done` was
-    called and its offset was committed since.
+    Guarantee: what the table is given is in its changelog soon after; a crash may lose the last of
+    it.
 
     Parameters
     ----------
@@ -113,21 +39,10 @@ class Worker:
         The app's id, which is also its consumer group.
     replicas
         Replicas of the table's changelog.
-    topics
-        What takes the messages of each raw topic, by its name. It returns when it has taken one,
-        which may be before the message is done.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        name: str,
-        replicas: int,
-        topics: Mapping[str, Callable[[Raw], Awaitable[None]]],
-    ) -> None:
-        assert settings.gateway is not None
+    def __init__(self, settings: Settings, name: str, replicas: int) -> None:
         brokers = str(settings.kafka["bootstrap.servers"]).split(",")
-        subscription = zlib.crc32("\n".join(sorted(topics)).encode())
         self._app = faust.App(
             name,
             broker=[f"kafka://{broker.split('://')[-1].strip()}" for broker in brokers],
@@ -141,23 +56,15 @@ class Worker:
             stream_wait_empty=False,
             key_serializer="raw",
             value_serializer="raw",
-            consumer_auto_offset_reset=settings.gateway.start,
-            # A gateway that starts again takes its place at once, also after SIGKILL. With other
-            # topics it takes another place, since brokers keep the assignment of a known one.
-            consumer_group_instance_id=f"{name}-{subscription:08x}",
-            consumer_metadata_max_age_ms=_METADATA_MS,
+            # A gateway that starts again takes its place at once, also after SIGKILL.
+            consumer_group_instance_id=name,
             broker_session_timeout=_SESSION_SECONDS,
             broker_rebalance_timeout=_SESSION_SECONDS,
-            broker_commit_interval=_COMMIT_SECONDS,
             producer_acks=-1,
         )
-        self._app.transport = _Transport(self._app.conf.broker_consumer, self._app)
         self.table: MutableMapping[str, Any] = self._app.Table(
             "remembered", partitions=1, use_partitioner=True, key_type=str
         )
-        for topic, take in topics.items():
-            channel = self._app.topic(topic, key_type=bytes, value_type=bytes, internal=False)
-            self._app.agent(channel, name=f"read {topic}")(_reader(take))
 
     async def start(self) -> None:
         """Join the group, and wait until the table is as the changelog says."""
@@ -170,16 +77,8 @@ class Worker:
         return reason
 
     async def stop(self) -> None:
-        """Commit the offsets of what is done, and leave."""
+        """Write what the changelog lacks, and leave."""
         await self._app.stop()
-
-
-def _reader(take: Callable[[Raw], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
-    async def read(stream: Any) -> None:
-        async for event in stream.noack().events():
-            await take(Raw(event))
-
-    return read
 
 
 def credentials(settings: Settings) -> Any:

@@ -39,6 +39,23 @@ def test_another_process_remembers_what_the_table_has(clock):
     assert sorted(table) == [f"{n:016d}" for n in range(3)], "names go on where they ended"
 
 
+def test_a_table_with_a_gap_does_not_tell_where_the_topics_ended(clock):
+    """What is missing is read from the topics, from the last end before the gap on."""
+    table = {}
+    one = Memory(100.0, 1_000)
+    one.attach(table)
+    for number in range(1, 5):
+        one.add([mark(number)], {"t/0": number})
+    del table[f"{2:016d}"]
+    again = Memory(100.0, 1_000)
+    again.attach(table)
+    assert again.ends == {"t/0": 2}
+    assert [again.get(key(n)) is not None for n in (1, 2, 3, 4)] == [True, True, False, True]
+    again.add([mark(3), mark(4)], {"t/0": 4})
+    assert again.ends == {"t/0": 4}
+    assert again.get(key(3)) is not None
+
+
 def test_a_group_is_one_entry_of_the_table(clock):
     """So the changelog has a message for each transaction, and not for each key."""
     table = {}

@@ -90,7 +90,7 @@ def test_raw_topics_become_feedback(gateway, kafka, topic):
     wait_for(lambda: len(one.feedback()) >= 101, pause=0.2)
     wait_for(lambda: len(kafka.read_all(one.rejected)) >= 3, pause=0.2)
     assert one.stop() == 0
-    assert sum(kafka.committed(f"{one.name}-gateway", raw).values()) >= 123
+    assert sum(kafka.committed(f"{one.name}-gateway-raw", raw).values()) >= 123
     one.start()
     kafka.produce(raw, [(None, sent({"payment": {"ref": "z", "user": "u"}, "kind": "paid"}), 0)])
     wait_for(lambda: len(one.feedback()) >= 102, pause=0.2)
@@ -134,7 +134,7 @@ def test_events_are_keyed_anew(gateway, kafka, topic):
 
 @pytest.mark.slow
 def test_another_raw_topic_is_read_after_a_restart(gateway, kafka, topic):
-    """Brokers keep the assignment of a member they know; a changed config is another member."""
+    """From its start, while the others go on where they were."""
     raw, calls = kafka.create_topic(topic("raw")), kafka.create_topic(topic("calls"))
     one = gateway()
     text = one.project.config.read_text()

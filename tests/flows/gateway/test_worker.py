@@ -1,50 +1,12 @@
 """What the gateway changes of the libraries that it reads raw topics with."""
 
-import asyncio
 import logging
-from types import SimpleNamespace
 
 import pytest
 
 from midstream.flows.config.tables import ConfigError
 from midstream.flows.gateway import worker
 from midstream.flows.loading import load
-
-
-@pytest.mark.parametrize(("reset", "new"), [("earliest", 40), ("latest", 90)])
-def test_a_partition_without_a_committed_offset_is_read_from_its_start(reset, new):
-    """Also one whose offset is 0: what was fetched before is fetched again. No changelog moves."""
-    places = {name: _Place(name) for name in ("new", "zero", "on", "table-changelog")}
-    committed = dict(zip(places.values(), (None, 0, 7, None), strict=True))
-    sought = {}
-
-    class Client:
-        async def seek_to_committed(self):
-            return committed
-
-        async def beginning_offsets(self, asked):
-            return dict.fromkeys(asked, 40)
-
-        async def end_offsets(self, asked):
-            return dict.fromkeys(asked, 90)
-
-        def seek(self, place, offset):
-            sought[place.topic] = offset
-
-    app = SimpleNamespace(
-        tables=SimpleNamespace(changelog_topics={"table-changelog"}),
-        conf=SimpleNamespace(consumer_auto_offset_reset=reset),
-    )
-    thread = object.__new__(worker._Thread)
-    thread.__dict__["consumer"] = SimpleNamespace(app=app)
-    thread.__dict__["_ensure_consumer"] = Client
-    assert asyncio.run(thread._seek_to_committed()) == committed
-    assert sought == {"new": new, "zero": 0}
-
-
-class _Place:
-    def __init__(self, topic):
-        self.topic = topic
 
 
 def test_libraries_log_a_line_now_and_then(caplog):
