@@ -187,8 +187,16 @@ def test_a_body_that_is_too_large_without_saying_so(site):
     answer = talk(site.site.address, chunked, chunk * 25)
     assert answer.startswith(b"HTTP/1.1 413")
     assert b'"code":"too_large"' in answer
-    answer = talk(site.site.address, chunked, b"no chunk\r\n")
-    assert b" 400 " in answer.partition(b"\r\n")[0]
+
+
+def test_a_body_of_broken_chunks():
+    """400 if it comes at once; behind the head it is as a body that never ends: 408."""
+    chunked = head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    with http_gateway(body_seconds=0.5) as gateway:
+        for parts in ([chunked + b"no chunk\r\n"], [chunked, b"no chunk\r\n"]):
+            status = talk(gateway.site.address, *parts).partition(b"\r\n")[0].split()[1]
+            assert status in (b"400", b"408")
+        assert gateway.writer.messages == []
 
 
 @pytest.mark.usefixtures("nothing")
