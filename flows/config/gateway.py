@@ -81,7 +81,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Attributes
     ----------
     topic
-        The feedback topic, which the gateway writes.
+        The feedback topic, which the gateway writes. Default: `feedback.topic`.
     rejected
         The topic of messages of raw topics that are no feedback. Default: they are only counted and
         logged.
@@ -174,7 +174,10 @@ def check_gateway(gateway: Gateway, reader: ConfigReader) -> None:
         if fault := topic_fault(topic):
             raise reader.found(key, topic, fault)
     if gateway.topic is None and (gateway.http or gateway.raw):
-        raise reader.error("gateway.topic", "missing; needed: the topic that feedback goes to")
+        raise reader.error(
+            "gateway.topic",
+            "missing, and feedback.topic, too; needed: the topic that feedback goes to",
+        )
     if not (gateway.http or read):
         raise reader.error(
             "gateway.http", "found false, and no raw topic; there is nothing to do for the gateway"

@@ -656,6 +656,9 @@ def read(path: str | Path, check_input: Callable[[Settings, ConfigReader], None]
         raw["kafka"] = dict(_flat(kafka))
         secret = [key for key in raw["kafka"] if _SECRET.search(key)]
         reader.hidden.update({f"kafka.{key}": str(raw["kafka"][key]) for key in secret})
+    gateway, feedback = raw.get("gateway"), raw.get("feedback")
+    if isinstance(gateway, dict) and isinstance(feedback, dict) and "topic" in feedback:
+        gateway.setdefault("topic", feedback["topic"])
     versions = raw.get("versions")
     if isinstance(versions, dict):  # a URL may hold a password
         secret = [key for key in ("key", "registry", "artifacts") if key in versions]
@@ -767,6 +770,11 @@ def _check_feedback(settings: Settings, reader: ConfigReader) -> None:
             raise reader.error(
                 "feedback.topic", "with a shard for each file; allowed: with input.shards = 1"
             )
+    gateway = settings.gateway
+    if gateway is not None and feedback.topic is not None and gateway.topic != feedback.topic:
+        raise reader.error(
+            "gateway.topic", f"is not feedback.topic, {feedback.topic!r}; allowed: that, or none"
+        )
     if feedback.path is not None:
         if feedback.path in ("-", source.path):
             raise reader.error("feedback.path", f"found {feedback.path!r}; allowed: another file")

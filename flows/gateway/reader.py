@@ -1,11 +1,12 @@
 """Reads raw topics.
 
-Faust could, too, but it loses messages: what it fetches before its table is read, it drops, takes
-for a gap, and commits the offsets of (faust-streaming 0.15.3, seen when it starts again after a
-kill).
+Faust could, too, but messages were lost when it started again after a kill (faust-streaming 0.15.3:
+3,261 of 20,000 in a run of the kill test). By its code, what it has fetched while its table is read
+is dropped, counts as a gap between offsets, and is committed.
 """
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +23,7 @@ from midstream.flows.logs import log
 
 __all__ = ["Raw", "Reader"]
 
+_LOGGER = logging.getLogger("librdkafka")
 Place: TypeAlias = tuple[str, int]
 _OURS: dict[str, Any] = {
     "enable.auto.commit": False,
@@ -163,7 +165,9 @@ class Reader:
         """Begin to read partitions that are new, and forget those that are gone."""
         try:
             if self._client is None:
-                self._client = ck.Consumer({**self._settings, "error_cb": self._heard})
+                self._client = ck.Consumer(
+                    {**self._settings, "error_cb": self._heard}, logger=_LOGGER
+                )
             there = topics_of(self._client, _ANSWER_SECONDS)
             now = {(t, p) for t in self._takes if t in there for p in there[t].partitions}
             for topic in self._takes:

@@ -21,6 +21,10 @@ def test_a_gateway_has_defaults(tmp_path):
     assert (settings.host, settings.http, settings.raw) == ("127.0.0.1", True, {})
     assert settings.topics_written() == {"gateway.topic": "f"}
     assert read(tmp_path, "").gateway is None
+    feedback = '[feedback]\ntopic = "f"\n'
+    assert read(tmp_path, "[gateway]\n" + feedback).gateway.topic == "f"
+    with pytest.raises(ConfigError, match=r"gateway\.topic: is not feedback\.topic, 'f'"):
+        read(tmp_path, '[gateway]\ntopic = "g"\n' + feedback)
 
 
 def test_topics_are_named_by_their_tables_or_by_a_key(tmp_path):
@@ -43,7 +47,7 @@ def test_topics_are_named_by_their_tables_or_by_a_key(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[gateway]\n", "gateway.topic: missing; needed: the topic that feedback goes to"),
+        ("[gateway]\n", "gateway.topic: missing, and feedback.topic, too; needed: the topic that"),
         ('[gateway]\ntopic = "a b"\n', "gateway.topic: found 'a b'"),
         ('[gateway]\ntopic = "f"\nprot = 1\n', "gateway.prot: unknown key; did you mean 'port'?"),
         ('[gateway]\ntopic = "f"\nport = 65536\n', "gateway.port: found 65536"),

@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 from gateways import TOKEN, TOKENS, VARIABLE, GatewayProcess, ask
 from kafka_broker import SASL_PASSWORD, SASL_USER, free_ports
+from kafka_topics import Topics
 from project import PATIENCE, wait_for
 
 RAW = """
@@ -354,8 +355,10 @@ class Sender(threading.Thread):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("items", "kills", "brokers"), [(20, 10, 0), (8, 6, 3)])
-def test_200_senders_and_kills(gateway, kafka_own, items, kills, brokers):
+def test_200_senders_and_kills(gateway, kafka_own, items, kills, brokers, topic, tmp_path):
     """Each that was told as accepted is in the topic, and each id once, over many SIGKILLs.
+
+    A run joins each to its event, once.
 
     Of the gateway only, or of the broker, too.
     """
@@ -393,6 +396,14 @@ def test_200_senders_and_kills(gateway, kafka_own, items, kills, brokers):
     tries = sum(sender.tries for sender in crowd)
     assert tries > total, "no send was repeated: the kills hit nothing"
     assert one.stop() == 0
+    config = f'shards = 1\n---\n[feedback]\ntopic = "{one.topic}"\n'
+    run = Topics(kafka_own, topic, tmp_path / "run", partitions=1, config=config)
+    events = [{"id": name, "x": {"f0": float(i % 7)}} for i, name in enumerate(acknowledged)]
+    run.produce(events, partitions=1)
+    summary = run.project.run()
+    assert (summary["seen"], summary["learned"]) == (total, total)
+    assert summary["metrics"]["feedback.joined"] == total
+    run.published_once(events)
 
 
 @pytest.mark.slow

@@ -154,11 +154,12 @@ def test_the_features_are_those_of_the_prediction_and_each_label_counts_once(tmp
 @pytest.mark.parametrize("kills", [4, pytest.param(25, marks=pytest.mark.slow)])
 def test_killed_runs_join_each_label_once(tmp_path, kills):
     """The state is the fold of the journal, which says in which order the two were read."""
-    made = unlabelled(20_000)
+    n = 20_000 if kills > 4 else 6_000
+    made = unlabelled(n)
     more = 'window_seconds = 500.0\ncorrections = "learn"\nmax_events = 2000'
     one = files(tmp_path / "p", made, odd_labels(made), more)
     rng = random.Random(os.environ.get("MIDSTREAM_KILL_SEED", "7"))
-    one.kill_along(kills, 20_000 * 150, rng)
+    one.kill_along(kills, n * 150, rng)
     got = one.run()
     predicted_once(one, made)
     counts = balanced(got)
