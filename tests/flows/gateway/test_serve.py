@@ -397,7 +397,9 @@ def test_200_senders_and_kills(gateway, kafka_own, items, kills, brokers, topic,
     assert tries > total, "no send was repeated: the kills hit nothing"
     assert one.stop() == 0
     config = f'shards = 1\n---\n[feedback]\ntopic = "{one.topic}"\n'
-    run = Topics(kafka_own, topic, tmp_path / "run", partitions=1, config=config)
+    run = Topics(
+        kafka_own, lambda n: topic(f"run.{n}"), tmp_path / "run", partitions=1, config=config
+    )
     events = [{"id": name, "x": {"f0": float(i % 7)}} for i, name in enumerate(acknowledged)]
     run.produce(events, partitions=1)
     summary = run.project.run()
