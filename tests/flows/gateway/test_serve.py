@@ -400,7 +400,9 @@ def test_200_senders_and_kills(gateway, kafka_own, items, kills, brokers, topic,
     run = Topics(
         kafka_own, lambda n: topic(f"run.{n}"), tmp_path / "run", partitions=1, config=config
     )
-    events = [{"id": name, "x": {"f0": float(i % 7)}} for i, name in enumerate(acknowledged)]
+    events = [
+        {"id": name, "x": {"f0": float(i % 7)}, "ts": 0.0} for i, name in enumerate(acknowledged)
+    ]
     run.produce(events, partitions=1)
     summary = run.project.run()
     assert (summary["seen"], summary["learned"]) == (total, total)
