@@ -27,6 +27,10 @@ ABOUT = {
         "What versions cost a stream, how long one takes by the size of the state, and how soon "
         "`midstream restore` takes effect while events come from Kafka."
     ),
+    "feedback": (
+        "A run whose labels come later, joined by id, beside one whose events come with them; and "
+        "what events that wait for their label take."
+    ),
     "gateway": (
         "Feedback that `midstream gateway` answers with 202, from 200 senders at once, beside a "
         "bare handler that writes to the same Kafka and checks nothing."

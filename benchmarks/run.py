@@ -19,7 +19,7 @@ import page
 from figures import Result, markdown, show
 
 HERE = Path(__file__).parent
-NAMES = ("speed", "scaling", "overhead", "memory", "kafka", "versions", "gateway")
+NAMES = ("speed", "scaling", "overhead", "memory", "kafka", "versions", "gateway", "feedback")
 BEGIN, END = "<!-- figures: written by run.py --write-readme -->", "<!-- end of figures -->"
 
 _ASK = "import importlib.metadata as m, sys; print(*map(m.version, sys.argv[1:]))"

@@ -446,7 +446,6 @@ def _packed(batch: EventBatch, predictions: Predictions) -> bytes:
         array = np.ascontiguousarray(columns.array)
         texts = {name: list(column) for name, column in columns.texts.items()}
         features = [list(columns.names), array.tobytes(), texts]
-    probas = predictions.probas
     return msgspec.msgpack.encode(
         [
             batch.ids,
@@ -454,9 +453,37 @@ def _packed(batch: EventBatch, predictions: Predictions) -> bytes:
             _weights(batch),
             features,
             _floats(predictions.values),
-            None if probas is None else [list(row.items()) for row in probas],
+            _packed_probas(predictions),
         ]
     )
+
+
+def _packed_probas(predictions: Predictions) -> Any:
+    """Return probabilities as [classes, bytes] if all events have the same classes, else by event.
+
+    The form depends on the values alone, not on the form in which they came.
+    """
+    table = predictions.table
+    if table is None:
+        probas = predictions.probas
+        if probas is None:
+            return None
+        classes = tuple(probas[0])
+        if not classes or any(tuple(row) != classes for row in probas):
+            return [list(row.items()) for row in probas]
+        table = Table(classes, np.array([list(row.values()) for row in probas], np.float64))
+    return [list(table.classes), np.ascontiguousarray(table.values).tobytes()]
+
+
+def _unpacked_predictions(values: list[Any], probas: Any) -> Predictions:
+    kinds = set(map(type, values))
+    given: Any = np.array(values) if kinds in ({bool}, {float}) else values
+    if probas and len(probas) == 2 and isinstance(probas[1], bytes):
+        classes, data = probas
+        table = np.frombuffer(data, np.float64).reshape(len(values), len(classes))
+        return Predictions(given, Table(tuple(classes), table))
+    rows = None if probas is None else [dict(map(tuple, row)) for row in probas]
+    return Predictions(given, rows)
 
 
 def _floats(values: list[Any]) -> list[Any]:
@@ -494,8 +521,7 @@ def _unpacked(data: bytes) -> tuple[EventBatch, Predictions]:
             sound=True,
             **given,
         )
-        rows = None if probas is None else [dict(map(tuple, row)) for row in probas]
-        return batch, Predictions(values, rows)
+        return batch, _unpacked_predictions(values, probas)
     except (msgspec.DecodeError, TypeError, ValueError, IndexError) as error:
         raise ValueError(f"damaged state of the join: {error}") from error
 
