@@ -221,26 +221,31 @@ def _try_sample(
     report.add(
         "input", f"{len(names)} {what}{'s' * (len(names) != 1)} ({shown}), {shards} shard(s)"
     )
-    accepted = unlabelled = 0
+    accepted = unlabelled = late = 0
     learned: deque[EventBatch] = deque()  # the last batches learned
     odd = _Odd()
     near = ""
     rejected = []
     seen: set[str] = set()
     for _, decoded in reader:
-        room = sample - accepted
-        batch = decoded.batch[:room]
         rejected += decoded.rejected
-        accepted += len(batch)
-        seen |= _features(batch)
-        unlabelled += len(batch) - batch.labelled
-        if settings.input.fields is not None and len(batch) and not near:
-            near = nearest(settings.input.fields.label or "", batch.event(0).x)
+        if decoded.batch.is_feedback:
+            late += decoded.batch.labelled
+            batch = decoded.batch
+        else:
+            batch = decoded.batch[: sample - accepted]
+            accepted += len(batch)
+            seen |= _features(batch)
+            unlabelled += len(batch) - batch.labelled
+            if settings.input.fields is not None and len(batch) and not near:
+                near = nearest(settings.input.fields.label or "", batch.event(0).x)
         if trainer is not None:
             batch, refused = trainer.admit(batch)
             rejected += refused
             try:
-                odd.add(trainer.step(batch), batch, trainer.seen - len(batch))
+                step = trainer.step(batch)
+                events = batch if step.events is None else step.events
+                odd.add(step, events, trainer.seen - len(events))
             except LearnerError as error:
                 around = others(trainer.learner, batch, error.row, trainer.seen)
                 raised = EventError.of(batch, error.row, error, around)
@@ -259,8 +264,11 @@ def _try_sample(
         f"{accepted} accepted ({unlabelled} without a label), {len(rejected)} rejected",
         ok=accepted > 0,
     )
+    if settings.feedback is not None:
+        found = 0 if trainer is None or trainer.joiner is None else trainer.joiner.counts.joined
+        report.add("feedback", f"{late} labels read, {found} joined to these events")
     label = None if settings.input.fields is None else settings.input.fields.label
-    if label is not None and accepted == unlabelled > 0:
+    if label is not None and accepted == unlabelled > 0 and not late:
         report.add("labels", reading.without_labels(label, near), ok=False)
     for unit in sorted(reader.notation.units):
         report.add("times", f"numbers are taken as {unit}, by their size (input.fields.time_unit)")
@@ -278,7 +286,7 @@ def _try_sample(
     name, value = next(iter(trainer.metrics.items()), ("metrics", float("nan")))
     report.add("learning", f"{trainer.learned} events, {name} {value:.4g}")
     if odd.count:
-        report.add("predictions", odd.error_text(trainer.seen), ok=False)
+        report.add("predictions", odd.message(trainer.seen), ok=False)
     elif trainer.learned >= _WARM and not odd.any:
         none = f"there are none: the learner said nothing (None) of all {trainer.seen:,} events"
         report.add("predictions", none, ok=False)
@@ -388,7 +396,7 @@ class _Odd:
                 if isinstance(value, int | float) and abs(value) > self._largest.get(name, _LARGE):
                     self._largest[name] = float(abs(value))
 
-    def error_text(self, events: int) -> str:
+    def message(self, events: int) -> str:
         """Return a message: how many of `events` they are, where the first is, what can be done."""
         are = "is not a finite number" if self.count == 1 else "are not finite numbers"
         return (

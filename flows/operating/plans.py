@@ -16,6 +16,7 @@ from midstream.engine.shard.commands import JUST_MADE, Done, Order
 from midstream.engine.shard.dataset import OTHERS
 from midstream.flows.config.settings import Settings
 from midstream.flows.inputs.catalogue import kind_of
+from midstream.flows.inputs.feedback import feedback_settings
 from midstream.flows.inputs.reading import oldest_positions
 from midstream.flows.operating.history import epochs
 from midstream.flows.operating.operations import OperationError, utc
@@ -353,19 +354,34 @@ def ranges_of(settings: Settings, texts: Sequence[str]) -> list[tuple[str, int, 
     OperationError
         If a range does not have this form, or names another topic.
     """
-    kind = kind_of(settings.input)
-    allowed = f"allowed: {kind.range_form}"
+    inputs = [settings, *filter(None, [feedback_settings(settings)])]
+    allowed = " or ".join(
+        dict.fromkeys(f"allowed: {kind_of(each.input).range_form}" for each in inputs)
+    )
     found = []
     for text in texts:
         match = re.fullmatch(r"(.+):(\d+)-(\d+)", text)
         if match is None or int(match[2]) > int(match[3]):
             raise OperationError(f"--skip-range: found {text!r}; {allowed}")
-        try:
-            name = kind.partition_of(settings, match[1])
-        except ValueError as error:
-            raise OperationError(f"--skip-range: {error}; {allowed}") from None
-        found.append((name, int(match[2]), int(match[3])))
+        found.append((_partition(inputs, match[1], allowed), int(match[2]), int(match[3])))
     return found
+
+
+def _partition(inputs: Sequence[Settings], text: str, allowed: str) -> str:
+    """Return the name of a partition of the events, or of the feedback.
+
+    Raises
+    ------
+    OperationError
+        If it is of neither: what the events' input says.
+    """
+    faults = []
+    for settings in inputs:
+        try:
+            return kind_of(settings.input).partition_of(settings, text)
+        except ValueError as error:
+            faults.append(error)
+    raise OperationError(f"--skip-range: {faults[0]}; {allowed}")
 
 
 def _check_ranges(

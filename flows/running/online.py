@@ -37,6 +37,7 @@ from midstream.flows.claims.locks import StateLocks
 from midstream.flows.claims.registry import has_registry, open_registry, take_over
 from midstream.flows.config.settings import Settings
 from midstream.flows.inputs.catalogue import kind_of
+from midstream.flows.inputs.feedback import feedback_settings
 from midstream.flows.inputs.reading import IDLE
 from midstream.flows.inputs.topics import check_kafka
 from midstream.flows.logs import log
@@ -75,6 +76,8 @@ def preflight(settings: Settings, *, until_eof: bool = True) -> None:
         If the learner cannot be made or saved, or the input is missing.
     """
     kind_of(settings.input).preflight(settings, until_eof=until_eof)
+    if (labels := feedback_settings(settings)) is not None:
+        kind_of(labels.input).preflight(labels, until_eof=until_eof)
     if settings.output.topics:
         check_kafka(settings)
     trainer = make_trainer(settings)
