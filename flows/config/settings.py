@@ -24,6 +24,7 @@ __all__ = [
     "ConfigError",
     "Drift",
     "Feedback",
+    "FeedbackFields",
     "Input",
     "Metrics",
     "Model",

@@ -10,11 +10,11 @@ from midstream.connectors.decode.fields import FieldMap
 from midstream.connectors.input import Decoded, Input, InputError, Work
 from midstream.engine.events.event import Rejected
 from midstream.engine.shard.journal import Cursor, Range
-from midstream.flows.config.settings import Settings
+from midstream.flows.config.settings import FeedbackFields, Settings
 from midstream.flows.inputs.catalogue import kind_of
 from midstream.flows.inputs.kind import Source
 
-__all__ = ["connect", "feedback_settings"]
+__all__ = ["FeedbackInput", "connect", "feedback_settings", "label_fields"]
 
 
 def connect(settings: Settings, *, until_eof: bool) -> Source:
@@ -51,20 +51,27 @@ def feedback_settings(settings: Settings) -> Settings | None:
         options={},
         format=feedback.format,
         shards=1 if settings.one_shard else "partition",
-        # A record of feedback has no features; its id stands for them, so that it is not empty.
-        fields=FieldMap(
-            id=fields.id,
-            label=fields.label,
-            time=fields.time,
-            source=fields.source,
-            weight=fields.weight,
-            features=[fields.id],
-            missing=fields.missing,
-            decimal=fields.decimal,
-            time_unit=fields.time_unit,
-        ),
+        fields=label_fields(fields),
     )
     return msgspec.structs.replace(settings, input=source, features={}, feedback=None)
+
+
+def label_fields(fields: FeedbackFields) -> FieldMap:
+    """Return the meaning of the fields of feedback, for the decoders.
+
+    A record of feedback has no features; its id stands for them, so that it is not empty.
+    """
+    return FieldMap(
+        id=fields.id,
+        label=fields.label,
+        time=fields.time,
+        source=fields.source,
+        weight=fields.weight,
+        features=[fields.id],
+        missing=fields.missing,
+        decimal=fields.decimal,
+        time_unit=fields.time_unit,
+    )
 
 
 class _Source(Source):
@@ -115,7 +122,7 @@ class _Source(Source):
         )
         events = self._events.open(part, decoding, added=added)
         try:
-            feedback = _Feedback(self._feedback.open(other, own, added=added))
+            feedback = FeedbackInput(self._feedback.open(other, own, added=added))
             settings = self._settings.feedback
             exact = settings is not None and settings.order == "exact"
             return AlignedInputs({"feedback": feedback, "events": events}, exact=exact)
@@ -139,7 +146,7 @@ class _Source(Source):
             self._feedback.close()
 
 
-class _Feedback(Input):
+class FeedbackInput(Input):
     """An input whose records are labels for events that were predicted before."""
 
     def __init__(self, inner: Input) -> None:
@@ -162,48 +169,63 @@ class _Feedback(Input):
 
     @property
     def names(self) -> list[str]:
+        """Names of the partitions."""
         return self._inner.names
 
     def has(self, partition: str) -> bool:
+        """Whether a partition is of the feedback."""
         return self._inner.has(partition)
 
     def seek(self, cursors: Mapping[str, Cursor], known: Mapping[str, Cursor]) -> None:
+        """Go to where the shard resumes."""
         self._inner.seek(cursors, known)
 
     def begin(self, *, untouched: bool) -> list[Work]:
+        """Return empty ranges where reading begins."""
         return self._inner.begin(untouched=untouched)
 
     def read(self, max_bytes: int) -> Work | None:
+        """Return the next block."""
         return self._inner.read(max_bytes)
 
     def split(self, work: Work, position: int) -> tuple[Work, Work] | None:
+        """Return a block as two."""
         return self._inner.split(work, position)
 
     def replay(self, span: Range, max_bytes: int) -> Work | None:
+        """Read a range of the journal again."""
         return self._inner.replay(span, max_bytes)
 
     def rewind(self, cursors: Mapping[str, Cursor]) -> None:
+        """Go back to cursors."""
         self._inner.rewind(cursors)
 
     def oldest(self) -> Mapping[str, int]:
+        """Return the oldest position of each partition."""
         return self._inner.oldest()
 
     def rescan(self) -> list[str]:
+        """Look for new partitions."""
         return self._inner.rescan()
 
     @property
     def waiting(self) -> Set[str]:
+        """Partitions whose next record is not complete."""
         return self._inner.waiting
 
     @property
     def ended(self) -> bool:
+        """Whether everything was read."""
         return self._inner.ended
 
     def confirm(self, seconds: float) -> None:
+        """Raise if what was read may belong to another input."""
         self._inner.confirm(seconds)
 
     def settle(self, learned: Mapping[str, int]) -> None:
+        """Take note of what was learned."""
         self._inner.settle(learned)
 
     def close(self) -> None:
+        """Release all resources."""
         self._inner.close()

@@ -18,8 +18,10 @@ import msgspec
 import numpy as np
 from journal_fold import Fold
 from kafka_simulation import Cluster, Log, Process, Transaction
-from simulation import NAMED, Crash, Disk, make_trainer, soon
+from simulation import NAMED, POLICIES, Crash, Disk, make_trainer, soon
 
+from midstream.connectors.aligned import AlignedInputs
+from midstream.connectors.decode.decoder import Decoding
 from midstream.connectors.encode.outputs import encode_predictions, encode_rejected
 from midstream.connectors.input import NoAnswerError
 from midstream.connectors.kafka.consumer import Consumer, Identity
@@ -34,10 +36,17 @@ from midstream.engine.shard.outcome import EventError
 from midstream.engine.shard.shard import Shard
 from midstream.engine.state.snapshot import Snapshot, SnapshotFolder, pack, unpack
 from midstream.engine.training.trainer import Trainer
+from midstream.flows.config.settings import FeedbackFields
+from midstream.flows.inputs.feedback import FeedbackInput, label_fields
 
 SECONDS = 5.0  # how long an answer is waited for
 OUTPUTS = {"predictions": "predictions", "rejected": "rejected"}
 DECODER = MessageDecoder("regression", None, None, 10_000)
+LABELS = MessageDecoder("regression", label_fields(FeedbackFields()), None, 10_000)
+DECODINGS = {
+    "in": Decoding("regression", max_record_bytes=10_000),
+    "labels": Decoding("regression", label_fields(FeedbackFields()), max_record_bytes=10_000),
+}
 
 
 class Input:
@@ -46,7 +55,10 @@ class Input:
     An event whose feature `bad` is true makes the learner raise; one in twelve is unreadable.
     """
 
-    def __init__(self, rng: random.Random, logs: list[Log], events: int) -> None:
+    def __init__(
+        self, rng: random.Random, logs: list[Log], events: int, *, joins: bool = False
+    ) -> None:
+        self._joins = joins
         self._rng = rng
         self._logs = logs
         self._left = events
@@ -91,9 +103,25 @@ class Input:
             event["source"] = rng.choice(NAMED)
         if kind > 0.97:
             event["x"]["bad"] = True
-        if kind > 0.12:
+        if kind > (0.9 if self._joins else 0.12):
             event["y"] = rng.randrange(5)
+        if self._joins:
+            event["ts"] = float(self._made)
         return json.dumps(event).encode()
+
+
+class Feedback(Input):
+    """Labels for events, in any order: twice, for others, for nobody, unreadable."""
+
+    def _event(self, *, aborted: bool) -> bytes | None:
+        rng = self._rng
+        self._left -= not aborted
+        self._made += 1
+        if rng.random() < 0.04:
+            return rng.choice([None, b'{"id"', b'{"y": 1}'])
+        label: dict[str, Any] = {"id": f"e{max(self._made + rng.randint(-4, 2), 0)}"}
+        label |= {"y": rng.randrange(5), "ts": self._made + 1.5, "source": rng.choice(NAMED)}
+        return json.dumps(label).encode()
 
 
 class Host(Disk):
@@ -204,20 +232,32 @@ class Engine(Process):
 class Lane:
     """A shard in a process, as the dataflow has it: input, journal, and what is on its way."""
 
-    def __init__(self, engine: Engine, consumer: Consumer, name: str, parts: list[int]) -> None:
+    def __init__(
+        self, engine: Engine, consumers: dict[str, Consumer], name: str, parts: list[int]
+    ) -> None:
         life = engine.life
+        self._joins = life.joins
         self._office = life.office
         self._engine = engine
         self._outbox = Outbox(engine.host.folder(name))
         self._rng = life.rng
-        self.input = TopicInput(consumer, parts, until_eof=engine.last, seconds=SECONDS)
+        inputs: dict[str, Any] = {
+            topic: TopicInput(
+                consumer, parts, until_eof=engine.last, seconds=SECONDS, decoding=DECODINGS[topic]
+            )
+            for topic, consumer in consumers.items()
+        }
+        self.input: Any = inputs["in"]
+        if self._joins:
+            inputs["labels"] = FeedbackInput(inputs["labels"])
+            self.input = AlignedInputs(inputs)
         self.journal = KafkaJournal(
             {}, f"life-{name}", "journal", int(name), outputs=OUTPUTS, seconds=SECONDS,
             signatures=engine.signatures,
         )  # fmt: skip
         self.shard = Shard.open(
             name,
-            make_trainer,
+            life.trainer,
             self.journal,
             SnapshotFolder(engine.host.folder(name), keep=2),
             source="in",
@@ -229,13 +269,13 @@ class Lane:
             fetch=lambda version: self._office.fetch(name, version, self._outbox),
             outbox=self._outbox,
             keep_from=0,
-            check_input=lambda: consumer.confirm(SECONDS),
+            check_input=lambda: [c.confirm(SECONDS) for c in consumers.values()],
             reject=lambda rejected: {"rejected": encode_rejected(rejected)},
             careful=engine.careful,
             timer=self._rng.random,
         )
         self._recovered = self.journal.end
-        self.input.seek(self.shard.positions)
+        self.input.seek(self.shard.positions, self.shard.known)
         self._handed = self.shard.last_command
         self._next_step: Range | Command | None = self.shard.next_step()
         self._to_begin = False
@@ -244,8 +284,8 @@ class Lane:
             self._begin()
 
     def _begin(self) -> None:
-        for work in self.input.begin():
-            batch = DECODER.decode(work.block).batch
+        for work in self.input.begin(untouched=self.shard.untouched):
+            batch = self.input.decode(work).batch
             self.shard.publish(self.shard.step(work.span, batch, []), {})
         self.shard.commit()
         self.check()
@@ -284,7 +324,7 @@ class Lane:
             return "work"
         work = self._next()
         if work is not None:
-            decoded = DECODER.decode(work.block)
+            decoded = self.input.decode(work)
             self._flight.append(
                 self.shard.step(work.span, decoded.batch, decoded.rejected, final=work.final)
             )
@@ -352,26 +392,39 @@ class Life:
         All partitions feed one shard; else each has one.
     commands
         How many are given.
+    joins
+        Whether labels come later, in a topic of their own.
     """
 
     parts = (5, 20_000)
     """Of how many records a journal is read at once, in some life."""
 
     def __init__(
-        self, seed: int, *, partitions: int = 1, single: bool = True, commands: int = 0
+        self,
+        seed: int,
+        *,
+        partitions: int = 1,
+        single: bool = True,
+        commands: int = 0,
+        joins: bool = False,
     ) -> None:
         self.seed = seed
+        self.joins = joins
         self.rng = random.Random(seed)
         self.office = Office(self.rng, [f"in-{i}" for i in range(partitions)], commands)
         names = ["000"] if single else [f"{i:03d}" for i in range(partitions)]
         parts = [list(range(partitions))] if single else [[i] for i in range(partitions)]
         self.shards = dict(zip(names, parts, strict=True))
         topics = {"in": partitions, "journal": len(names), "predictions": 2, "rejected": 1}
+        topics |= {"labels": partitions} if joins else {}
         self.cluster = Cluster(self.rng, topics)
-        self.input = Input(
-            self.rng, [self.cluster.logs["in", i] for i in range(partitions)], events=30
-        )
-        self.cluster.feed = lambda: self.input.feed(self.cluster.now)
+
+        def logs(topic: str) -> list[Log]:
+            return [self.cluster.logs[topic, i] for i in range(partitions)]
+
+        self.inputs = [Input(self.rng, logs("in"), events=30, joins=joins)]
+        self.inputs += [Feedback(self.rng, logs("labels"), events=40)] if joins else []
+        self.cluster.feed = lambda: [each.feed(self.cluster.now) for each in self.inputs]
         self.engines: list[Engine] = []
         self.results: list[str] = []
         self._hosts: list[Host] = []
@@ -409,13 +462,16 @@ class Life:
 
     def _session(self, engine: Engine) -> bool:
         """Open all shards and go on to the end; False if events are to be left out first."""
-        consumer = Consumer({}, "in", "life", identity=Identity({}, "in"))
+        topics = ["labels", "in"] if self.joins else ["in"]
+        consumers: dict[str, Consumer] = {}
         lanes: dict[str, Lane] = {}
         try:
+            for topic in topics:
+                consumers[topic] = Consumer({}, topic, "life", identity=Identity({}, topic))
             for name, parts in self.shards.items():
-                lanes[name] = Lane(engine, consumer, name, parts)
+                lanes[name] = Lane(engine, consumers, name, parts)
             try:
-                self._loop(engine, lanes, consumer)
+                self._loop(engine, lanes, consumers["in"])
             except EventError:
                 assert not engine.careful, "what is careful raises"
                 if self.rng.random() < 0.5:  # the rest may be dropped or not
@@ -436,7 +492,8 @@ class Life:
         finally:
             for lane in lanes.values():
                 lane.journal.close()
-            consumer.close()
+            for consumer in consumers.values():
+                consumer.close()
 
     def _loop(self, engine: Engine, lanes: dict[str, Lane], consumer: Consumer) -> None:
         running, idle = list(lanes.values()), 0
@@ -513,7 +570,8 @@ class Life:
             fate = rng.choice(["crash", "crash", "freeze", "freeze", "disk", "stop"])
         else:
             self.cluster.heal()
-            self.input.finish(self.cluster.now)
+            for each in self.inputs:
+                each.finish(self.cluster.now)
         fuse = rng.randint(1, 30 if fate == "disk" else rng.choice([40, 300]))
         engine = Engine(self, host, fate=fate, fuse=fuse)
         self.engines.append(engine)
@@ -532,6 +590,7 @@ class Life:
     def check(self) -> None:
         outputs = self.outputs()
         predicted: dict[Any, Any] = {}
+        not_joined: list[Any] = []
         for name, parts in self.shards.items():
             records = [msgspec.json.decode(v, type=Record) for v in self.journal(name).read()]
             values: dict[Any, Any] = {}
@@ -539,6 +598,7 @@ class Life:
             def learned(batch: Any, step: Any, version: int, values: Any = values) -> None:
                 for origin, value in zip(batch.origins, step.predictions.values, strict=True):
                     values[origin] = (value if math.isfinite(value) else None, version)
+                not_joined.extend(tuple(rejected.origin) for _, rejected in step.rejected)
 
             fold = Fold(self.trainer, self.read, learned=learned, most=1_000)
             fold.apply(records)
@@ -552,15 +612,18 @@ class Life:
         got = {tuple(p["origin"]): (p["y_pred"], p["version"]) for p in outputs["predictions"]}
         assert len(got) == len(outputs["predictions"]), "a prediction is there twice"
         assert got == predicted, "predictions differ"
-        rejected = {tuple(r["origin"]) for r in outputs["rejected"]}
-        assert len(rejected) == len(outputs["rejected"]), "a rejected event is there twice"
-        all_of_them = {
-            ("in", part, offset)
-            for parts in self.shards.values()
-            for part in parts
-            for offset in self.offsets(part)
-        }
-        assert rejected == all_of_them - set(self.sound), "a rejected event is missing, or too many"
+        self.joined = sum(len(x) for x in (not_joined,))
+        wanted = [o for o in self._all_of("in") if o not in set(self.sound)]
+        if self.joins:
+            readable = {o for part in self.events["labels"] for o in part.origins}
+            wanted += [o for o in self._all_of("labels") if o not in readable] + not_joined
+        rejected = sorted(tuple(r["origin"]) for r in outputs["rejected"])
+        assert rejected == sorted(wanted), "a rejected record is missing, or there twice"
+
+    def _all_of(self, topic: str) -> list[Any]:
+        """Return the origins of all records of a topic."""
+        parts = [part for parts in self.shards.values() for part in parts]
+        return [(topic, part, offset) for part in parts for offset in self.offsets(topic, part)]
 
     def outputs(self) -> dict[str, list[dict[str, Any]]]:
         """What readers of committed records see; each partition has a shard's in its order."""
@@ -575,40 +638,47 @@ class Life:
                 found[topic] += lines
         return found
 
-    def offsets(self, part: int) -> list[int]:
-        log = self.cluster.logs["in", part]
+    def offsets(self, topic: str, part: int) -> list[int]:
+        log = self.cluster.logs[topic, part]
         return [i for i in range(log.end) if log.visible(i, True)]
 
     @cached_property
-    def events(self) -> list[Any]:
-        """All events of each partition, once all is over."""
-        batches = []
-        for part in range(self.cluster.topics["in"]):
-            log = self.cluster.logs["in", part]
-            offsets = self.offsets(part)
-            entries = [log.entries[i] for i in offsets]
-            values, times = [e[0] for e in entries], [e[1] for e in entries]
-            messages = Messages(values, np.array(offsets, np.int64), times)
-            block = MessageBlock("in", part, messages, 0, log.end)
-            batches.append(DECODER.decode(block).batch)
-        return batches
+    def events(self) -> dict[str, list[Any]]:
+        """All events, and labels, of each partition, once all is over."""
+        return {
+            topic: [self._decoded(topic, part) for part in range(self.cluster.topics[topic])]
+            for topic in (["in", "labels"] if self.joins else ["in"])
+        }
+
+    def _decoded(self, topic: str, part: int) -> EventBatch:
+        log = self.cluster.logs[topic, part]
+        offsets = self.offsets(topic, part)
+        entries = [log.entries[i] for i in offsets]
+        values, times = [e[0] for e in entries], [e[1] for e in entries]
+        messages = Messages(values, np.array(offsets, np.int64), times)
+        block = MessageBlock(topic, part, messages, 0, log.end)
+        batch = (LABELS if topic == "labels" else DECODER).decode(block).batch
+        batch.is_feedback = topic == "labels"
+        return batch
 
     @cached_property
     def sound(self) -> list[Any]:
         """Origins of all events that can be learned, in order."""
         return [
             origin
-            for batch in self.events
+            for batch in self.events["in"]
             for origin, x in zip(batch.origins, batch.dicts(), strict=True)
             if not x.get("bad")
         ]
 
     def trainer(self) -> Trainer:
-        return make_trainer()
+        policy = POLICIES[self.seed % len(POLICIES)] if self.joins else None
+        return make_trainer(policy=policy)
 
     def read(self, partition: str, start: int, stop: int) -> EventBatch:
         """Return the events of a partition from one offset up to another."""
-        batch = self.events[int(partition[3:])]
+        topic, _, index = partition.rpartition("-")
+        batch = self.events[topic][int(index)]
         return batch[slice(*np.searchsorted(batch.offsets, [start, stop]))]
 
 
@@ -675,11 +745,11 @@ class Office:
                 assert part.parts == kept.parts
 
 
-def lived(seed: int, *, outage_at_first: float = 0.0) -> Life:
+def lived(seed: int, *, outage_at_first: float = 0.0, joins: bool = False) -> Life:
     """Live and check what a seed has in store: one shard, one of two partitions, or two shards."""
     partitions, single = [(1, True), (1, True), (2, True), (2, False)][seed % 4]
     commands = [0, 0, 4][seed // 4 % 3]
-    life = Life(seed, partitions=partitions, single=single, commands=commands)
+    life = Life(seed, partitions=partitions, single=single, commands=commands, joins=joins)
     life.cluster.outage_at_first = outage_at_first
     life.cluster.markers = [0.5, 0.03, 0.5][seed % 3]
     life.run()

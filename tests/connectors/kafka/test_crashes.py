@@ -8,7 +8,7 @@ from kafka_lives import lived
 from simulation import make_trainer
 
 SEEDS = int(os.environ.get("MIDSTREAM_KAFKA_SEEDS", "5000"))
-SEEDS_AT_FIRST = 2 * SEEDS // 5
+SEEDS_AT_FIRST = SEEDS_JOINED = 2 * SEEDS // 5
 BLOCKS = 20
 
 
@@ -36,6 +36,18 @@ def test_an_outage_within_the_first_transaction_is_waited_for(block):
             pytest.fail(f"seed {seed}: {error!r}")
 
 
+@pytest.mark.parametrize(
+    "block", [pytest.param(i, marks=pytest.mark.slow if i else ()) for i in range(BLOCKS)]
+)
+def test_labels_in_a_topic_of_their_own_are_joined_exactly(block):
+    """Two topics are applied again in the order of the journal, whatever fails."""
+    for seed in range(block * SEEDS_JOINED // BLOCKS, (block + 1) * SEEDS_JOINED // BLOCKS):
+        try:
+            lived(seed, joins=True)
+        except BaseException as error:
+            pytest.fail(f"seed {seed}: {error!r}")
+
+
 @pytest.mark.parametrize("bug", BUGS_AT_FIRST, ids=lambda bug: bug.__name__)
 def test_the_seeds_find_a_bug_of_first_transactions(bug, monkeypatch):
     """With a bug put in on purpose, one of the first 300 seeds fails."""
@@ -53,7 +65,7 @@ def test_a_life_of_one_partition_ends_as_one_in_which_nothing_happened():
     lives = [life for life in map(lived, range(0, 120, 4)) if not life.office.orders]
     assert len(lives) == 20
     for life in lives:
-        trainer, (events,) = make_trainer(), life.events
+        trainer, (events,) = make_trainer(), life.events["in"]
         trainer.step(events.take([i for i, x in enumerate(events.dicts()) if not x.get("bad")]))
         assert trainer.digest() == life.digests["000"]
 
