@@ -606,7 +606,8 @@ class Shard:
         self._journal.commit([command])
         done = self._perform(command, self._journal.end - 1, loaded)
         if loaded is not None and not self.replaying:
-            parts = self._state() if command.amends else dict(loaded.parts)  # not changed since
+            changed = command.amends or self.trainer.joiner is not None
+            parts = self._state() if changed else dict(loaded.parts)  # not changed since
             self._write_snapshot(self._snapshot(parts))
         if done.done_at is not None:
             done.done_at = self._wall()
@@ -789,7 +790,9 @@ class Shard:
         """
         header = loaded.header
         assert header is not None
-        self.trainer = loaded.trainer
+        waiting, self.trainer = self.trainer.joiner, loaded.trainer
+        if command.since < 0 and self.trainer.joiner is not None and waiting is not None:
+            self.trainer.joiner = waiting  # it belongs to the input, whose position stays
         definition = command.definition if command.amends else header.definition
         self._about = msgspec.structs.replace(self._about, definition=definition)
         self._careful.forget()

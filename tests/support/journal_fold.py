@@ -5,7 +5,8 @@ the state as a version. "restore" puts a version's in the place of the state; th
 input stays. "rewind" puts it there and applies what the journal has since then again, without what
 it is to leave out, and what was left out of what the version and the state have come from.
 "promote" and "rollback" do that from where they say they begin, but what a "rollback" goes back
-over is not left out any more. Commands are not obeyed again within that. One that was abandoned
+over is not left out any more. Where nothing is applied again, events that wait for their labels go
+on waiting. Commands are not obeyed again within that. One that was abandoned
 later is as if it had been refused. "amend" changes how the state is defined, also within that,
 unless the command itself brings the definition that is in force, or some of the journal is gone.
 What is excluded before a command, or because the learner raised while it relearned for it, is left
@@ -213,9 +214,12 @@ class Fold:
     def _put(self, command: Command, seq: int, records: Sequence[Record]) -> None:
         kept = self.versions[command.version]
         assert command.digest == kept.digest, "a command names another state than its version's"
+        waiting = self.trainer.joiner
         self.trainer = Trainer.from_state(kept.parts, self._modules)
         if command.amends:
             self._amend(command)
+        if command.since < 0 and waiting is not None:
+            self.trainer.joiner = waiting
         self.recent.start_over()
         self.version = self.parent = command.version
         self.data, self.parent_data = kept.data.copy(), kept.data.copy()

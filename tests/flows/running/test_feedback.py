@@ -207,6 +207,21 @@ def test_a_rewind_leaves_out_the_labels_of_a_source(tmp_path):
     assert got["metrics"] == clean.run()["metrics"]
 
 
+def test_events_go_on_waiting_where_a_version_is_restored(tmp_path):
+    """The labels of events that came after the version are learned by the restored model."""
+    made = unlabelled(600)
+    labels = [{"id": e["id"], "y": i % 3 == 0, "ts": e["ts"] + 5} for i, e in enumerate(made)]
+    one = files(tmp_path / "p", made[:200], labels[:100])
+    one.run()  # version 1
+    one.write(made)
+    one.run()
+    one.operate("restore", "1", "--yes")
+    one.write(labels, "labels.jsonl")
+    got = one.run()
+    assert (got["metrics"]["feedback.joined"], got["learned"]) == (600, 500)
+    assert got["metrics"]["feedback.dangling"] == 0
+
+
 def test_feedback_may_begin_on_a_saved_state_and_change(tmp_path):
     """`check` says so; what waits stays, and nothing learned is lost."""
     made = unlabelled(1_000)
