@@ -198,7 +198,7 @@ def test_a_model_begun_anew_does_not_obey_what_was_meant_for_the_old_one(tmp_pat
     assert "commands_dropped" in done.stderr
     assert json.loads(done.stdout)["seen"] == 500
     refusal = one.refused("restore", "1", "--rewind", "--yes")
-    assert "of before the model was started over" in refusal
+    assert "is from before the model was started over" in refusal
     assert one.operate("restore", "1", "--yes")["kind"] == "restore"
 
 
