@@ -125,14 +125,18 @@ class ElapsedTime:
         return (1.0 + delayed) * proba_true(self.real.predict(batch))
 
     def learn(self, batch: EventBatch, outcomes: list[int]) -> int:
-        """Learn what became of events, in order; return how many could not be learned."""
+        """Learn what became of events, in order; return how many could not be learned.
+
+        A model begins anew after an event that would make one of its weights infinite.
+        """
         delayed = [outcome == DELAYED for outcome in outcomes]
-        failed = _learned(self.delayed, batch, delayed)
+        self.delayed, failed = _taught(self.delayed, batch, delayed)
         rows = [row for row, outcome in enumerate(outcomes) if outcome != IMMEDIATE]
         if rows:
             negatives = batch if len(rows) == len(batch) else batch.take(rows)
             real = [outcomes[row] == NEGATIVE for row in rows]
-            failed += _learned(self.real, negatives, real)
+            self.real, more = _taught(self.real, negatives, real)
+            failed += more
         self.outcomes += len(outcomes)
         self.negatives += len(rows)
         return failed
@@ -157,8 +161,10 @@ class ElapsedTime:
         return new
 
 
-def _learned(model: LinearLearner, batch: EventBatch, labels: list[bool]) -> int:
-    """Learn events; leave out those that the model cannot learn, and return their number."""
+def _taught(
+    model: LinearLearner, batch: EventBatch, labels: list[bool]
+) -> tuple[LinearLearner, int]:
+    """Teach a model; return it, or the one in its place, and how many events were left out."""
     at = failed = 0
     given = labelled(batch, labels, [1.0] * len(batch), "binary")
     while at < len(given):
@@ -168,4 +174,6 @@ def _learned(model: LinearLearner, batch: EventBatch, labels: list[bool]) -> int
         except LearnerError as error:
             at += error.row + 1
             failed += 1
-    return failed
+            if isinstance(error.cause, ArithmeticError):  # its state is not to be used any more
+                model = LinearLearner("binary", **_OPTIONS)
+    return model, failed
