@@ -368,6 +368,7 @@ class Joiner:
         self._outcomes: _Table[int, int] = _Table(self._log)  # of events that had a label
         self._outcome_due = _Buckets[int](self._log)  # the events whose outcome counts at a tick
         self._models = ElapsedTime() if policy.method == "es-dfm" else None
+        self._models_before: list[Any] | None = None  # the batch, if they changed in it
         self._backup: tuple[Any, ...] | None = None
 
     def __len__(self) -> int:
@@ -412,7 +413,7 @@ class Joiner:
         self._log.clear()
         for table in self._tables():
             table.logs = undoable
-        self._backup = None
+        self._backup = self._models_before = None
         if undoable:
             self._backup = (
                 msgspec.structs.replace(self.counts), list(self.delays), self.bytes, self._tick,
@@ -911,8 +912,8 @@ class Joiner:
         models = self._models
         if models is None or not ended:
             return
-        if self._backup is not None:
-            state = models.state()
+        if self._backup is not None and self._models_before is None:
+            state = self._models_before = models.state()
 
             def back() -> None:
                 self._models = ElapsedTime.from_state(state)
