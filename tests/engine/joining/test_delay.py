@@ -226,6 +226,30 @@ def test_auxiliary_models_leave_out_what_they_cannot_learn(monkeypatch):
     assert (models.outcomes, models.negatives) == (3, 2)
 
 
+@pytest.mark.parametrize(
+    ("policy", "least", "most"),
+    [
+        (Policy(on_expiry="label", default=False, window=10.0, idle=1.0), 0.0, 0.15),
+        (FNW, 0.35, 0.45),
+        (FNC, 0.35, 0.45),
+        (ES_DFM, 0.35, 0.45),
+    ],
+    ids=["a short window", "fnw", "fnc", "es-dfm"],
+)
+def test_the_probability_is_that_of_a_stream_without_delay(policy, least, most):
+    """Two of five events are positive, three of four of these after the wait."""
+    one = trainer(policy, LinearLearner("binary", rate=0.01, intercept_rate=0.02))
+    coming: dict[int, list[str]] = {}
+    found = []
+    for i in range(2_000):
+        for name in coming.pop(i, []):
+            one.feedback_one(name, True, ts=float(i))
+        found.append(one.step_one({"x": 1.0}, id=f"e{i}", ts=float(i)).y_proba[True])
+        if i % 5 < 2:
+            coming.setdefault(i + (5, 20, 40, 80)[i // 5 % 4], []).append(f"e{i}")
+    assert least < np.mean(found[-500:]) < most
+
+
 def test_outcomes_that_wait_for_their_end_are_bounded():
     """As many as events may wait; the models do without the others."""
     policy = Policy(method="es-dfm", wait=10.0, max_events=2, **ENDS)
