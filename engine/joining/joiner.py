@@ -381,16 +381,21 @@ class Joiner:
         return self._clocks.now
 
     def fate(self, event_id: str) -> dict[str, Any] | None:
-        """Return what is known of an event, as plain values; None if nothing is."""
+        """Return what is known of an event, as plain values; None if nothing is.
+
+        "learned" is the label that was learned of an event that still waits.
+        """
         if event_id in self._open:
             number = self._open[event_id]
             batch, predicted = self.waiting.events([number]), self.waiting.predictions([number])
             held = self._held.get(number)
+            learned = {"learned": False} if number in self._provisional else {}
             return {
                 "status": "waiting",
                 "time": batch.time(0),
                 "y_pred": predicted.values[0],
                 "label": None if held is None else held.label,
+                **learned,
             }
         if event_id in self._closed:
             label = self._closed[event_id]

@@ -103,6 +103,7 @@ def test_each_prediction_is_scored_once_against_its_final_label(policy):
         one.step_one({"x": 1.0}, id=name, ts=0.0)
     passed(one, 20.0)
     assert (one.prequential.scored, one.by_prediction.scored) == (1, 0)
+    assert one.joiner.fate("b")["learned"] is False
     one.feedback_one("b", True, ts=30.0)
     assert (one.prequential.scored, one.by_prediction.scored) == (2, 0)
     passed(one, 200.0)
