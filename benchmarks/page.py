@@ -35,6 +35,10 @@ ABOUT = {
         "Feedback that `midstream gateway` answers with 202, from 200 senders at once, beside a "
         "bare handler that writes to the same Kafka and checks nothing."
     ),
+    "delays": (
+        "Methods against the bias of labels that come late, on generated streams of conversions "
+        "that come hours later, beside labels that come at once."
+    ),
 }
 
 

@@ -1,6 +1,6 @@
 """Runs the benchmarks: both sides of each in one run, their ratio, the spread, the machine.
 
-`make bench` (about 12 minutes) or `make bench-full`; `python benchmarks/run.py speed` for one. What
+`make bench` (about 17 minutes) or `make bench-full`; `python benchmarks/run.py speed` for one. What
 was measured replaces its part of results.json, and results.html is drawn anew.
 """
 
@@ -19,7 +19,9 @@ import page
 from figures import Result, markdown, show
 
 HERE = Path(__file__).parent
-NAMES = ("speed", "scaling", "overhead", "memory", "kafka", "versions", "gateway", "feedback")
+NAMES = (
+    "speed", "scaling", "overhead", "memory", "kafka", "versions", "gateway", "feedback", "delays",
+)  # fmt: skip
 BEGIN, END = "<!-- figures: written by run.py --write-readme -->", "<!-- end of figures -->"
 
 _ASK = "import importlib.metadata as m, sys; print(*map(m.version, sys.argv[1:]))"

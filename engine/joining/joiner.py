@@ -14,6 +14,14 @@ from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import FloatArray, IntArray, Label, Origin, Rejected
 from midstream.engine.events.predictions import Predictions
 from midstream.engine.joining.clock import Clocks
+from midstream.engine.joining.delay import (
+    DELAYED,
+    IMMEDIATE,
+    NEGATIVE,
+    ElapsedTime,
+    fake_negative_weights,
+    proba_true,
+)
 from midstream.engine.joining.policy import Policy
 from midstream.engine.joining.waiting import BoolArray, Waiting, sizes, times_of
 from midstream.engine.state import encoding
@@ -27,6 +35,7 @@ V = TypeVar("V")
 _DELAYS = 80  # buckets of the histogram of delays, two for each power of two from 1 ms on
 _SHORTEST = 1e-3
 _BEFORE, _NEVER = -(2**62), 2**62  # ticks before and after all others
+_OF_METHODS = {"provisional", "revised", "outcomes", "outcomes_lost"}
 _PARTS = 64  # of `window_events`: how exactly it is kept
 
 
@@ -55,6 +64,11 @@ class JoinCounts(msgspec.Struct):
         Labels that were not learned because of `negative_share`.
     unusable
         Records of feedback without a label.
+    provisional, revised
+        Events learned as negative before their end, by a method against late labels; and those of
+        them whose positive came later.
+    outcomes, outcomes_lost
+        Ended events that auxiliary models learned, and those that they could not learn.
     """
 
     predicted: int = 0
@@ -71,6 +85,15 @@ class JoinCounts(msgspec.Struct):
     refunds: int = 0
     sampled_out: int = 0
     unusable: int = 0
+    provisional: int = 0
+    revised: int = 0
+    outcomes: int = 0
+    outcomes_lost: int = 0
+
+    def plain(self) -> dict[str, int]:
+        """Return the counts by name; those of a method against late labels only if not 0."""
+        counts: dict[str, int] = msgspec.to_builtins(self)
+        return {name: n for name, n in counts.items() if n or name not in _OF_METHODS}
 
     def add(self, other: "JoinCounts") -> None:
         """Add other counts."""
@@ -339,6 +362,13 @@ class Joiner:
         self._due = _Buckets[int](self._log)  # the events that end at a tick
         self._early_due = _Buckets[str](self._log)  # the labels that end at a tick
         self._forget_due = _Buckets[str](self._log)  # the ids that are forgotten at a tick
+        # Of a method against late labels: see `delay`.
+        self._provisional: _Table[int, bool] = _Table(self._log)  # that wait, learned as negative
+        self._wait_due = _Buckets[int](self._log)  # the events to be learned as negative at a tick
+        self._outcomes: _Table[int, int] = _Table(self._log)  # of events that had a label
+        self._outcome_due = _Buckets[int](self._log)  # the events whose outcome counts at a tick
+        self._models = ElapsedTime() if policy.method == "es-dfm" else None
+        self._models_before: list[Any] | None = None  # the batch, if they changed in it
         self._backup: tuple[Any, ...] | None = None
 
     def __len__(self) -> int:
@@ -351,16 +381,21 @@ class Joiner:
         return self._clocks.now
 
     def fate(self, event_id: str) -> dict[str, Any] | None:
-        """Return what is known of an event, as plain values; None if nothing is."""
+        """Return what is known of an event, as plain values; None if nothing is.
+
+        "learned" is the label that was learned of an event that still waits.
+        """
         if event_id in self._open:
             number = self._open[event_id]
             batch, predicted = self.waiting.events([number]), self.waiting.predictions([number])
             held = self._held.get(number)
+            learned = {"learned": False} if number in self._provisional else {}
             return {
                 "status": "waiting",
                 "time": batch.time(0),
                 "y_pred": predicted.values[0],
                 "label": None if held is None else held.label,
+                **learned,
             }
         if event_id in self._closed:
             label = self._closed[event_id]
@@ -383,7 +418,7 @@ class Joiner:
         self._log.clear()
         for table in self._tables():
             table.logs = undoable
-        self._backup = None
+        self._backup = self._models_before = None
         if undoable:
             self._backup = (
                 msgspec.structs.replace(self.counts), list(self.delays), self.bytes, self._tick,
@@ -420,7 +455,7 @@ class Joiner:
         assert self._backup is not None, "the batch was not begun with undoable"
         while self._log:
             self._log.pop()()
-        for buckets in (self._due, self._early_due, self._forget_due):
+        for buckets in self._buckets():
             buckets.first = min(buckets, default=_NEVER)
         self.counts, self.delays, self.bytes, self._tick, *rest = self._backup
         self._event_tick, self._clocks, self._of_events, after = rest
@@ -430,7 +465,18 @@ class Joiner:
 
     def _tables(self) -> Iterator["_Table[Any, Any]"]:
         yield from (self._open, self._closed, self._kept, self._early, self._held)
+        yield from (self._provisional, self._outcomes)
+        yield from self._buckets()
+
+    def _buckets(self) -> "Iterator[_Buckets[Any]]":
         yield from (self._due, self._early_due, self._forget_due)
+        yield from (self._wait_due, self._outcome_due)
+
+    @property
+    def _first_due(self) -> int:
+        """A tick before which nothing ends by the clock of the join."""
+        waits = min(self._wait_due.first, self._outcome_due.first)
+        return min(self._due.first, self._forget_due.first, waits)
 
     def _count(self, name: str, n: int = 1) -> None:
         setattr(self.counts, name, getattr(self.counts, name) + n)
@@ -445,7 +491,7 @@ class Joiner:
         tables = (self._open, self._closed, self._early)
         plain = len(set(ids)) == len(ids) and all(t.keys().isdisjoint(ids) for t in tables)
         every = self.policy.window_events // _PARTS + 1 if self.policy.window_events else 0
-        soonest = self._soonest(batch, nows)
+        soonest = self._soonest(times_of(batch), nows)
         if plain and not every and self._nothing_ends(ticks, of_events, soonest):
             yield from self._predict(given, 0, len(batch), plain=True)
             return
@@ -501,14 +547,13 @@ class Joiner:
                 run.add(event_id)
         yield from self._predict(given, start, len(batch), plain=plain)
 
-    def _soonest(self, batch: EventBatch, nows: list[float]) -> list[float]:
+    def _soonest(self, times: FloatArray | None, nows: list[float]) -> list[float]:
         """Return, by row, a tick before which nothing that the row brings can end."""
-        now, times, policy = np.array(nows), times_of(batch), self.policy
+        now, policy = np.array(nows), self.policy
         base = now if times is None else np.fmin(np.where(np.isnan(times), now, times), now)
-        least = min(policy.window + policy.lateness, policy.remember)
         found = np.full(len(now), -math.inf)  # before the clock begins
         known = np.isfinite(base)
-        found[known] = np.floor((base[known] + least) / policy.tick) + 1
+        found[known] = np.floor((base[known] + policy.least) / policy.tick) + 1
         soonest: list[float] = found.tolist()
         return soonest
 
@@ -518,7 +563,7 @@ class Joiner:
             return True
         tick, event_tick = max(self._tick, ticks[-1]), max(self._event_tick, of_events[-1])
         if (
-            min(self._due.first, self._forget_due.first) <= tick
+            self._first_due <= tick
             or self._early_due.first <= event_tick
             or (tick > self._tick and min(soonest) <= tick)
         ):
@@ -545,15 +590,20 @@ class Joiner:
         first = self.waiting.next
         self._count("predicted", stop - start)
         self.waiting.add(part, ids, predictions, bytes_of, done=done, labels=labels)
-        dues = self._dues(part, given.nows[start:stop])
+        policy = self.policy
+        dues = self._dues(part, given.nows[start:stop], policy.window)
+        waits = None
+        if policy.method != "wait":
+            waits = self._dues(part, given.nows[start:stop], policy.wait)
         total = int(bytes_of.sum())
         if plain and labels is None and not self._crowded(len(ids), total):
             self._open.put_all(ids, range(first, first + len(ids)))
             self._due.add_all(dues, range(first, first + len(ids)))
+            if waits is not None:
+                self._wait_due.add_all(waits, range(first, first + len(ids)))
             self.bytes += total
             self._now = given.nows[stop - 1]
             return
-        policy = self.policy
         for i, (event_id, due) in enumerate(zip(ids, dues.tolist(), strict=True)):
             self._now = given.nows[start + i]
             if done is not None and done[i]:
@@ -569,16 +619,18 @@ class Joiner:
             self.bytes += int(bytes_of[i])
             if due < _NEVER:
                 self._due.add(due, first + i)
+                if waits is not None:
+                    self._wait_due.add(int(waits[i]), first + i)
             if len(self._open) > policy.max_events or self.bytes > policy.max_bytes:
                 self._make_room()
 
-    def _dues(self, part: EventBatch, nows: Sequence[float]) -> IntArray:
-        """Return, by event, the tick at which it ends; `_NEVER` without any time."""
+    def _dues(self, part: EventBatch, nows: Sequence[float], seconds: float) -> IntArray:
+        """Return, by event, the tick after its time plus `seconds`; `_NEVER` without any time."""
         policy, times, now = self.policy, times_of(part), np.array(nows)
         base = now if times is None else np.where(np.isnan(times), now, times)
         dues = np.full(len(base), _NEVER, np.int64)
         known = np.isfinite(base)
-        ends = base[known] + policy.window + policy.lateness
+        ends = base[known] + seconds + policy.lateness
         dues[known] = np.floor(ends / policy.tick).astype(np.int64) + 1
         return dues
 
@@ -605,20 +657,24 @@ class Joiner:
     def _feedback(
         self, batch: EventBatch, ticks: list[int], nows: list[float]
     ) -> Generator[Op, Predictions | None, None]:
-        ids, start = batch.ids, 0
-        for row in self._ending(ticks):
-            yield from self._take_labels(batch, ids, ticks, nows, start, row)
-            start, self._row, self._now = row, row, nows[row]
-            if fates := self._pass(ticks[row], -1, row):
-                yield Learn.of(fates)
-            self._tick = ticks[row]
-        yield from self._take_labels(batch, ids, ticks, nows, start, len(batch))
-
-    def _ending(self, ticks: list[int]) -> Iterator[int]:
-        """Yield the rows at which something that waits ends. Those before must be applied."""
+        ids, start, soonest = batch.ids, 0, self._soonest(None, nows)
+        if self._models is not None:  # the outcome of an event may end at the next tick
+            soonest = [tick + 1.0 for tick in ticks]
+        least = math.inf  # a tick before which nothing ends that rows from `start` on bring
         for row, tick in enumerate(ticks):
-            if tick > self._tick and self._is_due(tick, -1):
-                yield row
+            if tick > self._tick:
+                if least <= tick:
+                    yield from self._take_labels(batch, ids, ticks, nows, start, row)
+                    start, least = row, math.inf
+                if self._is_due(tick, -1):
+                    yield from self._take_labels(batch, ids, ticks, nows, start, row)
+                    start, least = row, math.inf
+                    self._row, self._now = row, nows[row]
+                    if fates := self._pass(tick, -1, row):
+                        yield Learn.of(fates)
+                    self._tick = tick
+            least = min(least, soonest[row])
+        yield from self._take_labels(batch, ids, ticks, nows, start, len(batch))
 
     def _take_labels(
         self, batch: EventBatch, ids: list[str], ticks: list[int], nows: list[float], start: int,
@@ -655,6 +711,7 @@ class Joiner:
         policy, n = self.policy, len(part)
         if (
             policy.repeats != "first"
+            or policy.method != "wait"
             or policy.negative_share < 1.0
             or part.labelled < n
             or len(self._closed) + n > policy.max_events
@@ -741,9 +798,13 @@ class Joiner:
         if held.time is not None:
             asked = self.waiting.times(np.array([number]))
             self._note_delays(held.time - asked[~np.isnan(asked)])
-        event_id = self._leave(number, held.label, keep=keeps)
+        provisional = number in self._provisional
+        kept = self._noted(number, held.label, provisional=provisional)
+        event_id = self._leave(number, held.label, keep=keeps or kept)
         self._end(event_id, held.label, number if keeps else -1)
         self._count("joined")
+        if provisional or self.policy.method != "wait":
+            return self._revealed(number, held, row, provisional=provisional)
         weight = self._sampled(event_id, held.label, held.weight)
         return [Fate(number, held.label, weight, True, row)]
 
@@ -780,6 +841,8 @@ class Joiner:
         """Let an event wait no longer; return its id."""
         event_id = self.waiting.event_id(number)
         self._open.take(event_id)
+        if number in self._provisional:
+            self._provisional.take(number)
         index = np.array([number])
         self.bytes -= int(self.waiting.sizes(index)[0])
         self.waiting.close(index, [label])
@@ -802,7 +865,89 @@ class Joiner:
         if event_id in self._closed:
             self._closed.take(event_id)
             if event_id in self._kept:
-                self._released.append(self._kept.take(event_id))
+                number = self._kept.take(event_id)
+                if number not in self._outcomes:
+                    self._released.append(number)
+
+    # --- methods against late labels: see `delay`
+
+    def _revealed(self, number: int, held: _Held, row: int, *, provisional: bool) -> list[Fate]:
+        """Return what is to be learned of an event whose label came."""
+        label = held.label is True
+        fates = []
+        if not label:
+            weight = 0.0 if provisional else held.weight * self._weights([number], label=False)[0]
+            return [Fate(number, held.label, weight, True, row)]
+        if provisional:
+            self._count("revised")
+        elif self.policy.method in ("fnw", "fnc"):
+            fates.append(Fate(number, False, self._weights([number], label=False)[0], False, row))
+        weight = held.weight * self._weights([number], label=True)[0]
+        return [*fates, Fate(number, held.label, weight, True, row)]
+
+    def _weights(self, numbers: list[int], *, label: bool) -> list[float]:
+        """Return the weights that a method gives to events with a label."""
+        if self.policy.method == "fnw":
+            p = proba_true(self.waiting.predictions(numbers))
+            found = fake_negative_weights(p, label=label)
+        elif self._models is not None:
+            found = self._models.weights(self.waiting.events(numbers), label=label)
+        else:
+            return [1.0] * len(numbers)
+        weights: list[float] = found.tolist()
+        return weights
+
+    def _noted(self, number: int, label: Label | None, *, provisional: bool) -> bool:
+        """Note a label for the auxiliary models, which learn it at the event's end."""
+        if self._models is None:
+            return False
+        policy, time = self.policy, float(self.waiting.times(np.array([number]))[0])
+        base = self._now if math.isnan(time) else time
+        if base == -math.inf or len(self._outcomes) >= policy.max_events:
+            self._count("outcomes_lost")
+            return False
+        due = math.floor((base + policy.window + policy.lateness) / policy.tick)
+        self._outcome_due.add(max(due, self._tick) + 1, number)
+        positive = DELAYED if provisional else IMMEDIATE
+        self._outcomes.put(number, positive if label is True else NEGATIVE)
+        return True
+
+    def _tell_models(self, ended: list[tuple[int, int]]) -> None:
+        """Let the auxiliary models learn the outcomes of events, in order."""
+        models = self._models
+        if models is None or not ended:
+            return
+        if self._backup is not None and self._models_before is None:
+            state = self._models_before = models.state()
+
+            def back() -> None:
+                self._models = ElapsedTime.from_state(state)
+
+            self._log.append(back)
+        numbers, outcomes = map(list, zip(*ended, strict=True))
+        lost = models.learn(self.waiting.events(numbers), outcomes)
+        self._count("outcomes", len(ended))
+        self._count("outcomes_lost", lost)
+
+    def _outcomes_until(self, tick: int) -> list[tuple[int, int]]:
+        """Take the events with a label whose time ends by a tick, with their outcomes."""
+        found = []
+        for _, number in self._outcome_due.due(tick):
+            found.append((number, self._outcomes.take(number)))
+            if self._kept.get(self.waiting.event_id(number)) != number:
+                self._released.append(number)
+        return found
+
+    def _waited(self, tick: int, row: int) -> list[Fate]:
+        """Learn as negatives the events that have waited for a positive long enough."""
+        numbers = [n for _, n in self._wait_due.due(tick) if self.waiting.is_open(n)]
+        if not numbers:
+            return []
+        self._provisional.put_all(numbers, [True] * len(numbers))
+        self._count("provisional", len(numbers))
+        weights = self._weights(numbers, label=False)
+        pairs = zip(numbers, weights, strict=True)
+        return [Fate(number, False, weight, False, row) for number, weight in pairs]
 
     def _note_delays(self, seconds: FloatArray) -> None:
         """Count delays by their size."""
@@ -819,7 +964,7 @@ class Joiner:
 
     def _is_due(self, tick: int, number: int) -> bool:
         """Whether anything ends by a tick, or by a number of events."""
-        if tick > self._tick and min(self._due.first, self._forget_due.first) <= tick:
+        if tick > self._tick and self._first_due <= tick:
             return True
         return number >= 0 and self.waiting.oldest() < number - self.policy.window_events
 
@@ -827,9 +972,14 @@ class Joiner:
         """End what is due; return what is to be learned."""
         fates: list[Fate] = []
         if tick > self._tick:
+            fates += self._waited(tick, row)
+            outcomes = []
             for _, ended in self._due.due(tick):
                 if self.waiting.is_open(ended):
                     fates += self._expired(ended, row)
+                    if ended not in self._outcomes:
+                        outcomes.append((ended, NEGATIVE))
+            self._tell_models(outcomes + self._outcomes_until(tick))
             for _, event_id in self._forget_due.due(tick):
                 self._forget(event_id)
         if number >= 0:
@@ -856,9 +1006,13 @@ class Joiner:
         if policy.on_expiry == "label":
             assert policy.default is not None
             keeps = policy.corrections == "learn"
+            learned = number in self._provisional
+            weight = policy.default_weight
+            if policy.method != "wait" and not learned:
+                weight = self._weights([number], label=False)[0]
             event_id = self._leave(number, policy.default, keep=keeps)
             self._end(event_id, policy.default, number if keeps else -1)
-            weight = self._sampled(event_id, policy.default, policy.default_weight)
+            weight = 0.0 if learned else self._sampled(event_id, policy.default, weight)
             return [Fate(number, policy.default, weight, True, row)]
         if policy.on_expiry == "review":
             found = self.waiting.events([number]), self.waiting.predictions([number])
@@ -873,7 +1027,7 @@ class Joiner:
         return {
             "waiting": float(len(self)),
             "labels_waiting": float(len(self._early) + len(self._held)),
-            **{name: float(value) for name, value in msgspec.structs.asdict(counts).items()},
+            **{name: float(value) for name, value in counts.plain().items()},
             "coverage": counts.joined / ended if ended else math.nan,
             **{f"delay.p{q}": self._delay(q / 100) for q in (50, 90, 99)},
         }
@@ -903,12 +1057,24 @@ class Joiner:
         new._clocks.idle = new._of_events.idle = self.policy.idle
         ratio = old.policy.tick / self.policy.tick
         if ratio != 1.0:
-            for table in (new._due, new._early_due, new._forget_due):
+            for table in new._buckets():
                 table.scale(ratio)
             new._tick, new._event_tick = (
                 tick if tick == _BEFORE else math.floor(tick * ratio)
                 for tick in (new._tick, new._event_tick)
             )
+        if self.policy.method == "wait":
+            new._wait_due.clear()
+            new._wait_due.first = _NEVER
+        if self._models is None:
+            kept = set(new._kept.values())
+            new.waiting.release([n for n in new._outcomes if n not in kept])
+            new._outcomes.clear()
+            new._outcome_due.clear()
+            new._outcome_due.first = _NEVER
+            new._models = None
+        elif new._models is None:
+            new._models = self._models
         return new
 
     def definition(self) -> dict[str, Any]:
@@ -926,7 +1092,7 @@ class Joiner:
             {
                 "schema": self.SCHEMA,
                 "policy": self.definition(),
-                "counts": msgspec.to_builtins(self.counts),
+                "counts": self.counts.plain(),
                 "clocks": self._clocks.state(),
                 "of_events": self._of_events.state(),
                 "ticks": [self._tick, self._event_tick],
@@ -938,8 +1104,22 @@ class Joiner:
                 "due": msgspec.msgpack.encode(self._due.plain()),
                 "early_due": msgspec.msgpack.encode(self._early_due.plain()),
                 "forget_due": msgspec.msgpack.encode(self._forget_due.plain()),
+                **self._state_of_method(),
             }
         )
+
+    def _state_of_method(self) -> dict[str, Any]:
+        """Return what a method against late labels needs; nothing for "wait"."""
+        if self.policy.method == "wait" and not self._provisional:
+            return {}
+        method = {
+            "provisional": sorted(self._provisional),
+            "wait_due": self._wait_due.plain(),
+            "outcomes": sorted(self._outcomes.items()),
+            "outcome_due": self._outcome_due.plain(),
+            "models": None if self._models is None else self._models.state(),
+        }
+        return {"method": msgspec.msgpack.encode(method)}
 
     @classmethod
     def from_state(cls, data: bytes) -> "Joiner":
@@ -974,6 +1154,14 @@ class Joiner:
                 new._held[number] = _held(rest)
             for name in ("due", "early_due", "forget_due"):
                 getattr(new, f"_{name}").load(unpack(state[name]))
+            if "method" in state:
+                method = unpack(state["method"])
+                new._provisional.update(dict.fromkeys(method["provisional"], True))
+                new._wait_due.load(method["wait_due"])
+                new._outcomes.update(method["outcomes"])
+                new._outcome_due.load(method["outcome_due"])
+                if method["models"] is not None:
+                    new._models = ElapsedTime.from_state(method["models"])
             for numbers, waiting, bytes_of in new.waiting.opened():
                 new._open.update(zip(waiting, numbers, strict=True))
                 new.bytes += bytes_of

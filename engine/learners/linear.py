@@ -173,6 +173,11 @@ class LinearLearner:
         self._table = np.zeros((3, 0))  # as weights, for categories; empty before the first
         self._totals = np.zeros(1, TOTALS)
 
+    @property
+    def threshold(self) -> float:
+        """True is predicted if its probability is above this."""
+        return self._threshold
+
     def predict_learn(self, batch: EventBatch) -> Predictions:
         """Predict each event, then learn it if it has a label, in order.
 

@@ -7,13 +7,14 @@ import numpy as np
 from midstream.engine.events.batch import EventBatch, Targets
 from midstream.engine.events.event import Label, Task
 from midstream.engine.events.predictions import Predictions
+from midstream.engine.joining.delay import calibrated
 from midstream.engine.joining.joiner import Joiner, Learn, Op, Predict
 from midstream.engine.joining.waiting import joined_batch, joined_predictions, labelled
 from midstream.engine.learners.learner import Learner, LearnerError
 from midstream.engine.metrics.prequential import Prequential
 from midstream.engine.training.step import Step
 
-__all__ = ["Joins", "Part", "finished", "learned"]
+__all__ = ["Joins", "Part", "finished", "learned", "published"]
 
 
 class Joins(Protocol):
@@ -94,9 +95,18 @@ def _predicted(trainer: Joins, batch: EventBatch, op: Predict) -> Part:
     try:
         predictions = trainer.learner.predict_learn(part)
         trainer.check_predictions(part, predictions)
+        predictions = published(trainer, predictions)
     except LearnerError as error:
         raise LearnerError(op.start + error.row, error.cause, error.hint) from error
     return Part(op, part, predictions, part)
+
+
+def published(trainer: Joins, predictions: Predictions) -> Predictions:
+    """Return the learner's predictions as the policy has them published."""
+    joiner = trainer.joiner
+    if joiner is None or joiner.policy.method != "fnc":
+        return predictions
+    return calibrated(predictions, getattr(trainer.learner, "threshold", 0.5))
 
 
 def _labelled(trainer: Joins, op: Learn) -> Part:

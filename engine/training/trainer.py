@@ -42,7 +42,7 @@ from midstream.engine.metrics.prequential import Prequential
 from midstream.engine.state import encoding
 from midstream.engine.state.changes import Change, MisfitError, differences, is_same
 from midstream.engine.state.snapshot import Snapshot, pack, unpack
-from midstream.engine.training.joined import finished, learned
+from midstream.engine.training.joined import finished, learned, published
 from midstream.engine.training.parts import PREFIX, Part, load_part
 from midstream.engine.training.replay import Reservoir
 from midstream.engine.training.step import Step
@@ -468,7 +468,7 @@ class Trainer:
         ValueError
             If a value breaks a rule; labels are not checked.
         """
-        predictions = self.learner.predict(self._sound(batch, labels=False))
+        predictions = published(self, self.learner.predict(self._sound(batch, labels=False)))
         return self._labelled(predictions, predictions.not_finite(self.task))
 
     def definition(self) -> dict[str, Any]:

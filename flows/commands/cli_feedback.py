@@ -97,6 +97,8 @@ def _known(held: "Held") -> str:
     text = f"{held.fate['status']}" + ("" if label is None else f", label {_value(label)}")
     if held.fate["status"] == "labelled":
         text += f", learned by {_time(held.created)} at the latest"
+    if "learned" in held.fate:
+        text += f", learned as {_value(held.fate['learned'])} until its label comes"
     return text
 
 

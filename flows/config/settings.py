@@ -357,6 +357,14 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         `learn` learns it, too, with `correction_weight`.
     correction_weight
         The weight of such a label.
+    method
+        What is done against the bias of positives that come late, for task binary: `wait` learns an
+        event when its label comes, or at its end. `fnw` (fake negative weighted), `fnc` (fake
+        negative calibration) and `es-dfm` (elapsed-time sampling) learn it as negative earlier, and
+        as positive when its positive comes. They need `on_expiry = "label"` and
+        `default_label = false`.
+    wait_seconds
+        How long an event waits before it is learned as negative. `es-dfm` needs it.
     remember_seconds
         How long the id of an event that is done is remembered, to know its repeats.
     negative_share
@@ -383,6 +391,8 @@ class Feedback(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     repeats: Literal["first", "last", "sum"] = "first"
     corrections: Literal["count", "learn"] = "count"
     correction_weight: Annotated[float, Meta(ge=0, le=1e9)] = 1.0
+    method: Literal["wait", "fnw", "fnc", "es-dfm"] = "wait"
+    wait_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
     remember_seconds: Seconds = 86_400.0
     negative_share: Share = 1.0
     max_events: Count = 1_000_000

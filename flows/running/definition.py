@@ -73,6 +73,8 @@ def policy_of(settings: Settings) -> Policy | None:
         repeats=feedback.repeats,
         corrections=feedback.corrections,
         correction_weight=feedback.correction_weight,
+        method=feedback.method,
+        wait=feedback.wait_seconds,
         remember=feedback.remember_seconds,
         negative_share=feedback.negative_share,
         max_events=feedback.max_events,

@@ -238,6 +238,16 @@ def test_one_by_one_from_python():
         Trainer(LinearLearner("binary")).feedback_one("e1", True)
 
 
+def test_an_id_is_forgotten_between_two_labels_of_one_batch():
+    """The second label of "a" finds it forgotten, as it does record by record."""
+    records = [event("a", 0.0), label("a", ts=0.0), label("b", ts=9.9), label("a", ts=10.0)]
+    policy = Policy(window=500.0, early=500.0, remember=5.0, idle=1.0)
+    one, _ = fed(trainer(policy), records)
+    other, _ = fed(trainer(policy), records, lambda: 100)
+    assert counts(one) == {"predicted": 1, "joined": 1}
+    assert other.digest() == one.digest()
+
+
 # --- whatever the stream
 
 
@@ -259,6 +269,13 @@ def any_policy(rng, task):
         fields["default"] = False if task == "binary" else 0.0
     if task == "binary" and rng.random() < 0.3:
         fields["negative_share"] = 0.5
+    if task == "binary" and rng.random() < 0.5:
+        method = rng.choice(["fnw", "fnc", "es-dfm"])
+        fields |= {"method": method, "on_expiry": "label", "default": False, "repeats": "first"}
+        fields |= {"negative_share": 1.0}
+        fields["wait"] = rng.choice([1.0, 4.0] if method == "es-dfm" else [0.0, 3.0])
+        if method == "es-dfm":
+            fields["window_events"] = 0
     return Policy(**fields)
 
 

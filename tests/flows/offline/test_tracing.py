@@ -147,6 +147,26 @@ def test_an_event_that_is_forgotten_is_told_as_done(tmp_path):
     assert trace(load(made.config), "e299").status == "labelled"
 
 
+def test_what_a_method_learned_of_a_waiting_event_is_told(tmp_path):
+    """It is a negative until its positive comes; the run counts such events."""
+    method = FEEDBACK.replace("window_seconds = 50", "window_seconds = 150").replace(
+        'on_expiry = "review"',
+        'on_expiry = "label"\ndefault_label = false\nmethod = "es-dfm"\nwait_seconds = 20',
+    )
+    made = Project(tmp_path, config=method)
+    made.write(map(event, range(300)))
+    labels = [{"id": f"e{i}", "y": True, "ts": 1000 + i + 90} for i in range(0, 210, 7)]
+    made.write(labels, "labels.jsonl")
+    counts = made.run()["metrics"]
+    assert counts["feedback.revised"] == counts["feedback.joined"] == 30
+    assert counts["feedback.provisional"] > 200
+    assert counts["feedback.outcomes"] > 100
+    said = (
+        CliRunner().invoke(cli, ["feedback", "show", "e211", "--config", str(made.config)]).stdout
+    )
+    assert "waiting, learned as false until its label comes" in said
+
+
 def test_before_a_run_nothing_is_known(tmp_path):
     """Without state and outputs the answer says that there are none, and makes no folder."""
     made = Project(tmp_path, config=FEEDBACK)

@@ -262,6 +262,9 @@ def test_feedback_may_begin_on_a_saved_state_and_change(tmp_path):
         ('repeats = "sum"', "feedback.repeats: found 'sum' for task binary"),
         ('fields = { id = "a", label = "a" }', "feedback.fields.label: is the id"),
         ("window_seconds = 0", "feedback.window_seconds"),
+        ('method = "fnw"', "feedback.on_expiry: found 'drop' for method 'fnw'"),
+        ("wait_seconds = 5", "feedback.wait_seconds: found 5 for method 'wait'"),
+        ('method = "dfm"', "feedback.method"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, more, said):
