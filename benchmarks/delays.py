@@ -4,7 +4,7 @@ A generated stream, as in the papers on delayed conversions: the probability of 
 mean delay (exponential) depend on the features. A conversion counts within a day of its event. In
 the stream with drift the concept turns once around in ten days; in that with few positives, one
 event in forty is positive, elsewhere one in five. Each method publishes a prediction per event; it
-is scored against the final label. `python benchmarks/run.py delays`; about 5 minutes on 2 cores.
+is scored against the final label. `python benchmarks/run.py delays`; 5 to 8 minutes on 2 cores.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Runs the benchmarks: both sides of each in one run, their ratio, the spread, the machine.
 
-`make bench` (about 17 minutes) or `make bench-full`; `python benchmarks/run.py speed` for one. What
+`make bench` (about 20 minutes) or `make bench-full`; `python benchmarks/run.py speed` for one. What
 was measured replaces its part of results.json, and results.html is drawn anew.
 """
 
