@@ -131,7 +131,7 @@ class FlowLife(Life):
     def _lives(self):
         self.others()
         self.cluster.heal()
-        self.input.finish(self.cluster.now)
+        self.inputs[0].finish(self.cluster.now)
         self.one(self._folders.pop(), "")
 
     def others(self):
@@ -199,7 +199,7 @@ class LifeOfATopic(FlowLife):
     def _lives(self):
         folder = self._folders.pop()
         for _ in range(20):
-            self.input.feed(self.cluster.now)
+            self.inputs[0].feed(self.cluster.now)
         self.one(folder, "")
         fates = self.rng.choices(["crash", "stop"], k=self.rng.randint(0, 2))
         for fate in [*fates, *self.rng.choice([["anew"], []]), ""]:
