@@ -1,7 +1,7 @@
 """Inputs of one shard that are read in the order of event time, such as events and feedback."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +16,14 @@ __all__ = ["AlignedInputs"]
 class _Pending(NamedTuple):
     work: Work
     decoded: Decoded
+    begins: float
 
-    @property
-    def begins(self) -> float:
-        """The time of the first event; -inf if none has a time: it is taken at once."""
-        times = self.decoded.batch.times or ()
-        return next((time for time in times if time is not None), -np.inf)
+    @classmethod
+    def of(cls, work: Work, decoded: Decoded) -> "_Pending":
+        """Note when a block begins: -inf if no event has a time, so that it is taken at once."""
+        times = decoded.batch.seconds
+        known = np.zeros(0) if times is None else times[~np.isnan(times)]
+        return cls(work, decoded, float(known[0]) if len(known) else -np.inf)
 
 
 class AlignedInputs(SeveralInputs):
@@ -38,11 +40,20 @@ class AlignedInputs(SeveralInputs):
         Whether a block is cut where the next event of another input comes before the rest of it,
         and each input is waited for until it has ended. An input that cannot cut blocks is read
         record by record.
+    decoded
+        By input, what is done with its decoded blocks.
     """
 
-    def __init__(self, inputs: Mapping[str, Input], *, exact: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: Mapping[str, Input],
+        *,
+        exact: bool = False,
+        decoded: Mapping[str, Callable[[Decoded], Decoded]] | None = None,
+    ) -> None:
         super().__init__(inputs)
         self._exact = exact
+        self._after_decoding = dict(decoded or {})
         self._pending: dict[str, _Pending] = {}
         self._decoded: deque[tuple[Work, Decoded]] = deque(maxlen=4)
 
@@ -54,7 +65,7 @@ class AlignedInputs(SeveralInputs):
             size = 1 if self._exact and not each.splits else max_bytes  # 1: a record at a time
             if (work := each.read(size)) is not None:
                 self._take(work.span.partition, name)
-                self._pending[name] = _Pending(work, each.decode(work))
+                self._pending[name] = _Pending.of(work, self._decode(work))
         waits = self._exact and any(
             name not in self._pending and not each.ended for name, each in self._inputs.items()
         )
@@ -97,15 +108,20 @@ class AlignedInputs(SeveralInputs):
             )
             for before in (True, False)
         )
-        self._pending[name] = _Pending(parts[1], rest)
-        return _Pending(parts[0], first)
+        self._pending[name] = _Pending.of(parts[1], rest)
+        return _Pending.of(parts[0], first)
 
     def decode(self, work: Work) -> Decoded:
         """Return the events of a block, which were decoded to see when it begins."""
         for known, decoded in self._decoded:
             if known is work:
                 return decoded
-        return super().decode(work)
+        return self._decode(work)
+
+    def _decode(self, work: Work) -> Decoded:
+        decoded = super().decode(work)
+        change = self._after_decoding.get(self._owner(work.span.partition))
+        return decoded if change is None else change(decoded)
 
     def rewind(self, cursors: Mapping[str, Cursor]) -> None:
         """Go back to cursors; blocks of these partitions that were read ahead are dropped."""

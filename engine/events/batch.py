@@ -84,6 +84,7 @@ class EventBatch:
         "_labels",
         "_names",
         "_paths",
+        "_seconds",
         "_texts",
         "_times",
         "groups",
@@ -149,6 +150,7 @@ class EventBatch:
         self.partition = partition
         self.index = index
         self._times = times
+        self._seconds: FloatArray | None = None  # the times as an array, once asked for
         self.weights = weights
         self.sources = sources
         self.groups = groups
@@ -276,7 +278,7 @@ class EventBatch:
 
     def fill_times(self, times: FloatArray) -> None:
         """Set the times of events without one from (n,) `times`, in seconds, NaN for none."""
-        own = self._times
+        own, self._seconds = self._times, None
         if own is None:
             self._times = None if np.isnan(times).all() else times
         elif isinstance(own, np.ndarray):
@@ -297,13 +299,19 @@ class EventBatch:
     def times(self) -> list[float | None] | None:
         """Event times in seconds, None if unknown; None: all are unknown."""
         if isinstance(self._times, np.ndarray):
-            return [None if math.isnan(t) else t for t in self._times.tolist()]
+            self._seconds = self._times
+            self._times = [None if math.isnan(t) else t for t in self._times.tolist()]
         return self._times
 
     @property
-    def given_times(self) -> list[float | None] | FloatArray | None:
-        """Event times as they were given: an array has NaN for none; None: all are unknown."""
-        return self._times
+    def seconds(self) -> FloatArray | None:
+        """(n,) float64 event times in seconds, NaN for none; None: all are unknown."""
+        if self._seconds is None and self._times is not None:
+            times: Any = self._times
+            if not isinstance(times, np.ndarray):
+                times = np.array([np.nan if t is None else t for t in times], np.float64)
+            self._seconds = times
+        return self._seconds
 
     def time(self, i: int) -> float | None:
         """Time of event `i` in seconds, None if unknown."""
@@ -414,6 +422,14 @@ class EventBatch:
         new = EventBatch(**(fields | columns), sound=True)
         new.is_feedback = self.is_feedback
         return new
+
+    def with_labels(self, labels: list[Label | None] | Targets, **columns: Any) -> "EventBatch":
+        """Return a sound batch of the same features with other labels, and these columns."""
+        features: dict[str, Any] = {"x": self._dicts}
+        if self._array is not None:
+            features = {"x": None, "array": self._array, "names": self._names}
+            features["texts"] = self._texts
+        return self.made_sound(labels=labels, **features, **columns)
 
     def label(self, i: int) -> Label | None:
         """Label of event `i`, None for no label."""

@@ -84,6 +84,32 @@ class Predictions:
             self._probas = [dict(zip(classes, row, strict=True)) for row in rows]
         return self._probas
 
+    @property
+    def scores(self) -> Table | list[dict[Label, float]] | None:
+        """The probabilities in the form that they have: a table if there is one."""
+        return self._probas if self.table is None else self.table
+
+    @classmethod
+    def joined(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """Return the predictions of one or more batches as those of one."""
+        if len(parts) == 1:
+            return parts[0]
+        arrays: list[Any] = [part.array for part in parts]
+        values: Any
+        if any(array is None for array in arrays) or len({array.dtype for array in arrays}) > 1:
+            values = [value for part in parts for value in part.values]
+        else:
+            values = np.concatenate(arrays)
+        tables = [part.table for part in parts]
+        first = tables[0]
+        if first is not None and all(t is not None and t.classes == first.classes for t in tables):
+            return cls(
+                values, Table(first.classes, np.concatenate([t.values for t in tables if t]))
+            )
+        if all(part.probas is None for part in parts):
+            return cls(values)
+        return cls(values, [row for part in parts for row in (part.probas or [{}] * len(part))])
+
     def not_finite(self, task: Task) -> IntArray:
         """Return the rows, in order, whose number or one of whose probabilities is not finite.
 
@@ -91,7 +117,7 @@ class Predictions:
         not count.
         """
         most = LARGEST if task == "regression" else math.inf
-        found = odd_probas(self._probas if self.table is None else self.table)
+        found = odd_probas(self.scores)
         if self.array is None:
             pairs = enumerate(self.values)
             found.update(i for i, v in pairs if isinstance(v, float) and not _within(v, most))
@@ -105,7 +131,7 @@ class Predictions:
         values = list(self.values)
         for i in rows.tolist():
             values[i] = None
-        return Predictions(values, self._probas if self.table is None else self.table)
+        return Predictions(values, self.scores)
 
     def take(self, rows: IntArray) -> "Predictions":
         """Return the predictions at `rows`, in that order."""

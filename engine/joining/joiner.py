@@ -23,7 +23,7 @@ from midstream.engine.joining.delay import (
     proba_true,
 )
 from midstream.engine.joining.policy import Policy
-from midstream.engine.joining.waiting import BoolArray, Waiting, sizes, times_of
+from midstream.engine.joining.waiting import BoolArray, Waiting, sizes
 from midstream.engine.state import encoding
 from midstream.engine.state.changes import Change, differences
 
@@ -94,11 +94,6 @@ class JoinCounts(msgspec.Struct):
         """Return the counts by name; those of a method against late labels only if not 0."""
         counts: dict[str, int] = msgspec.to_builtins(self)
         return {name: n for name, n in counts.items() if n or name not in _OF_METHODS}
-
-    def add(self, other: "JoinCounts") -> None:
-        """Add other counts."""
-        for name in self.__struct_fields__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 class Predict(NamedTuple):
@@ -424,22 +419,25 @@ class Joiner:
                 msgspec.structs.replace(self.counts), list(self.delays), self.bytes, self._tick,
                 self._event_tick, self._clocks.copy(), self._of_events.copy(), self.waiting.next,
             )  # fmt: skip
-            self._log.append(lambda: None)
         self.waiting.log = self._log if undoable else None
-        times, n = times_of(batch), len(batch)
+        times, n = batch.seconds, len(batch)
         nows = self._clocks.advance(batch.place, times, n)
         if batch.is_feedback:
-            yield from self._feedback(batch, self._ticks(nows), nows.tolist())
+            yield from self._feedback(batch, self._ticks(nows).tolist(), nows.tolist())
         else:
-            of_events = self._ticks(self._of_events.advance(batch.place, times, n))
-            yield from self._events(batch, self._ticks(nows), of_events, nows.tolist())
+            of_events = self._ticks(self._of_events.advance(batch.place, times, n)).tolist()
+            yield from self._events(batch, self._ticks(nows).tolist(), of_events, nows.tolist())
 
-    def _ticks(self, nows: FloatArray) -> list[int]:
-        ticks = np.full(len(nows), _BEFORE, np.int64)
-        known = np.isfinite(nows)
-        ticks[known] = np.floor(nows[known] / self.policy.tick).astype(np.int64)
-        found: list[int] = ticks.tolist()
-        return found
+    def _ticks(self, times: FloatArray, unknown: int = _BEFORE) -> IntArray:
+        """Return the tick of each time; `unknown` for one that is not finite."""
+        ticks = np.full(len(times), unknown, np.int64)
+        known = np.isfinite(times)
+        ticks[known] = np.floor(times[known] / self.policy.tick).astype(np.int64)
+        return ticks
+
+    def _after(self, time: float) -> int:
+        """Return the tick after a time."""
+        return math.floor(time / self.policy.tick) + 1
 
     def finish(self) -> Iterator[tuple[list[Label], Predictions]]:
         """Complete the batch; yield labels and predictions in the order of prediction."""
@@ -491,7 +489,7 @@ class Joiner:
         tables = (self._open, self._closed, self._early)
         plain = len(set(ids)) == len(ids) and all(t.keys().isdisjoint(ids) for t in tables)
         every = self.policy.window_events // _PARTS + 1 if self.policy.window_events else 0
-        soonest = self._soonest(times_of(batch), nows)
+        soonest = self._soonest(batch.seconds, nows)
         if plain and not every and self._nothing_ends(ticks, of_events, soonest):
             yield from self._predict(given, 0, len(batch), plain=True)
             return
@@ -547,17 +545,14 @@ class Joiner:
                 run.add(event_id)
         yield from self._predict(given, start, len(batch), plain=plain)
 
-    def _soonest(self, times: FloatArray | None, nows: list[float]) -> list[float]:
+    def _soonest(self, times: FloatArray | None, nows: list[float]) -> list[int]:
         """Return, by row, a tick before which nothing that the row brings can end."""
         now, policy = np.array(nows), self.policy
         base = now if times is None else np.fmin(np.where(np.isnan(times), now, times), now)
-        found = np.full(len(now), -math.inf)  # before the clock begins
-        known = np.isfinite(base)
-        found[known] = np.floor((base[known] + policy.least) / policy.tick) + 1
-        soonest: list[float] = found.tolist()
+        soonest: list[int] = (self._ticks(base + policy.least, _BEFORE - 1) + 1).tolist()
         return soonest
 
-    def _nothing_ends(self, ticks: list[int], of_events: list[int], soonest: list[float]) -> bool:
+    def _nothing_ends(self, ticks: list[int], of_events: list[int], soonest: list[int]) -> bool:
         """Whether a batch of events ends nothing that waits; if so, let its time pass."""
         if not ticks:
             return True
@@ -572,7 +567,7 @@ class Joiner:
         return True
 
     def _predict(
-        self, given: "_Given", start: int, stop: int, *, plain: bool = False
+        self, given: _Given, start: int, stop: int, *, plain: bool = False
     ) -> Generator[Op, Predictions | None, None]:
         """Have rows predicted, and let those without a label wait.
 
@@ -626,13 +621,9 @@ class Joiner:
 
     def _dues(self, part: EventBatch, nows: Sequence[float], seconds: float) -> IntArray:
         """Return, by event, the tick after its time plus `seconds`; `_NEVER` without any time."""
-        policy, times, now = self.policy, times_of(part), np.array(nows)
+        times, now = part.seconds, np.array(nows)
         base = now if times is None else np.where(np.isnan(times), now, times)
-        dues = np.full(len(base), _NEVER, np.int64)
-        known = np.isfinite(base)
-        ends = base[known] + seconds + policy.lateness
-        dues[known] = np.floor(ends / policy.tick).astype(np.int64) + 1
-        return dues
+        return self._ticks(base + seconds + self.policy.lateness, _NEVER - 1) + 1
 
     def _crowded(self, events: int, bytes_: int) -> bool:
         """Whether so many more events might make others go."""
@@ -659,16 +650,16 @@ class Joiner:
     ) -> Generator[Op, Predictions | None, None]:
         ids, start, soonest = batch.ids, 0, self._soonest(None, nows)
         if self._models is not None:  # the outcome of an event may end at the next tick
-            soonest = [tick + 1.0 for tick in ticks]
-        least = math.inf  # a tick before which nothing ends that rows from `start` on bring
+            soonest = [tick + 1 for tick in ticks]
+        least = _NEVER  # a tick before which nothing ends that rows from `start` on bring
         for row, tick in enumerate(ticks):
             if tick > self._tick:
                 if least <= tick:
                     yield from self._take_labels(batch, ids, ticks, nows, start, row)
-                    start, least = row, math.inf
+                    start, least = row, _NEVER
                 if self._is_due(tick, -1):
                     yield from self._take_labels(batch, ids, ticks, nows, start, row)
-                    start, least = row, math.inf
+                    start, least = row, _NEVER
                     self._row, self._now = row, nows[row]
                     if fates := self._pass(tick, -1, row):
                         yield Learn.of(fates)
@@ -722,31 +713,23 @@ class Joiner:
         numbers = self._open.take_all(ids)
         index, labels = np.array(numbers, np.int64), part.labels
         self.bytes -= int(self.waiting.sizes(index).sum())
-        times = times_of(part)
+        times = part.seconds
         if times is not None:
             delays = times - self.waiting.times(index)
             self._note_delays(delays[~np.isnan(delays)])
         self.waiting.close(index, labels)
         self._closed.put_all(ids, labels)
-        if policy.corrections == "learn":
+        if policy.keeps_learned:
             self._kept.put_all(ids, numbers)
         else:
             self._released += numbers
-        self._forget_due.add_all(self._forgets(np.array(nows)), ids)
+        forgotten = self._ticks(np.array(nows) + policy.remember, _BEFORE - 1) + 1
+        self._forget_due.add_all(forgotten, ids)
         self._count("joined", n)
         self._now = nows[-1]
         weights = None if part.weights is None else [float(w) for w in part.weights]
         known: Any = labels
         return Learn(numbers, known, list(range(first, first + n)), weights)
-
-    def _forgets(self, nows: FloatArray) -> IntArray:
-        """Return the ticks at which ids are forgotten that end at these times."""
-        policy = self.policy
-        ticks = np.full(len(nows), _BEFORE, np.int64)
-        known = np.isfinite(nows)
-        ends = (nows[known] + policy.remember) / policy.tick
-        ticks[known] = np.floor(ends).astype(np.int64) + 1
-        return ticks
 
     def _given(self, batch: EventBatch, row: int) -> _Held | None:
         """Return the label at a row; None if there is none."""
@@ -770,11 +753,10 @@ class Joiner:
             return self._again(event_id, held, row)
         known = self._early.get(event_id)
         if known is None:
-            policy, due = self.policy, self._event_tick
+            policy, due = self.policy, self._event_tick + 1
             time = self._now if held.time is None else held.time
             if time > -math.inf:
-                due = math.floor((time + policy.early + policy.lateness) / policy.tick)
-            due = max(due, self._event_tick) + 1
+                due = max(self._after(time + policy.early + policy.lateness), due)
             self._early_due.add(due, event_id)
             self._early.put(event_id, held._replace(due=due))
             while len(self._early) > policy.max_events:
@@ -794,7 +776,7 @@ class Joiner:
 
     def _joined(self, number: int, held: _Held, row: int) -> list[Fate]:
         """Close an event with its label."""
-        keeps = self.policy.corrections == "learn"
+        keeps = self.policy.keeps_learned
         if held.time is not None:
             asked = self.waiting.times(np.array([number]))
             self._note_delays(held.time - asked[~np.isnan(asked)])
@@ -856,7 +838,7 @@ class Joiner:
         if number >= 0:
             self._kept.put(event_id, number)
         now, policy = self._now, self.policy
-        due = math.floor((now + policy.remember) / policy.tick) + 1 if now > -math.inf else _BEFORE
+        due = self._after(now + policy.remember) if now > -math.inf else _BEFORE
         self._forget_due.add(due, event_id)
         while len(self._closed) > policy.max_events:
             self._forget(self._forget_due.pop_first()[1])
@@ -906,8 +888,8 @@ class Joiner:
         if base == -math.inf or len(self._outcomes) >= policy.max_events:
             self._count("outcomes_lost")
             return False
-        due = math.floor((base + policy.window + policy.lateness) / policy.tick)
-        self._outcome_due.add(max(due, self._tick) + 1, number)
+        due = self._after(base + policy.window + policy.lateness)
+        self._outcome_due.add(max(due, self._tick + 1), number)
         positive = DELAYED if provisional else IMMEDIATE
         self._outcomes.put(number, positive if label is True else NEGATIVE)
         return True
@@ -1005,7 +987,7 @@ class Joiner:
         policy = self.policy
         if policy.on_expiry == "label":
             assert policy.default is not None
-            keeps = policy.corrections == "learn"
+            keeps = policy.keeps_learned
             learned = number in self._provisional
             weight = policy.default_weight
             if policy.method != "wait" and not learned:

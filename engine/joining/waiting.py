@@ -17,9 +17,7 @@ __all__ = [
     "OPEN",
     "Waiting",
     "joined_batch",
-    "joined_predictions",
     "sizes",
-    "times_of",
 ]
 
 CHUNK = 1_024
@@ -73,7 +71,7 @@ class _Chunk:
     def predicted(self) -> Predictions:
         """Return the predictions."""
         if len(self.predictions) > 1:
-            self.predictions = [joined_predictions(self.predictions)]
+            self.predictions = [Predictions.joined(self.predictions)]
         return self.predictions[0]
 
     def find_open(self, row: int) -> int:
@@ -110,7 +108,7 @@ class Waiting:
         labels: Sequence[Label | None] | None = None,
     ) -> None:
         """Append events; those `done` wait for nothing, and have one of `labels` or none."""
-        at, times = 0, times_of(batch)
+        at, times = 0, batch.seconds
         while at < len(batch):
             place = self.next // CHUNK
             chunk = self._chunks.setdefault(place, _Chunk(place * CHUNK))
@@ -239,7 +237,7 @@ class Waiting:
     def predictions(self, numbers: Sequence[int]) -> Predictions:
         """Return predictions, in the order of `numbers`."""
         found: Predictions = _gathered(
-            numbers, lambda place: self._chunks[place].predicted(), joined_predictions
+            numbers, lambda place: self._chunks[place].predicted(), Predictions.joined
         )
         return found
 
@@ -311,7 +309,7 @@ class Waiting:
             chunk.rows, chunk.ids, chunk.labels = rows, batch.ids, found
             chunk.status[:rows] = np.frombuffer(status, np.uint8)
             chunk.sizes[:rows] = sizes(batch)
-            times = times_of(batch)
+            times = batch.seconds
             if times is not None:
                 chunk.times[:rows] = times
             chunk.needed = needed
@@ -377,7 +375,7 @@ def joined_batch(batches: Sequence[EventBatch]) -> EventBatch:
         }
 
     def times() -> Any:
-        each = [times_of(batch) for batch in batches]
+        each = [batch.seconds for batch in batches]
         if all(column is None for column in each):
             return None
         return np.concatenate(
@@ -413,27 +411,6 @@ def joined_batch(batches: Sequence[EventBatch]) -> EventBatch:
         sound=True,
         **features,
     )
-
-
-def joined_predictions(parts: Sequence[Predictions]) -> Predictions:
-    """Return the predictions of several batches as those of one."""
-    if len(parts) == 1:
-        return parts[0]
-    arrays: list[Any] = [part.array for part in parts]
-    values: Any
-    if any(array is None for array in arrays) or len({array.dtype for array in arrays}) > 1:
-        values = [value for part in parts for value in part.values]
-    else:
-        values = np.concatenate(arrays)
-    tables = [part.table for part in parts]
-    first = tables[0]
-    if first is not None and all(t is not None and t.classes == first.classes for t in tables):
-        return Predictions(
-            values, Table(first.classes, np.concatenate([t.values for t in tables if t]))
-        )
-    if all(part.probas is None for part in parts):
-        return Predictions(values)
-    return Predictions(values, [row for part in parts for row in (part.probas or [{}] * len(part))])
 
 
 def _packed(batch: EventBatch, predictions: Predictions) -> bytes:
@@ -533,21 +510,6 @@ def labelled(
     given: Any = list(labels)
     if task == "binary" or (task == "regression" and set(map(type, labels)) <= {float}):
         given = Targets(np.array(given, np.float64), task == "binary")
-    columns = batch.columns
-    features: dict[str, Any]
-    if columns is None:
-        features = {"x": batch.dicts()}
-    else:
-        features = {"x": None, "array": columns.array, "names": columns.names}
-        features["texts"] = columns.texts
     own = [weight * batch.weight(i) for i, weight in enumerate(weights)]
     plain = all(weight == 1.0 for weight in own)
-    return batch.made_sound(labels=given, weights=None if plain else own, **features)
-
-
-def times_of(batch: EventBatch) -> FloatArray | None:
-    """Return (n,) event times, NaN for none; None: no event has one."""
-    times = batch.given_times
-    if times is None or isinstance(times, np.ndarray):
-        return times
-    return np.array([np.nan if time is None else time for time in times], np.float64)
+    return batch.with_labels(given, weights=None if plain else own)

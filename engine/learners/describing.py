@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from river import base
 
+from midstream.engine.learners.anatomy import arguments
 from midstream.engine.learners.sources import source_digest
 from midstream.engine.state.changes import FORMERLY, FURTHER
 
-__all__ = ["described", "parameters"]
+__all__ = ["described"]
 
 _ROLLED = "obj"  # attribute of River's windows: the statistic that they are of
 
@@ -29,7 +30,7 @@ def described(value: Any) -> Any:
     """
     if isinstance(value, base.Base):
         code = _class_code(type(value))
-        given = parameters(value)
+        given = arguments(value)
         further = _further(value, given) if code else {}
         return {
             "class": f"{type(value).__module__}.{type(value).__qualname__}",
@@ -53,15 +54,6 @@ def described(value: Any) -> Any:
         text = f"{value.__module__}.{value.__qualname__} (code {digest})"
     further = _of_object(value)
     return {FORMERLY: text, **further} if further else text
-
-
-def parameters(model: base.Base) -> dict[str, Any]:
-    """Return the model's present values of its constructor arguments."""
-    steps = getattr(model, "steps", None) or getattr(model, "transformers", None)
-    if isinstance(steps, Mapping):  # pipelines and unions
-        return dict(steps)
-    names = inspect.signature(type(model)).parameters
-    return {n: getattr(model, n) for n in names if hasattr(model, n)}
 
 
 def _further(value: Any, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from midstream.engine.events.batch import EventBatch, Targets
-from midstream.engine.events.event import Label, Task
+from midstream.engine.events.event import FloatArray, Label, Task
 from midstream.engine.events.predictions import Predictions
 from midstream.engine.joining.delay import calibrated
 from midstream.engine.joining.joiner import Joiner, Learn, Op, Predict
-from midstream.engine.joining.waiting import joined_batch, joined_predictions, labelled
+from midstream.engine.joining.waiting import joined_batch, labelled
 from midstream.engine.learners.learner import Learner, LearnerError
 from midstream.engine.metrics.prequential import Prequential
 from midstream.engine.training.step import Step
@@ -49,7 +49,7 @@ class Part(NamedTuple):
     predictions
         Their predictions, made now or when they came.
     learned
-        The events that it learned; `is_feedback`: it did not predict them.
+        The events that it learned.
     """
 
     op: Op
@@ -133,9 +133,6 @@ def _labelled(trainer: Joins, op: Learn) -> Part:
         except LearnerError as error:
             at = error.row if to_learn is None else to_learn[error.row]
             raise LearnerError(op.rows[at], error.cause, error.hint) from error
-    if part is batch:
-        part = part[:]
-    part.is_feedback = True
     numbers = op.numbers if scored is None else [op.numbers[i] for i in scored]
     predictions = waiting.predictions(numbers) if numbers else Predictions([])
     return Part(op, batch, predictions, part)
@@ -157,15 +154,16 @@ def _kept(trainer: Joins, predictions: Predictions) -> Predictions:
 def finished(trainer: Joins, batch: EventBatch, parts: list[Part]) -> Step:
     """Score what the learner did, and complete the step."""
     joiner = _joiner(trainer)
-    predicted, odd, rows = list[Part](), list[int](), list[int]()
+    predicted, losses = list[Predictions](), list[FloatArray]()
+    odd, rows = list[int](), list[int]()
     total = Step(Predictions([]), np.zeros(0), [])
     for part in parts:
         if isinstance(part.op, Predict):
             step = trainer.observe(part.batch, part.predictions)
             odd += [len(rows) + row for row in step.odd]
             rows += range(part.op.start, part.op.stop)
-            predicted.append(part._replace(predictions=step.predictions))
-            total.losses = np.concatenate((total.losses, step.losses))
+            predicted.append(step.predictions)
+            losses.append(step.losses)
         else:
             step = trainer.observe_labels(part.batch, part.predictions, part.learned)
             total.joined += step.joined
@@ -174,7 +172,8 @@ def finished(trainer: Joins, batch: EventBatch, parts: list[Part]) -> Step:
         total.too_large += step.too_large
     total.odd = odd
     if predicted:
-        total.predictions = joined_predictions([part.predictions for part in predicted])
+        total.predictions = Predictions.joined(predicted)
+        total.losses = np.concatenate(losses)
     if len(rows) < len(batch) or batch.is_feedback:
         total.events = batch.take([] if batch.is_feedback else rows)
         total.events.is_feedback = False
@@ -183,7 +182,7 @@ def finished(trainer: Joins, batch: EventBatch, parts: list[Part]) -> Step:
     if joiner.review:
         total.review = (
             joined_batch([events for events, _ in joiner.review]),
-            joined_predictions([predictions for _, predictions in joiner.review]),
+            Predictions.joined([predictions for _, predictions in joiner.review]),
         )
     assert trainer.by_prediction is not None
     for labels, predictions in joiner.finish():
@@ -199,4 +198,4 @@ def _score(metrics: Prequential, labels: list[Label], predictions: Predictions, 
         given = Targets(np.array(labels, np.float64), task == "binary")
     else:
         values = predictions.values
-    metrics.update(given, values, predictions.table or predictions.probas)
+    metrics.update(given, values, predictions.scores)

@@ -17,7 +17,8 @@ import numpy as np
 
 from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import Features, IntArray, Rejected
-from midstream.engine.events.predictions import Predictions, Table
+from midstream.engine.events.predictions import Predictions
+from midstream.engine.joining.joiner import Learn
 from midstream.engine.learners.learner import Learner, LearnerError, load_learner
 from midstream.engine.training.joined import finished, learned
 from midstream.engine.training.step import Step
@@ -276,7 +277,12 @@ class Careful:
                 rows, rest = _without(batch, raised)
                 self._back(trainer)
         step = finished(trainer, rest, parts)
-        self._since += [part.learned for part in parts]
+        for part in parts:
+            kept = part.learned
+            if isinstance(part.op, Learn):  # its events were predicted when they came
+                kept = kept[:]
+                kept.is_feedback = True
+            self._since.append(kept)
         self._events += sum(len(part.learned) for part in parts)
         self._worked = self._cost * _CHEAP * self._events / _KEEP_EVENTS
         at = rows_of(batch, given)
@@ -318,7 +324,7 @@ class Careful:
                 if alone:
                     self._acquit(batch.dicts()[at])
                 at, size = stop, size if alone else 2 * size
-        return _joined(found), raised
+        return Predictions.joined(found), raised
 
     def _learned(self, trainer: Trainer, part: EventBatch) -> Predictions:
         begun = self._timer()
@@ -427,27 +433,6 @@ def _without(batch: EventBatch, rows: Collection[int]) -> tuple[IntArray, EventB
 
 def _in_columns(learner: Learner, batch: EventBatch) -> bool:
     return learner.needs == "columns" and batch.columns is not None
-
-
-def _joined(parts: Sequence[Predictions]) -> Predictions:
-    """Join the predictions for the pieces of a batch."""
-    if len(parts) == 1:
-        return parts[0]
-    arrays: list[Any] = [part.array for part in parts]
-    values: Any
-    if any(array is None for array in arrays) or len({array.dtype for array in arrays}) > 1:
-        values = [value for part in parts for value in part.values]
-    else:
-        values = np.concatenate(arrays)
-    tables = [part.table for part in parts]
-    first = tables[0]
-    if first is not None and all(t is not None and t.classes == first.classes for t in tables):
-        return Predictions(
-            values, Table(first.classes, np.concatenate([t.values for t in tables if t]))
-        )
-    if all(part.probas is None for part in parts):
-        return Predictions(values)
-    return Predictions(values, [row for part in parts for row in (part.probas or [{}] * len(part))])
 
 
 def others(learner: Learner, batch: EventBatch, row: int, learned: int) -> Verdict:

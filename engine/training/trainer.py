@@ -257,7 +257,7 @@ class Trainer:
             return  # numbers
         try:
             Prequential(self.task, window=1).update(
-                [None] * len(batch), predictions.values, predictions.table or predictions.probas
+                [None] * len(batch), predictions.values, predictions.scores
             )
         except (AttributeError, OverflowError, TypeError, ValueError) as cause:
             raise LearnerError(self._odd_row(batch, predictions), cause) from cause
@@ -270,17 +270,9 @@ class Trainer:
         LearnerError
             As for `step`.
         """
-        labels: Any = batch.targets
-        values: Any = predictions.array
-        if labels is None or values is None:
-            labels = batch.labels
-            if values is None or values.dtype.kind == "b" or self.task == "regression":
-                values = predictions.values  # a list, which Predictions can also be made of
         before, large = self.prequential.non_finite, self.prequential.too_large
         try:
-            losses = self.prequential.update(
-                labels, values, predictions.table or predictions.probas
-            )
+            losses = self._scored(batch, predictions)
         except PluginError:  # no fault of the event
             raise
         except (AttributeError, OverflowError, TypeError, ValueError) as cause:
@@ -318,13 +310,8 @@ class Trainer:
         learned
             The events that the learner learned: without some, and with others again.
         """
-        labels: Any = batch.targets
-        values: Any = predictions.array
-        if labels is None or values is None:
-            labels = batch.labels
-            values = predictions.values
         large = self.prequential.too_large
-        losses = self.prequential.update(labels, values, predictions.table or predictions.probas)
+        losses = self._scored(batch, predictions)
         alarms = self.drift.update(losses, self.seen, batch.time)
         for alarm in alarms:
             alarm.position = self.seen
@@ -338,6 +325,21 @@ class Trainer:
         if self.task == "multiclass" and self._first_label is None:
             self._first_label = next((y for y in batch.labels if y is not None), None)
         return step
+
+    def _scored(self, batch: EventBatch, predictions: Predictions) -> FloatArray:
+        """Return the losses of predictions, scored against the labels of a batch."""
+        labels: Any = batch.targets
+        values: Any = predictions.array
+        if labels is None or values is None:
+            labels = batch.labels
+            if values is None or values.dtype.kind == "b" or self.task == "regression":
+                values = predictions.values  # a list, which Predictions can also be made of
+        return self.prequential.update(labels, values, predictions.scores)
+
+    def _sample(self) -> list[Event]:
+        """Return a few events of the replay buffer, spread over it."""
+        events = self.replay.events
+        return events[:: max(len(events) // _PROVED, 1)][:_PROVED]
 
     def _non_finite(self, batch: EventBatch, rows: IntArray, before: int) -> list[Alarm]:
         """Return an alarm for the first non-finite prediction of each run of them."""
@@ -592,8 +594,7 @@ class Trainer:
 
         Under other versions of Python or of a library, the state is resumed only if they are equal.
         """
-        events = self.replay.events
-        chosen = events[:: max(len(events) // _PROVED, 1)][:_PROVED]
+        chosen = self._sample()
         if not chosen:
             return []
         batch = EventBatch.from_events([Event(x=dict(e.x), id=e.id, ts=e.ts) for e in chosen])
@@ -614,9 +615,7 @@ class Trainer:
         LearnerError
             If the learner raises.
         """
-        events = self.replay.events
-        chosen = events[:: max(len(events) // _PROVED, 1)][:_PROVED]
-        if chosen:
+        if chosen := self._sample():
             self.learner.predict_learn(EventBatch.from_events(chosen))
 
     def state(self) -> dict[str, bytes]:

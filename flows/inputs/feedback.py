@@ -1,20 +1,19 @@
 """The input of a config with feedback: events, and labels that come later."""
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection
 
 import msgspec
 
 from midstream.connectors.aligned import AlignedInputs
 from midstream.connectors.decode.decoder import Decoding
 from midstream.connectors.decode.fields import FieldMap
-from midstream.connectors.input import Decoded, Input, InputError, Work
+from midstream.connectors.input import Decoded, Input, InputError
 from midstream.engine.events.event import Rejected
-from midstream.engine.shard.journal import Cursor, Range
 from midstream.flows.config.settings import FeedbackFields, Settings
 from midstream.flows.inputs.catalogue import kind_of
 from midstream.flows.inputs.kind import Source
 
-__all__ = ["FeedbackInput", "connect", "feedback_settings", "label_fields"]
+__all__ = ["as_feedback", "connect", "feedback_settings", "label_fields"]
 
 
 def connect(settings: Settings, *, until_eof: bool) -> Source:
@@ -84,6 +83,7 @@ class _Source(Source):
         self._labels = labels
         self._events = events
         self._feedback = feedback
+        self._paired: dict[str, str] = {}  # partition of the events -> that of their labels
         self.numbered = events.numbered  # type: ignore[misc]
         self.descriptors = events.descriptors + feedback.descriptors
 
@@ -105,14 +105,16 @@ class _Source(Source):
                     "event must be in the partition of the same number, by the same key; give both "
                     "as many partitions, or have one shard (input.shards = 1)"
                 )
+            self._paired = dict(zip(found, others, strict=True))
         return found
 
     def open(self, part: str | None, decoding: Decoding, *, added: bool = False) -> Input:
         """Return the events and the feedback of one shard, as one input."""
         other = part
         if part is not None:
-            places = self._events.partitions()
-            other = self._feedback.partitions()[places.index(part)]
+            if part not in self._paired:
+                self.partitions()
+            other = self._paired[part]
         assert self._labels.input.fields is not None
         own = Decoding(
             self._labels.model.task,
@@ -122,10 +124,13 @@ class _Source(Source):
         )
         events = self._events.open(part, decoding, added=added)
         try:
-            feedback = FeedbackInput(self._feedback.open(other, own, added=added))
+            feedback = self._feedback.open(other, own, added=added)
             settings = self._settings.feedback
-            exact = settings is not None and settings.order == "exact"
-            return AlignedInputs({"feedback": feedback, "events": events}, exact=exact)
+            return AlignedInputs(
+                {"feedback": feedback, "events": events},
+                exact=settings is not None and settings.order == "exact",
+                decoded={"feedback": as_feedback},
+            )
         except BaseException:
             events.close()
             raise
@@ -146,86 +151,13 @@ class _Source(Source):
             self._feedback.close()
 
 
-class FeedbackInput(Input):
-    """An input whose records are labels for events that were predicted before."""
-
-    def __init__(self, inner: Input) -> None:
-        self._inner = inner
-        self.splits = inner.splits  # type: ignore[misc]
-
-    def decode(self, work: Work) -> Decoded:
-        """Return the labels of a block, as a batch of feedback."""
-        decoded = self._inner.decode(work)
-        decoded.batch.is_feedback = True
-        rejected = [
-            Rejected(r.origin, "feedback without an id", r.path, r.raw, r.ts)
-            if r.reason == "no features"
-            else r
-            for r in decoded.rejected
-        ]
-        return Decoded(decoded.batch, rejected)
-
-    # --- the rest is that of the input
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the partitions."""
-        return self._inner.names
-
-    def has(self, partition: str) -> bool:
-        """Whether a partition is of the feedback."""
-        return self._inner.has(partition)
-
-    def seek(self, cursors: Mapping[str, Cursor], known: Mapping[str, Cursor]) -> None:
-        """Go to where the shard resumes."""
-        self._inner.seek(cursors, known)
-
-    def begin(self, *, untouched: bool) -> list[Work]:
-        """Return empty ranges where reading begins."""
-        return self._inner.begin(untouched=untouched)
-
-    def read(self, max_bytes: int) -> Work | None:
-        """Return the next block."""
-        return self._inner.read(max_bytes)
-
-    def split(self, work: Work, position: int) -> tuple[Work, Work] | None:
-        """Return a block as two."""
-        return self._inner.split(work, position)
-
-    def replay(self, span: Range, max_bytes: int) -> Work | None:
-        """Read a range of the journal again."""
-        return self._inner.replay(span, max_bytes)
-
-    def rewind(self, cursors: Mapping[str, Cursor]) -> None:
-        """Go back to cursors."""
-        self._inner.rewind(cursors)
-
-    def oldest(self) -> Mapping[str, int]:
-        """Return the oldest position of each partition."""
-        return self._inner.oldest()
-
-    def rescan(self) -> list[str]:
-        """Look for new partitions."""
-        return self._inner.rescan()
-
-    @property
-    def waiting(self) -> Set[str]:
-        """Partitions whose next record is not complete."""
-        return self._inner.waiting
-
-    @property
-    def ended(self) -> bool:
-        """Whether everything was read."""
-        return self._inner.ended
-
-    def confirm(self, seconds: float) -> None:
-        """Raise if what was read may belong to another input."""
-        self._inner.confirm(seconds)
-
-    def settle(self, learned: Mapping[str, int]) -> None:
-        """Take note of what was learned."""
-        self._inner.settle(learned)
-
-    def close(self) -> None:
-        """Release all resources."""
-        self._inner.close()
+def as_feedback(decoded: Decoded) -> Decoded:
+    """Return decoded records as labels for events that were predicted before."""
+    decoded.batch.is_feedback = True
+    rejected = [
+        Rejected(r.origin, "feedback without an id", r.path, r.raw, r.ts)
+        if r.reason == "no features"
+        else r
+        for r in decoded.rejected
+    ]
+    return Decoded(decoded.batch, rejected)

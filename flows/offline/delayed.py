@@ -17,7 +17,6 @@ from midstream.engine.events.batch import EventBatch
 from midstream.engine.events.event import Rejected
 from midstream.engine.events.predictions import Predictions
 from midstream.engine.events.rules import BadValueError, TimeUnit, seconds_of
-from midstream.engine.joining.waiting import joined_predictions
 from midstream.engine.learners.learner import LearnerError, load_learner
 from midstream.engine.metrics.prequential import Prequential
 from midstream.engine.shard.outcome import EventError
@@ -349,13 +348,13 @@ class DelayedTrainer:
         """Score the labels that came, and return what was done."""
         total = Step(Predictions([]), np.zeros(0), [])
         if block is not None and len(block.batch):
-            block.predictions = joined_predictions(block.parts)
+            block.predictions = Predictions.joined(block.parts)
             block.parts = []
             kept = [row for row in range(len(block.batch)) if row not in block.failed]
             part, found = block.batch, block.predictions
             if len(kept) < len(part):
                 part, found = part.take(kept), found.take(np.array(kept, np.int64))
-            part = _unlabelled(part)
+            part = part.with_labels([None] * len(part))
             total = self.trainer.observe(part, found)
             total.events = part
             block.odd = {kept[row] for row in total.odd}
@@ -383,22 +382,11 @@ class DelayedTrainer:
         rows = [row for row in range(len(block.batch)) if row not in left]
         found = block.predictions.take(np.array(rows, np.int64))
         labels: list[Any] = [block.batch.labels[row] for row in rows]
-        self.by_prediction.update(labels, found.values, found.table or found.probas)
+        self.by_prediction.update(labels, found.values, found.scores)
 
 
 def _where(batch: EventBatch, row: int) -> str:
     return f"{batch.place}:{batch.offsets[row]}"
-
-
-def _features(batch: EventBatch) -> dict[str, Any]:
-    columns = batch.columns
-    if columns is None:
-        return {"x": batch.dicts()}
-    return {"x": None, "array": columns.array, "names": columns.names, "texts": columns.texts}
-
-
-def _unlabelled(batch: EventBatch) -> EventBatch:
-    return batch.made_sound(labels=[None] * len(batch), **_features(batch))
 
 
 def _without(batch: EventBatch, name: str) -> tuple[EventBatch, list[Any]]:

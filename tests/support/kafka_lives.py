@@ -37,7 +37,7 @@ from midstream.engine.shard.shard import Shard
 from midstream.engine.state.snapshot import Snapshot, SnapshotFolder, pack, unpack
 from midstream.engine.training.trainer import Trainer
 from midstream.flows.config.settings import FeedbackFields
-from midstream.flows.inputs.feedback import FeedbackInput, label_fields
+from midstream.flows.inputs.feedback import as_feedback, label_fields
 
 SECONDS = 5.0  # how long an answer is waited for
 OUTPUTS = {"predictions": "predictions", "rejected": "rejected"}
@@ -249,8 +249,7 @@ class Lane:
         }
         self.input: Any = inputs["in"]
         if self._joins:
-            inputs["labels"] = FeedbackInput(inputs["labels"])
-            self.input = AlignedInputs(inputs)
+            self.input = AlignedInputs(inputs, decoded={"labels": as_feedback})
         self.journal = KafkaJournal(
             {}, f"life-{name}", "journal", int(name), outputs=OUTPUTS, seconds=SECONDS,
             signatures=engine.signatures,

@@ -1,6 +1,8 @@
 """A project whose input, outputs and journal are topics."""
 
 import json
+import signal
+import time
 
 from project import Project, wait_for
 
@@ -57,6 +59,20 @@ snapshot_events = 20000
             return sum(ends.values()) >= number and len(self.kafka.read_all(topic)) >= number
 
         wait_for(published, what=f"{number} predictions", pause=0.1)
+
+    def killed(self, kills, rng, *arguments):
+        """Kill a run again and again; every fourth one perhaps while it starts."""
+        for i in range(kills):
+            process = self.project.start("run", "config.toml", *arguments)
+            if i % 4 == 3:
+                time.sleep(rng.uniform(0.0, 1.0))
+            else:
+                for line in process.stderr:
+                    if "event=running" in line:
+                        break
+                time.sleep(rng.uniform(0.0, 0.4))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
 
     def published_once(self, lines):
         """Check that every event has one prediction, as the events of a partition are in order."""

@@ -15,7 +15,6 @@ from midstream.engine.learners.learner import LEARNERS, LearnerError, RiverLearn
 from midstream.engine.learners.linear import LinearLearner
 from midstream.engine.learners.softmax import SoftmaxLearner
 from midstream.engine.state import encoding
-from midstream.engine.training import rejecting
 from midstream.engine.training.rejecting import Careful, ForgetfulError, Recent, Verdict, others
 from midstream.engine.training.trainer import Trainer
 
@@ -255,12 +254,12 @@ def test_predictions_of_pieces_are_those_of_the_whole():
     ]
     for one in forms:
         for other in forms:
-            joined = rejecting._joined([one, other])
+            joined = Predictions.joined([one, other])
             assert joined.values == [True, True]
             assert joined.probas == [{False: 0.25, True: 0.75}] * 2
-    assert rejecting._joined(forms[:1] * 2).table is not None
-    assert rejecting._joined([Predictions([1.0]), Predictions(np.array([2.0]))]).values == [1.0, 2]
-    assert rejecting._joined([Predictions(np.array([1.0]))] * 2).probas is None
+    assert Predictions.joined(forms[:1] * 2).table is not None
+    assert Predictions.joined([Predictions([1.0]), Predictions(np.array([2.0]))]).values == [1.0, 2]
+    assert Predictions.joined([Predictions(np.array([1.0]))] * 2).probas is None
 
 
 # --- how much a learner may fail on

@@ -6,7 +6,6 @@ import random
 import re
 import shutil
 import signal
-import time
 
 import pytest
 from project import Project, events, wait_for
@@ -331,17 +330,7 @@ def test_killed_runs_on_topics_join_each_label_once(topics, kafka, topic, shards
     produce(kafka, labels, odd_labels(made), partitions)
     rng = random.Random(os.environ.get("MIDSTREAM_KILL_SEED", "9") + shards)
     arguments = ("--processes", "2") if processes == 2 else ()
-    for i in range(int(os.environ.get("MIDSTREAM_KILLS", "8"))):
-        process = one.project.start("run", "config.toml", *arguments)
-        if i % 4 == 3:
-            time.sleep(rng.uniform(0.0, 1.0))
-        else:
-            for line in process.stderr:
-                if "event=running" in line:
-                    break
-            time.sleep(rng.uniform(0.0, 0.5))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    one.killed(int(os.environ.get("MIDSTREAM_KILLS", "8")), rng, *arguments)
     got = one.project.run(*arguments)
     one.published_once(made)
     assert got["seen"] == len(made)

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import time
 
@@ -61,17 +60,7 @@ def test_killed_at_random_moments(topics, shards):
     lines = events(60_000)
     one.produce(lines)
     rng = random.Random(os.environ.get("MIDSTREAM_KILL_SEED", "5") + shards)
-    for i in range(int(os.environ.get("MIDSTREAM_KILLS", "6"))):
-        process = one.project.start("run", "config.toml", "--json")
-        if i % 4 == 3:
-            time.sleep(rng.uniform(0.0, 1.0))
-        else:
-            for line in process.stderr:
-                if "event=running" in line:
-                    break
-            time.sleep(rng.uniform(0.0, 0.4))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    one.killed(int(os.environ.get("MIDSTREAM_KILLS", "6")), rng, "--json")
     got = one.project.run()
     one.published_once(lines)
     assert got["seen"] == len(lines)
